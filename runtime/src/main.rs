@@ -1,0 +1,3 @@
+//! The `nacre` binary.
+
+fn main() {}
