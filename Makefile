@@ -1,0 +1,87 @@
+# make demo: one container in its own microVM, beside the host it runs on.
+# make test: everything, unit and VM tests.
+# Both do all their own set-up on a fresh Debian 12 machine, as root. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+TRIPLE := $(shell rustc -vV | sed -n 's/^host: //p')
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/$(TRIPLE)/release
+step = @printf '\n\033[1m== %s\033[0m\n' "$(1)" >&2
+
+# What each package is for: building nacre (C libraries of its crates), building the guest
+# kernel, the testbed (a machine with KVM, emulated), and the tests' root file systems.
+PACKAGES := build-essential libcap-ng-dev \
+	bc bison flex libelf-dev xz-utils cpio \
+	qemu-system-x86 busybox-static linux-image-amd64 \
+	debootstrap
+
+.PHONY: help build kernel demo test check unit-test vm-test bench install setup clean
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+	@echo 'make build      nacre, its agent and the guest kernel'
+	@echo 'make install    install them below $$(DESTDIR)$$(PREFIX), /usr by default'
+	@echo 'make check      formatting and lints'
+	@echo 'make unit-test  tests beside the code, without VMs'
+	@echo 'make vm-test    behaviour tests, in microVMs'
+	@echo 'make bench      measurements'
+
+setup:
+	$(call step,set-up: Debian packages)
+	@missing=$$(for p in $(PACKAGES); do \
+		dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || printf '%s ' $$p; done); \
+	if [ -z "$$missing" ]; then echo "all here" >&2; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "missing: $$missing" >&2; \
+		echo "install them (on Debian, as root: apt-get install $$missing) and try again" >&2; exit 1; \
+	else \
+		echo "installing $$missing" >&2; \
+		apt-get update -q >&2; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >&2; \
+	fi
+
+kernel: setup
+	$(call step,the guest kernel (built once, then cached))
+	@guest-kernel-config/build >/dev/null
+
+build: kernel
+	$(call step,nacre and its agent)
+	cargo build --release --locked -p nacre -p nacre-agent
+
+PREFIX ?= /usr
+install: build
+	install -D -m 755 $(RELEASE)/nacre $(DESTDIR)$(PREFIX)/bin/nacre
+	install -D -m 755 $(RELEASE)/nacre-agent $(DESTDIR)$(PREFIX)/lib/nacre/nacre-agent
+	install -D -m 644 "$$(guest-kernel-config/build 2>/dev/null)" $(DESTDIR)$(PREFIX)/lib/nacre/vmlinux
+
+demo: build
+	$(call step,demo)
+	@NACRE_BIN_DIR=$(abspath $(RELEASE)) tests/demo/run
+
+check: setup
+	$(call step,formatting and lints)
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit-test: setup
+	$(call step,unit tests)
+	cargo test --workspace --exclude nacre-tests --locked
+
+vm-test: build
+	$(call step,the tests' Debian root file system (made once, then cached))
+	@tests/fixtures/debian-rootfs >/dev/null
+	$(call step,behaviour tests)
+	NACRE_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked -p nacre-tests
+
+test: check unit-test vm-test
+
+bench: build
+	$(call step,measurements)
+	cargo build --release --locked -p nacre-benches
+	@NACRE_BIN_DIR=$(abspath $(RELEASE)) benches/run
+
+clean:
+	cargo clean

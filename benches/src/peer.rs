@@ -1,0 +1,61 @@
+//! A peer: QEMU's microvm machine on KVM, booting the same kernel with nothing but a line to
+//! print. What a container costs above that is nacre's.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const QEMU: &str = "/usr/bin/qemu-system-x86_64";
+
+/// How to start the peer, or what is missing for it.
+pub(crate) fn qemu_microvm(
+    kernel: &Path,
+    work: &Path,
+) -> Result<Result<impl FnMut() -> Command, String>, Box<dyn Error>> {
+    for needed in [QEMU, "/usr/bin/cpio"] {
+        if !Path::new(needed).exists() {
+            return Ok(Err(format!("no {needed}")));
+        }
+    }
+    let initramfs = initramfs(work)?;
+    let kernel = kernel.to_path_buf();
+    Ok(Ok(move || {
+        let mut command = Command::new(QEMU);
+        command
+            .args(["-M", "microvm,acpi=off,pit=off,pic=off,rtc=off"])
+            .args(["-accel", "kvm", "-cpu", "host", "-m", "128M", "-smp", "1"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-no-reboot", "-serial", "stdio", "-kernel"])
+            .arg(&kernel)
+            .arg("-initrd")
+            .arg(&initramfs)
+            .args(["-append", "console=ttyS0 quiet panic=-1 reboot=k"]);
+        command
+    }))
+}
+
+fn initramfs(work: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    let root = work.join("peer");
+    fs::create_dir_all(root.join("bin"))?;
+    fs::create_dir_all(root.join("dev"))?;
+    fs::copy("/bin/busybox", root.join("bin/busybox"))?;
+    let _ = symlink("busybox", root.join("bin/sh"));
+    fs::write(
+        root.join("init"),
+        "#!/bin/sh\n/bin/busybox mount -t devtmpfs dev /dev\n\
+         echo one line >/dev/ttyS0\n/bin/busybox reboot -f\n",
+    )?;
+    let image = work.join("peer.cpio");
+    let status = Command::new("sh")
+        .args(["-c", "chmod +x init && find . | cpio --quiet -o -H newc"])
+        .current_dir(&root)
+        .stdin(Stdio::null())
+        .stdout(File::create(&image)?)
+        .status()?;
+    if !status.success() {
+        return Err(format!("making the peer's initramfs ended with {status}").into());
+    }
+    Ok(image)
+}
