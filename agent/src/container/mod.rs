@@ -1,1 +1,3 @@
 //! The container engine.
+
+pub mod cgroups;

@@ -1,0 +1,212 @@
+//! As much of BPF as a device program needs: its instructions
+//! ([RFC 9669](https://www.rfc-editor.org/rfc/rfc9669)), loading and attaching
+//! ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html)).
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use super::CgroupError;
+
+/// The registers that a device program uses, by what it holds in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Register {
+    Result = 0,
+    Context = 1,
+    Kind = 2,
+    Left = 3,
+    Major = 4,
+    Minor = 5,
+}
+
+/// Opcodes: class, operation, and an immediate operand unless X is named. All are of 32 bits.
+mod opcode {
+    pub(super) const LOAD_X: u8 = 0x61; // LDX | MEM | W
+    pub(super) const MOV_X: u8 = 0xbc;
+    pub(super) const MOV: u8 = 0xb4;
+    pub(super) const AND: u8 = 0x54;
+    pub(super) const RSH: u8 = 0x74;
+    pub(super) const JA: u8 = 0x05;
+    pub(super) const JNE: u8 = 0x56;
+    pub(super) const JSET: u8 = 0x46;
+    pub(super) const EXIT: u8 = 0x95;
+}
+
+/// `struct bpf_insn`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Instruction {
+    opcode: u8,
+    /// Destination in the lower half, source in the upper.
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+impl Instruction {
+    const fn new(opcode: u8, destination: Register, offset: i16, immediate: i32) -> Self {
+        Instruction {
+            opcode,
+            registers: destination as u8,
+            offset,
+            immediate,
+        }
+    }
+
+    const fn from(self, source: Register) -> Self {
+        Instruction {
+            registers: self.registers | (source as u8) << 4,
+            ..self
+        }
+    }
+
+    /// Reads the 32 bits at `address + offset`.
+    pub(super) const fn load(destination: Register, address: Register, offset: i16) -> Self {
+        Self::new(opcode::LOAD_X, destination, offset, 0).from(address)
+    }
+
+    pub(super) const fn copy(destination: Register, source: Register) -> Self {
+        Self::new(opcode::MOV_X, destination, 0, 0).from(source)
+    }
+
+    pub(super) const fn set(destination: Register, value: i32) -> Self {
+        Self::new(opcode::MOV, destination, 0, value)
+    }
+
+    pub(super) const fn and(destination: Register, mask: i32) -> Self {
+        Self::new(opcode::AND, destination, 0, mask)
+    }
+
+    pub(super) const fn shift_right(destination: Register, bits: i32) -> Self {
+        Self::new(opcode::RSH, destination, 0, bits)
+    }
+
+    /// Skips the next `count` instructions.
+    pub(super) const fn skip(count: usize) -> Self {
+        Self::new(opcode::JA, Register::Result, count as i16, 0)
+    }
+
+    pub(super) const fn skip_unless_equal(a: Register, value: i32, count: usize) -> Self {
+        Self::new(opcode::JNE, a, count as i16, value)
+    }
+
+    /// Skips if `a` has any of the bits of `mask`.
+    pub(super) const fn skip_if_any(a: Register, mask: i32, count: usize) -> Self {
+        Self::new(opcode::JSET, a, count as i16, mask)
+    }
+
+    pub(super) const fn exit() -> Self {
+        Self::new(opcode::EXIT, Register::Result, 0, 0)
+    }
+}
+
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+/// Programs of cgroups below run as well, so that a container can limit its own.
+const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
+
+/// The start of `union bpf_attr` for `BPF_PROG_LOAD`; what is left out is zero.
+#[repr(C)]
+struct LoadAttributes {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+}
+
+/// The start of `union bpf_attr` for `BPF_PROG_ATTACH`.
+#[repr(C)]
+struct AttachAttributes {
+    target_fd: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
+/// Loads `program` and has it asked about every access to a device from `cgroup`, until
+/// the cgroup is removed.
+pub(super) fn attach(program: &[Instruction], cgroup: &impl AsFd) -> Result<(), CgroupError> {
+    let failed = |action| move |source| CgroupError::Devices { action, source };
+    let loaded = load(program).map_err(failed("load the program that enforces it"))?;
+    let attributes = AttachAttributes {
+        target_fd: cgroup.as_fd().as_raw_fd() as u32,
+        attach_bpf_fd: loaded.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: BPF_F_ALLOW_MULTI,
+    };
+    bpf(BPF_PROG_ATTACH, &attributes)
+        .map(drop)
+        .map_err(failed("attach the program that enforces it"))
+}
+
+fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
+    let attributes = LoadAttributes {
+        prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
+        insn_cnt: program.len() as u32,
+        insns: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log_buf: 0,
+        kern_version: 0,
+        prog_flags: 0,
+    };
+    let fd = bpf(BPF_PROG_LOAD, &attributes)?;
+    // SAFETY: the kernel just made this descriptor for us, with close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
+    // SAFETY: the kernel reads `attributes` as far as its size says; the addresses in it,
+    // if any, are of slices that outlive the call, with their lengths.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>() as u32,
+        )
+    };
+    match libc::c_int::try_from(result) {
+        Ok(fd) if fd >= 0 => Ok(fd),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What the kernel would compute: the program's result for a context of three words.
+#[cfg(test)]
+pub(super) fn interpret(program: &[Instruction], context: [u32; 3]) -> u32 {
+    let mut registers = [0u32; 16];
+    let mut next = 0;
+    loop {
+        let at = program[next];
+        next += 1;
+        let source = usize::from(at.registers >> 4);
+        let destination = usize::from(at.registers & 0xf);
+        let value = registers[destination];
+        let operand = at.immediate.cast_unsigned();
+        let skip = usize::try_from(at.offset);
+        match at.opcode {
+            opcode::LOAD_X => {
+                assert_eq!(source, Register::Context as usize);
+                registers[destination] = context[skip.unwrap() / 4];
+            }
+            opcode::MOV_X => registers[destination] = registers[source],
+            opcode::MOV => registers[destination] = operand,
+            opcode::AND => registers[destination] &= operand,
+            opcode::RSH => registers[destination] >>= operand,
+            opcode::JA => next += skip.unwrap(),
+            opcode::JNE if value != operand => next += skip.unwrap(),
+            opcode::JSET if value & operand != 0 => next += skip.unwrap(),
+            opcode::JNE | opcode::JSET => {}
+            opcode::EXIT => return registers[Register::Result as usize],
+            other => panic!("opcode {other:#x}"),
+        }
+    }
+}
