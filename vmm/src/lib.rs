@@ -1,4 +1,30 @@
 //! A minimal KVM microVM monitor: guest memory, vCPUs, kernel loading, virtio devices.
 //! It knows nothing of containers.
+//!
+//! A [`VmConfig`] says what a machine is made of; [`Vm::new`] makes it, [`Vm::start`] lets it
+//! run, and [`RunningVm::wait`] says how it ended. The guest is not trusted: whatever it
+//! writes, and whatever a kernel's file holds, ends at worst in an [`Error`].
+//!
+//! The machine has no firmware, no PCI and no ACPI. It has a serial port, virtio devices over
+//! MMIO that the kernel finds on its command line (`CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`), and
+//! an MP table (`CONFIG_X86_MPPARSE`). The guest ends it by a reset through the keyboard
+//! controller (`reboot=k`) or by writing the byte 0x34 to I/O port 0x600.
 
+mod arch;
+mod console;
 pub mod devices;
+mod error;
+mod kick;
+pub mod kvm;
+mod loader;
+mod memory;
+mod vcpu;
+mod vm;
+
+pub use arch::MAX_VCPUS;
+pub use devices::virtio::mmio::TransportError;
+pub use error::Error;
+pub use kvm::KvmError;
+pub use loader::{InitramfsPart, LoadError};
+pub use memory::{MAX_MEMORY, MEMORY_GRANULE, MIN_MEMORY, MemoryError};
+pub use vm::{Exit, MAX_DEVICES, RunningVm, Vm, VmConfig};

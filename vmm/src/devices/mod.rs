@@ -1,3 +1,4 @@
 //! Devices of the machine.
 
+pub(crate) mod bus;
 pub mod virtio;

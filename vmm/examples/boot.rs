@@ -1,0 +1,93 @@
+//! Boots a kernel in a microVM and shows its serial console.
+//!
+//! ```text
+//! cargo run -p nacre-vmm --example boot -- VMLINUX INITRAMFS "console=ttyS0 reboot=k" \
+//!     [--vcpus N] [--memory MiB] [--timeout SECONDS]
+//! ```
+//!
+//! The exit status is 0 if the guest ended by itself.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nacre_vmm::{Error, InitramfsPart, Vm, VmConfig};
+
+struct Options {
+    positional: Vec<String>,
+    vcpus: u8,
+    memory: u64,
+    timeout: Duration,
+}
+
+fn options() -> Result<Options, String> {
+    let mut options = Options {
+        positional: Vec::new(),
+        vcpus: 1,
+        memory: 128,
+        timeout: Duration::from_secs(60),
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || {
+            let value = args.next().ok_or(format!("{arg} needs a value"))?;
+            value.parse::<u64>().map_err(|e| format!("{arg}: {e}"))
+        };
+        match arg.as_str() {
+            "--vcpus" => options.vcpus = number()?.try_into().map_err(|_| "too many vCPUs")?,
+            "--memory" => options.memory = number()?,
+            "--timeout" => options.timeout = Duration::from_secs(number()?),
+            _ => options.positional.push(arg),
+        }
+    }
+    Ok(options)
+}
+
+fn boot() -> Result<(), Box<dyn std::error::Error>> {
+    let options = options()?;
+    let [kernel, initramfs, cmdline] = &options.positional[..] else {
+        return Err("usage: boot VMLINUX INITRAMFS CMDLINE [--vcpus N] [--memory MiB]".into());
+    };
+    let console = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let began = Instant::now();
+    let vm = Vm::new(VmConfig {
+        vcpus: options.vcpus,
+        memory: options.memory << 20,
+        kernel: File::open(kernel)?,
+        initramfs: vec![InitramfsPart::File(File::open(initramfs)?)],
+        cmdline: cmdline.clone(),
+        console_log: Some(console),
+        devices: Vec::new(),
+    })?;
+    let made = began.elapsed();
+    let running = vm.start()?;
+
+    let mut poll = libc::pollfd {
+        fd: running.exit_event().as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one `pollfd` is passed, as the count says.
+    unsafe { libc::poll(&mut poll, 1, options.timeout.as_millis() as i32) };
+    let exit = running.wait()?;
+    eprintln!("{exit:?} after {:?} (made in {made:?})", began.elapsed());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let Err(error) = boot() else {
+        return ExitCode::SUCCESS;
+    };
+    eprint!("boot: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        eprint!(": {cause}");
+        source = cause.source();
+    }
+    eprintln!();
+    if let Some(tail) = error.downcast_ref::<Error>().and_then(Error::console_tail) {
+        eprint!("{tail}");
+    }
+    ExitCode::FAILURE
+}

@@ -1,0 +1,18 @@
+//! What is particular to a processor architecture: where things lie in guest memory, how a
+//! kernel is entered, how vCPUs and the interrupt controller are set up.
+//!
+//! Each architecture has a module of its own with the same items; the rest of the monitor
+//! uses them through this one.
+
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+pub use x86_64::MAX_VCPUS;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86_64::{
+    Boot, BootError, CMDLINE_CAPACITY, DEVICE_IRQS, ELF_MACHINE, HIGH_MEMORY, KERNEL_LIMIT,
+    KERNEL_SPACE, MMIO_DEVICE_SIZE, MMIO_START, Ports, VcpuSetup, create_irqchip, memory_ranges,
+};
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("nacre-vmm knows x86-64 only");

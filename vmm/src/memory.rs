@@ -1,0 +1,130 @@
+//! Guest memory: one sealed memfd, mapped shared.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
+
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{
+    FileOffset, GuestMemoryMmap, GuestMemoryRegion, GuestRegionCollectionError, GuestRegionMmap,
+    MmapRegion,
+};
+
+use crate::arch::memory_ranges;
+
+/// The least memory that a machine has.
+pub const MIN_MEMORY: u64 = 64 << 20;
+/// The most memory that a machine has.
+pub const MAX_MEMORY: u64 = 1 << 40;
+/// A machine's memory is a multiple of this.
+pub const MEMORY_GRANULE: u64 = 4096;
+
+/// Why there is no guest memory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The size is out of bounds or not a multiple of the granule.
+    #[error(
+        "{0} bytes is not a size for guest memory: it is a multiple of {MEMORY_GRANULE} \
+         from {MIN_MEMORY} to {MAX_MEMORY}"
+    )]
+    Size(u64),
+    /// The file that holds the memory could not be made.
+    #[error("creating a memory file")]
+    File(#[source] io::Error),
+    /// The memory could not be mapped.
+    #[error("mapping guest memory")]
+    Map(#[from] MmapRegionError),
+    /// The mappings don't fit together.
+    #[error("arranging guest memory")]
+    Arrange(#[from] GuestRegionCollectionError),
+}
+
+/// Makes `size` bytes of guest memory. Nothing of it is resident yet.
+pub(crate) fn create(size: u64) -> Result<GuestMemoryMmap, MemoryError> {
+    if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) || !size.is_multiple_of(MEMORY_GRANULE) {
+        return Err(MemoryError::Size(size));
+    }
+    let file = Arc::new(memory_file(size).map_err(MemoryError::File)?);
+    let mut offset = 0;
+    let mut regions = Vec::new();
+    for (start, len) in memory_ranges(size) {
+        let backing = FileOffset::from_arc(Arc::clone(&file), offset);
+        // The size has been checked against MAX_MEMORY: a usize holds it.
+        let mapping = MmapRegion::from_file(backing, len as usize)?;
+        advise(&mapping);
+        let region = GuestRegionMmap::new(mapping, start).ok_or(MemoryError::Size(size))?;
+        debug_assert_eq!(region.len(), len);
+        regions.push(region);
+        offset += len;
+    }
+    Ok(GuestMemoryMmap::from_regions(regions)?)
+}
+
+/// A memfd of `size` bytes, for ever: a device process that is given it can't truncate it
+/// under us.
+fn memory_file(size: u64) -> io::Result<File> {
+    // SAFETY: the name is a NUL-terminated string.
+    let fd = unsafe {
+        libc::memfd_create(
+            c"guest-memory".as_ptr(),
+            libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else's.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: F_ADD_SEALS takes an int and touches no memory of ours.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
+}
+
+/// Guest memory isn't for core dumps: it is large, and it is the guest's.
+fn advise(mapping: &MmapRegion) {
+    // SAFETY: the range is that of the mapping, and the advice changes none of its contents.
+    // It is only advice: a failure changes nothing.
+    unsafe {
+        libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_DONTDUMP);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestAddress, GuestMemory};
+
+    use super::*;
+
+    #[test]
+    fn sizes_are_checked() {
+        for size in [0, MIN_MEMORY - 4096, MIN_MEMORY + 1, MAX_MEMORY + 4096] {
+            assert!(matches!(create(size), Err(MemoryError::Size(s)) if s == size));
+        }
+    }
+
+    #[test]
+    fn memory_goes_on_above_the_hole() {
+        let memory = create(5 << 30).unwrap();
+        assert_eq!(memory.num_regions(), 2);
+        let top = GuestAddress((1 << 32) + (5 << 30) - 0xd000_0000 - 8);
+        memory.write_obj(0x1122_3344_5566_7788u64, top).unwrap();
+        memory
+            .write_obj(1u64, GuestAddress(0xd000_0000 - 8))
+            .unwrap();
+        assert!(memory.write_obj(1u8, GuestAddress(0xd000_0000)).is_err());
+        assert!(memory.write_obj(1u64, GuestAddress(top.0 + 1)).is_err());
+    }
+
+    #[test]
+    fn the_file_cannot_change_its_size() {
+        let file = memory_file(MIN_MEMORY).unwrap();
+        assert!(file.set_len(0).is_err());
+        assert!(file.set_len(MIN_MEMORY * 2).is_err());
+    }
+}

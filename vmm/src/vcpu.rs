@@ -1,0 +1,123 @@
+//! A vCPU's thread: runs the guest, and serves what it comes out for.
+
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::error::Error;
+use crate::kick::Kick;
+use crate::vm::{Exit, Machine};
+
+/// A vCPU and the machine it belongs to. Fields are dropped in their order: the machine, which
+/// holds guest memory, after the vCPU.
+pub(crate) struct Vcpu {
+    fd: VcpuFd,
+    kick: Arc<Kick>,
+    machine: Arc<Machine>,
+}
+
+impl Vcpu {
+    pub(crate) fn new(fd: VcpuFd, kick: Arc<Kick>, machine: Arc<Machine>) -> Vcpu {
+        Vcpu { fd, kick, machine }
+    }
+
+    /// Runs until the machine ends, which this vCPU may be the reason for.
+    pub(crate) fn run(mut self) {
+        self.kick.adopt();
+        // Dropped also when a device panics: the machine ends then.
+        let _running = Running {
+            kick: Arc::clone(&self.kick),
+            machine: Arc::clone(&self.machine),
+        };
+        while !self.machine.ended() {
+            if let Some(end) = self.step() {
+                self.machine.end(end);
+            }
+        }
+    }
+
+    /// Runs the guest until it next comes out. Says how the machine ends, if it does.
+    fn step(&mut self) -> Option<Result<Exit, Error>> {
+        let machine = &self.machine;
+        let tail = || machine.console_tail();
+        let reason = match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => return machine.ports.write(port, data).map(Ok),
+            Ok(VcpuExit::IoIn(port, data)) => {
+                machine.ports.read(port, data);
+                return None;
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                machine.mmio.read(address, data);
+                return None;
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                machine.mmio.write(address, data);
+                return None;
+            }
+            Ok(VcpuExit::Intr) => return None,
+            Ok(VcpuExit::Shutdown) => {
+                let console_tail = tail();
+                return Some(Err(Error::TripleFault { console_tail }));
+            }
+            Ok(VcpuExit::FailEntry(reason, _cpu)) => {
+                let console_tail = tail();
+                return Some(Err(Error::FailEntry {
+                    reason,
+                    console_tail,
+                }));
+            }
+            Ok(VcpuExit::SystemEvent(kind, _)) => match kind {
+                kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => return Some(Ok(Exit::PowerOff)),
+                kvm_bindings::KVM_SYSTEM_EVENT_RESET => return Some(Ok(Exit::Reset)),
+                _ => format!("system event {kind}"),
+            },
+            Ok(VcpuExit::InternalError) => {
+                let console_tail = tail();
+                return Some(Err(self.internal_error(console_tail)));
+            }
+            Ok(other) => format!("{other:?}"),
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,
+            Err(error) => {
+                return Some(Err(Error::Run {
+                    source: error.into(),
+                    console_tail: tail(),
+                }));
+            }
+        };
+        Some(Err(Error::UnexpectedExit {
+            reason,
+            console_tail: tail(),
+        }))
+    }
+
+    fn internal_error(&mut self, console_tail: String) -> Error {
+        // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, for which the kernel fills this
+        // member of the union. All its values are valid.
+        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
+        let data = internal.data.iter().copied();
+        Error::InternalError {
+            suberror: internal.suberror,
+            data: data.take(internal.ndata as usize).collect(),
+            console_tail,
+        }
+    }
+}
+
+/// Lives as long as the thread runs the vCPU.
+struct Running {
+    kick: Arc<Kick>,
+    machine: Arc<Machine>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kick.release();
+        if std::thread::panicking() {
+            self.machine.end(Err(Error::UnexpectedExit {
+                reason: "a device panicked".to_owned(),
+                console_tail: self.machine.console_tail(),
+            }));
+        }
+        self.machine.thread_done();
+    }
+}
