@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{IoEventAddress, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use linux_loader::cmdline::Cmdline;
 use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -21,6 +21,7 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::error::Error;
 use crate::kick::{self, Kick};
+use crate::kvm::KvmError;
 use crate::loader::{self, InitramfsPart};
 use crate::vcpu::Vcpu;
 use crate::{kvm, memory};
@@ -75,6 +76,14 @@ impl Vm {
     ///
     /// [`Error`]; nothing is left behind.
     pub fn new(config: VmConfig) -> Result<Vm, Error> {
+        Vm::with_kvm(kvm::check, config)
+    }
+
+    /// As [`new`](Self::new), with what `open` gives as KVM.
+    fn with_kvm(
+        open: impl FnOnce() -> Result<Kvm, KvmError>,
+        config: VmConfig,
+    ) -> Result<Vm, Error> {
         let VmConfig {
             vcpus: vcpu_count,
             memory: memory_size,
@@ -95,7 +104,7 @@ impl Vm {
         }
         let cmdline = full_cmdline(&cmdline, devices.len())?;
 
-        let kvm = kvm::check()?;
+        let kvm = open()?;
         let max = kvm.get_max_vcpus();
         if usize::from(vcpu_count) > max {
             return Err(Error::Vcpus {
@@ -381,3 +390,6 @@ fn boot_error(error: BootError) -> Error {
         BootError::Random(error) => error,
     })
 }
+
+#[cfg(test)]
+mod tests;

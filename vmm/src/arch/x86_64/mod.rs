@@ -8,6 +8,7 @@ mod layout;
 mod mptable;
 mod msrs;
 mod ports;
+pub(crate) mod probe;
 mod registers;
 
 use std::io;

@@ -7,7 +7,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap}
 use super::layout::{GDT, IDENTITY_MAPPED, PAGE_DIRECTORY, PDPT, PML4, ZERO_PAGE};
 
 // Selectors that the boot protocol prescribes: __BOOT_CS and __BOOT_DS.
-const CODE_SELECTOR: u16 = 0x10;
+pub(super) const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 

@@ -1,0 +1,349 @@
+//! Machines whose kernel is a handful of instructions. They run on any KVM that opens, also
+//! one that can't run a stock kernel, and are skipped where there is none.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::MIN_MEMORY;
+use crate::devices::virtio::{ActivateError, Activation};
+
+/// Defines a kernel: a function of that name gives its code. It is entered in long mode with
+/// the first GiB mapped, and has no stack. `int3` isn't for it, nor what an emulator might
+/// not know.
+macro_rules! kernel {
+    ($name:ident: $($line:literal)*) => {
+        core::arch::global_asm!(
+            ".pushsection .rodata.nacre_test_kernels, \"a\", @progbits",
+            concat!("nacre_test_", stringify!($name), ":"),
+            $($line,)*
+            concat!("nacre_test_", stringify!($name), "_end:"),
+            ".popsection",
+        );
+
+        fn $name() -> &'static [u8] {
+            unsafe extern "C" {
+                #[link_name = concat!("nacre_test_", stringify!($name))]
+                static START: u8;
+                #[link_name = concat!("nacre_test_", stringify!($name), "_end")]
+                static END: u8;
+            }
+            let (start, end) = (&raw const START, &raw const END);
+            // SAFETY: the symbols enclose the code in a read-only section of this program.
+            unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+        }
+    };
+}
+
+kernel!(power_off: "mov edx, 0x600" "mov al, 0x34" "out dx, al" "2: hlt" "jmp 2b");
+kernel!(reset: "mov al, 0xfe" "out 0x64, al" "2: hlt" "jmp 2b");
+kernel!(halt: "2: hlt" "jmp 2b");
+kernel!(spin: "2: jmp 2b");
+kernel!(triple_fault: "ud2");
+kernel!(hello:
+    "mov edx, 0x3f8"
+    "mov al, 'h'" "out dx, al"
+    "mov al, 'i'" "out dx, al"
+    "mov al, 10" "out dx, al"
+    "ud2"
+);
+// Runs where there is no memory, after it has mapped the 2 MiB from 0xd0000000 with another
+// page directory.
+kernel!(run_from_nowhere:
+    "mov eax, 0xd0000083"
+    "mov [0x2400], rax"
+    "mov eax, 0x2003"
+    "mov [0xa018], rax"
+    "mov eax, 0xd0100000"
+    "jmp rax"
+);
+// Reads a device's registers and memory above 4 GiB, writes where nothing is: powers off if
+// all is as it must be, resets if not.
+kernel!(look_around:
+    "cmp word ptr [rsi + 0x1fe], 0xaa55"
+    "jne 3f"
+    "mov eax, 0xd0000083"
+    "mov [0x2400], rax"
+    "mov eax, 0x2003"
+    "mov [0xa018], rax"
+    "mov rax, 0x100000083"
+    "mov [0x3000], rax"
+    "mov eax, 0x3003"
+    "mov [0xa020], rax"
+    // The first device's magic value and type.
+    "mov ebx, 0xd0000000"
+    "cmp dword ptr [rbx], 0x74726976"
+    "jne 3f"
+    "cmp dword ptr [rbx + 8], 4"
+    "jne 3f"
+    // Its queue is notified.
+    "mov dword ptr [rbx + 0x50], 0"
+    // Where the second one would be.
+    "cmp dword ptr [rbx + 0x1000], -1"
+    "jne 3f"
+    "mov dword ptr [rbx + 0x1000], 1"
+    "in al, 0x80"
+    "cmp al, 0xff"
+    "jne 3f"
+    "out 0x80, al"
+    "mov rbx, 0x100000000"
+    "mov [rbx + 8], rbx"
+    "cmp [rbx + 8], rbx"
+    "jne 3f"
+    "mov edx, 0x600"
+    "mov al, 0x34"
+    "out dx, al"
+    "3:"
+    "mov al, 0xfe"
+    "out 0x64, al"
+    "2: hlt"
+    "jmp 2b"
+);
+
+/// An ELF vmlinux of one segment.
+fn vmlinux(code: &[u8]) -> File {
+    let (entry, offset, len) = (0x100_0000u64, 120u64, code.len() as u64);
+    let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+    for word in [entry, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for word in [offset, 0xffff_ffff_8100_0000, entry, len, len, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&elf).unwrap();
+    file
+}
+
+fn config(code: &[u8]) -> VmConfig {
+    VmConfig {
+        vcpus: 1,
+        memory: MIN_MEMORY,
+        kernel: vmlinux(code),
+        initramfs: Vec::new(),
+        cmdline: String::new(),
+        console_log: None,
+        devices: Vec::new(),
+    }
+}
+
+/// Any KVM that opens. None, which is reported, where there is none.
+fn machine(config: VmConfig) -> Option<Result<Vm, Error>> {
+    match Kvm::new() {
+        Ok(kvm) => Some(Vm::with_kvm(|| Ok(kvm), config)),
+        Err(error) => {
+            println!("skipped: /dev/kvm: {error}");
+            None
+        }
+    }
+}
+
+/// Runs a machine to its own end, which must come soon.
+fn run(config: VmConfig) -> Option<Result<Exit, Error>> {
+    let running = machine(config)?.unwrap().start().unwrap();
+    assert!(ends_within(&running, Duration::from_secs(10)));
+    Some(running.wait())
+}
+
+fn ends_within(running: &RunningVm, limit: Duration) -> bool {
+    let mut poll = libc::pollfd {
+        fd: running.exit_event().as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one `pollfd` is passed, as the count says.
+    unsafe { libc::poll(&mut poll, 1, limit.as_millis() as i32) == 1 }
+}
+
+#[test]
+fn the_guest_powers_off_or_resets() {
+    let Some(end) = run(config(power_off())) else {
+        return;
+    };
+    assert_eq!(end.unwrap(), Exit::PowerOff);
+    assert_eq!(run(config(reset())).unwrap().unwrap(), Exit::Reset);
+}
+
+#[test]
+fn a_triple_fault_is_an_error_with_the_consoles_last_lines() {
+    match run(config(hello())) {
+        Some(Err(Error::TripleFault { console_tail })) => assert_eq!(console_tail, "hi\n"),
+        None => {}
+        other => panic!("{other:?}"),
+    }
+    match run(config(triple_fault())) {
+        Some(Err(error)) => assert_eq!(error.console_tail(), Some("")),
+        None => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_internal_error_of_kvm_says_which() {
+    match run(config(run_from_nowhere())) {
+        Some(Err(Error::InternalError { suberror, .. })) => assert_eq!(suberror, 1),
+        None => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_guest_that_does_not_end_is_stopped() {
+    for (code, vcpus) in [(halt(), 1), (spin(), 1), (halt(), 8)] {
+        let config = VmConfig {
+            vcpus,
+            ..config(code)
+        };
+        let Some(vm) = machine(config) else {
+            return;
+        };
+        let mut running = vm.unwrap().start().unwrap();
+        assert!(!ends_within(&running, Duration::from_millis(20)));
+        let began = Instant::now();
+        running.stop();
+        running.stop();
+        assert!(ends_within(&running, Duration::from_millis(100)));
+        assert_eq!(running.wait().unwrap(), Exit::Stopped);
+        assert!(began.elapsed() < Duration::from_secs(2));
+    }
+}
+
+#[test]
+fn stopping_right_after_the_start_is_in_time() {
+    for _ in 0..50 {
+        let Some(vm) = machine(config(spin())) else {
+            return;
+        };
+        let running = vm.unwrap().start().unwrap();
+        assert_eq!(running.wait().unwrap(), Exit::Stopped);
+    }
+}
+
+#[test]
+fn an_end_of_its_own_counts_more_than_a_stop_after_it() {
+    let Some(vm) = machine(config(power_off())) else {
+        return;
+    };
+    let mut running = vm.unwrap().start().unwrap();
+    assert!(ends_within(&running, Duration::from_secs(10)));
+    running.stop();
+    assert_eq!(running.wait().unwrap(), Exit::PowerOff);
+}
+
+/// A device that does nothing; whether it is still there can be seen by its token.
+#[derive(Default)]
+struct Fake {
+    _token: Arc<()>,
+}
+
+impl VirtioDevice for Fake {
+    fn device_type(&self) -> u32 {
+        4
+    }
+
+    fn features(&self) -> u64 {
+        1 << 32
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[16]
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(&mut self, _activation: Activation) -> Result<(), ActivateError> {
+        Err(ActivateError::QueueNotReady(0))
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn a_dropped_machine_is_gone() {
+    let token = Arc::new(());
+    let vm = || {
+        let _token = Arc::clone(&token);
+        machine(VmConfig {
+            vcpus: 2,
+            devices: vec![Box::new(Fake { _token })],
+            ..config(spin())
+        })
+    };
+    let Some(never_started) = vm() else {
+        return;
+    };
+    drop(never_started.unwrap());
+    assert_eq!(Arc::strong_count(&token), 1);
+    let running = vm().unwrap().unwrap().start().unwrap();
+    assert_eq!(Arc::strong_count(&token), 2);
+    drop(running);
+    assert_eq!(Arc::strong_count(&token), 1);
+}
+
+#[test]
+fn the_guest_sees_its_memory_and_devices() {
+    let config = VmConfig {
+        memory: 5 << 30,
+        devices: vec![Box::new(Fake::default())],
+        ..config(look_around())
+    };
+    if let Some(end) = run(config) {
+        assert_eq!(end.unwrap(), Exit::PowerOff);
+    }
+}
+
+#[test]
+fn as_many_devices_as_there_are_interrupts() {
+    let devices = |count| -> Vec<Box<dyn VirtioDevice>> {
+        (0..count)
+            .map(|_| Box::new(Fake::default()) as Box<_>)
+            .collect()
+    };
+    let many = VmConfig {
+        devices: devices(MAX_DEVICES),
+        ..config(power_off())
+    };
+    if let Some(end) = run(many) {
+        assert_eq!(end.unwrap(), Exit::PowerOff);
+    }
+    let too_many = VmConfig {
+        devices: devices(MAX_DEVICES + 1),
+        ..config(power_off())
+    };
+    assert!(matches!(Vm::new(too_many), Err(Error::Devices(_))));
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_kvm_is_asked() {
+    let refused = |config| {
+        let open = || -> Result<Kvm, KvmError> { panic!("KVM was asked") };
+        Vm::with_kvm(open, config).map(drop).unwrap_err()
+    };
+    for vcpus in [0, MAX_VCPUS + 1] {
+        let config = VmConfig {
+            vcpus,
+            ..config(halt())
+        };
+        assert!(matches!(refused(config), Error::Vcpus { requested, .. } if requested == vcpus));
+    }
+    for cmdline in ["x".repeat(arch::CMDLINE_CAPACITY), "nul\0".to_owned()] {
+        let config = VmConfig {
+            cmdline,
+            ..config(halt())
+        };
+        assert!(matches!(refused(config), Error::Cmdline(_)));
+    }
+}
+
+#[test]
+fn devices_are_on_the_command_line_before_inits_words() {
+    let line = full_cmdline("quiet -- --flag", 2).unwrap();
+    assert_eq!(
+        line.to_str().unwrap(),
+        "quiet virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6 -- --flag"
+    );
+}
