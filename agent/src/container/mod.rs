@@ -1,3 +1,40 @@
-//! The container engine.
+//! The container engine: an OCI `config.json` in, a running workload out.
+//!
+//! [`config::load`] reads and checks a configuration. [`Container::create`] forks the
+//! container's first process, its *init*, which enters new namespaces, assembles the root
+//! file system, gives up its privileges and stops just before the workload's exec;
+//! [`Container::start`] lets it go on. The init's side is one function that reads like that
+//! list, in `init.rs`; each step has a file of its name.
+//!
+//! The caller must have a single thread while it creates a container: the init is forked from
+//! it, and runs the same program's code until the exec.
+//!
+//! Linux 5.14 or later is needed, for `mount_setattr` and `cgroup.kill`.
 
 pub mod cgroups;
+pub mod config;
+
+mod capabilities;
+mod channel;
+mod create;
+mod devices;
+mod error;
+mod init;
+mod masked;
+mod mount_options;
+mod mounts;
+mod namespaces;
+mod network;
+mod process;
+mod rlimits;
+mod rootfs;
+mod safe_path;
+mod signals;
+mod stdio;
+mod sys;
+mod sysctl;
+mod user;
+
+pub use create::{Container, CreateError, StartError};
+pub use error::describe;
+pub use stdio::Stdio;

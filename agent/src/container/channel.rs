@@ -1,0 +1,179 @@
+//! The line between the engine and a container's init: a pair of sockets that exec closes.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use serde::{Deserialize, Serialize};
+
+/// The longest message. Only paths and the kernel's words are of any length in it.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// What the init tells the engine.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Report {
+    /// Everything is set up; nothing but the exec is left.
+    Ready,
+    /// It gave up.
+    Failed(Failure),
+}
+
+/// Why the init gave up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Failure {
+    /// For a person.
+    pub(super) message: String,
+    /// The exit status that a runtime's command ends with.
+    pub(super) status: u8,
+}
+
+/// One end of the line.
+#[derive(Debug)]
+pub(super) struct Channel(OwnedFd);
+
+impl Channel {
+    /// The engine's end and the init's.
+    pub(super) fn pair() -> io::Result<(Self, Self)> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        Ok((Channel(ours), Channel(theirs)))
+    }
+
+    /// The init: tells the engine how it stands.
+    pub(super) fn report(&self, report: &Report) -> io::Result<()> {
+        let mut message = serde_json::to_vec(report)?;
+        if message.len() > MAX_MESSAGE {
+            let cut = Report::Failed(Failure {
+                message: "the init failed, with an error message over 64 KiB".into(),
+                status: 1,
+            });
+            message = serde_json::to_vec(&cut)?;
+        }
+        self.send(&message)
+    }
+
+    /// The engine: lets the init go on to the exec.
+    pub(super) fn release(&self) -> io::Result<()> {
+        self.send(b"go")
+    }
+
+    /// The init: waits to be released. `false` if the engine is gone.
+    pub(super) fn wait_for_release(&self) -> io::Result<bool> {
+        let mut message = [0; 2];
+        Ok(self.receive(&mut message)? > 0)
+    }
+
+    /// The engine: waits for the init's next word; `None` once it has closed its end, which
+    /// exec and exit do.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::TimedOut`] after `bound`.
+    pub(super) fn wait_for_report(&self, bound: Duration) -> io::Result<Option<Report>> {
+        if !wait_until_readable(self.0.as_fd(), bound)? {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        let mut message = vec![0; MAX_MESSAGE];
+        match self.receive(&mut message) {
+            Ok(0) => Ok(None),
+            // What was sent to an end that closed without reading it.
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => Ok(None),
+            other => Ok(Some(serde_json::from_slice(&message[..other?])?)),
+        }
+    }
+
+    fn send(&self, message: &[u8]) -> io::Result<()> {
+        loop {
+            match send(self.0.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => return Ok(other.map(drop)?),
+            }
+        }
+    }
+
+    fn receive(&self, message: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match recv(self.0.as_raw_fd(), message, MsgFlags::empty()) {
+                Err(nix::errno::Errno::EINTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+}
+
+/// Waits until `fd` can be read without blocking; `false` if it can't after `bound`.
+pub(super) fn wait_until_readable(fd: BorrowedFd<'_>, bound: Duration) -> io::Result<bool> {
+    let until = Instant::now() + bound;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+            Ok(0) if left.is_zero() => return Ok(false),
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn reports_and_the_release_arrive() {
+        let (engine, init) = Channel::pair().unwrap();
+        let failed = Report::Failed(Failure {
+            message: "no".into(),
+            status: 127,
+        });
+        init.report(&Report::Ready).unwrap();
+        init.report(&failed).unwrap();
+        assert_eq!(engine.wait_for_report(SOON).unwrap(), Some(Report::Ready));
+        assert_eq!(engine.wait_for_report(SOON).unwrap(), Some(failed));
+        engine.release().unwrap();
+        assert!(init.wait_for_release().unwrap());
+    }
+
+    #[test]
+    fn a_closed_end_is_seen_by_the_other() {
+        let (engine, init) = Channel::pair().unwrap();
+        drop(init);
+        assert_eq!(engine.wait_for_report(SOON).unwrap(), None);
+        assert!(engine.release().is_err(), "and no SIGPIPE");
+
+        let (engine, init) = Channel::pair().unwrap();
+        drop(engine);
+        assert!(!init.wait_for_release().unwrap());
+    }
+
+    #[test]
+    fn an_init_that_says_nothing_is_not_waited_for_long() {
+        let (engine, _init) = Channel::pair().unwrap();
+        let error = engine
+            .wait_for_report(Duration::from_millis(20))
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn an_endless_message_is_cut() {
+        let (engine, init) = Channel::pair().unwrap();
+        init.report(&Report::Failed(Failure {
+            message: "x".repeat(MAX_MESSAGE),
+            status: 127,
+        }))
+        .unwrap();
+        let report = engine.wait_for_report(SOON).unwrap().unwrap();
+        assert!(matches!(report, Report::Failed(f) if f.message.contains("64 KiB")));
+    }
+}

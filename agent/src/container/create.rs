@@ -1,0 +1,390 @@
+//! A container's life, as the engine sees it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use oci_spec::runtime::Spec;
+
+use super::cgroups::{self, Cgroup, CgroupError};
+use super::channel::{Channel, Report, wait_until_readable};
+use super::config::{self, ConfigError};
+use super::init::{self, Plan, Surroundings};
+use super::namespaces::{NamespaceError, Namespaces};
+use super::stdio::Stdio;
+use super::sys::{self, Cloned};
+
+/// How long the init may take to be ready. Mounting is all that can take time in it, and
+/// where a network file system isn't involved, it takes milliseconds.
+const READY_BOUND: Duration = Duration::from_secs(30);
+
+/// How long the workload's exec may take.
+const EXEC_BOUND: Duration = Duration::from_secs(60);
+
+/// How long a process that was killed may take to be gone.
+const EXIT_BOUND: Duration = Duration::from_secs(10);
+
+/// Why a container wasn't created. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The configuration can't be honoured.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `root.path` isn't a directory that can be used.
+    #[error("root.path {}", path.display())]
+    Root {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// A namespace can't be joined.
+    #[error(transparent)]
+    Namespace(#[from] JoinError),
+    /// The cgroup can't be made, or not with these limits.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The init can't be started.
+    #[error("can't {step}")]
+    Start {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The init could not set the container up.
+    #[error("{message}")]
+    Init {
+        /// Its account of it.
+        message: String,
+        /// What [`CreateError::exit_status`] says.
+        status: u8,
+    },
+    /// The memory limit leaves no room even for the init.
+    #[error("the container's init was OOM-killed (is the memory limit too low?)")]
+    OomKilled,
+    /// The init ended without a word.
+    #[error("the container's init ended before it was ready: {0}")]
+    Died(String),
+    /// The init was not ready in time.
+    #[error("the container's init isn't ready after {} s", READY_BOUND.as_secs())]
+    TimedOut,
+}
+
+/// A namespace that can't be joined.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct JoinError(NamespaceError);
+
+impl From<NamespaceError> for CreateError {
+    fn from(error: NamespaceError) -> Self {
+        CreateError::Namespace(JoinError(error))
+    }
+}
+
+impl CreateError {
+    /// The exit status that a runtime's command ends with: 127 if the program isn't there, 126
+    /// if it can't be executed, 1 for anything else.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            CreateError::Init { status, .. } => *status,
+            _ => 1,
+        }
+    }
+}
+
+/// Why a created container's workload wasn't started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It was started before.
+    #[error("the container was started before")]
+    AlreadyStarted,
+    /// The init is gone, or can't be reached.
+    #[error("can't reach the container's init")]
+    Init(#[source] io::Error),
+    /// The workload's program could not be executed. The init has ended.
+    #[error("{message}")]
+    Exec {
+        /// What happened.
+        message: String,
+        /// What [`StartError::exit_status`] says.
+        status: u8,
+    },
+    /// The exec takes too long.
+    #[error("the exec isn't done after {} s", EXEC_BOUND.as_secs())]
+    TimedOut,
+}
+
+impl StartError {
+    /// As [`CreateError::exit_status`].
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            StartError::Exec { status, .. } => *status,
+            _ => 1,
+        }
+    }
+}
+
+/// A container that was created.
+///
+/// It isn't bound to this value's life: dropping it leaves the container running, or waiting
+/// to be started, which it then can't be any more, so it ends.
+#[derive(Debug)]
+pub struct Container {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// `None` once started.
+    init: Option<Channel>,
+    cgroup: Option<Cgroup>,
+}
+
+impl Container {
+    /// Prepares a container up to its workload's exec. The root's path and the sources of bind
+    /// mounts must be absolute ([`config::resolve_paths`]); without a `linux.cgroupsPath` its
+    /// cgroup is named by `id`, which must be sound as a file's name.
+    ///
+    /// This process must have a single thread, or what the init allocates may block it until
+    /// it is killed for not being ready.
+    ///
+    /// # Errors
+    ///
+    /// As [`CreateError`] tells. Nothing is left behind then: the init is killed and reaped,
+    /// its cgroup removed, and its mounts went with its namespace.
+    pub fn create(id: &str, spec: &Spec, stdio: Stdio) -> Result<Container, CreateError> {
+        config::validate(spec)?;
+        let plan = Plan::new(spec)?;
+        check_root(plan.root())?;
+        let linux = spec.linux().as_ref();
+        let namespaces = linux.and_then(|l| l.namespaces().as_deref());
+        let namespaces = Namespaces::open(namespaces.unwrap_or_default())?;
+        let (channel, inits_end) = Channel::pair().map_err(starting("make a socket pair"))?;
+        let cgroup = make_cgroup(id, spec)?;
+        let cloned = clone_init(plan, &namespaces, cgroup.as_ref(), &stdio, inits_end);
+        let (pid, pidfd) = match cloned {
+            Ok(init) => init,
+            Err(error) => {
+                if let Some(cgroup) = cgroup {
+                    let _ = cgroup.remove();
+                }
+                return Err(error);
+            }
+        };
+        let container = Container {
+            pid,
+            pidfd,
+            init: None,
+            cgroup,
+        };
+        match container.wait_until_ready(&channel) {
+            Ok(()) => Ok(Container {
+                init: Some(channel),
+                ..container
+            }),
+            Err(error) => {
+                // The first error is the one to tell.
+                let _ = container.destroy();
+                Err(error)
+            }
+        }
+    }
+
+    fn wait_until_ready(&self, channel: &Channel) -> Result<(), CreateError> {
+        match channel.wait_for_report(READY_BOUND) {
+            Ok(Some(Report::Ready)) => Ok(()),
+            Ok(Some(Report::Failed(failure))) => Err(CreateError::Init {
+                message: failure.message,
+                status: failure.status,
+            }),
+            Ok(None) => Err(self.how_it_died()),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(CreateError::TimedOut),
+            Err(source) => Err(CreateError::Start {
+                step: "hear from the container's init",
+                source,
+            }),
+        }
+    }
+
+    fn how_it_died(&self) -> CreateError {
+        let status = match self.wait_for_exit(EXIT_BOUND) {
+            Ok(status) => status,
+            Err(error) => return CreateError::Died(error.to_string()),
+        };
+        match status {
+            _ if self.oom_killed() => CreateError::OomKilled,
+            WaitStatus::Signaled(_, signal, _) => CreateError::Died(format!("killed by {signal}")),
+            WaitStatus::Exited(_, code) => CreateError::Died(format!("exit status {code}")),
+            other => CreateError::Died(format!("{other:?}")),
+        }
+    }
+
+    /// The first process's pid, as this process sees it. Its end is for the caller to wait for.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// A pidfd of the first process: readable once it has ended.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Lets the workload go, and waits for its exec.
+    ///
+    /// # Errors
+    ///
+    /// As [`StartError`] tells. The container is still there then, to be destroyed.
+    pub fn start(&mut self) -> Result<(), StartError> {
+        let channel = self.init.take().ok_or(StartError::AlreadyStarted)?;
+        channel.release().map_err(StartError::Init)?;
+        match channel.wait_for_report(EXEC_BOUND) {
+            // The exec closed the other end. Or the init was killed: its exit status tells.
+            Ok(None) => Ok(()),
+            Ok(Some(Report::Failed(failure))) => Err(StartError::Exec {
+                message: failure.message,
+                status: failure.status,
+            }),
+            Ok(Some(Report::Ready)) => Err(StartError::Init(io::ErrorKind::InvalidData.into())),
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(StartError::TimedOut),
+            Err(error) => Err(StartError::Init(error)),
+        }
+    }
+
+    /// Sends a signal to the first process.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if it has ended, `EINVAL` for what is no signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        sys::pidfd_send_signal(self.pidfd.as_fd(), signal)
+    }
+
+    /// Whether a process of the container was killed because of its memory limit.
+    pub fn oom_killed(&self) -> bool {
+        let kills = self.cgroup.as_ref().map(Cgroup::oom_kills);
+        matches!(kills, Some(Ok(kills)) if kills > 0)
+    }
+
+    /// Kills what is left of the container, reaps its first process unless the caller has done
+    /// so, and removes its cgroup.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Busy`] if processes are left after 10 s, or what else kept the cgroup
+    /// from being removed.
+    pub fn destroy(self) -> Result<(), CgroupError> {
+        // Takes all of its pid namespace with it. ESRCH is fine.
+        let _ = self.signal(libc::SIGKILL);
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill()?;
+        }
+        let _ = self.wait_for_exit(EXIT_BOUND);
+        match self.cgroup {
+            Some(cgroup) => cgroup.remove(),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the first process to end, and reaps it.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::TimedOut`] after `bound`; `ECHILD` if it was reaped before.
+    fn wait_for_exit(&self, bound: Duration) -> io::Result<WaitStatus> {
+        if !wait_until_readable(self.pidfd.as_fd(), bound)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        Ok(waitid(Id::PIDFd(self.pidfd.as_fd()), flags)?)
+    }
+}
+
+fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> CreateError {
+    move |source| CreateError::Start {
+        step,
+        source: source.into(),
+    }
+}
+
+fn check_root(path: &Path) -> Result<(), CreateError> {
+    let failed = |source: io::Error| CreateError::Root {
+        path: path.to_owned(),
+        source,
+    };
+    if !path.is_absolute() {
+        return Err(ConfigError::invalid("root.path", format!("{path:?} isn't absolute")).into());
+    }
+    match std::fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(failed(io::ErrorKind::NotADirectory.into())),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Makes the container's cgroup. Where there is no cgroup2, a container that asks for none and
+/// for no limits goes without.
+fn make_cgroup(id: &str, spec: &Spec) -> Result<Option<Cgroup>, CgroupError> {
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|l| l.cgroups_path().as_deref());
+    let path = path.filter(|path| !path.as_os_str().is_empty());
+    let resources = linux.and_then(|l| l.resources().as_ref());
+    match Cgroup::create(&cgroups::relative_path(path, id)?, resources) {
+        Err(CgroupError::NotMounted) if path.is_none() && resources.is_none() => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn clone_init(
+    plan: Plan<'_>,
+    namespaces: &Namespaces,
+    cgroup: Option<&Cgroup>,
+    stdio: &Stdio,
+    channel: Channel,
+) -> Result<(Pid, OwnedFd), CreateError> {
+    let surroundings = Surroundings {
+        namespaces,
+        cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
+        stdio,
+    };
+    let directory = match cgroup {
+        Some(cgroup) => Some(cgroup.directory().map_err(starting("open the cgroup"))?),
+        None => None,
+    };
+    let for_children = namespaces.join_for_children()?;
+    // SAFETY: the caller of `Container::create` has promised that this is the only thread.
+    let cloned = unsafe {
+        sys::clone3(
+            namespaces.clone_flags(),
+            directory.as_ref().map(AsFd::as_fd),
+        )
+    };
+    match cloned {
+        Ok(Cloned::Child) => {
+            // Nothing of the engine's, neither its callers' frames nor its exit handlers, may
+            // run in this process.
+            let _never_unwind = ExitOnDrop;
+            let status = init::run(plan, &surroundings, &channel);
+            exit(status)
+        }
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            drop(for_children);
+            Ok((pid, pidfd))
+        }
+        Err(error) => Err(starting("clone the container's init")(error)),
+    }
+}
+
+/// Ends the process, if a panic should come by.
+struct ExitOnDrop;
+
+impl Drop for ExitOnDrop {
+    fn drop(&mut self) {
+        exit(1)
+    }
+}
+
+fn exit(status: i32) -> ! {
+    // SAFETY: _exit ends the process without running anything of it.
+    unsafe { libc::_exit(status) }
+}

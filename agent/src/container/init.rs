@@ -1,0 +1,218 @@
+//! What a container's first process does, from the clone to the workload's exec.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Uid, sethostname, setsid};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use super::capabilities::Sets;
+use super::channel::{Channel, Failure, Report};
+use super::config::ConfigError;
+use super::devices::Device;
+use super::error::{InitError, Step, describe};
+use super::mounts::{self, Mount};
+use super::namespaces::Namespaces;
+use super::process::Program;
+use super::rootfs::{Propagation, Rootfs};
+use super::safe_path::{self, Kind};
+use super::stdio::{self, Stdio};
+use super::{devices, masked, network, rlimits, signals, sys, sysctl, user};
+
+/// The umask of a process that none is asked for, as runc gives it.
+const UMASK: u32 = 0o022;
+
+/// A configuration, understood: what the init goes by.
+pub(super) struct Plan<'a> {
+    root: &'a Path,
+    readonly_root: bool,
+    propagation: Propagation,
+    mounts: Vec<Mount>,
+    devices: Vec<Device>,
+    masked_paths: &'a [String],
+    readonly_paths: &'a [String],
+    sysctl: BTreeMap<&'a str, &'a str>,
+    hostname: &'a str,
+    domainname: &'a str,
+    process: &'a Process,
+    capabilities: Sets,
+    program: Program,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn new(spec: &'a Spec) -> Result<Self, ConfigError> {
+        let missing = |field: &str| ConfigError::missing(field);
+        let root = spec.root().as_ref().ok_or_else(|| missing("root"))?;
+        let process = spec.process().as_ref().ok_or_else(|| missing("process"))?;
+        let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
+        let mounts = spec.mounts().iter().flatten().enumerate();
+        let propagation = linux.rootfs_propagation().as_deref().unwrap_or_default();
+        Ok(Plan {
+            root: root.path(),
+            readonly_root: root.readonly() == Some(true),
+            propagation: Propagation::parse(propagation).unwrap_or_default(),
+            mounts: mounts
+                .map(|(index, mount)| Mount::parse(index, mount))
+                .collect::<Result<_, _>>()?,
+            devices: devices::list(linux.devices().as_deref().unwrap_or_default())?,
+            masked_paths: linux.masked_paths().as_deref().unwrap_or_default(),
+            readonly_paths: linux.readonly_paths().as_deref().unwrap_or_default(),
+            sysctl: linux
+                .sysctl()
+                .iter()
+                .flatten()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect(),
+            hostname: spec.hostname().as_deref().unwrap_or_default(),
+            domainname: spec.domainname().as_deref().unwrap_or_default(),
+            process,
+            capabilities: Sets::of(process.capabilities().as_ref()),
+            program: Program::parse(process)?,
+        })
+    }
+}
+
+impl Plan<'_> {
+    /// `root.path`.
+    pub(super) fn root(&self) -> &Path {
+        self.root
+    }
+}
+
+/// What the init is given besides the plan.
+pub(super) struct Surroundings<'a> {
+    pub(super) namespaces: &'a Namespaces,
+    /// The directory of the container's cgroup.
+    pub(super) cgroup: Option<PathBuf>,
+    pub(super) stdio: &'a Stdio,
+}
+
+/// The whole life of the init. Returns, with an exit status, only if it fails.
+pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: &Channel) -> i32 {
+    let failed = match set_up(&mut plan, surroundings) {
+        Err(error) => error,
+        Ok(file) => {
+            if engine.report(&Report::Ready).is_err() || !engine.wait_for_release().unwrap_or(false)
+            {
+                // The engine is gone, and with it all reason to be.
+                return 1;
+            }
+            plan.program.exec(&file).into()
+        }
+    };
+    let failure = Failure {
+        status: failed.exit_status(),
+        message: describe(&failed),
+    };
+    let status = failure.status.into();
+    // If the engine is gone, nobody is left to be told.
+    let _ = engine.report(&Report::Failed(failure));
+    status
+}
+
+/// Everything up to the exec. Returns the file to exec.
+fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CString, InitError> {
+    let process = plan.process;
+    signals::reset().step(|| "reset signals")?;
+    surroundings
+        .stdio
+        .install()
+        .step(|| "set the standard streams up")?;
+    setsid().step(|| "start a session")?;
+    // Until the exec this is a process of the engine's program, and what it holds is none of
+    // the business of whom it meets in namespaces that it joins.
+    set_dumpable(false).step(|| "become undumpable")?;
+    let proc = open_proc()?;
+    if let Some(adjustment) = process.oom_score_adj() {
+        write_below(proc.as_fd(), "self/oom_score_adj", &adjustment.to_string())?;
+    }
+
+    let namespaces = surroundings.namespaces;
+    namespaces.enter()?;
+    if namespaces.has_new(LinuxNamespaceType::Network) {
+        network::bring_loopback_up().step(|| "bring the loopback interface up")?;
+    }
+
+    umask(Mode::empty());
+    let mut rootfs = Rootfs::attach(plan.root, plan.propagation)?;
+    let own_cgroup_only = !namespaces.has_new(LinuxNamespaceType::Cgroup);
+    let cgroup = surroundings.cgroup.as_deref().filter(|_| own_cgroup_only);
+    for mount in &plan.mounts {
+        if let Some(mount) = mount.make(rootfs.fd(), cgroup)? {
+            rootfs.make_readonly_at_end(mount);
+        }
+    }
+    if !plan.mounts.iter().any(Mount::is_bind_of_dev) {
+        devices::make(rootfs.fd(), &plan.devices)?;
+    }
+    safe_path::open_or_make(
+        rootfs.fd(),
+        &mounts::clean(plan.program.cwd()),
+        Kind::Directory,
+    )
+    .step(|| format!("make process.cwd {}", plan.program.cwd().display()))?;
+    sysctl::write(proc.as_fd(), &plan.sysctl)?;
+    masked::make_readonly(rootfs.fd(), plan.readonly_paths)?;
+    masked::mask(rootfs.fd(), plan.masked_paths)?;
+    rootfs.enter(plan.readonly_root)?;
+
+    if !plan.hostname.is_empty() {
+        sethostname(plan.hostname).step(|| "set the hostname")?;
+    }
+    if !plan.domainname.is_empty() {
+        sys::setdomainname(plan.domainname).step(|| "set the domainname")?;
+    }
+
+    rlimits::set(process.rlimits().as_deref().unwrap_or_default())?;
+    let id = process.user();
+    plan.program.set_home(|| user::home(id.uid()));
+    stdio::give_to(Uid::from_raw(id.uid()));
+    // As root first: it need not be a directory that the user may enter.
+    let entered = plan.program.enter_cwd()?;
+    plan.capabilities.limit_bounding()?;
+    user::become_user(id)?;
+    plan.capabilities.set()?;
+    if !entered && !plan.program.enter_cwd()? {
+        return Err(nix::Error::EACCES)
+            .step(|| format!("change to process.cwd {}", plan.program.cwd().display()));
+    }
+    if process.no_new_privileges() == Some(true) {
+        set_no_new_privs().step(|| "set noNewPrivileges")?;
+    }
+    umask(Mode::from_bits_truncate(id.umask().unwrap_or(UMASK)));
+    let file = plan.program.find()?;
+    sys::close_on_exec_from_3().step(|| "close the engine's descriptors at exec")?;
+    Ok(file)
+}
+
+/// Opens the caller's `/proc`, which must be one.
+fn open_proc() -> Result<OwnedFd, InitError> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let proc = open("/proc", flags, Mode::empty()).step(|| "open /proc")?;
+    if !mounts::is_proc(&proc).step(|| "look at /proc")? {
+        return Err(InitError::NotProc);
+    }
+    Ok(proc)
+}
+
+fn write_below(proc: BorrowedFd<'_>, path: &str, value: &str) -> Result<(), InitError> {
+    let step = || format!("write {value} to /proc/{path}");
+    let file = openat(
+        proc,
+        path,
+        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .step(step)?;
+    if !mounts::is_proc(&file).step(step)? {
+        return Err(InitError::NotProc);
+    }
+    File::from(file).write_all(value.as_bytes()).step(step)
+}

@@ -1,0 +1,110 @@
+//! `linux.maskedPaths` and `linux.readonlyPaths`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use libc::MOUNT_ATTR_RDONLY;
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat, makedev};
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
+    fsmount, fsopen, open_tree,
+};
+
+use super::error::{InitError, Step};
+use super::mounts::attach;
+use super::safe_path;
+use super::sys::{MountAttributes, mount_setattr};
+
+/// Hides each of `paths` that there is: a directory below an empty read-only one, anything
+/// else below `/dev/null`. Both are the caller's own, so nothing that the container's root has
+/// in their place can get in the way.
+pub(super) fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), InitError> {
+    let mut empty: Option<OwnedFd> = None;
+    for path in paths {
+        let step = || format!("mask {path}");
+        let Some(target) = open(root, path)? else {
+            continue;
+        };
+        let kind = fstat(&target).step(step)?.st_mode & SFlag::S_IFMT.bits();
+        let cover = if kind != SFlag::S_IFDIR.bits() {
+            null_device()?
+        } else if let Some(empty) = &empty {
+            clone_mount(empty).step(step)?
+        } else {
+            empty_directory().step(step)?
+        };
+        attach(&cover, &target).step(step)?;
+        if kind == SFlag::S_IFDIR.bits() {
+            empty = Some(cover);
+        }
+    }
+    Ok(())
+}
+
+/// Makes each of `paths` that there is read-only, by a bind mount of it on itself.
+pub(super) fn make_readonly(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), InitError> {
+    let read_only = MountAttributes {
+        set: MOUNT_ATTR_RDONLY,
+        ..Default::default()
+    };
+    for path in paths {
+        let step = || format!("make {path} read-only");
+        let Some(target) = open(root, path)? else {
+            continue;
+        };
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH
+            | OpenTreeFlags::AT_RECURSIVE;
+        let copy = open_tree(&target, "", flags).step(step)?;
+        mount_setattr(&copy, read_only, false).step(step)?;
+        attach(&copy, &target).step(step)?;
+    }
+    Ok(())
+}
+
+fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, InitError> {
+    match safe_path::open(root, Path::new(path)) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        other => other.map(Some).step(|| format!("open {path}")),
+    }
+}
+
+fn empty_directory() -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "tmpfs")?;
+    fsconfig_set_string(&context, "mode", "755")?;
+    fsconfig_create(&context)?;
+    fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_RDONLY
+            | MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+}
+
+fn clone_mount(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(mount.as_fd(), "", flags)
+}
+
+fn null_device() -> Result<OwnedFd, InitError> {
+    let step = || "bind the caller's /dev/null";
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let null = open_tree(CWD, "/dev/null", flags).step(step)?;
+    let status = fstat(&null).step(step)?;
+    if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFCHR.bits()
+        || status.st_rdev != makedev(1, 3)
+    {
+        return Err(InitError::NotThatDevice {
+            path: "/dev/null".to_owned(),
+        });
+    }
+    Ok(null)
+}

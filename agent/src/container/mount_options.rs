@@ -1,0 +1,275 @@
+//! Mount options, as `mount(8)` and the
+//! [OCI runtime spec](https://github.com/opencontainers/runtime-spec/blob/main/config.md#linux-mount-options)
+//! spell them.
+
+use super::sys::MountAttributes;
+
+use libc::{
+    MOUNT_ATTR__ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
+    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
+    MOUNT_ATTR_RELATIME, MOUNT_ATTR_STRICTATIME,
+};
+
+/// A mount's options, by what they apply to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct MountOptions {
+    /// `bind` is `Some(false)`, `rbind` `Some(true)`.
+    pub(super) bind: Option<bool>,
+    /// Attributes of the mount itself.
+    pub(super) attributes: MountAttributes,
+    /// Attributes of it and all mounts below it.
+    pub(super) recursive: MountAttributes,
+    /// Parameters of the file system: a key, and a value for those that have one.
+    pub(super) parameters: Vec<(String, Option<String>)>,
+}
+
+/// Why options can't be honoured.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OptionError {
+    #[error("mount option {0:?} isn't supported yet")]
+    Unsupported(String),
+    #[error("mount option {0:?} doesn't apply to a bind mount")]
+    NotForBind(String),
+}
+
+enum Effect {
+    Nothing,
+    Bind {
+        recursive: bool,
+    },
+    Set(u64),
+    Clear(u64),
+    /// The three ways to keep access times are one field, of which one value is set.
+    Atime(u64),
+    Propagation(u64),
+    /// A parameter of the file system that every one knows.
+    Superblock,
+    Unsupported,
+}
+
+impl MountOptions {
+    /// Sorts options. What isn't an option of mounts is a parameter of the file system, which
+    /// `type_is_bind` and bind mounts in general have none of.
+    pub(super) fn parse(options: &[String], type_is_bind: bool) -> Result<Self, OptionError> {
+        let mut parsed = MountOptions {
+            bind: type_is_bind.then_some(false),
+            ..Default::default()
+        };
+        for option in options.iter().flat_map(|o| o.split(',')) {
+            parsed.add(option)?;
+        }
+        if parsed.bind.is_some()
+            && let Some((key, _)) = parsed.parameters.first()
+        {
+            return Err(OptionError::NotForBind(key.clone()));
+        }
+        Ok(parsed)
+    }
+
+    fn add(&mut self, option: &str) -> Result<(), OptionError> {
+        let recursive = match effect(option) {
+            Some(effect) => return self.apply(option, effect, false),
+            // `rro` and so on: those of a single mount, with an r before.
+            None => option.strip_prefix('r').and_then(effect),
+        };
+        match recursive {
+            Some(effect @ (Effect::Set(_) | Effect::Clear(_) | Effect::Atime(_))) => {
+                self.apply(option, effect, true)
+            }
+            Some(effect @ Effect::Propagation(_)) => self.apply(option, effect, true),
+            _ => {
+                let (key, value) = match option.split_once('=') {
+                    Some((key, value)) => (key, Some(value.to_owned())),
+                    None => (option, None),
+                };
+                self.parameters.push((key.to_owned(), value));
+                Ok(())
+            }
+        }
+    }
+
+    fn apply(&mut self, option: &str, effect: Effect, recursive: bool) -> Result<(), OptionError> {
+        let attributes = if recursive {
+            &mut self.recursive
+        } else {
+            &mut self.attributes
+        };
+        match effect {
+            Effect::Nothing => {}
+            Effect::Bind { recursive } => self.bind = Some(recursive),
+            Effect::Set(flag) => {
+                attributes.set |= flag;
+                attributes.clear &= !flag;
+            }
+            Effect::Clear(flag) => {
+                attributes.set &= !flag;
+                attributes.clear |= flag;
+            }
+            Effect::Atime(value) => {
+                attributes.set = attributes.set & !MOUNT_ATTR__ATIME | value;
+                attributes.clear |= MOUNT_ATTR__ATIME;
+            }
+            Effect::Propagation(value) => {
+                // The last one counts, recursive or not.
+                self.attributes.propagation = 0;
+                self.recursive.propagation = 0;
+                if recursive {
+                    self.recursive.propagation = value;
+                } else {
+                    self.attributes.propagation = value;
+                }
+            }
+            Effect::Superblock => self.parameters.push((option.to_owned(), None)),
+            Effect::Unsupported => return Err(OptionError::Unsupported(option.to_owned())),
+        }
+        Ok(())
+    }
+}
+
+fn effect(option: &str) -> Option<Effect> {
+    use Effect::*;
+    Some(match option {
+        "" | "defaults" | "async" | "nomand" | "noiversion" | "loud" | "silent" | "acl" => Nothing,
+        "bind" => Bind { recursive: false },
+        "rbind" => Bind { recursive: true },
+        "ro" => Set(MOUNT_ATTR_RDONLY),
+        "rw" => Clear(MOUNT_ATTR_RDONLY),
+        "nosuid" => Set(MOUNT_ATTR_NOSUID),
+        "suid" => Clear(MOUNT_ATTR_NOSUID),
+        "nodev" => Set(MOUNT_ATTR_NODEV),
+        "dev" => Clear(MOUNT_ATTR_NODEV),
+        "noexec" => Set(MOUNT_ATTR_NOEXEC),
+        "exec" => Clear(MOUNT_ATTR_NOEXEC),
+        "nosymfollow" => Set(MOUNT_ATTR_NOSYMFOLLOW),
+        "symfollow" => Clear(MOUNT_ATTR_NOSYMFOLLOW),
+        "nodiratime" => Set(MOUNT_ATTR_NODIRATIME),
+        "diratime" => Clear(MOUNT_ATTR_NODIRATIME),
+        "noatime" => Atime(MOUNT_ATTR_NOATIME),
+        "strictatime" => Atime(MOUNT_ATTR_STRICTATIME),
+        // Relative times are what the kernel keeps unless told otherwise.
+        "relatime" | "atime" | "norelatime" | "nostrictatime" => Atime(MOUNT_ATTR_RELATIME),
+        "private" => Propagation(libc::MS_PRIVATE),
+        "slave" => Propagation(libc::MS_SLAVE),
+        "shared" => Propagation(libc::MS_SHARED),
+        "unbindable" => Propagation(libc::MS_UNBINDABLE),
+        "sync" | "dirsync" | "lazytime" | "nolazytime" | "mand" | "iversion" => Superblock,
+        "remount" | "idmap" | "ridmap" | "tmpcopyup" => Unsupported,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(options: &[&str]) -> MountOptions {
+        let options: Vec<String> = options.iter().map(|o| (*o).to_owned()).collect();
+        MountOptions::parse(&options, false).unwrap()
+    }
+
+    #[test]
+    fn attributes_and_parameters_are_told_apart() {
+        let options = parse(&[
+            "nosuid",
+            "strictatime",
+            "mode=755",
+            "size=65536k",
+            "newinstance",
+        ]);
+        assert_eq!(options.bind, None);
+        assert_eq!(
+            options.attributes,
+            MountAttributes {
+                set: MOUNT_ATTR_NOSUID | MOUNT_ATTR_STRICTATIME,
+                clear: MOUNT_ATTR__ATIME,
+                propagation: 0,
+            }
+        );
+        let parameter = |key: &str, value: Option<&str>| (key.into(), value.map(Into::into));
+        assert_eq!(
+            options.parameters,
+            [
+                parameter("mode", Some("755")),
+                parameter("size", Some("65536k")),
+                parameter("newinstance", None),
+            ]
+        );
+        assert_eq!(parse(&["mode=755,size=65536k"]).parameters.len(), 2);
+    }
+
+    #[test]
+    fn the_last_of_two_that_contradict_each_other_counts() {
+        assert_eq!(parse(&["ro", "rw"]).attributes.set, 0);
+        assert_eq!(parse(&["ro", "rw"]).attributes.clear, MOUNT_ATTR_RDONLY);
+        assert_eq!(parse(&["rw", "ro"]).attributes.set, MOUNT_ATTR_RDONLY);
+        assert_eq!(parse(&["rw", "ro"]).attributes.clear, 0);
+        let atime = parse(&["noatime", "strictatime"]).attributes;
+        assert_eq!(atime.set, MOUNT_ATTR_STRICTATIME);
+        let propagation = parse(&["rshared", "private"]);
+        assert_eq!(propagation.attributes.propagation, libc::MS_PRIVATE);
+        assert_eq!(propagation.recursive.propagation, 0);
+    }
+
+    #[test]
+    fn an_r_before_makes_it_recursive() {
+        let options = parse(&["rbind", "rro", "rnosuid", "rslave", "nodev"]);
+        assert_eq!(options.bind, Some(true));
+        assert_eq!(options.recursive.set, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID);
+        assert_eq!(options.recursive.propagation, libc::MS_SLAVE);
+        assert_eq!(options.attributes.set, MOUNT_ATTR_NODEV);
+        // Not the recursive form of `elatime`, and `rsize` belongs to a file system.
+        assert_eq!(parse(&["relatime"]).recursive, MountAttributes::default());
+        assert_eq!(parse(&["rsize=4096"]).parameters.len(), 1);
+        assert_eq!(parse(&["rsync"]).parameters, [("rsync".into(), None)]);
+    }
+
+    #[test]
+    fn every_recursive_option_of_the_spec_is_known() {
+        for option in [
+            "rro",
+            "rrw",
+            "rnosuid",
+            "rsuid",
+            "rnodev",
+            "rdev",
+            "rnoexec",
+            "rexec",
+            "rnoatime",
+            "ratime",
+            "rnodiratime",
+            "rdiratime",
+            "rrelatime",
+            "rnorelatime",
+            "rstrictatime",
+            "rnostrictatime",
+            "rnosymfollow",
+            "rsymfollow",
+            "rprivate",
+            "rshared",
+            "rslave",
+            "runbindable",
+        ] {
+            let options = parse(&[option]);
+            assert!(options.parameters.is_empty(), "{option}");
+            assert_ne!(options.recursive, MountAttributes::default(), "{option}");
+            assert_eq!(options.attributes, MountAttributes::default(), "{option}");
+        }
+    }
+
+    #[test]
+    fn what_a_bind_mount_has_no_use_for_is_refused() {
+        let options = |o: &str| [o.to_owned(), "ro".to_owned()];
+        assert_eq!(
+            MountOptions::parse(&options("size=1k"), true),
+            Err(OptionError::NotForBind("size".into()))
+        );
+        assert_eq!(
+            MountOptions::parse(&options("rbind,sync"), false),
+            Err(OptionError::NotForBind("sync".into()))
+        );
+        assert_eq!(
+            MountOptions::parse(&options("tmpcopyup"), false),
+            Err(OptionError::Unsupported("tmpcopyup".into()))
+        );
+    }
+}

@@ -1,0 +1,403 @@
+//! `mounts`: each is made detached, given its attributes, and only then attached to a target
+//! that was resolved inside the container's root. So there is no moment at which a read-only
+//! mount can be written, and no path that can be exchanged between a check and its use.
+
+use std::borrow::Cow;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use libc::MOUNT_ATTR_RDONLY;
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat};
+use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
+use rustix::fs::CWD;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use super::config::ConfigError;
+use super::mount_options::MountOptions;
+use super::safe_path::{self, Kind};
+use super::sys::{MountAttributes, mount_setattr};
+
+/// A mount that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("mounts[{index}] at {}: {problem}", destination.display())]
+pub(super) struct MountError {
+    index: usize,
+    destination: PathBuf,
+    problem: Problem,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("can't {step}: {source}")]
+    Step {
+        step: Cow<'static, str>,
+        source: io::Error,
+    },
+    #[error("{kind}: {reason}")]
+    FileSystem { kind: String, reason: String },
+    #[error("the destination of a {kind} mount must be a directory, and no symbolic link")]
+    NotPlain { kind: String },
+    #[error("nothing may be mounted there: it is inside of /proc")]
+    InsideProc,
+    #[error("only a proc file system may be mounted there")]
+    NotProc,
+}
+
+fn step<E: Into<io::Error>>(step: impl Into<Cow<'static, str>>) -> impl FnOnce(E) -> Problem {
+    let step = step.into();
+    move |source| Problem::Step {
+        step,
+        source: source.into(),
+    }
+}
+
+/// The only files of a proc file system that may be replaced (by FUSE file systems that show
+/// the container's limits in them, mostly). Anything else could deceive programs, ours too,
+/// that rely on `/proc` to say what it says.
+const REPLACEABLE: [&str; 13] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/sys/kernel/hostname",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/kernel/osrelease",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// An entry of `mounts`, understood.
+#[derive(Debug)]
+pub(super) struct Mount {
+    index: usize,
+    /// Absolute, without `.` and `..`.
+    destination: PathBuf,
+    source: PathBuf,
+    /// Empty for a bind mount.
+    kind: String,
+    options: MountOptions,
+}
+
+impl Mount {
+    /// Understands `mounts[index]`.
+    pub(super) fn parse(
+        index: usize,
+        mount: &oci_spec::runtime::Mount,
+    ) -> Result<Self, ConfigError> {
+        let field = |name: &str| format!("mounts[{index}].{name}");
+        let kind = mount.typ().as_deref().unwrap_or_default();
+        // Docker and Podman write either "bind" or "none", with the option.
+        let bind_type = kind == "bind";
+        let options =
+            MountOptions::parse(mount.options().as_deref().unwrap_or_default(), bind_type)
+                .map_err(|e| ConfigError::invalid(field("options"), e.to_string()))?;
+        let source = mount.source().clone().unwrap_or_default();
+        if options.bind.is_some() {
+            if source.as_os_str().is_empty() {
+                return Err(ConfigError::missing(field("source")));
+            }
+        } else if kind.is_empty() || kind == "none" {
+            return Err(ConfigError::missing(field("type")));
+        }
+        for (name, mappings) in [
+            ("uidMappings", mount.uid_mappings()),
+            ("gidMappings", mount.gid_mappings()),
+        ] {
+            if mappings.as_ref().is_some_and(|m| !m.is_empty()) {
+                return Err(ConfigError::unsupported(field(name)));
+            }
+        }
+        let destination = mount.destination();
+        if destination.as_os_str().is_empty() {
+            return Err(ConfigError::missing(field("destination")));
+        }
+        Ok(Mount {
+            index,
+            // The spec wants it absolute; runc takes a relative one as from the root.
+            destination: clean(destination),
+            source,
+            kind: if options.bind.is_some() {
+                String::new()
+            } else {
+                kind.to_owned()
+            },
+            options,
+        })
+    }
+
+    /// Whether this puts a directory of the caller's in the place of `/dev`.
+    pub(super) fn is_bind_of_dev(&self) -> bool {
+        self.kind.is_empty() && self.destination == Path::new("/dev")
+    }
+
+    /// Makes the mount. Returns it if it has to be made read-only at the end, when everything
+    /// below it is in place.
+    pub(super) fn make(
+        &self,
+        root: BorrowedFd<'_>,
+        cgroup: Option<&Path>,
+    ) -> Result<Option<OwnedFd>, MountError> {
+        self.try_make(root, cgroup).map_err(|problem| MountError {
+            index: self.index,
+            destination: self.destination.clone(),
+            problem,
+        })
+    }
+
+    fn try_make(
+        &self,
+        root: BorrowedFd<'_>,
+        cgroup: Option<&Path>,
+    ) -> Result<Option<OwnedFd>, Problem> {
+        if let Some(recursive) = self.options.bind {
+            let tree = self.clone_tree(&self.source, recursive)?;
+            let target = self.target(root, Some(&tree))?;
+            self.set_attributes(&tree, self.options.attributes)?;
+            attach(&tree, &target).map_err(step("attach it"))?;
+            return Ok(None);
+        }
+        match (self.kind.as_str(), cgroup) {
+            // Without a cgroup namespace a cgroup file system would show the caller's whole
+            // tree. The container gets to see its own part.
+            ("cgroup" | "cgroup2", Some(cgroup)) => {
+                let target = self.target(root, None)?;
+                let tree = self.clone_tree(cgroup, false)?;
+                self.set_attributes(&tree, self.options.attributes)?;
+                attach(&tree, &target).map_err(step("attach it"))?;
+                Ok(None)
+            }
+            _ => self.make_file_system(root),
+        }
+    }
+
+    fn clone_tree(&self, source: &Path, recursive: bool) -> Result<OwnedFd, Problem> {
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        if recursive {
+            flags |= OpenTreeFlags::AT_RECURSIVE;
+        }
+        open_tree(CWD, source, flags).map_err(step(format!("bind {}", source.display())))
+    }
+
+    fn make_file_system(&self, root: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Problem> {
+        let target = self.target(root, None)?;
+        // On any kernel with cgroup2, that is what the container gets: v1's hierarchies are
+        // the caller's own.
+        let kind = match self.kind.as_str() {
+            "cgroup" => "cgroup2",
+            other => other,
+        };
+        let mut attributes = self.options.attributes;
+        // Targets of later mounts may have to be made in these.
+        let defer = kind == "tmpfs" && attributes.set & MOUNT_ATTR_RDONLY != 0;
+        if defer {
+            attributes.set &= !MOUNT_ATTR_RDONLY;
+        }
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| match e {
+            rustix::io::Errno::NODEV => Problem::FileSystem {
+                kind: kind.to_owned(),
+                reason: "the kernel has no such file system".to_owned(),
+            },
+            e => step(format!("open a {kind} file system"))(e),
+        })?;
+        let refused = |e: rustix::io::Errno| Problem::FileSystem {
+            kind: kind.to_owned(),
+            reason: kernel_log(&context).unwrap_or_else(|| io::Error::from(e).to_string()),
+        };
+        if !self.source.as_os_str().is_empty() {
+            fsconfig_set_string(&context, "source", &self.source).map_err(refused)?;
+        }
+        let has = |key: &str| self.options.parameters.iter().any(|(k, _)| k == key);
+        if kind == "tmpfs" && !has("mode") {
+            // What is mounted over a directory is as accessible as the directory was.
+            let mode = fstat(&target).map_err(step("look at the target"))?.st_mode & 0o7777;
+            fsconfig_set_string(&context, "mode", format!("{mode:o}")).map_err(refused)?;
+        }
+        for (key, value) in &self.options.parameters {
+            match value {
+                Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
+                None => fsconfig_set_flag(&context, key.as_str()),
+            }
+            .map_err(refused)?;
+        }
+        fsconfig_create(&context).map_err(refused)?;
+        let mount = fsmount(
+            &context,
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::from_bits_retain(attributes.set as u32),
+        )
+        .map_err(refused)?;
+        // A new mount has nothing to clear.
+        let rest = MountAttributes {
+            propagation: attributes.propagation,
+            ..Default::default()
+        };
+        self.set_attributes(&mount, rest)?;
+        attach(&mount, &target).map_err(step("attach it"))?;
+        Ok(defer.then_some(mount))
+    }
+
+    fn set_attributes(&self, mount: &OwnedFd, attributes: MountAttributes) -> Result<(), Problem> {
+        for (attributes, recursive) in [(self.options.recursive, true), (attributes, false)] {
+            if attributes != MountAttributes::default() {
+                mount_setattr(mount, attributes, recursive).map_err(step("set its options"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the destination, and makes it if it isn't there: a file for a bind mount of
+    /// something other than a directory.
+    fn target(&self, root: BorrowedFd<'_>, bound: Option<&OwnedFd>) -> Result<OwnedFd, Problem> {
+        let mut kind = Kind::Directory;
+        if let Some(bound) = bound
+            && !is_directory(bound).map_err(step("look at the source"))?
+        {
+            kind = Kind::File;
+        }
+        let target = safe_path::open_or_make(root, &self.destination, kind)
+            .map_err(step("make the destination"))?;
+        if matches!(self.kind.as_str(), "proc" | "sysfs") {
+            let plain = safe_path::open_without_links(root, &self.destination);
+            match plain.and_then(|plain| is_directory(&plain)) {
+                Ok(true) => {}
+                Ok(false) | Err(Errno::ELOOP) => {
+                    return Err(Problem::NotPlain {
+                        kind: self.kind.clone(),
+                    });
+                }
+                Err(error) => return Err(step("look at the destination")(error)),
+            }
+        }
+        if self.destination == Path::new("/proc") {
+            let right = match bound {
+                Some(bound) => is_proc(bound).map_err(step("look at the source"))?,
+                None => self.kind == "proc",
+            };
+            if !right {
+                return Err(Problem::NotProc);
+            }
+        } else if is_proc(&target).map_err(step("look at the destination"))?
+            && !REPLACEABLE
+                .iter()
+                .any(|path| self.destination == Path::new(path))
+        {
+            return Err(Problem::InsideProc);
+        }
+        Ok(target)
+    }
+}
+
+/// Attaches a detached mount to what `target` has open.
+pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> rustix::io::Result<()> {
+    move_mount(
+        mount,
+        "",
+        target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+}
+
+fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
+    let kind = SFlag::from_bits_truncate(fstat(fd)?.st_mode & SFlag::S_IFMT.bits());
+    Ok(kind == SFlag::S_IFDIR)
+}
+
+/// Whether `fd` is of a proc file system.
+pub(super) fn is_proc(fd: impl AsFd) -> nix::Result<bool> {
+    Ok(fstatfs(fd)?.filesystem_type() == PROC_SUPER_MAGIC as FsType)
+}
+
+/// What the kernel has to say about a file system context that it refused something of.
+fn kernel_log(context: &OwnedFd) -> Option<String> {
+    let mut line = [0; 1024];
+    let length = nix::unistd::read(context, &mut line).ok()?;
+    let line = String::from_utf8_lossy(line.get(..length)?);
+    // A letter for the severity comes first.
+    Some(line.get(2..)?.trim_end().to_owned())
+}
+
+/// Makes a path absolute and takes `.` and `..` out of it, by its words alone.
+pub(super) fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            _ => {}
+        }
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str) -> Result<Mount, String> {
+        let mount: oci_spec::runtime::Mount = serde_json::from_str(json).unwrap();
+        Mount::parse(3, &mount).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn paths_are_cleaned() {
+        for (path, cleaned) in [
+            ("/a/./b/../c/", "/a/c"),
+            ("a", "/a"),
+            ("../../x", "/x"),
+            ("/", "/"),
+            ("//proc//", "/proc"),
+        ] {
+            assert_eq!(clean(Path::new(path)), Path::new(cleaned), "{path}");
+        }
+    }
+
+    #[test]
+    fn bind_mounts_are_known_by_type_or_option() {
+        for json in [
+            r#"{"destination": "/dev", "type": "bind", "source": "/x"}"#,
+            r#"{"destination": "/dev", "source": "/x", "options": ["rbind"]}"#,
+            r#"{"destination": "dev/.", "type": "none", "source": "/x", "options": ["bind"]}"#,
+        ] {
+            assert!(parse(json).unwrap().is_bind_of_dev(), "{json}");
+        }
+        let tmpfs = parse(r#"{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}"#);
+        assert!(!tmpfs.unwrap().is_bind_of_dev());
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (json, error) in [
+            (
+                r#"{"destination": "/a", "type": "bind"}"#,
+                "mounts[3].source is missing",
+            ),
+            (r#"{"destination": "/a"}"#, "mounts[3].type is missing"),
+            (
+                r#"{"destination": "", "type": "proc"}"#,
+                "mounts[3].destination is missing",
+            ),
+            (
+                r#"{"destination": "/a", "type": "tmpfs", "options": ["tmpcopyup"]}"#,
+                "mounts[3].options: mount option \"tmpcopyup\" isn't supported yet",
+            ),
+            (
+                r#"{"destination": "/a", "type": "tmpfs", "uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}"#,
+                "mounts[3].uidMappings isn't supported yet",
+            ),
+        ] {
+            assert_eq!(parse(json).unwrap_err(), error);
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The workload's standard streams.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::{Uid, fchown};
+
+/// What the workload gets as its standard streams.
+#[derive(Debug)]
+pub struct Stdio {
+    /// Standard input.
+    pub stdin: OwnedFd,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+impl Stdio {
+    /// The calling process's own, duplicated.
+    ///
+    /// # Errors
+    ///
+    /// What duplicating them gives.
+    pub fn inherit() -> io::Result<Self> {
+        Ok(Stdio {
+            stdin: io::stdin().as_fd().try_clone_to_owned()?,
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            stderr: io::stderr().as_fd().try_clone_to_owned()?,
+        })
+    }
+
+    /// Makes them this process's descriptors 0 to 2.
+    pub(super) fn install(&self) -> nix::Result<()> {
+        // Copies above 2 first: one of them may have the number of another's place.
+        let copy = |fd: &OwnedFd| {
+            let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
+            // SAFETY: fcntl just made this descriptor, and nothing else knows of it.
+            Ok::<_, Errno>(unsafe { OwnedFd::from_raw_fd(copy) })
+        };
+        let copies = [copy(&self.stdin)?, copy(&self.stdout)?, copy(&self.stderr)?];
+        for (place, copy) in copies.iter().enumerate() {
+            // SAFETY: dup2 touches no memory. What it closes is one of the standard streams,
+            // of which nothing in this process has the ownership.
+            Errno::result(unsafe { libc::dup2(copy.as_raw_fd(), place as RawFd) })?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives descriptors 0 to 2 to `user`, so that it can open `/dev/stdout` and the like: that
+/// opens the file behind it anew. Devices that all share, such as `/dev/null`, stay as they
+/// are; so does what can't be given, since the streams themselves still work.
+pub(super) fn give_to(user: Uid) {
+    for fd in 0..=2 {
+        // SAFETY: the standard streams are open, and stay so.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let Ok(status) = fstat(fd) else { continue };
+        let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
+        let shared = kind == SFlag::S_IFCHR && status.st_rdev == nix::sys::stat::makedev(1, 3);
+        if status.st_uid != user.as_raw() && !shared {
+            let _ = fchown(fd, Some(user), None);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Kernel calls that neither nix nor rustix offers.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::unistd::Pid;
+
+/// As in `linux/sched.h`; libc's own constant is too narrow for it.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which of the two processes a [`clone3`] returned in.
+pub(super) enum Cloned {
+    /// The new one.
+    Child,
+    /// The caller: the new one's pid and pidfd.
+    Parent { pid: Pid, pidfd: OwnedFd },
+}
+
+/// Makes a child process that is a copy of this one, in the new namespaces of `flags` and in
+/// `cgroup` ([clone(2)](https://man7.org/linux/man-pages/man2/clone.2.html)).
+///
+/// # Safety
+///
+/// As with `fork`: unless this process has a single thread, the child may call only what is
+/// safe in a signal handler until it execs, which excludes allocating memory.
+pub(super) unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all zeroes is a valid value of this struct of integers.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = flags | libc::CLONE_PIDFD as u64;
+    args.pidfd = &raw mut pidfd as u64;
+    args.exit_signal = libc::SIGCHLD as u64;
+    if let Some(cgroup) = &cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is a valid clone_args of the size given, without CLONE_VM or a stack, so
+    // that the child runs on a copy of this stack; `pidfd` outlives the call.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of_val(&args)) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        pid => Ok(Cloned::Parent {
+            pid: Pid::from_raw(pid as libc::pid_t),
+            // SAFETY: with CLONE_PIDFD the kernel put a new descriptor there.
+            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
+        }),
+    }
+}
+
+/// What [`mount_setattr`] changes of a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct MountAttributes {
+    /// `MOUNT_ATTR_*` to set.
+    pub(super) set: u64,
+    /// `MOUNT_ATTR_*` to clear first.
+    pub(super) clear: u64,
+    /// One of `MS_PRIVATE`, `MS_SLAVE`, `MS_SHARED`, `MS_UNBINDABLE`, or 0 to leave it.
+    pub(super) propagation: u64,
+}
+
+/// Changes the mount that `mount` is the root of, and those below it if `recursive`
+/// ([mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html)).
+pub(super) fn mount_setattr(
+    mount: impl AsFd,
+    attributes: MountAttributes,
+    recursive: bool,
+) -> io::Result<()> {
+    let mut argument = libc::mount_attr {
+        attr_set: attributes.set,
+        attr_clr: attributes.clear,
+        propagation: attributes.propagation,
+        userns_fd: 0,
+    };
+    let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, and `argument` a valid mount_attr of the size given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw mut argument,
+            size_of_val(&argument),
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Marks every descriptor from 3 up to be closed by exec.
+pub(super) fn close_on_exec_from_3() -> io::Result<()> {
+    // SAFETY: close_range touches no memory; no descriptor is closed by this.
+    let result = unsafe {
+        libc::close_range(
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sends `signal` to the process of `pidfd`.
+pub(super) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed, and means what kill would send.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sets the NIS domain name of this UTS namespace.
+pub(super) fn setdomainname(name: &str) -> io::Result<()> {
+    // SAFETY: the pointer and the length are of one string.
+    match unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
