@@ -5,6 +5,16 @@
 //! monitor, vhost-user elsewhere), which owns the device, negotiates features, builds the
 //! queues and hands them over at activation.
 
+mod buffers;
+mod config;
+pub mod fs;
+pub(crate) mod mmio;
+mod queue;
+#[cfg(test)]
+mod testing;
+mod thread;
+pub mod vsock;
+
 use std::sync::Arc;
 
 use virtio_queue::Queue;

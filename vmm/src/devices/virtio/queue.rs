@@ -1,0 +1,220 @@
+//! A queue as a device works on it: chains come out checked, answers go back in.
+//!
+//! Everything in a queue was written by the guest and may change while it is read. A chain is
+//! checked once, here: that it ends, that it is no longer than its queue (virtio 1.3, section
+//! 2.7.5), that it lies in guest memory, and that what the device writes comes after what it
+//! reads (2.7.4.2). A device then works on [`Buffers`] only. What is wrong with the rings or a
+//! chain can't be answered within the queue, so it stops the device.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::buffers::Buffers;
+use super::{ActivateError, Activation, Interrupt};
+
+/// The features that every device here offers: virtio 1, and what [`DeviceQueue`] knows of
+/// rings (indirect descriptors, and notifications only where they are waited for).
+pub(crate) const BASIC_FEATURES: u64 =
+    1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
+
+/// Why a queue can't be worked on any more.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QueueError {
+    /// The rings are wrong.
+    #[error("queue {queue} is broken: {source}")]
+    Ring { queue: u16, source: Error },
+    /// A chain is wrong.
+    #[error("descriptor chain {head} of queue {queue} {problem}")]
+    Chain {
+        queue: u16,
+        head: u16,
+        problem: &'static str,
+    },
+}
+
+/// A chain that the driver made available.
+pub(crate) struct Chain<'m> {
+    /// What [`DeviceQueue::push`] wants back.
+    pub(crate) head: u16,
+    /// What the device reads.
+    pub(crate) readable: Buffers<'m>,
+    /// What the device writes.
+    pub(crate) writable: Buffers<'m>,
+}
+
+/// One queue of an active device.
+pub(crate) struct DeviceQueue {
+    index: u16,
+    queue: Queue,
+    notify: EventFd,
+    memory: Arc<GuestMemoryMmap>,
+    interrupt: Arc<dyn Interrupt>,
+}
+
+impl DeviceQueue {
+    /// The next available chain. `memory` is the device's; it is given so that the chain
+    /// doesn't borrow the queue.
+    pub(crate) fn pop<'m>(
+        &mut self,
+        memory: &'m GuestMemoryMmap,
+    ) -> Result<Option<Chain<'m>>, QueueError> {
+        let next = self
+            .queue
+            .iter(memory)
+            .map(|mut available| available.next());
+        let Some(descriptors) = next.map_err(|e| self.broken(e))? else {
+            return Ok(None);
+        };
+        let head = descriptors.head_index();
+        let mut chain = Chain {
+            head,
+            readable: Buffers::default(),
+            writable: Buffers::default(),
+        };
+        // The iterator ends at a descriptor that it can't go on from, just as it does at the
+        // last one: what tells them apart is whether another was promised.
+        let mut more = true;
+        let mut count = 0;
+        for descriptor in descriptors {
+            more = descriptor.has_next();
+            count += 1;
+            if count > self.queue.size() {
+                return Err(self.bad_chain(head, "is longer than its queue"));
+            }
+            if descriptor.len() == 0 {
+                continue;
+            }
+            let Ok(part) = memory.get_slice(descriptor.addr(), descriptor.len() as usize) else {
+                return Err(self.bad_chain(head, "points outside guest memory"));
+            };
+            if descriptor.is_write_only() {
+                chain.writable.push(part);
+            } else if chain.writable.is_empty() {
+                chain.readable.push(part);
+            } else {
+                return Err(self.bad_chain(head, "has something to read after something to write"));
+            }
+        }
+        if more {
+            return Err(self.bad_chain(head, "doesn't end"));
+        }
+        Ok(Some(chain))
+    }
+
+    /// Puts the chain that was popped last back, as if it hadn't been.
+    pub(crate) fn unpop(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a chain back to the driver, `written` bytes of it filled. The driver is told by
+    /// [`Self::signal`].
+    pub(crate) fn push(&mut self, head: u16, written: usize) -> Result<(), QueueError> {
+        let written = u32::try_from(written).unwrap_or(u32::MAX);
+        self.queue
+            .add_used(&*self.memory, head, written)
+            .map_err(|e| self.broken(e))
+    }
+
+    /// Interrupts the driver if it wants to hear of what was pushed since the last call.
+    pub(crate) fn signal(&mut self) -> Result<(), QueueError> {
+        let wanted = self.queue.needs_notification(&*self.memory);
+        if wanted.map_err(|e| self.broken(e))? {
+            self.interrupt.signal_used(self.index);
+        }
+        Ok(())
+    }
+
+    /// Asks the driver not to notify: the device looks by itself.
+    pub(crate) fn pause_notifications(&mut self) -> Result<(), QueueError> {
+        let paused = self.queue.disable_notification(&*self.memory);
+        paused.map_err(|e| self.broken(e))
+    }
+
+    /// Asks the driver to notify. True if chains have become available meanwhile: then look
+    /// again instead of waiting.
+    pub(crate) fn resume_notifications(&mut self) -> Result<bool, QueueError> {
+        let more = self.queue.enable_notification(&*self.memory);
+        more.map_err(|e| self.broken(e))
+    }
+
+    /// Readable after the driver's notification.
+    pub(crate) fn notify(&self) -> &EventFd {
+        &self.notify
+    }
+
+    /// Takes the driver's notification, once `notify` is readable.
+    pub(crate) fn acknowledge(&self) {
+        // Nothing to read means that there is nothing to take.
+        let _ = self.notify.read();
+    }
+
+    /// A chain whose content makes no sense for the device.
+    pub(crate) fn bad_chain(&self, head: u16, problem: &'static str) -> QueueError {
+        QueueError::Chain {
+            queue: self.index,
+            head,
+            problem,
+        }
+    }
+
+    fn broken(&self, source: Error) -> QueueError {
+        QueueError::Ring {
+            queue: self.index,
+            source,
+        }
+    }
+}
+
+/// Makes the `N` queues of a device ready for work.
+///
+/// # Errors
+///
+/// [`ActivateError::QueueNotReady`] names the first that the driver didn't set up, or whose
+/// rings aren't in guest memory.
+pub(crate) fn start_queues<const N: usize>(
+    activation: Activation,
+) -> Result<[DeviceQueue; N], ActivateError> {
+    let Activation {
+        memory,
+        queues,
+        interrupt,
+        features,
+    } = activation;
+    let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+    let mut started = Vec::with_capacity(N);
+    for (index, active) in (0..).zip(queues) {
+        let mut queue = active.queue;
+        if !rings_are_in_memory(&queue, &memory) {
+            return Err(ActivateError::QueueNotReady(index));
+        }
+        queue.set_event_idx(event_idx);
+        started.push(DeviceQueue {
+            index,
+            queue,
+            notify: active.notify,
+            memory: Arc::clone(&memory),
+            interrupt: Arc::clone(&interrupt),
+        });
+    }
+    started
+        .try_into()
+        .map_err(|short: Vec<_>| ActivateError::QueueNotReady(short.len() as u16))
+}
+
+/// `Queue::is_valid` wants a byte to follow each ring and says so in the log; this doesn't.
+fn rings_are_in_memory(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
+    let size = u64::from(queue.size());
+    queue.ready()
+        && [
+            (queue.desc_table(), 16 * size),
+            (queue.avail_ring(), 6 + 2 * size),
+            (queue.used_ring(), 6 + 8 * size),
+        ]
+        .iter()
+        .all(|(start, length)| memory.check_range(GuestAddress(*start), *length as usize))
+}

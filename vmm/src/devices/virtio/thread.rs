@@ -1,0 +1,132 @@
+//! The thread of a device.
+//!
+//! Each active device works on its queues in a thread of its own: how long it is at it is up
+//! to the guest, and one device shall not hold another up. Device threads take no signals
+//! (those of the process are for its main thread), and end by themselves only when the device
+//! can't go on, which the driver is told.
+
+use std::any::Any;
+use std::fmt::Display;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::Interrupt;
+
+/// Device code keeps little on the stack; what isn't touched costs nothing.
+const STACK_SIZE: usize = 512 << 10;
+
+/// A running thread; dropping it stops it and waits for its end.
+pub(crate) struct DeviceThread {
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// How a device's thread learns that it shall end.
+pub(crate) struct Stop {
+    event: EventFd,
+    requested: Arc<AtomicBool>,
+}
+
+impl Stop {
+    fn new() -> io::Result<Stop> {
+        Ok(Stop {
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+            requested: Arc::default(),
+        })
+    }
+
+    fn try_clone(&self) -> io::Result<Stop> {
+        Ok(Stop {
+            event: self.event.try_clone()?,
+            requested: Arc::clone(&self.requested),
+        })
+    }
+
+    fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        // It fails only if the counter is full, and then the event is readable.
+        let _ = self.event.write(1);
+    }
+
+    /// Readable once the thread shall end. It isn't to be read.
+    pub(crate) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Whether the thread shall end: to be asked between pieces of work, so that a queue that
+    /// is never empty can't keep it.
+    pub(crate) fn requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
+    }
+}
+
+impl DeviceThread {
+    /// Starts `work`, which returns soon after it is told to stop, or with the reason why the
+    /// device can't go on; [`Interrupt::fail`] then gets it. A panic counts as one.
+    ///
+    /// # Errors
+    ///
+    /// The host has no more threads or file descriptors to give.
+    pub(crate) fn spawn<E: Display>(
+        name: &str,
+        interrupt: Arc<dyn Interrupt>,
+        work: impl FnOnce(&Stop) -> Result<(), E> + Send + 'static,
+    ) -> io::Result<DeviceThread> {
+        let stop = Stop::new()?;
+        let theirs = stop.try_clone()?;
+        let title = name.to_owned();
+        let body = move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| work(&theirs)));
+            let why = match outcome {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(panic) => format!("bug: {}", panic_message(panic.as_ref())),
+            };
+            interrupt.fail(&format!("{title}: {why}"));
+        };
+        let builder = Builder::new().name(name.to_owned()).stack_size(STACK_SIZE);
+        // The mask is inherited, so that no signal comes in before the thread could set it.
+        let thread = with_signals_blocked(|| builder.spawn(body))?;
+        Ok(DeviceThread {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for DeviceThread {
+    fn drop(&mut self) {
+        self.stop.request();
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic")
+}
+
+fn with_signals_blocked<T>(action: impl FnOnce() -> T) -> T {
+    // SAFETY: both sets are valid for the calls, which touch nothing else, and the calling
+    // thread's mask is put back as it was.
+    unsafe {
+        let mut all = std::mem::zeroed();
+        let mut before = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let result = action();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        result
+    }
+}
