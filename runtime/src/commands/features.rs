@@ -1,0 +1,213 @@
+//! `nacre features`: what this runtime supports (OCI runtime spec, features.md).
+
+use serde_json::{Value, json};
+
+use crate::{
+    config::annotations::{CPUS, ISOLATION, MEMORY},
+    error::Error,
+};
+
+use super::{OCI_VERSION, print_json};
+
+pub(super) fn features() -> Result<u8, Error> {
+    print_json(&document())?;
+    Ok(0)
+}
+
+fn document() -> Value {
+    json!({
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": OCI_VERSION,
+        "hooks": [],
+        "mountOptions": mount_options(),
+        "linux": {
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "capabilities": CAPABILITIES,
+            "cgroup": {
+                "v1": false,
+                "v2": true,
+                "systemd": false,
+                "systemdUser": false,
+                "rdma": false
+            },
+            "seccomp": {"enabled": false},
+            "apparmor": {"enabled": false},
+            "selinux": {"enabled": false},
+            "intelRdt": {"enabled": false},
+            "mountExtensions": {"idmap": {"enabled": false}}
+        },
+        "annotations": {"dev.nacre.version": env!("CARGO_PKG_VERSION")},
+        "potentiallyUnsafeConfigAnnotations": [ISOLATION, CPUS, MEMORY]
+    })
+}
+
+/// Options that are about a mount and what is mounted there.
+const MOUNT_OPTIONS: &[&str] = &[
+    "acl",
+    "async",
+    "bind",
+    "defaults",
+    "loud",
+    "noiversion",
+    "nomand",
+    "private",
+    "rbind",
+    "rprivate",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "shared",
+    "silent",
+    "slave",
+    "unbindable",
+];
+
+/// Options of a mount that also have a form for all mounts below it, with an `r` before.
+const ATTRIBUTES: &[&str] = &[
+    "atime",
+    "dev",
+    "diratime",
+    "exec",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "relatime",
+    "ro",
+    "rw",
+    "strictatime",
+    "suid",
+    "symfollow",
+];
+
+/// Options that every file system knows.
+const SUPERBLOCK: &[&str] = &[
+    "dirsync",
+    "iversion",
+    "lazytime",
+    "mand",
+    "nolazytime",
+    "sync",
+];
+
+const CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+fn mount_options() -> Vec<String> {
+    let recursive = ATTRIBUTES.iter().map(|option| format!("r{option}"));
+    let mut options: Vec<String> = [MOUNT_OPTIONS, ATTRIBUTES, SUPERBLOCK]
+        .concat()
+        .into_iter()
+        .map(String::from)
+        .chain(recursive)
+        .collect();
+    options.sort();
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use nacre_agent::container::config;
+
+    use super::*;
+
+    /// The default configuration, changed.
+    fn accepts(change: impl FnOnce(&mut Value)) -> bool {
+        let mut spec = super::super::spec::document();
+        change(&mut spec);
+        config::load(spec.to_string().as_bytes()).is_ok()
+    }
+
+    #[test]
+    fn every_mount_option_is_taken() {
+        // A bind mount takes no parameters of a file system, and so nothing that isn't known.
+        let bind = |option: &str| {
+            let mount = json!([{"destination": "/m", "type": "bind", "source": "/",
+                                "options": [option]}]);
+            accepts(|spec| spec["mounts"] = mount)
+        };
+        assert!(!bind("nonsense"));
+        for option in mount_options() {
+            assert!(
+                SUPERBLOCK.contains(&option.as_str()) || bind(&option),
+                "{option}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_capability_is_taken() {
+        let capability = |name: &str| {
+            let sets = json!({"bounding": [name]});
+            accepts(|spec| spec["process"]["capabilities"] = sets)
+        };
+        assert!(!capability("CAP_NONSENSE"));
+        for name in CAPABILITIES {
+            assert!(capability(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_versions_are_the_engines() {
+        let version = |version: &str| accepts(|spec| spec["ociVersion"] = json!(version));
+        assert!(version("1.0.0") && version(OCI_VERSION));
+        assert!(!version("0.9.0") && !version("1.4.0"));
+    }
+
+    #[test]
+    fn what_is_said_to_be_missing_is_refused() {
+        let hooks = json!({"poststop": [{"path": "/bin/true"}]});
+        assert!(!accepts(|spec| spec["hooks"] = hooks));
+        let seccomp = json!({"defaultAction": "SCMP_ACT_ERRNO"});
+        assert!(!accepts(|spec| spec["linux"]["seccomp"] = seccomp));
+        assert!(!accepts(
+            |spec| spec["process"]["apparmorProfile"] = json!("x")
+        ));
+        assert!(!accepts(|spec| spec["process"]["selinuxLabel"] = json!("x")));
+    }
+}

@@ -1,0 +1,111 @@
+//! The commands, each in a file of its name.
+
+mod delete;
+mod doctor;
+mod features;
+mod kill;
+mod list;
+mod run;
+mod spec;
+mod state;
+
+use std::{
+    io::{self, Write},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    cli::{Cli, Command, Global},
+    error::Error,
+    id::Id,
+    state::{StateError, Status, Store},
+};
+
+/// The newest version of the OCI runtime spec that nacre knows.
+pub(crate) const OCI_VERSION: &str = "1.3.0";
+
+/// Carries a command out; returns the exit status.
+pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Run(arguments) => run::run(global, arguments),
+        Command::Spec(arguments) => spec::spec(arguments),
+        Command::Features => features::features(),
+        Command::Doctor(arguments) => doctor::doctor(global, arguments),
+        Command::State(arguments) => state::state(global, arguments),
+        Command::List(arguments) => list::list(global, arguments),
+        Command::Kill(arguments) => kill::kill(global, arguments),
+        Command::Delete(arguments) => delete::delete(global, arguments),
+    }
+}
+
+/// The state directory that `--root` names.
+fn store(global: &Global) -> Result<Store, Error> {
+    Store::new(&global.root).map_err(|source| {
+        StateError::Io {
+            what: "can't use the state directory",
+            path: global.root.clone(),
+            source,
+        }
+        .into()
+    })
+}
+
+/// Sends a signal to a container's sandbox process.
+fn signal(store: &Store, id: &Id, signal: Signal) -> Result<(), Error> {
+    let failed = |source| Error::Kill {
+        id: id.to_string(),
+        source,
+    };
+    let pid = alive(store, id)?;
+    // SAFETY: the call takes no pointers.
+    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if process < 0 {
+        return Err(failed(io::Error::last_os_error()));
+    }
+    // SAFETY: the descriptor was just made, and nobody else has it.
+    let process = unsafe { OwnedFd::from_raw_fd(process as i32) };
+    // The pid may have passed to another process before the descriptor was made; if the
+    // container is still alive, it hasn't.
+    alive(store, id)?;
+    // SAFETY: a null siginfo is what the call is told to do without.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal as i32,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    match sent {
+        0 => Ok(()),
+        _ => Err(failed(io::Error::last_os_error())),
+    }
+}
+
+/// The pid of a container's sandbox process, if that lives.
+fn alive(store: &Store, id: &Id) -> Result<i32, Error> {
+    let seen = store.look(id)?;
+    match seen.status {
+        Status::Stopped => Err(Error::NotRunning {
+            id: id.to_string(),
+            status: seen.status,
+        }),
+        _ => Ok(seen.record.pid),
+    }
+}
+
+/// Prints to standard output.
+fn print(text: &str) -> Result<(), Error> {
+    io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Error::Output)
+}
+
+/// Prints a document as JSON, for programs and people.
+fn print_json(document: &serde_json::Value) -> Result<(), Error> {
+    print(&format!("{document:#}\n"))
+}

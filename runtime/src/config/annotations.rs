@@ -1,0 +1,130 @@
+//! The annotations of `config.json` that are nacre's own: `dev.nacre.*`.
+
+use std::collections::HashMap;
+
+use crate::isolation::Isolation;
+
+use super::size::Bytes;
+
+/// The annotation that chooses the isolation.
+pub(crate) const ISOLATION: &str = "dev.nacre.isolation";
+/// The annotation with the VM's number of vCPUs.
+pub(crate) const CPUS: &str = "dev.nacre.vm.cpus";
+/// The annotation with the VM's memory.
+pub(crate) const MEMORY: &str = "dev.nacre.vm.memory";
+
+const PREFIX: &str = "dev.nacre.";
+
+/// What a container's annotations say to nacre.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Annotations {
+    pub(crate) isolation: Option<Isolation>,
+    pub(crate) cpus: Option<u32>,
+    pub(crate) memory: Option<Bytes>,
+}
+
+/// Why the annotations can't be honoured.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AnnotationError {
+    #[error("annotations: {0:?} isn't known; {ISOLATION}, {CPUS} and {MEMORY} are")]
+    Unknown(String),
+    #[error("annotations.{name}: {value:?} isn't {expected}")]
+    Value {
+        name: &'static str,
+        value: String,
+        expected: &'static str,
+    },
+}
+
+impl Annotations {
+    /// Reads what is nacre's and ignores the rest, as the OCI runtime spec has it; what begins
+    /// like nacre's own but isn't known is refused, so that a slip of the pen isn't ignored.
+    pub(crate) fn parse(
+        annotations: Option<&HashMap<String, String>>,
+    ) -> Result<Self, AnnotationError> {
+        let mut parsed = Self::default();
+        for (name, value) in annotations.into_iter().flatten() {
+            let wrong = |name, expected| AnnotationError::Value {
+                name,
+                value: value.clone(),
+                expected,
+            };
+            match name.as_str() {
+                ISOLATION => {
+                    let isolation = Isolation::from_name(value)
+                        .ok_or_else(|| wrong(ISOLATION, "an isolation: vm, process"))?;
+                    parsed.isolation = Some(isolation);
+                }
+                CPUS => {
+                    let cpus = value
+                        .parse()
+                        .map_err(|_| wrong(CPUS, "a number of vCPUs"))?;
+                    parsed.cpus = Some(cpus);
+                }
+                MEMORY => {
+                    let memory = value.parse().map_err(|_| {
+                        wrong(MEMORY, "a size: bytes, or with K, M, G or T at the end")
+                    })?;
+                    parsed.memory = Some(memory);
+                }
+                name if name.starts_with(PREFIX) => {
+                    return Err(AnnotationError::Unknown(name.into()));
+                }
+                _ => {}
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(annotations: &[(&str, &str)]) -> Result<Annotations, AnnotationError> {
+        let map = annotations
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
+        Annotations::parse(Some(&map))
+    }
+
+    #[test]
+    fn ours_are_read_and_others_ignored() {
+        assert_eq!(
+            parse(&[
+                ("dev.nacre.isolation", "vm"),
+                ("dev.nacre.vm.cpus", "4"),
+                ("dev.nacre.vm.memory", "512M"),
+                ("io.kubernetes.pod", "x"),
+            ]),
+            Ok(Annotations {
+                isolation: Some(Isolation::Vm),
+                cpus: Some(4),
+                memory: Some(Bytes(512 << 20)),
+            })
+        );
+        assert_eq!(Annotations::parse(None), Ok(Annotations::default()));
+    }
+
+    #[test]
+    fn an_unknown_one_of_ours_is_refused() {
+        assert_eq!(
+            parse(&[("dev.nacre.vm.kernel", "/x")]),
+            Err(AnnotationError::Unknown("dev.nacre.vm.kernel".into()))
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_by_name() {
+        for (name, value) in [
+            ("dev.nacre.isolation", "none"),
+            ("dev.nacre.vm.cpus", "two"),
+            ("dev.nacre.vm.cpus", "-1"),
+            ("dev.nacre.vm.memory", ""),
+        ] {
+            let error = parse(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A bundle: a directory with `config.json` and the root file system (OCI runtime spec,
+//! bundle.md).
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use nacre_agent::{container::config, protocol::MAX_MESSAGE};
+use oci_spec::runtime::Spec;
+
+/// A bundle whose `config.json` holds nothing that would have to be refused.
+#[derive(Debug)]
+pub(crate) struct Bundle {
+    /// Its directory, absolute and without links.
+    pub(crate) directory: PathBuf,
+    pub(crate) spec: Spec,
+}
+
+/// Why a bundle can't be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    #[error("bundle {path}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is not a file")]
+    NotAFile { path: PathBuf },
+    #[error("{path} is longer than {MAX_MESSAGE} bytes")]
+    TooLong { path: PathBuf },
+    #[error("{path}")]
+    Config {
+        path: PathBuf,
+        #[source]
+        source: config::ConfigError,
+    },
+}
+
+impl Bundle {
+    /// Reads and checks the bundle's `config.json`.
+    pub(crate) fn load(directory: &Path) -> Result<Self, BundleError> {
+        let directory = fs::canonicalize(directory).map_err(|source| BundleError::Directory {
+            path: directory.into(),
+            source,
+        })?;
+        let path = directory.join("config.json");
+        let json = read(&path)?;
+        let spec = config::load(&json).map_err(|source| BundleError::Config { path, source })?;
+        Ok(Self { directory, spec })
+    }
+}
+
+/// Reads a file that is as long as a `config.json` may be.
+fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
+    let failed = |source| BundleError::Read {
+        path: path.into(),
+        source,
+    };
+    // Opening a FIFO would otherwise wait for its writer.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(BundleError::NotAFile { path: path.into() });
+    }
+    let mut json = Vec::new();
+    file.take(MAX_MESSAGE as u64 + 1)
+        .read_to_end(&mut json)
+        .map_err(failed)?;
+    if json.len() > MAX_MESSAGE {
+        return Err(BundleError::TooLong { path: path.into() });
+    }
+    Ok(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_config_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        assert!(matches!(
+            Bundle::load(directory.path()),
+            Err(BundleError::Read { .. })
+        ));
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(matches!(
+            Bundle::load(directory.path()),
+            Err(BundleError::NotAFile { .. })
+        ));
+        fs::remove_file(&path).unwrap();
+        fs::File::create(&path)
+            .unwrap()
+            .set_len(MAX_MESSAGE as u64 + 1)
+            .unwrap();
+        assert!(matches!(
+            Bundle::load(directory.path()),
+            Err(BundleError::TooLong { .. })
+        ));
+        assert!(matches!(
+            Bundle::load(&directory.path().join("none")),
+            Err(BundleError::Directory { .. })
+        ));
+    }
+}

@@ -1,0 +1,67 @@
+//! Every way in which a command can fail, and the exit status that each gives.
+
+use std::{io, path::PathBuf};
+
+use crate::{config, id::IdError, isolation, log, state};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Id(#[from] IdError),
+    #[error(transparent)]
+    Log(#[from] log::LogError),
+    #[error(transparent)]
+    Settings(#[from] config::ConfigError),
+    #[error(transparent)]
+    Bundle(#[from] config::bundle::BundleError),
+    #[error(transparent)]
+    State(#[from] state::StateError),
+    #[error(transparent)]
+    Isolation(#[from] isolation::IsolationError),
+    #[error(transparent)]
+    Vm(#[from] isolation::vm::VmError),
+    #[error("{flag} isn't supported yet{reason}")]
+    Flag {
+        flag: &'static str,
+        reason: &'static str,
+    },
+    #[error("{path} exists already; nacre spec doesn't overwrite it")]
+    SpecExists { path: PathBuf },
+    #[error("can't write {path}")]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't write to standard output")]
+    Output(#[source] io::Error),
+    #[error("container {id} is {status}; nacre delete --force ends it first")]
+    NotStopped { id: String, status: state::Status },
+    #[error("container {id} is {status}, so it can't be sent a signal")]
+    NotRunning { id: String, status: state::Status },
+    #[error(
+        "{0:?} isn't a signal that a container can be sent yet; KILL and those that nacre run \
+         passes on are"
+    )]
+    Signal(String),
+    #[error("can't signal container {id}")]
+    Kill {
+        id: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("container {id} didn't end within {seconds} s of being killed")]
+    StillRunning { id: String, seconds: u64 },
+}
+
+impl Error {
+    /// What the command exits with: 127 and 126 for a program that isn't there or can't be
+    /// executed, 128+n for a signal that ended the start, 1 for everything else.
+    pub(crate) fn exit_status(&self) -> u8 {
+        match self {
+            Self::Vm(error) => error.exit_status(),
+            _ => 1,
+        }
+    }
+}

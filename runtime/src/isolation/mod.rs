@@ -1,0 +1,98 @@
+//! What a container can be isolated by, and the choice of it.
+
+pub(crate) mod vm;
+
+use std::{ffi::OsStr, path::Path};
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// What a container is isolated by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Isolation {
+    /// A microVM of its own, with its own kernel
+    Vm,
+    /// The host kernel's namespaces and cgroups
+    Process,
+}
+
+/// Why an isolation can't be given.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum IsolationError {
+    #[error("isolation \"process\" isn't in this version of nacre yet, only \"vm\" is")]
+    NoProcess,
+}
+
+impl Isolation {
+    /// Its name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Vm => "vm",
+            Self::Process => "process",
+        }
+    }
+
+    /// The isolation of that name.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "vm" => Some(Self::Vm),
+            "process" => Some(Self::Process),
+            _ => None,
+        }
+    }
+
+    /// The isolation that a binary's name stands for, for callers that can choose no more
+    /// than a binary: `nacre-vm`, `nacre-process`.
+    pub(crate) fn from_binary(argv0: Option<&OsStr>) -> Option<Self> {
+        let name = Path::new(argv0?).file_name()?.to_str()?;
+        Self::from_name(name.strip_prefix("nacre-")?)
+    }
+
+    /// Chooses: the flag, else the annotation, else the binary's name, else the configuration
+    /// file, else a VM. What was chosen is what is given, or an error.
+    pub(crate) fn choose(
+        flag: Option<Self>,
+        annotation: Option<Self>,
+        binary: Option<Self>,
+        config: Option<Self>,
+    ) -> Self {
+        flag.or(annotation)
+            .or(binary)
+            .or(config)
+            .unwrap_or(Self::Vm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Isolation::*, *};
+
+    #[test]
+    fn the_nearest_choice_wins() {
+        assert_eq!(Isolation::choose(None, None, None, None), Vm);
+        for (nearest, others) in [(Vm, Process), (Process, Vm)] {
+            let (nearest, others) = (Some(nearest), Some(others));
+            for (flag, annotation, binary, config) in [
+                (nearest, others, others, others),
+                (None, nearest, others, others),
+                (None, None, nearest, others),
+                (None, None, None, nearest),
+            ] {
+                let chosen = Isolation::choose(flag, annotation, binary, config);
+                assert_eq!(Some(chosen), nearest);
+            }
+        }
+    }
+
+    #[test]
+    fn a_binarys_name_may_choose() {
+        let of = |name: &str| Isolation::from_binary(Some(OsStr::new(name)));
+        assert_eq!(of("/usr/bin/nacre-vm"), Some(Vm));
+        assert_eq!(of("nacre-process"), Some(Process));
+        for name in ["nacre", "nacre-", "nacre-x", "vm", "/nacre-vm/nacre", ""] {
+            assert_eq!(of(name), None, "{name}");
+        }
+        assert_eq!(Isolation::from_binary(None), None);
+    }
+}

@@ -1,0 +1,390 @@
+//! A container's `config.json` as its guest gets it: what names something of the host's is
+//! replaced by the guest's name for it, or refused.
+//!
+//! The root becomes `rootfs` of the share, the sources of bind mounts `mounts/N`. Namespaces
+//! are the guest's: where the configuration would share one with the host, the container
+//! shares it with nothing but the guest's agent, which is more isolation than was asked for.
+//! The network is the exception, as its absence can be told from its presence: a container
+//! that is to use the host's, or one that somebody made, is refused.
+
+use std::{
+    fs, io,
+    os::unix::fs::FileTypeExt,
+    path::{Path, PathBuf},
+};
+
+use nacre_agent::protocol::SHARE;
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
+
+use crate::{
+    config::{bundle::Bundle, size::parse_cpu_list},
+    id::Id,
+};
+
+/// What the guest is given of the host's files.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Shared {
+    /// The container's root.
+    pub(super) root: PathBuf,
+    /// Whether the container may not write to its root.
+    pub(super) root_is_read_only: bool,
+    /// The sources of its bind mounts: the Nth is `mounts/N`.
+    pub(super) binds: Vec<Source>,
+}
+
+/// The source of a bind mount.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) is_directory: bool,
+    /// With the mounts below it.
+    pub(super) recursive: bool,
+    pub(super) read_only: bool,
+}
+
+/// Why a configuration can't be given to a guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GuestSpecError {
+    #[error("root.path: {path}")]
+    Root {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("root.path: {0} is not a directory")]
+    RootIsNoDirectory(PathBuf),
+    #[error("root is missing")]
+    NoRoot,
+    #[error("mounts[{index}].source: {path}")]
+    Source {
+        index: usize,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("mounts[{0}].source is missing")]
+    NoSource(usize),
+    #[error("mounts[{index}].source: {path} is a {kind}, which a VM can't share with the host")]
+    SourceKind {
+        index: usize,
+        path: PathBuf,
+        kind: &'static str,
+    },
+    #[error("linux.namespaces: a VM can't join the {kind} namespace {path}")]
+    NamespacePath { kind: String, path: PathBuf },
+    #[error(
+        "linux.namespaces: there is no network namespace, and a VM can't use the host's network; \
+         add {{\"type\": \"network\"}}"
+    )]
+    HostNetwork,
+}
+
+/// Translates a bundle's configuration for a guest with that many vCPUs.
+pub(super) fn translate(
+    bundle: Bundle,
+    id: &Id,
+    vcpus: u32,
+) -> Result<(Spec, Shared), GuestSpecError> {
+    let Bundle {
+        directory,
+        mut spec,
+    } = bundle;
+    check_namespaces(&spec)?;
+
+    let guest = Path::new(SHARE);
+    let root = spec.root_mut().as_mut().ok_or(GuestSpecError::NoRoot)?;
+    let mut shared = Shared {
+        root: find_root(&directory.join(root.path()))?,
+        root_is_read_only: root.readonly().unwrap_or(false),
+        binds: Vec::new(),
+    };
+    root.set_path(guest.join("rootfs"));
+
+    for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
+        if let Some(source) = bind_source(&directory, index, mount)? {
+            let name = format!("mounts/{}", shared.binds.len());
+            mount.set_source(Some(guest.join(name)));
+            shared.binds.push(source);
+        }
+    }
+
+    if let Some(linux) = spec.linux_mut() {
+        // The path is for the host's hierarchy. The guest's holds this container only.
+        linux.set_cgroups_path(Some(Path::new("/").join(id.as_str())));
+        if let Some(resources) = linux.resources_mut() {
+            translate_cpuset(resources, vcpus);
+        }
+    }
+    Ok((spec, shared))
+}
+
+fn check_namespaces(spec: &Spec) -> Result<(), GuestSpecError> {
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_deref())
+        .unwrap_or_default();
+    for namespace in namespaces {
+        if let Some(path) = namespace.path()
+            && !path.as_os_str().is_empty()
+        {
+            return Err(GuestSpecError::NamespacePath {
+                kind: namespace.typ().to_string(),
+                path: path.clone(),
+            });
+        }
+    }
+    if !namespaces
+        .iter()
+        .any(|n| n.typ() == LinuxNamespaceType::Network)
+    {
+        return Err(GuestSpecError::HostNetwork);
+    }
+    Ok(())
+}
+
+fn find_root(path: &Path) -> Result<PathBuf, GuestSpecError> {
+    let root = fs::canonicalize(path).map_err(|source| GuestSpecError::Root {
+        path: path.into(),
+        source,
+    })?;
+    if !root.is_dir() {
+        return Err(GuestSpecError::RootIsNoDirectory(root));
+    }
+    Ok(root)
+}
+
+/// The source of a bind mount; `None` for a mount of another kind.
+fn bind_source(
+    directory: &Path,
+    index: usize,
+    mount: &Mount,
+) -> Result<Option<Source>, GuestSpecError> {
+    let options: Vec<&str> = mount
+        .options()
+        .iter()
+        .flatten()
+        .flat_map(|option| option.split(','))
+        .collect();
+    let has = |names: &[&str]| options.iter().any(|option| names.contains(option));
+    if mount.typ().as_deref() != Some("bind") && !has(&["bind", "rbind"]) {
+        return Ok(None);
+    }
+    let source = mount
+        .source()
+        .as_ref()
+        .ok_or(GuestSpecError::NoSource(index))?;
+    let failed = |source: io::Error, path: &Path| GuestSpecError::Source {
+        index,
+        path: path.into(),
+        source,
+    };
+    let path = directory.join(source);
+    let path = fs::canonicalize(&path).map_err(|e| failed(e, &path))?;
+    let kind = fs::metadata(&path)
+        .map_err(|e| failed(e, &path))?
+        .file_type();
+    if !kind.is_dir() && !kind.is_file() {
+        let kind = if kind.is_socket() {
+            "socket"
+        } else if kind.is_fifo() {
+            "FIFO"
+        } else {
+            "device"
+        };
+        return Err(GuestSpecError::SourceKind { index, path, kind });
+    }
+    let last = |names: [&str; 2]| options.iter().rev().find(|o| names.contains(o)).copied();
+    Ok(Some(Source {
+        path,
+        is_directory: kind.is_dir(),
+        recursive: last(["bind", "rbind"]) == Some("rbind"),
+        read_only: last(["ro", "rw"]) == Some("ro") || last(["rro", "rrw"]) == Some("rro"),
+    }))
+}
+
+/// The guest's CPUs are numbered from 0 and as many as the container may use. A cpuset that
+/// the guest has is kept; one that names other CPUs of the host becomes as many of the
+/// guest's. The guest has a single memory node.
+fn translate_cpuset(resources: &mut LinuxResources, vcpus: u32) {
+    let Some(mut cpu) = resources.cpu().clone() else {
+        return;
+    };
+    if let Some(ranges) = cpu.cpus().as_deref().and_then(parse_cpu_list)
+        && ranges.iter().any(|(_, last)| *last >= vcpus)
+    {
+        let named = ranges
+            .iter()
+            .map(|(first, last)| u64::from(last - first) + 1)
+            .fold(0, u64::saturating_add);
+        let last = named.min(u64::from(vcpus)).saturating_sub(1);
+        cpu.set_cpus(Some(format!("0-{last}")));
+    }
+    if cpu.mems().is_some() {
+        cpu.set_mems(Some("0".into()));
+    }
+    resources.set_cpu(Some(cpu));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    struct Scene {
+        directory: tempfile::TempDir,
+        config: Value,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            fs::create_dir(directory.path().join("rootfs")).unwrap();
+            fs::write(directory.path().join("file"), "").unwrap();
+            let config = json!({
+                "ociVersion": "1.0.2",
+                "root": {"path": "rootfs"},
+                "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+                "linux": {"namespaces": [{"type": "network"}, {"type": "pid"}]},
+            });
+            Self { directory, config }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            fs::canonicalize(self.directory.path()).unwrap().join(name)
+        }
+
+        fn translate(&self, vcpus: u32) -> Result<(Spec, Shared), GuestSpecError> {
+            let bundle = Bundle {
+                directory: self.directory.path().into(),
+                spec: serde_json::from_value(self.config.clone()).unwrap(),
+            };
+            translate(bundle, &Id::new("a").unwrap(), vcpus)
+        }
+
+        fn refusal(&self) -> String {
+            self.translate(1).unwrap_err().to_string()
+        }
+    }
+
+    #[test]
+    fn host_paths_become_guest_paths() {
+        let mut scene = Scene::new();
+        scene.config["root"]["readonly"] = json!(true);
+        scene.config["linux"]["cgroupsPath"] = json!("machine.slice:libpod:x");
+        scene.config["mounts"] = json!([
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/d", "type": "bind", "source": scene.path("rootfs"),
+             "options": ["rbind", "ro"]},
+            {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"},
+            {"destination": "/f", "type": "none", "source": "file", "options": ["bind,rw"]},
+        ]);
+        let (spec, shared) = scene.translate(1).unwrap();
+        assert_eq!(
+            shared,
+            Shared {
+                root: scene.path("rootfs"),
+                root_is_read_only: true,
+                binds: vec![
+                    Source {
+                        path: scene.path("rootfs"),
+                        is_directory: true,
+                        recursive: true,
+                        read_only: true,
+                    },
+                    Source {
+                        path: scene.path("file"),
+                        is_directory: false,
+                        recursive: false,
+                        read_only: false,
+                    },
+                ],
+            }
+        );
+        let spec = serde_json::to_value(spec).unwrap();
+        assert_eq!(spec["root"]["path"], "/run/nacre/share/rootfs");
+        let sources: Vec<&Value> = spec["mounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|mount| &mount["source"])
+            .collect();
+        assert_eq!(
+            sources,
+            [
+                "proc",
+                "/run/nacre/share/mounts/0",
+                "tmpfs",
+                "/run/nacre/share/mounts/1"
+            ]
+        );
+        assert_eq!(spec["linux"]["cgroupsPath"], "/a");
+    }
+
+    #[test]
+    fn what_is_no_root_is_refused() {
+        let mut scene = Scene::new();
+        scene.config["root"]["path"] = json!("none");
+        assert!(scene.refusal().starts_with("root.path: "));
+        scene.config["root"]["path"] = json!("file");
+        assert!(scene.refusal().ends_with("is not a directory"));
+        scene.config.as_object_mut().unwrap().remove("root");
+        assert_eq!(scene.refusal(), "root is missing");
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_shared_is_refused_by_name() {
+        let mut scene = Scene::new();
+        let _socket = UnixListener::bind(scene.path("socket")).unwrap();
+        nix::unistd::mkfifo(&scene.path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for (source, message) in [
+            ("none", "mounts[0].source: "),
+            ("socket", "is a socket, which"),
+            ("fifo", "is a FIFO, which"),
+            ("/dev/null", "/dev/null is a device, which"),
+        ] {
+            scene.config["mounts"] =
+                json!([{"destination": "/m", "type": "bind", "source": source}]);
+            assert!(scene.refusal().contains(message), "{}", scene.refusal());
+        }
+        scene.config["mounts"] = json!([{"destination": "/m", "type": "bind"}]);
+        assert_eq!(scene.refusal(), "mounts[0].source is missing");
+    }
+
+    #[test]
+    fn what_would_need_the_hosts_kernel_is_refused_by_name() {
+        let mut scene = Scene::new();
+        scene.config["linux"]["namespaces"] = json!([{"type": "network", "path": "/run/netns/x"}]);
+        assert_eq!(
+            scene.refusal(),
+            "linux.namespaces: a VM can't join the net namespace /run/netns/x"
+        );
+        scene.config["linux"]["namespaces"] = json!([{"type": "pid"}]);
+        assert!(scene.refusal().contains("host's network"));
+    }
+
+    #[test]
+    fn a_cpuset_names_cpus_that_the_guest_has() {
+        for (cpus, vcpus, expected) in [
+            ("0-1", 2, "0-1"),
+            ("1", 2, "1"),
+            ("2-3", 2, "0-1"),
+            ("7", 1, "0-0"),
+            ("0-63", 4, "0-3"),
+            ("2,6", 4, "0-1"),
+        ] {
+            let mut scene = Scene::new();
+            scene.config["linux"]["resources"] = json!({"cpu": {"cpus": cpus, "mems": "1"}});
+            let (spec, _) = scene.translate(vcpus).unwrap();
+            let spec = serde_json::to_value(spec).unwrap();
+            let cpu = &spec["linux"]["resources"]["cpu"];
+            assert_eq!(
+                (&cpu["cpus"], &cpu["mems"]),
+                (&json!(expected), &json!("0"))
+            );
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Isolation by a microVM: a container's plan, the sandbox process that carries it out, and
+//! `nacre run`, which waits for that.
+
+mod caller;
+mod control;
+mod guest_spec;
+mod initramfs;
+mod sandbox;
+mod session;
+mod share;
+mod signals;
+mod streams;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    fs::{File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nacre_vmm::{KvmError, kvm};
+use oci_spec::runtime::Spec;
+
+use crate::{
+    config::{
+        Vm,
+        annotations::Annotations,
+        bundle::Bundle,
+        size::{Host, Size, SizeError},
+    },
+    id::Id,
+    state::{StateError, Store},
+};
+
+use guest_spec::{GuestSpecError, Shared};
+use session::SessionError;
+use share::ShareError;
+
+pub(crate) use signals::FORWARDED;
+
+/// How a container is to be run, besides what its bundle says.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Return once the workload runs.
+    pub(crate) detach: bool,
+    /// Keep the state after the container's end.
+    pub(crate) keep: bool,
+    /// Where to write the sandbox process's pid.
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Have the guest kernel log what it does.
+    pub(crate) debug: bool,
+}
+
+/// All that the sandbox process needs: checked, opened, and nothing of it created yet.
+struct Plan {
+    id: Id,
+    options: Options,
+    size: Size,
+    boot_timeout: Duration,
+    kernel: File,
+    agent: File,
+    console_log: Option<File>,
+    /// The guest's.
+    spec: Spec,
+    shared: Shared,
+    bundle: PathBuf,
+    annotations: HashMap<String, String>,
+}
+
+/// Why a container can't be run in a VM.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VmError {
+    #[error("{}; {}", .0, remedy(.0))]
+    Kvm(KvmError),
+    #[error("can't open the {what} {path}: {source}; {remedy}")]
+    Component {
+        what: &'static str,
+        path: PathBuf,
+        remedy: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    #[error(transparent)]
+    GuestSpec(#[from] GuestSpecError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Share(#[from] ShareError),
+    #[error("can't make the VM")]
+    Make(#[source] nacre_vmm::Error),
+    #[error("the VM failed: {0}{console}", console = Console(.0.console_tail().unwrap_or_default()))]
+    Failed(nacre_vmm::Error),
+    #[error("{error}{}", Console(.console))]
+    Session {
+        error: SessionError,
+        /// The last lines of the guest's console, where they may say why.
+        console: String,
+    },
+    #[error("{what}")]
+    Host {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't write the pid file {path}")]
+    PidFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the sandbox process was killed by {0}")]
+    Killed(nix::sys::signal::Signal),
+}
+
+impl VmError {
+    /// What the command exits with.
+    pub(crate) fn exit_status(&self) -> u8 {
+        match self {
+            Self::Session { error, .. } => match error {
+                // 0 would mean that the workload had run and succeeded.
+                SessionError::Refused(failure) => failure.status.max(1),
+                SessionError::Interrupted(signal) => 128 + *signal as u8,
+                _ => 1,
+            },
+            Self::Killed(signal) => 128 + *signal as u8,
+            _ => 1,
+        }
+    }
+
+    fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Host { what, source }
+    }
+}
+
+impl From<SessionError> for VmError {
+    fn from(error: SessionError) -> Self {
+        Self::Session {
+            error,
+            console: String::new(),
+        }
+    }
+}
+
+/// The last lines of a guest's console at the end of an error, if there are any.
+struct Console<'a>(&'a str);
+
+/// How much of a console an error quotes.
+const CONSOLE_LINES: usize = 8;
+
+impl fmt::Display for Console<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<&str> = self.0.lines().filter(|l| !l.trim().is_empty()).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+        write!(f, "; the guest's console ends with: {}", last.join(" | "))
+    }
+}
+
+/// What makes KVM usable.
+pub(crate) fn remedy(error: &KvmError) -> &'static str {
+    match error {
+        KvmError::Missing(_) => {
+            "turn on virtualization in the firmware, or nested virtualization if this is a VM, \
+             and load the module kvm-intel or kvm-amd"
+        }
+        KvmError::Permission(_) => "run nacre as root, or as a member of /dev/kvm's group",
+        _ => "use a host whose processor offers VT-x or AMD-V",
+    }
+}
+
+/// What the host has for VMs.
+pub(crate) fn host() -> io::Result<Host> {
+    let cpus = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
+    let cpus = (0..nix::sched::CpuSet::count())
+        .filter(|cpu| cpus.is_set(*cpu).unwrap_or(false))
+        .count();
+    // SAFETY: sysinfo is plain old data, for which zeroes are valid, and the call fills it in.
+    let info = unsafe {
+        let mut info: libc::sysinfo = std::mem::zeroed();
+        if libc::sysinfo(&mut info) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        info
+    };
+    Ok(Host {
+        cpus: u32::try_from(cpus).unwrap_or(1).max(1),
+        max_vcpus: nacre_vmm::MAX_VCPUS.into(),
+        memory: info.totalram.saturating_mul(info.mem_unit.into()),
+    })
+}
+
+/// Runs a container in a VM; returns its workload's exit status, or 0 if it was detached.
+pub(crate) fn run(
+    store: &Store,
+    id: Id,
+    bundle: Bundle,
+    annotations: &Annotations,
+    config: &Vm,
+    options: Options,
+) -> Result<u8, VmError> {
+    let plan = Plan::new(id, bundle, annotations, config, options)?;
+    kvm::check().map_err(VmError::Kvm)?;
+    caller::run(store, plan)
+}
+
+impl Plan {
+    fn new(
+        id: Id,
+        bundle: Bundle,
+        annotations: &Annotations,
+        config: &Vm,
+        options: Options,
+    ) -> Result<Self, VmError> {
+        let host = host().map_err(VmError::host("can't ask how large the host is"))?;
+        let resources = bundle
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|linux| linux.resources().as_ref());
+        let size = Size::choose(annotations, resources, config, host)?;
+        let directory = bundle.directory.clone();
+        let all_annotations = bundle.spec.annotations().clone().unwrap_or_default();
+        let (spec, shared) = guest_spec::translate(bundle, &id, size.cpus)?;
+        let kernel = open_component(
+            "guest kernel",
+            &config.kernel(),
+            "guest-kernel-config/build makes one, and vm.kernel in the configuration file says \
+             where it is",
+        )?;
+        let agent = open_component(
+            "agent",
+            &config.agent(),
+            "it is built with nacre, and vm.agent in the configuration file says where it is",
+        )?;
+        let console_log = match &config.console_log {
+            Some(path) => Some(open_console_log(path)?),
+            None => None,
+        };
+        Ok(Self {
+            id,
+            options,
+            size,
+            boot_timeout: config.boot_timeout(),
+            kernel,
+            agent,
+            console_log,
+            spec,
+            shared,
+            bundle: directory,
+            annotations: all_annotations,
+        })
+    }
+}
+
+/// Opens a file that every VM needs.
+fn open_component(what: &'static str, path: &Path, remedy: &'static str) -> Result<File, VmError> {
+    File::open(path)
+        .and_then(|file| match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::other("not a file")),
+        })
+        .map_err(|source| VmError::Component {
+            what,
+            path: path.into(),
+            remedy,
+            source,
+        })
+}
+
+fn open_console_log(path: &Path) -> Result<File, VmError> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .map_err(|source| VmError::Component {
+            what: "console log",
+            path: path.into(),
+            remedy: "vm.console-log in the configuration file says where it is",
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_ends_with_the_consoles_last_lines() {
+        let console = (0..20).map(|i| format!("line {i}\n\n")).collect::<String>();
+        let error = VmError::Session {
+            error: SessionError::NoHello(Duration::from_secs(3)),
+            console,
+        };
+        assert_eq!(
+            error.to_string(),
+            "the guest didn't say hello within 3 s; the guest's console ends with: line 12 | \
+             line 13 | line 14 | line 15 | line 16 | line 17 | line 18 | line 19"
+        );
+    }
+
+    #[test]
+    fn a_refusal_never_exits_with_success() {
+        let refused = |status| {
+            let failure = nacre_agent::protocol::Failure {
+                message: String::new(),
+                status,
+            };
+            VmError::from(SessionError::Refused(failure)).exit_status()
+        };
+        assert_eq!((refused(127), refused(126), refused(0)), (127, 126, 1));
+    }
+
+    #[test]
+    fn the_host_has_something() {
+        let host = host().unwrap();
+        assert!(host.cpus >= 1 && host.memory > 64 << 20);
+    }
+}

@@ -1,0 +1,221 @@
+//! The sandbox process: monitor and shim in one. It boots the container's microVM, relays the
+//! standard streams that it inherited, and exits with the workload's exit status.
+
+use std::{fs, io::Write, os::unix::net::UnixStream, path::Path, time::SystemTime};
+
+use nacre_agent::protocol::{CONTROL_PORT, Create, SHARE_TAG};
+use nacre_vmm::{
+    RunningVm, Vm, VmConfig,
+    devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
+};
+
+use crate::{
+    isolation::Isolation,
+    log,
+    state::{Folder, Progress, Record},
+};
+
+use super::{
+    Plan, VmError,
+    control::Control,
+    initramfs,
+    session::{Exited, Session, SessionError},
+    share::Share,
+    signals::Signals,
+    streams::Relays,
+};
+
+/// The guest's vsock context id. Each VM has a vsock of its own, so it needn't be unique.
+const GUEST_CID: u64 = 3;
+
+/// The kernel's command line: the agent is the initramfs's `/init`. A panic resets the machine
+/// at once, through the keyboard controller, which is how the monitor learns of it.
+const CMDLINE: &str = "console=ttyS0 panic=-1 reboot=k random.trust_cpu=on";
+
+/// Runs the container. Errors have been reported when this returns; what it returns is the
+/// process's exit status.
+pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixStream) -> u8 {
+    let keep = plan.options.keep;
+    let mut sandbox = Sandbox {
+        folder,
+        signals,
+        caller,
+        share: None,
+        started: false,
+    };
+    let outcome = sandbox.run(plan);
+    let keep = keep && sandbox.started;
+    let cleaned = sandbox.clean_up(keep);
+    for error in [outcome.as_ref().err(), cleaned.as_ref().err()] {
+        match error {
+            // Whoever would read it is gone.
+            None
+            | Some(VmError::Session {
+                error: SessionError::CallerGone,
+                ..
+            }) => {}
+            Some(error) => log::report(error),
+        }
+    }
+    outcome.unwrap_or_else(|error| error.exit_status())
+}
+
+struct Sandbox<'a> {
+    folder: Folder,
+    signals: &'a Signals,
+    caller: UnixStream,
+    share: Option<Share>,
+    started: bool,
+}
+
+impl Sandbox<'_> {
+    fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
+        let mut record = record(&plan);
+        self.folder.write(&record)?;
+        let share = Share::assemble(self.folder.share()?, &plan.shared)?;
+        let share = self.share.insert(share);
+
+        let (vsock, ports) =
+            Vsock::new(GUEST_CID).map_err(VmError::host("can't make a vsock device"))?;
+        let control = ports
+            .expect(CONTROL_PORT)
+            .and_then(Control::new)
+            .map_err(VmError::host("can't make the control connection"))?;
+        let (relays, streams) = Relays::new(&ports).map_err(VmError::host(
+            "can't make the standard streams' connections",
+        ))?;
+        let files = Fs::new(SHARE_TAG, share.path())
+            .map_err(VmError::host("can't make the file system device"))?;
+        let machine = Vm::new(VmConfig {
+            vcpus: plan.size.cpus as u8,
+            memory: plan.size.memory,
+            kernel: plan.kernel,
+            initramfs: initramfs::build(plan.agent)
+                .map_err(VmError::host("can't read the agent"))?,
+            cmdline: cmdline(plan.options.debug),
+            console_log: plan.console_log,
+            devices: vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())],
+        })
+        .map_err(VmError::Make)?
+        .start()
+        .map_err(VmError::Make)?;
+
+        let mut session = Session::new(
+            &machine,
+            control,
+            self.signals,
+            Some(&self.caller),
+            plan.id.as_str(),
+        );
+        let converse = || -> Result<Exited, VmError> {
+            let timeout = plan.boot_timeout;
+            let hello = session.hello(timeout)?;
+            let create = Create {
+                id: plan.id.to_string(),
+                spec: plan.spec,
+                streams,
+            };
+            session.create(create, timeout)?;
+            share.seal_root()?;
+            let output = relays
+                .start()
+                .map_err(VmError::host("can't start a stream's thread"))?;
+            if let Some(path) = &plan.options.pid_file {
+                write_pid_file(path)?;
+            }
+            record.guest_kernel = Some(hello.kernel);
+            record.progress = Progress::Started;
+            let started = self
+                .folder
+                .write(&record)
+                .map_err(VmError::from)
+                .and_then(|()| Ok(session.start(timeout)?));
+            if let (Err(_), Some(path)) = (&started, &plan.options.pid_file) {
+                let _ = fs::remove_file(path);
+            }
+            started?;
+            self.started = true;
+            let _ = (&self.caller).write_all(b"s");
+            if plan.options.detach {
+                session.forget_caller();
+            }
+            let exited = session.wait()?;
+            session.drain(&output)?;
+            session.power_off()?;
+            Ok(exited)
+        };
+        let outcome = converse();
+        let exited = end(machine, outcome)?;
+        if exited.oom_killed {
+            tracing::warn!(
+                "container {}: its memory limit killed a process of it",
+                plan.id
+            );
+        }
+        Ok(exited.status)
+    }
+
+    /// Leaves nothing behind but what is to be kept.
+    fn clean_up(self, keep: bool) -> Result<(), VmError> {
+        if let Some(share) = self.share {
+            share.unmount()?;
+        }
+        if !keep {
+            self.folder.remove()?;
+        }
+        Ok(())
+    }
+}
+
+fn cmdline(debug: bool) -> String {
+    match debug {
+        true => CMDLINE.into(),
+        false => format!("{CMDLINE} quiet"),
+    }
+}
+
+fn record(plan: &Plan) -> Record {
+    Record {
+        oci_version: plan.spec.version().clone(),
+        id: plan.id.to_string(),
+        pid: std::process::id() as i32,
+        bundle: plan.bundle.clone(),
+        rootfs: plan.shared.root.clone(),
+        created: log::rfc3339(SystemTime::now()),
+        annotations: plan.annotations.clone(),
+        isolation: Isolation::Vm,
+        guest_kernel: None,
+        progress: Progress::Creating,
+        keep: plan.options.keep,
+    }
+}
+
+/// Writes this process's pid, which stands for the container's.
+fn write_pid_file(path: &Path) -> Result<(), VmError> {
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    fs::write(&new, std::process::id().to_string())
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|source| {
+            let _ = fs::remove_file(&new);
+            VmError::PidFile {
+                path: path.into(),
+                source,
+            }
+        })
+}
+
+/// Ends the machine. What the machine says of its end explains what went wrong before.
+fn end(machine: RunningVm, outcome: Result<Exited, VmError>) -> Result<Exited, VmError> {
+    let console = machine.console_tail();
+    let end = machine.wait();
+    match (outcome, end) {
+        (Err(VmError::Session { error, .. }), Err(failure)) if error.is_the_guests() => {
+            Err(VmError::Failed(failure))
+        }
+        (Err(VmError::Session { error, .. }), _) if error.is_the_guests() => {
+            Err(VmError::Session { error, console })
+        }
+        (outcome, _) => outcome,
+    }
+}

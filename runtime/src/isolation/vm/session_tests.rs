@@ -1,0 +1,340 @@
+use std::{io::Write, net::Shutdown, thread};
+
+use nacre_agent::protocol::{self, Streams};
+
+use super::*;
+
+const SOON: Duration = Duration::from_millis(50);
+const LATE: Duration = Duration::from_secs(20);
+
+/// A machine that ends when its other half is dropped.
+struct FakeMachine(UnixStream);
+
+impl Machine for FakeMachine {
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The other ends, open until the host is through unless the test drops them.
+struct Other {
+    guest: UnixStream,
+    machine: Option<UnixStream>,
+    caller: Option<UnixStream>,
+}
+
+/// Plays `guest` against `host`.
+fn play<T: Send + 'static>(
+    guest: impl FnOnce(&mut Other) -> T + Send + 'static,
+    host: impl FnOnce(&mut Session<'_, FakeMachine>),
+) -> T {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (machine, its_end) = UnixStream::pair().unwrap();
+    let (caller, callers_end) = UnixStream::pair().unwrap();
+    let machine = FakeMachine(machine);
+    let signals = Signals::block().unwrap();
+    let control = Control::new(ours).unwrap();
+    let mut other = Other {
+        guest: theirs,
+        machine: Some(its_end),
+        caller: Some(callers_end),
+    };
+    let guest = thread::spawn(move || (guest(&mut other), other));
+    host(&mut Session::new(
+        &machine,
+        control,
+        &signals,
+        Some(&caller),
+        "a",
+    ));
+    guest.join().unwrap().0
+}
+
+fn hello(version: u32) -> Hello {
+    Hello {
+        version,
+        kernel: "6.12".into(),
+    }
+}
+
+fn reply(guest: &mut UnixStream, result: Result<(), Failure>) {
+    protocol::send(guest, &Event::Reply { result }).unwrap();
+}
+
+fn request(guest: &mut UnixStream) -> Request {
+    protocol::receive(guest).unwrap().unwrap()
+}
+
+fn exited(id: &str, status: u8) -> Event {
+    Event::Exited {
+        id: id.into(),
+        status,
+        oom_killed: false,
+    }
+}
+
+fn create() -> Create {
+    Create {
+        id: "a".into(),
+        spec: Default::default(),
+        streams: Streams {
+            stdin: None,
+            stdout: None,
+            stderr: None,
+        },
+    }
+}
+
+/// Raises a signal for this thread, in which it is blocked.
+fn raise(signal: Signal) {
+    // SAFETY: pthread_self is this very thread.
+    let sent = unsafe { libc::pthread_kill(libc::pthread_self(), signal as i32) };
+    assert_eq!(sent, 0);
+}
+
+#[test]
+fn a_container_runs_from_hello_to_power_off() {
+    let told = play(
+        |other| {
+            let guest = &mut other.guest;
+            protocol::send(guest, &hello(VERSION)).unwrap();
+            assert!(matches!(request(guest), Request::Create(c) if c.id == "a"));
+            reply(guest, Ok(()));
+            assert!(matches!(request(guest), Request::Start { id } if id == "a"));
+            reply(guest, Ok(()));
+            let Request::Signal { signal, .. } = request(guest) else {
+                panic!()
+            };
+            reply(guest, Ok(()));
+            protocol::send(guest, &exited("a", 7)).unwrap();
+            assert!(matches!(request(guest), Request::PowerOff));
+            drop(other.machine.take());
+            signal
+        },
+        |session| {
+            assert_eq!(session.hello(LATE).unwrap().kernel, "6.12");
+            session.create(create(), LATE).unwrap();
+            session.start(LATE).unwrap();
+            raise(Signal::SIGUSR1);
+            assert_eq!(session.wait().unwrap().status, 7);
+            session.power_off().unwrap();
+        },
+    );
+    assert_eq!(told, libc::SIGUSR1);
+}
+
+#[test]
+fn an_end_right_after_the_start_is_seen() {
+    play(
+        |other| {
+            let guest = &mut other.guest;
+            request(guest);
+            let mut wire = Vec::new();
+            protocol::send(&mut wire, &Event::Reply { result: Ok(()) }).unwrap();
+            protocol::send(&mut wire, &exited("a", 1)).unwrap();
+            guest.write_all(&wire).unwrap();
+        },
+        |session| {
+            session.start(LATE).unwrap();
+            assert_eq!(session.wait().unwrap().status, 1);
+        },
+    );
+}
+
+#[test]
+fn a_silent_guest_is_waited_for_until_the_deadline() {
+    play(
+        |_| (),
+        |session| {
+            let error = session.hello(SOON).unwrap_err();
+            assert!(matches!(error, SessionError::NoHello(_)), "{error}");
+        },
+    );
+}
+
+#[test]
+fn half_a_message_is_waited_for_until_the_deadline() {
+    play(
+        |other| {
+            other.guest.write_all(&[200, 0, 0, 0, b'{']).unwrap();
+        },
+        |session| {
+            let error = session.hello(SOON).unwrap_err();
+            assert!(matches!(error, SessionError::NoHello(_)), "{error}");
+        },
+    );
+}
+
+#[test]
+fn a_guest_that_never_answers_is_waited_for_until_the_deadline() {
+    play(
+        |other| {
+            request(&mut other.guest);
+        },
+        |session| {
+            let error = session.create(create(), SOON).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "the guest didn't create the container within 0.05 s"
+            );
+        },
+    );
+}
+
+#[test]
+fn another_version_is_refused() {
+    play(
+        |other| protocol::send(&mut other.guest, &hello(VERSION + 1)).unwrap(),
+        |session| {
+            let error = session.hello(LATE).unwrap_err();
+            assert!(matches!(error, SessionError::Version { theirs } if theirs == VERSION + 1));
+        },
+    );
+}
+
+#[test]
+fn what_is_no_message_is_refused() {
+    for bytes in [&[0xff; 8][..], &[2, 0, 0, 0, b'h', b'i']] {
+        let bytes = bytes.to_vec();
+        play(
+            move |other| {
+                other.guest.write_all(&bytes).unwrap();
+            },
+            |session| {
+                let error = session.hello(LATE).unwrap_err();
+                assert!(matches!(error, SessionError::Control(_)), "{error}");
+            },
+        );
+    }
+}
+
+#[test]
+fn what_nobody_asked_for_is_refused() {
+    for event in [Event::Reply { result: Ok(()) }, exited("b", 0)] {
+        play(
+            move |other| {
+                protocol::send(&mut other.guest, &event).unwrap();
+            },
+            |session| {
+                let error = session.wait().unwrap_err();
+                assert!(matches!(error, SessionError::Unasked), "{error}");
+            },
+        );
+    }
+}
+
+#[test]
+fn what_the_engine_refuses_keeps_its_words_and_status() {
+    let failure = Failure {
+        message: "exec: \"x\": executable file not found in $PATH".into(),
+        status: 127,
+    };
+    let told = failure.clone();
+    play(
+        move |other| {
+            request(&mut other.guest);
+            reply(&mut other.guest, Err(told));
+        },
+        |session| {
+            let error = session.create(create(), LATE).unwrap_err();
+            assert!(matches!(error, SessionError::Refused(f) if f == failure));
+        },
+    );
+}
+
+#[test]
+fn the_machines_end_is_noticed_in_every_state() {
+    // The agent's connection stays open, and silent.
+    let end = |other: &mut Other| drop(other.machine.take());
+    play(end, |session| {
+        let error = session.hello(LATE).unwrap_err();
+        assert!(matches!(error, SessionError::MachineEnded(_)), "{error}");
+    });
+    play(end, |session| {
+        let error = session.wait().unwrap_err();
+        assert!(matches!(error, SessionError::MachineEnded(_)), "{error}");
+    });
+    // Its connection ends as well, and may be seen to end first.
+    let hang_up_and_end = |other: &mut Other| {
+        other.guest.shutdown(Shutdown::Both).unwrap();
+        thread::sleep(SOON);
+        drop(other.machine.take());
+    };
+    play(hang_up_and_end, |session| {
+        let error = session.wait().unwrap_err();
+        assert!(matches!(error, SessionError::MachineEnded(_)), "{error}");
+    });
+}
+
+#[test]
+fn an_agent_that_hangs_up_ends_the_session() {
+    play(
+        |other| {
+            other.guest.shutdown(Shutdown::Write).unwrap();
+        },
+        |session| {
+            let error = session.wait().unwrap_err();
+            assert!(
+                matches!(error, SessionError::Control(ControlError::Closed)),
+                "{error}"
+            );
+        },
+    );
+}
+
+#[test]
+fn the_callers_end_ends_the_session() {
+    play(
+        |other| {
+            drop(other.caller.take());
+        },
+        |session| {
+            let error = session.wait().unwrap_err();
+            assert!(matches!(error, SessionError::CallerGone), "{error}");
+        },
+    );
+}
+
+#[test]
+fn a_signal_before_the_start_ends_it_or_waits_for_the_workload() {
+    play(
+        |_| (),
+        |session| {
+            raise(Signal::SIGTERM);
+            let error = session.hello(LATE).unwrap_err();
+            assert!(matches!(error, SessionError::Interrupted(Signal::SIGTERM)));
+        },
+    );
+    let told = play(
+        |other| {
+            let guest = &mut other.guest;
+            protocol::send(guest, &hello(VERSION)).unwrap();
+            request(guest);
+            reply(guest, Ok(()));
+            let Request::Signal { signal, .. } = request(guest) else {
+                panic!()
+            };
+            protocol::send(guest, &exited("a", 0)).unwrap();
+            signal
+        },
+        |session| {
+            raise(Signal::SIGWINCH);
+            session.hello(LATE).unwrap();
+            session.start(LATE).unwrap();
+            session.wait().unwrap();
+        },
+    );
+    assert_eq!(told, libc::SIGWINCH);
+}
+
+#[test]
+fn output_is_waited_for_until_it_has_been_taken() {
+    let (done, working) = UnixStream::pair().unwrap();
+    play(
+        move |_| {
+            thread::sleep(SOON);
+            drop(working);
+        },
+        |session| session.drain(&done).unwrap(),
+    );
+}

@@ -1,0 +1,312 @@
+//! A container's folder, and the lock on it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use crate::id::Id;
+
+use super::{Record, StateError};
+
+const RECORD: &str = "state.json";
+const NEW_RECORD: &str = "state.json.new";
+const SHARE: &str = "share";
+
+/// How often a lock is tried for, and how long after one another: a command that looks at a
+/// container holds its lock for an instant.
+const ATTEMPTS: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// A container's folder, locked for as long as this process or one that it forked since holds
+/// this.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    /// The folder itself, with the lock (`flock`) that its open file description carries.
+    _lock: File,
+}
+
+impl Folder {
+    pub(super) fn claim(root: &Path, id: &Id) -> Result<Self, StateError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(failed("can't create the state directory", root))?;
+        let path = root.join(id.as_str());
+        for _ in 0..ATTEMPTS {
+            let created = match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => true,
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(e) => return Err(failed("can't create", &path)(e)),
+            };
+            match lock(&path)? {
+                Lock::Held(lock) => {
+                    let folder = Self { path, _lock: lock };
+                    if !created {
+                        // Left by a container that has ended.
+                        if read_record(&folder.path)?.is_some_and(|record| record.keep) {
+                            return Err(StateError::InUse(id.clone()));
+                        }
+                        folder.clear()?;
+                    }
+                    return Ok(folder);
+                }
+                Lock::Busy => std::thread::sleep(PAUSE),
+                // Its owner removed it just now.
+                Lock::Gone => {}
+            }
+        }
+        Err(StateError::InUse(id.clone()))
+    }
+
+    pub(super) fn open(root: &Path, id: &Id) -> Result<Option<Self>, StateError> {
+        let path = root.join(id.as_str());
+        for _ in 0..ATTEMPTS {
+            match lock(&path)? {
+                Lock::Held(lock) => return Ok(Some(Self { path, _lock: lock })),
+                Lock::Busy => std::thread::sleep(PAUSE),
+                Lock::Gone => return Err(StateError::NoContainer(id.clone())),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The empty directory in the folder that the sandbox process mounts the guest's share
+    /// on, in a mount namespace of its own.
+    pub(crate) fn share(&self) -> Result<PathBuf, StateError> {
+        let path = self.path.join(SHARE);
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                Err(failed("can't create", &path)(e))
+            }
+            _ => Ok(path),
+        }
+    }
+
+    /// Writes the record, in place of what there was.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), StateError> {
+        let new = self.path.join(NEW_RECORD);
+        let json = serde_json::to_vec(record).map_err(|source| StateError::Record {
+            path: new.clone(),
+            source,
+        })?;
+        let write = || -> io::Result<()> {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&new)?;
+            file.write_all(&json)?;
+            file.sync_all()?;
+            fs::rename(&new, self.path.join(RECORD))
+        };
+        write().map_err(failed("can't write", &new))
+    }
+
+    /// Removes the folder. Only what nacre puts there is removed, by name: the sandbox
+    /// process has the container's root file system mounted below this path.
+    pub(crate) fn remove(self) -> Result<(), StateError> {
+        self.clear()?;
+        match fs::remove_dir(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(failed("can't remove", &self.path)(e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn clear(&self) -> Result<(), StateError> {
+        for name in [NEW_RECORD, RECORD] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("can't remove", &path)(e));
+                }
+                _ => {}
+            }
+        }
+        let share = self.path.join(SHARE);
+        match fs::remove_dir(&share) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("can't remove", &share)(e)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a container's folder is locked, that is, whether its sandbox process lives.
+pub(super) fn is_locked(root: &Path, id: &Id) -> Result<bool, StateError> {
+    let path = root.join(id.as_str());
+    let folder = match open(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        folder => folder.map_err(failed("can't open", &path))?,
+    };
+    Ok(!flock(&folder, libc::LOCK_SH).map_err(failed("can't lock", &path))?)
+}
+
+/// A folder's record; `None` if it has none.
+pub(super) fn read_record(folder: &Path) -> Result<Option<Record>, StateError> {
+    let path = folder.join(RECORD);
+    match fs::read(&path) {
+        Ok(json) => serde_json::from_slice(&json)
+            .map(Some)
+            .map_err(|source| StateError::Record { path, source }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed("can't read", &path)(e)),
+    }
+}
+
+enum Lock {
+    Held(File),
+    Busy,
+    Gone,
+}
+
+fn lock(path: &Path) -> Result<Lock, StateError> {
+    let folder = match open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lock::Gone),
+        folder => folder.map_err(failed("can't open", path))?,
+    };
+    if !flock(&folder, libc::LOCK_EX).map_err(failed("can't lock", path))? {
+        return Ok(Lock::Busy);
+    }
+    // It may have been removed, and made anew, between the two calls.
+    let locked = folder.metadata().map_err(failed("can't stat", path))?;
+    match fs::symlink_metadata(path) {
+        Ok(now) if (now.dev(), now.ino()) == (locked.dev(), locked.ino()) => Ok(Lock::Held(folder)),
+        Ok(_) => Ok(Lock::Gone),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Lock::Gone),
+        Err(e) => Err(failed("can't stat", path)(e)),
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Whether the lock could be had, without waiting.
+fn flock(file: &File, how: libc::c_int) -> io::Result<bool> {
+    // SAFETY: flock takes no pointers; the descriptor is open.
+    if unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } == 0 {
+        return Ok(true);
+    }
+    match io::Error::last_os_error() {
+        e if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        e => Err(e),
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
+    move |source| StateError::Io {
+        what,
+        path: path.into(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::super::{Progress, Status, Store};
+    use super::*;
+    use crate::isolation::Isolation;
+
+    fn record(id: &Id, keep: bool) -> Record {
+        Record {
+            oci_version: "1.2.1".into(),
+            id: id.to_string(),
+            pid: 1,
+            bundle: "/b".into(),
+            rootfs: "/b/rootfs".into(),
+            created: "2026-01-01T00:00:00Z".into(),
+            annotations: HashMap::new(),
+            isolation: Isolation::Vm,
+            guest_kernel: None,
+            progress: Progress::Started,
+            keep,
+        }
+    }
+
+    fn store() -> (tempfile::TempDir, Store, Id) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::new(&root.path().join("run")).unwrap();
+        (root, store, Id::new("a").unwrap())
+    }
+
+    #[test]
+    fn an_id_has_one_owner() {
+        let (_root, store, id) = store();
+        let folder = store.claim(&id).unwrap();
+        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
+        assert!(store.take_stopped(&id).unwrap().is_none());
+        folder.write(&record(&id, false)).unwrap();
+        assert_eq!(store.look(&id).unwrap().status, Status::Running);
+        folder.remove().unwrap();
+        assert!(matches!(store.look(&id), Err(StateError::NoContainer(_))));
+        store.claim(&id).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_reclaimed() {
+        let (root, store, id) = store();
+        let folder = store.claim(&id).unwrap();
+        folder.share().unwrap();
+        folder.write(&record(&id, false)).unwrap();
+        drop(folder); // as the kernel does when the process is killed
+        fs::write(root.path().join("run/a").join(NEW_RECORD), "half a rec").unwrap();
+        assert!(store.list().unwrap().is_empty());
+        assert!(matches!(store.look(&id), Err(StateError::NoContainer(_))));
+        let folder = store.claim(&id).unwrap();
+        assert_eq!(fs::read_dir(root.path().join("run/a")).unwrap().count(), 0);
+        folder.remove().unwrap();
+        assert_eq!(fs::read_dir(root.path().join("run")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_to_be_kept_is_kept() {
+        let (_root, store, id) = store();
+        let folder = store.claim(&id).unwrap();
+        folder.write(&record(&id, true)).unwrap();
+        drop(folder);
+        assert_eq!(store.look(&id).unwrap().status, Status::Stopped);
+        assert_eq!(store.list().unwrap().len(), 1);
+        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
+        store.take_stopped(&id).unwrap().unwrap().remove().unwrap();
+        assert!(matches!(
+            store.take_stopped(&id),
+            Err(StateError::NoContainer(_))
+        ));
+    }
+
+    #[test]
+    fn nothing_that_nacre_did_not_put_there_is_removed() {
+        let (root, store, id) = store();
+        let folder = store.claim(&id).unwrap();
+        let share = folder.share().unwrap();
+        fs::write(share.join("file"), "of the container's").unwrap();
+        assert!(folder.remove().is_err());
+        assert!(root.path().join("run/a/share/file").exists());
+    }
+
+    #[test]
+    fn a_link_in_place_of_a_folder_is_not_followed() {
+        let (root, store, id) = store();
+        store.claim(&id).unwrap().remove().unwrap();
+        let elsewhere = root.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, root.path().join("run/a")).unwrap();
+        assert!(matches!(store.claim(&id), Err(StateError::Io { .. })));
+    }
+}
