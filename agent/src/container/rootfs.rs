@@ -5,7 +5,9 @@ use std::path::Path;
 
 use libc::MOUNT_ATTR_RDONLY;
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir, pivot_root};
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -72,12 +74,10 @@ impl Rootfs {
                 | OpenTreeFlags::AT_RECURSIVE,
         )
         .step(|| format!("bind root.path {}", path.display()))?;
-        let target = nix::fcntl::open(
+        let target = open(
             path,
-            nix::fcntl::OFlag::O_PATH
-                | nix::fcntl::OFlag::O_DIRECTORY
-                | nix::fcntl::OFlag::O_CLOEXEC,
-            nix::sys::stat::Mode::empty(),
+            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+            Mode::empty(),
         )
         .step(|| format!("open root.path {}", path.display()))?;
         attach(&mount, target).step(|| "attach the root mount")?;
@@ -106,14 +106,19 @@ impl Rootfs {
             Propagation::Shared => libc::MS_SHARED,
             Propagation::Unbindable => libc::MS_UNBINDABLE,
         };
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let old_root = open("/", flags, Mode::empty()).step(|| "open the old root")?;
         fchdir(&self.mount).step(|| "change to the container's root")?;
         // With the same directory twice, the old root ends up on top of the new one, and no
         // directory is needed to hold it
         // (https://man7.org/linux/man-pages/man2/pivot_root.2.html).
         pivot_root(".", ".").step(|| "pivot to the container's root")?;
         // So that unmounting the old root reaches nobody else's.
-        change_propagation(Path::new("."), MsFlags::MS_SLAVE | MsFlags::MS_REC)
-            .step(|| "detach the old root")?;
+        let slave = MountAttributes {
+            propagation: libc::MS_SLAVE,
+            ..Default::default()
+        };
+        mount_setattr(old_root, slave, true).step(|| "detach the old root")?;
         umount2(".", MntFlags::MNT_DETACH).step(|| "unmount the old root")?;
         chdir("/").step(|| "change to the new root")?;
 

@@ -3,16 +3,29 @@
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
+/// The number of the last signal.
+const MAX_SIGNAL: i32 = 64;
+
 /// Unblocks every signal and gives each its default action. What the caller ignores (Rust
 /// programs ignore SIGPIPE) or blocks (for a signalfd) would reach the workload otherwise.
 pub(super) fn reset() -> nix::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: all zeroes is a valid sigaction: SIG_DFL, no flags, an empty mask.
-        let default: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: `default` is valid for the call, and no handler is installed by it.
-        let result = unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
-        // SIGKILL, SIGSTOP and the C library's own two can't be changed, and need not be.
+    // What the kernel calls a sigaction: SIG_DFL, no flags, no restorer, an empty mask.
+    let default = [0u64; 4];
+    for signal in 1..=MAX_SIGNAL {
+        // By the kernel's own call: the C library's leaves two signals out that it uses itself.
+        // SAFETY: `default` is valid for the call, the mask's size is right, and no handler is
+        // installed by it.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
         match Errno::result(result) {
+            // SIGKILL and SIGSTOP can't be changed, and need not be.
             Ok(_) | Err(Errno::EINVAL) => {}
             Err(error) => return Err(error),
         }

@@ -1,0 +1,257 @@
+//! A container to try things with: busybox, and what `runc spec` writes.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nacre_agent::container::{Container, CreateError, Stdio, config, describe};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitStatus, waitpid};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What busybox is asked to be in the tests.
+const APPLETS: [&str; 27] = [
+    "sh", "cat", "ls", "id", "env", "echo", "grep", "hostname", "readlink", "stat", "touch",
+    "mkdir", "sleep", "true", "false", "mount", "umount", "dd", "ip", "ps", "kill", "sort", "wc",
+    "test", "mkfifo", "chroot", "head",
+];
+
+/// How long a container may run in a test.
+const LIMIT_MS: u16 = 20_000;
+
+/// A bundle in a directory of its own. `config` is for the test to change.
+pub(crate) struct Bundle {
+    directory: TempDir,
+    pub(crate) config: Value,
+}
+
+/// What became of a container.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Bundle {
+    /// One whose workload is a shell that runs `script`.
+    pub(crate) fn new(script: &str) -> Self {
+        let spec = include_str!("../../src/container/config/testdata/runc-spec.json");
+        let mut bundle = Bundle {
+            directory: tempfile::tempdir().unwrap(),
+            config: serde_json::from_str(spec).unwrap(),
+        };
+        let bin = bundle.at("bin");
+        fs::create_dir_all(&bin).unwrap();
+        fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        for applet in APPLETS {
+            symlink("busybox", bin.join(applet)).unwrap();
+        }
+        bundle.config["root"] = json!({"path": "rootfs", "readonly": false});
+        bundle.config["process"]["args"] = json!(["sh", "-c", script]);
+        bundle
+    }
+
+    /// A path in its root.
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
+        self.directory.path().join("rootfs").join(path)
+    }
+
+    /// A path beside its root.
+    pub(crate) fn beside(&self, path: &str) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    /// Adds to `mounts`.
+    pub(crate) fn mount(&mut self, mount: Value) {
+        self.config["mounts"].as_array_mut().unwrap().push(mount);
+    }
+
+    /// Adds to `linux.namespaces`.
+    pub(crate) fn namespace(&mut self, namespace: Value) {
+        let namespaces = self.config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|n| n["type"] != namespace["type"]);
+        namespaces.push(namespace);
+    }
+
+    /// Gives the workload all capabilities that this process has itself.
+    pub(crate) fn all_capabilities(&mut self) {
+        let held = caps::read(None, caps::CapSet::Permitted).unwrap();
+        let names: Vec<String> = held.iter().map(ToString::to_string).collect();
+        for set in ["bounding", "effective", "permitted"] {
+            self.config["process"]["capabilities"][set] = json!(names);
+        }
+    }
+
+    pub(crate) fn create(&self, stdio: Stdio) -> Result<Container, CreateError> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let id = format!("nacre-test-{}-{number}", std::process::id());
+        let mut spec = config::load(self.config.to_string().as_bytes())?;
+        config::resolve_paths(&mut spec, self.directory.path());
+        Container::create(&id, &spec, stdio)
+    }
+
+    /// Creates it with nothing to read and nobody to read it, to see it fail.
+    pub(crate) fn error(&self) -> (String, u8) {
+        match self.create(null_stdio()) {
+            Err(error) => (describe(&error), error.exit_status()),
+            Ok(container) => {
+                container.destroy().unwrap();
+                panic!("it was created");
+            }
+        }
+    }
+
+    /// Starts it.
+    pub(crate) fn start(&self) -> Running<'_> {
+        let mut running = self.created();
+        running.container().start().unwrap();
+        running
+    }
+
+    /// Creates it.
+    pub(crate) fn created(&self) -> Running<'_> {
+        let stdout = tempfile::tempfile().unwrap();
+        let stderr = tempfile::tempfile().unwrap();
+        let stdio = Stdio {
+            stdin: File::open("/dev/null").unwrap().into(),
+            stdout: stdout.try_clone().unwrap().into(),
+            stderr: stderr.try_clone().unwrap().into(),
+        };
+        let container = self.create(stdio);
+        Running {
+            _bundle: self,
+            container: Some(container.unwrap_or_else(|e| panic!("{}", describe(&e)))),
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(&self) -> Outcome {
+        self.start().wait()
+    }
+
+    /// Runs it to its end, which must be a good one, for what it prints.
+    pub(crate) fn output(&self) -> String {
+        let outcome = self.run();
+        assert_eq!(outcome.status, 0, "{outcome:?}");
+        outcome.stdout
+    }
+}
+
+pub(crate) fn null_stdio() -> Stdio {
+    let null = || {
+        OwnedFd::from(
+            File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .unwrap(),
+        )
+    };
+    Stdio {
+        stdin: null(),
+        stdout: null(),
+        stderr: null(),
+    }
+}
+
+/// A container that is destroyed at the end of the test, whatever that is.
+pub(crate) struct Running<'a> {
+    /// Its files are removed with it.
+    _bundle: &'a Bundle,
+    container: Option<Container>,
+    stdout: File,
+    stderr: File,
+}
+
+impl Running<'_> {
+    pub(crate) fn container(&mut self) -> &mut Container {
+        self.container.as_mut().unwrap()
+    }
+
+    /// What it has written so far.
+    pub(crate) fn stdout(&mut self) -> String {
+        read(&mut self.stdout)
+    }
+
+    /// Waits until it has written `text`.
+    pub(crate) fn wait_for(&mut self, text: &str) {
+        for _ in 0..LIMIT_MS / 5 {
+            if self.stdout().contains(text) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        panic!("it never wrote {text:?}, but {:?}", self.stdout());
+    }
+
+    /// Waits for its end, and destroys it.
+    pub(crate) fn wait(mut self) -> Outcome {
+        let status = wait_for_exit(self.container());
+        self.container.take().unwrap().destroy().unwrap();
+        Outcome {
+            status,
+            stdout: read(&mut self.stdout),
+            stderr: read(&mut self.stderr),
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(container) = self.container.take() {
+            let _ = container.destroy();
+        }
+    }
+}
+
+/// Waits for the first process to end. Its status is 128+n for a signal.
+pub(crate) fn wait_for_exit(container: &Container) -> i32 {
+    let mut fds = [PollFd::new(container.pidfd(), PollFlags::POLLIN)];
+    let ready = poll(&mut fds, PollTimeout::from(LIMIT_MS)).unwrap();
+    assert_eq!(ready, 1, "the workload doesn't end");
+    match waitpid(container.pid(), None).unwrap() {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn read(file: &mut File) -> String {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+/// The line of `mountinfo` for what is mounted at `path`: its options, its file system's type,
+/// and that one's options.
+pub(crate) fn mounted(mountinfo: &str, path: &str) -> (String, String, String) {
+    let line = mountinfo
+        .lines()
+        .rev()
+        .find(|line| line.split(' ').nth(4) == Some(path))
+        .unwrap_or_else(|| panic!("nothing is mounted at {path}:\n{mountinfo}"));
+    let (mount, file_system) = line.split_once(" - ").unwrap();
+    let options = mount.split(' ').nth(5).unwrap().to_owned();
+    let mut fields = file_system.split(' ');
+    let kind = fields.next().unwrap().to_owned();
+    (options, kind, fields.nth(1).unwrap().to_owned())
+}
+
+/// Whether a comma-separated list has an item.
+pub(crate) fn has(list: &str, item: &str) -> bool {
+    list.split(',').any(|i| i == item)
+}
+
+/// A path as a JSON string.
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

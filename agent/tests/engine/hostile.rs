@@ -1,0 +1,175 @@
+//! Images and configurations that mean harm.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
+
+use nix::sys::stat::Mode;
+use serde_json::json;
+
+use crate::bundle::{Bundle, text};
+use crate::{Skipped, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("links_do_not_lead_mounts_out", links_do_not_lead_mounts_out),
+    (
+        "links_do_not_lead_devices_out",
+        links_do_not_lead_devices_out,
+    ),
+    (
+        "proc_and_sys_are_not_mounted_through_links",
+        proc_and_sys_are_not_mounted_through_links,
+    ),
+    ("proc_is_not_covered", proc_is_not_covered),
+    ("a_leaked_directory_is_no_cwd", a_leaked_directory_is_no_cwd),
+    (
+        "a_dev_null_of_the_image_masks_nothing",
+        a_dev_null_of_the_image_masks_nothing,
+    ),
+    (
+        "a_passwd_that_blocks_is_not_waited_for",
+        a_passwd_that_blocks_is_not_waited_for,
+    ),
+];
+
+fn links_do_not_lead_mounts_out() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("cat /proc/self/mountinfo");
+    let outside = bundle.beside("outside");
+    fs::create_dir(&outside).unwrap();
+    symlink(&outside, bundle.at("absolute")).unwrap();
+    symlink("../outside", bundle.at("relative")).unwrap();
+    for at in [
+        "/absolute/a",
+        "/relative/b",
+        "/relative",
+        "/../../outside/c",
+    ] {
+        bundle.mount(json!({"destination": at, "type": "tmpfs", "source": "t"}));
+    }
+    bundle.mount(
+        json!({"destination": "/relative/file", "source": "/etc/passwd", "options": ["bind"]}),
+    );
+    let output = bundle.output();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    for at in [
+        &format!("{}/a", text(&outside)),
+        "/outside",
+        "/outside/file",
+    ] {
+        assert!(
+            output.lines().any(|l| l.split(' ').nth(4) == Some(at)),
+            "{at}\n{output}"
+        );
+    }
+    Ok(())
+}
+
+fn links_do_not_lead_devices_out() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    let outside = bundle.beside("outside");
+    fs::create_dir(&outside).unwrap();
+    symlink(&outside, bundle.at("dev")).unwrap();
+    bundle.config["mounts"] = json!([]);
+    bundle.config["linux"]["devices"] =
+        json!([{"path": "/dev/x/zero", "type": "c", "major": 1, "minor": 5}]);
+    bundle.output();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    Ok(())
+}
+
+// CVE-2019-16884, CVE-2019-19921, CVE-2023-27561.
+fn proc_and_sys_are_not_mounted_through_links() -> Result<(), Skipped> {
+    for (link, kind) in [("proc", "proc"), ("sys", "sysfs")] {
+        let bundle = Bundle::new("true");
+        fs::create_dir(bundle.at("elsewhere")).unwrap();
+        symlink("/elsewhere", bundle.at(link)).unwrap();
+        let (message, _) = bundle.error();
+        let words = format!("the destination of a {kind} mount must be a directory");
+        assert!(message.contains(&words), "{message}");
+    }
+    Ok(())
+}
+
+fn proc_is_not_covered() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    let fake = bundle.beside("fake");
+    fs::create_dir(&fake).unwrap();
+    symlink("/proc", bundle.at("link")).unwrap();
+    for (at, words) in [
+        ("/proc", "only a proc file system"),
+        ("/proc/self", "it is inside of /proc"),
+        ("/proc/sys/kernel", "it is inside of /proc"),
+        ("/link/self/attr", "it is inside of /proc"),
+    ] {
+        let config = bundle.config.clone();
+        bundle.mount(json!({"destination": at, "source": text(&fake), "options": ["bind"]}));
+        let (message, _) = bundle.error();
+        assert!(message.contains(words), "{message}");
+        bundle.config = config;
+    }
+    // What shows the container's limits is welcome.
+    fs::write(bundle.beside("meminfo"), "little\n").unwrap();
+    bundle.mount(json!({
+        "destination": "/proc/meminfo", "source": text(&bundle.beside("meminfo")), "options": ["bind"],
+    }));
+    bundle.config["process"]["args"] = json!(["cat", "/proc/meminfo"]);
+    assert_eq!(bundle.output(), "little\n");
+    Ok(())
+}
+
+// CVE-2024-21626.
+fn a_leaked_directory_is_no_cwd() -> Result<(), Skipped> {
+    let leaked = fs::File::open("/").unwrap();
+    // SAFETY: fcntl with F_SETFD touches no memory.
+    assert_eq!(
+        unsafe { libc::fcntl(leaked.as_raw_fd(), libc::F_SETFD, 0) },
+        0
+    );
+    let mut bundle = Bundle::new("ls");
+    // Whatever numbers the engine's own descriptors have by then.
+    for fd in 3..40 {
+        bundle.config["process"]["cwd"] = json!(format!("/proc/self/fd/{fd}"));
+        let (message, _) = bundle.error();
+        assert!(message.contains("process.cwd"), "{fd}: {message}");
+    }
+    symlink(
+        format!("/proc/self/fd/{}", leaked.as_raw_fd()),
+        bundle.at("link"),
+    )
+    .unwrap();
+    bundle.config["process"]["cwd"] = json!("/link");
+    let (message, _) = bundle.error();
+    assert!(message.contains("process.cwd"), "{message}");
+    Ok(())
+}
+
+// CVE-2025-31133.
+fn a_dev_null_of_the_image_masks_nothing() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("stat -c '%F %t:%T' /secret");
+    fs::write(bundle.at("secret"), "secret").unwrap();
+    fs::create_dir(bundle.at("dev")).unwrap();
+    symlink("/secret", bundle.at("dev/null")).unwrap();
+    bundle.config["mounts"] = json!([{"destination": "/proc", "type": "proc", "source": "proc"}]);
+    bundle.config["linux"]["maskedPaths"] = json!(["/secret"]);
+    let (message, _) = bundle.error();
+    assert!(
+        message.contains("\"/dev/null\" is there already"),
+        "{message}"
+    );
+    // Even where the device isn't made, it is the caller's that covers the secret.
+    fs::create_dir(bundle.beside("dev")).unwrap();
+    symlink("/secret", bundle.beside("dev/null")).unwrap();
+    bundle.mount(
+        json!({"destination": "/dev", "type": "bind", "source": "dev", "options": ["bind"]}),
+    );
+    assert_eq!(bundle.output(), "character special file 1:3\n");
+    Ok(())
+}
+
+fn a_passwd_that_blocks_is_not_waited_for() -> Result<(), Skipped> {
+    let bundle = Bundle::new("echo $HOME");
+    fs::create_dir(bundle.at("etc")).unwrap();
+    nix::unistd::mkfifo(&bundle.at("etc/passwd"), Mode::S_IRWXU).unwrap();
+    assert_eq!(bundle.output(), "/\n");
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! Containers on this host's kernel, as root.
+//!
+//! The engine forks, so everything here runs in one thread, one test after the other. A test
+//! that leaves a process, a cgroup, a mount or a descriptor behind fails.
+
+mod bundle;
+mod cgroup;
+mod hostile;
+mod leftovers;
+mod lifecycle;
+mod mounts;
+mod namespaces;
+mod process;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+/// A test: what it is called, and what it does. It panics if it fails; it may say why it
+/// can't be run here.
+type Test = (&'static str, fn() -> Result<(), Skipped>);
+
+/// Why a test can't be run on this machine.
+struct Skipped(&'static str);
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    if nix::unistd::geteuid().is_root() {
+        share_mounts();
+    }
+    let modules = [
+        ("lifecycle", lifecycle::TESTS),
+        ("process", process::TESTS),
+        ("mounts", mounts::TESTS),
+        ("namespaces", namespaces::TESTS),
+        ("hostile", hostile::TESTS),
+        ("cgroup", cgroup::TESTS),
+    ];
+    let trials = modules
+        .into_iter()
+        .flat_map(|(module, tests)| tests.iter().map(move |test| trial(module, *test)))
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Mounts propagate here as on a host with systemd, so that one that should have stayed in a
+/// container, or an unmount, is seen. In a mount namespace of our own, lest it does harm.
+fn share_mounts() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    for flags in [MsFlags::MS_SLAVE, MsFlags::MS_SHARED] {
+        let flags = flags | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+    }
+}
+
+fn trial(module: &str, (name, run): Test) -> Trial {
+    Trial::ignorable_test(format!("{module}::{name}"), move || {
+        let skip = |reason: &str| Completion::ignored_with(reason.to_owned());
+        if !nix::unistd::geteuid().is_root() {
+            return Ok(skip("it needs root"));
+        }
+        let before = leftovers::now();
+        let result = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+            let words = panic.downcast_ref::<String>().cloned();
+            let words = words.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Failed::from(words.unwrap_or_default())
+        })?;
+        let left = leftovers::since(&before);
+        if !left.is_empty() {
+            return Err(format!("left behind:\n{}", left.join("\n")).into());
+        }
+        Ok(match result {
+            Ok(()) => Completion::Completed,
+            Err(Skipped(reason)) => skip(reason),
+        })
+    })
+}

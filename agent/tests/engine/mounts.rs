@@ -1,0 +1,402 @@
+//! The root file system, mounts and devices.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use nix::mount::MsFlags;
+use serde_json::json;
+
+use crate::bundle::{Bundle, has, mounted, text};
+use crate::{Skipped, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("the_root_is_the_bundles", the_root_is_the_bundles),
+    ("a_readonly_root_is", a_readonly_root_is),
+    (
+        "the_default_mounts_have_their_options",
+        the_default_mounts_have_their_options,
+    ),
+    ("file_systems_take_parameters", file_systems_take_parameters),
+    ("a_wrong_parameter_is_told", a_wrong_parameter_is_told),
+    (
+        "a_readonly_tmpfs_can_be_mounted_in",
+        a_readonly_tmpfs_can_be_mounted_in,
+    ),
+    (
+        "directories_and_files_are_bound",
+        directories_and_files_are_bound,
+    ),
+    (
+        "a_bind_mount_keeps_what_its_source_forbids",
+        a_bind_mount_keeps_what_its_source_forbids,
+    ),
+    (
+        "recursive_options_reach_mounts_below",
+        recursive_options_reach_mounts_below,
+    ),
+    ("propagation_is_set", propagation_is_set),
+    (
+        "a_source_that_is_not_there_is_named",
+        a_source_that_is_not_there_is_named,
+    ),
+    (
+        "the_default_devices_are_there",
+        the_default_devices_are_there,
+    ),
+    ("devices_are_made_as_asked", devices_are_made_as_asked),
+    ("a_bound_dev_is_left_alone", a_bound_dev_is_left_alone),
+    ("paths_are_masked", paths_are_masked),
+    ("paths_are_made_readonly", paths_are_made_readonly),
+    ("nothing_is_seen_of_the_host", nothing_is_seen_of_the_host),
+];
+
+const MOUNTINFO: &str = "cat /proc/self/mountinfo";
+
+fn the_root_is_the_bundles() -> Result<(), Skipped> {
+    let bundle = Bundle::new("ls / && echo new > /file");
+    assert_eq!(bundle.output(), "bin\ndev\nproc\nsys\n");
+    assert_eq!(fs::read_to_string(bundle.at("file")).unwrap(), "new\n");
+    Ok(())
+}
+
+fn a_readonly_root_is() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("cat /proc/self/mountinfo; touch /file");
+    bundle.config["root"]["readonly"] = json!(true);
+    let outcome = bundle.run();
+    assert_ne!(outcome.status, 0);
+    assert!(
+        outcome.stderr.contains("Read-only file system"),
+        "{outcome:?}"
+    );
+    assert!(has(&mounted(&outcome.stdout, "/").0, "ro"));
+    assert!(has(&mounted(&outcome.stdout, "/dev/shm").0, "rw"));
+    Ok(())
+}
+
+fn the_default_mounts_have_their_options() -> Result<(), Skipped> {
+    let output = Bundle::new(MOUNTINFO).output();
+    for (path, options, kind) in [
+        ("/proc", "rw,relatime", "proc"),
+        // The last two words are of the file system: strictatime is the absence of others.
+        ("/dev", "rw,nosuid", "tmpfs"),
+        ("/dev/pts", "rw,nosuid,noexec,relatime", "devpts"),
+        ("/dev/shm", "rw,nosuid,nodev,noexec,relatime", "tmpfs"),
+        ("/dev/mqueue", "rw,nosuid,nodev,noexec,relatime", "mqueue"),
+        ("/sys", "ro,nosuid,nodev,noexec,relatime", "sysfs"),
+        (
+            "/sys/fs/cgroup",
+            "ro,nosuid,nodev,noexec,relatime",
+            "cgroup2",
+        ),
+    ] {
+        let found = mounted(&output, path);
+        assert_eq!(
+            (found.0.as_str(), found.1.as_str()),
+            (options, kind),
+            "{path}"
+        );
+    }
+    let devpts = mounted(&output, "/dev/pts").2;
+    for option in ["gid=5", "mode=620", "ptmxmode=666"] {
+        assert!(has(&devpts, option), "{devpts}");
+    }
+    assert!(has(&mounted(&output, "/dev").2, "size=65536k"));
+    Ok(())
+}
+
+fn file_systems_take_parameters() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(
+        "cat /proc/self/mountinfo; stat -c '%a %u' /kept /given; dd if=/dev/zero of=/given/x bs=1k count=65",
+    );
+    fs::create_dir(bundle.at("kept")).unwrap();
+    fs::set_permissions(bundle.at("kept"), fs::Permissions::from_mode(0o1750)).unwrap();
+    bundle.mount(json!({"destination": "/kept", "type": "tmpfs", "source": "tmpfs"}));
+    bundle.mount(json!({
+        "destination": "/given", "type": "tmpfs", "source": "named",
+        "options": ["noatime", "size=64k,mode=0777", "uid=7"],
+    }));
+    let outcome = bundle.run();
+    assert!(outcome.stderr.contains("No space left"), "{outcome:?}");
+    assert!(outcome.stdout.contains("1750 0\n777 7\n"), "{outcome:?}");
+    let (options, _, parameters) = mounted(&outcome.stdout, "/given");
+    assert_eq!(options, "rw,noatime");
+    assert!(has(&parameters, "size=64k"));
+    Ok(())
+}
+
+fn a_wrong_parameter_is_told() -> Result<(), Skipped> {
+    for (kind, option, words) in [
+        ("tmpfs", "size=lots", "size"),
+        ("tmpfs", "colour=red", "colour"),
+        ("nofs", "x", "the kernel has no such file system"),
+    ] {
+        let mut bundle = Bundle::new("true");
+        bundle.mount(json!({"destination": "/x", "type": kind, "options": [option]}));
+        let (message, _) = bundle.error();
+        assert!(
+            message.starts_with(&format!("mounts[7] at /x: {kind}: ")),
+            "{message}"
+        );
+        assert!(message.contains(words), "{message}");
+    }
+    Ok(())
+}
+
+fn a_readonly_tmpfs_can_be_mounted_in() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("cat /proc/self/mountinfo; touch /t/file");
+    let tmpfs = json!({"destination": "/t", "type": "tmpfs", "source": "t", "options": ["ro"]});
+    bundle.mount(tmpfs);
+    bundle.mount(json!({"destination": "/t/a/b", "type": "tmpfs", "source": "t"}));
+    let outcome = bundle.run();
+    assert!(
+        outcome.stderr.contains("Read-only file system"),
+        "{outcome:?}"
+    );
+    assert!(has(&mounted(&outcome.stdout, "/t").0, "ro"));
+    assert!(has(&mounted(&outcome.stdout, "/t/a/b").0, "rw"));
+    Ok(())
+}
+
+fn directories_and_files_are_bound() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(
+        "cat /d/file /etc/one; echo more >> /d/file; echo more >> /etc/one; cat /proc/self/mountinfo",
+    );
+    fs::create_dir(bundle.beside("data")).unwrap();
+    fs::write(bundle.beside("data/file"), "directory\n").unwrap();
+    fs::write(bundle.beside("one"), "file\n").unwrap();
+    bundle.mount(json!({"destination": "/d", "source": "data", "options": ["bind"]}));
+    bundle.mount(json!({
+        "destination": "/etc/one", "type": "bind", "source": text(&bundle.beside("one")),
+        "options": ["rbind", "ro", "nodev"],
+    }));
+    let outcome = bundle.run();
+    assert!(
+        outcome.stdout.starts_with("directory\nfile\n"),
+        "{outcome:?}"
+    );
+    assert!(
+        outcome.stderr.contains("/etc/one: Read-only file system"),
+        "{outcome:?}"
+    );
+    let (options, ..) = mounted(&outcome.stdout, "/etc/one");
+    assert!(has(&options, "ro") && has(&options, "nodev"), "{options}");
+    assert_eq!(
+        fs::read_to_string(bundle.beside("data/file")).unwrap(),
+        "directory\nmore\n"
+    );
+    assert_eq!(fs::read_to_string(bundle.beside("one")).unwrap(), "file\n");
+    assert!(bundle.at("etc/one").is_file() && bundle.at("d").is_dir());
+    Ok(())
+}
+
+fn a_bind_mount_keeps_what_its_source_forbids() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(MOUNTINFO);
+    let source = bundle.beside("source");
+    fs::create_dir(&source).unwrap();
+    let flags = MsFlags::MS_NOSUID;
+    nix::mount::mount(Some("t"), &source, Some("tmpfs"), flags, None::<&str>).unwrap();
+    bundle.mount(json!({"destination": "/a", "source": text(&source), "options": ["bind", "ro"]}));
+    bundle
+        .mount(json!({"destination": "/b", "source": text(&source), "options": ["bind", "suid"]}));
+    let outcome = bundle.run();
+    nix::mount::umount(&source).unwrap();
+    let output = outcome.stdout;
+    let (a, ..) = mounted(&output, "/a");
+    assert!(has(&a, "ro") && has(&a, "nosuid"), "{a}");
+    assert!(!has(&mounted(&output, "/b").0, "nosuid"));
+    Ok(())
+}
+
+fn recursive_options_reach_mounts_below() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(MOUNTINFO);
+    // /proc has no mounts below it here that matter, /sys always has.
+    for (at, options) in [
+        ("/plain", json!(["rbind", "ro"])),
+        ("/recursive", json!(["rbind", "rro", "rnosuid"])),
+        ("/single", json!(["bind"])),
+    ] {
+        bundle.mount(json!({"destination": at, "source": "/sys", "options": options}));
+    }
+    let output = bundle.output();
+    let below = "fs/cgroup";
+    assert!(has(&mounted(&output, "/plain").0, "ro"));
+    assert!(has(&mounted(&output, &format!("/plain/{below}")).0, "rw"));
+    let (options, ..) = mounted(&output, &format!("/recursive/{below}"));
+    assert!(has(&options, "ro") && has(&options, "nosuid"), "{options}");
+    assert!(!output.contains(&format!(" /single/{below}")));
+    Ok(())
+}
+
+fn propagation_is_set() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(MOUNTINFO);
+    for (at, option) in [("/s", "shared"), ("/p", "rprivate"), ("/u", "unbindable")] {
+        bundle
+            .mount(json!({"destination": at, "type": "tmpfs", "source": "t", "options": [option]}));
+    }
+    let output = bundle.output();
+    let line = |path: &str| {
+        let found = output.lines().find(|l| l.split(' ').nth(4) == Some(path));
+        found.unwrap().split_once(" - ").unwrap().0.to_owned()
+    };
+    assert!(line("/s").contains(" shared:"));
+    assert!(line("/u").ends_with(" unbindable"));
+    assert!(!line("/p").contains("shared:"));
+
+    let mut bundle = Bundle::new(MOUNTINFO);
+    for (value, mark) in [
+        ("shared", " shared:"),
+        ("unbindable", " unbindable"),
+        ("private", ""),
+    ] {
+        bundle.config["linux"]["rootfsPropagation"] = json!(value);
+        let output = bundle.output();
+        let root = output
+            .lines()
+            .find(|l| l.split(' ').nth(4) == Some("/"))
+            .unwrap();
+        let root = root.split_once(" - ").unwrap().0;
+        assert!(root.contains(mark), "{value}: {root}");
+        assert_eq!(root.contains("shared:"), value == "shared", "{root}");
+    }
+    Ok(())
+}
+
+fn a_source_that_is_not_there_is_named() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    bundle.mount(json!({"destination": "/x", "source": "/no/such", "options": ["bind"]}));
+    let (message, _) = bundle.error();
+    let expected = "mounts[7] at /x: can't bind /no/such: No such file or directory";
+    assert!(message.starts_with(expected), "{message}");
+    Ok(())
+}
+
+fn the_default_devices_are_there() -> Result<(), Skipped> {
+    let bundle = Bundle::new(
+        "cd /dev; stat -c '%n %a %t:%T %u:%g' null zero full random urandom tty;
+         for l in fd stdin stdout stderr ptmx; do echo $l $(readlink $l); done;
+         echo x > null; head -c 3 zero | wc -c; head -c 3 urandom | wc -c; echo x > full",
+    );
+    let outcome = bundle.run();
+    assert_eq!(
+        outcome.stdout,
+        "null 666 1:3 0:0\nzero 666 1:5 0:0\nfull 666 1:7 0:0\nrandom 666 1:8 0:0\n\
+         urandom 666 1:9 0:0\ntty 666 5:0 0:0\n\
+         fd /proc/self/fd\nstdin /proc/self/fd/0\nstdout /proc/self/fd/1\nstderr /proc/self/fd/2\n\
+         ptmx pts/ptmx\n3\n3\n"
+    );
+    assert!(outcome.stderr.contains("No space left"), "{outcome:?}");
+    Ok(())
+}
+
+fn devices_are_made_as_asked() -> Result<(), Skipped> {
+    let mut bundle =
+        Bundle::new("stat -c '%n %F %a %t:%T %u:%g' /dev/a/fuse /loop /dev/pipe /dev/null");
+    bundle.config["linux"]["devices"] = json!([
+        {"path": "/dev/a/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 7, "gid": 8},
+        {"path": "/loop", "type": "b", "major": 7, "minor": 300},
+        {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
+        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o444},
+    ]);
+    assert_eq!(
+        bundle.output(),
+        "/dev/a/fuse character special file 640 a:e5 7:8\n\
+         /loop block special file 666 7:12c 0:0\n\
+         /dev/pipe fifo 600 0:0 0:0\n\
+         /dev/null character special file 444 1:3 0:0\n"
+    );
+    // It lies in the image now, and it is the right one.
+    bundle.output();
+    bundle.config["linux"]["devices"][1]["minor"] = json!(1);
+    let (message, _) = bundle.error();
+    assert!(message.contains("\"/loop\" is there already"), "{message}");
+    Ok(())
+}
+
+fn a_bound_dev_is_left_alone() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("ls /dev");
+    fs::create_dir(bundle.beside("dev")).unwrap();
+    fs::write(bundle.beside("dev/mine"), "").unwrap();
+    bundle.config["mounts"] = json!([
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/dev/", "type": "bind", "source": "dev", "options": ["rbind"]},
+    ]);
+    assert_eq!(bundle.output(), "mine\n");
+    assert_eq!(fs::read_dir(bundle.beside("dev")).unwrap().count(), 1);
+    Ok(())
+}
+
+fn paths_are_masked() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(
+        "cat /secret/key /secrets/file /link; ls /secrets /other; touch /secrets/x; stat -c %F /secret/key",
+    );
+    for directory in ["secret", "secrets", "other"] {
+        fs::create_dir(bundle.at(directory)).unwrap();
+    }
+    fs::write(bundle.at("secret/key"), "secret\n").unwrap();
+    fs::write(bundle.at("secrets/file"), "secret\n").unwrap();
+    fs::write(bundle.at("other/file"), "secret\n").unwrap();
+    symlink("/secret/key", bundle.at("link")).unwrap();
+    bundle.config["linux"]["maskedPaths"] = json!([
+        "/secrets",
+        "/link",
+        "/other/.",
+        "/no/such",
+        "/secret/key/below"
+    ]);
+    let outcome = bundle.run();
+    assert!(!outcome.stdout.contains("secret\n"), "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("character special file"),
+        "{outcome:?}"
+    );
+    assert!(
+        outcome.stderr.contains("/secrets/x: Read-only file system"),
+        "{outcome:?}"
+    );
+    Ok(())
+}
+
+fn paths_are_made_readonly() -> Result<(), Skipped> {
+    let mut bundle =
+        Bundle::new("echo x > /proc/sys/net/ipv4/ip_forward; touch /kept/x /free/x; ls /free");
+    bundle.all_capabilities();
+    fs::create_dir(bundle.at("kept")).unwrap();
+    fs::create_dir(bundle.at("free")).unwrap();
+    let paths = json!(["/proc/sys", "/kept", "/no/such"]);
+    bundle.config["linux"]["readonlyPaths"] = paths;
+    let outcome = bundle.run();
+    assert!(
+        outcome.stderr.contains("ip_forward: Read-only file system"),
+        "{outcome:?}"
+    );
+    assert!(
+        outcome.stderr.contains("/kept/x: Read-only file system"),
+        "{outcome:?}"
+    );
+    assert_eq!(outcome.stdout, "x\n");
+    Ok(())
+}
+
+fn nothing_is_seen_of_the_host() -> Result<(), Skipped> {
+    let bundle =
+        Bundle::new("cat /proc/self/mountinfo; ls -d /proc/self/root/..; cat /proc/1/root/work");
+    let outcome = bundle.run();
+    let host = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let ids: Vec<&str> = host.lines().filter_map(|l| l.split(' ').next()).collect();
+    for line in outcome.stdout.lines().filter(|l| l.contains(" - ")) {
+        assert!(!ids.contains(&line.split(' ').next().unwrap()), "{line}");
+    }
+    // The root, three virtual ones, four in /dev, one in /sys, and what is masked or read-only.
+    let paths: Vec<&str> = outcome
+        .stdout
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4))
+        .collect();
+    for path in paths {
+        let known = ["/proc", "/dev", "/sys"]
+            .iter()
+            .any(|p| path.starts_with(p));
+        assert!(known || path == "/", "{path}");
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! Namespaces, and what is set in them.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::bundle::Bundle;
+use crate::{Skipped, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("new_ones_are_new", new_ones_are_new),
+    (
+        "those_not_asked_for_are_the_callers",
+        those_not_asked_for_are_the_callers,
+    ),
+    ("others_can_be_joined", others_can_be_joined),
+    (
+        "a_path_that_is_no_namespace_is_named",
+        a_path_that_is_no_namespace_is_named,
+    ),
+    ("the_workload_is_process_1", the_workload_is_process_1),
+    (
+        "a_cgroup_namespace_begins_at_the_containers_cgroup",
+        a_cgroup_namespace_begins_at_the_containers_cgroup,
+    ),
+    (
+        "host_and_domain_names_are_set",
+        host_and_domain_names_are_set,
+    ),
+    ("sysctls_are_set", sysctls_are_set),
+    (
+        "a_sysctl_that_cannot_be_set_is_named",
+        a_sysctl_that_cannot_be_set_is_named,
+    ),
+    ("the_loopback_interface_is_up", the_loopback_interface_is_up),
+];
+
+const LIST: &str = "for n in pid net ipc uts mnt cgroup; do readlink /proc/self/ns/$n; done";
+
+fn own(kind: &str) -> String {
+    let link = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+    link.to_str().unwrap().to_owned()
+}
+
+fn new_ones_are_new() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(LIST);
+    bundle.namespace(json!({"type": "cgroup"}));
+    let output = bundle.output();
+    assert_eq!(output.lines().count(), 6);
+    for (line, kind) in output
+        .lines()
+        .zip(["pid", "net", "ipc", "uts", "mnt", "cgroup"])
+    {
+        assert!(line.starts_with(kind), "{line}");
+        assert_ne!(line, own(kind));
+    }
+    Ok(())
+}
+
+fn those_not_asked_for_are_the_callers() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(LIST);
+    bundle.config["linux"]["namespaces"] = json!([{"type": "mount"}]);
+    bundle.config["hostname"] = json!("");
+    let output = bundle.output();
+    let lines: Vec<&str> = output.lines().collect();
+    for (line, kind) in lines
+        .iter()
+        .zip(["pid", "net", "ipc", "uts", "mnt", "cgroup"])
+    {
+        assert_eq!(**line == own(kind), kind != "mnt", "{line}");
+    }
+    Ok(())
+}
+
+fn others_can_be_joined() -> Result<(), Skipped> {
+    let mut host = Bundle::new(&format!("{LIST}; hostname; echo ready; sleep 60"));
+    host.config["hostname"] = json!("joined");
+    let mut running = host.start();
+    running.wait_for("ready");
+    let pid = running.container().pid();
+    let before: Vec<String> = ["pid", "pid_for_children", "net", "ipc", "uts"]
+        .map(own)
+        .into();
+
+    let mut guest = Bundle::new(&format!("{LIST}; hostname"));
+    guest.config["hostname"] = json!("");
+    for (kind, file) in [
+        ("pid", "pid"),
+        ("network", "net"),
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+    ] {
+        guest.namespace(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+    }
+    let output = guest.output();
+    let theirs = running.stdout();
+    for (mine, theirs) in output.lines().zip(theirs.lines()) {
+        let private = mine.starts_with("mnt:");
+        assert_eq!(mine == theirs, !private, "{mine} {theirs}");
+    }
+    assert!(output.ends_with("joined\n"), "{output}");
+
+    // The engine itself is where it was, and so are its children.
+    let after: Vec<String> = ["pid", "pid_for_children", "net", "ipc", "uts"]
+        .map(own)
+        .into();
+    assert_eq!(before, after);
+    assert_eq!(Bundle::new("echo $$").output(), "1\n");
+    Ok(())
+}
+
+fn a_path_that_is_no_namespace_is_named() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    bundle.namespace(json!({"type": "network", "path": "/no/such"}));
+    let (message, _) = bundle.error();
+    let expected = "can't join the net namespace of /no/such: No such file or directory";
+    assert!(message.starts_with(expected), "{message}");
+    bundle.namespace(json!({"type": "network", "path": "/proc/self/ns/uts"}));
+    let (message, _) = bundle.error();
+    let expected = "can't join the net namespace of /proc/self/ns/uts: Invalid argument";
+    assert!(message.starts_with(expected), "{message}");
+    bundle.namespace(json!({"type": "pid", "path": "/etc/passwd"}));
+    let (message, _) = bundle.error();
+    assert!(
+        message.contains("pid namespace of /etc/passwd: Invalid argument"),
+        "{message}"
+    );
+    Ok(())
+}
+
+fn the_workload_is_process_1() -> Result<(), Skipped> {
+    let bundle = Bundle::new("echo $$; ps -o pid,args | head -n 2");
+    let output = bundle.output();
+    assert!(output.starts_with("1\n"), "{output}");
+    assert!(
+        output
+            .lines()
+            .nth(2)
+            .unwrap()
+            .trim_start()
+            .starts_with("1 sh -c"),
+        "{output}"
+    );
+    Ok(())
+}
+
+fn a_cgroup_namespace_begins_at_the_containers_cgroup() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("grep ^0:: /proc/self/cgroup");
+    let seen = bundle.output();
+    assert!(seen.contains("nacre-test"), "{seen}");
+    bundle.namespace(json!({"type": "cgroup"}));
+    assert_eq!(bundle.output(), "0::/\n");
+    Ok(())
+}
+
+fn host_and_domain_names_are_set() -> Result<(), Skipped> {
+    let own = nix::unistd::gethostname().unwrap();
+    let mut bundle = Bundle::new("hostname; cat /proc/sys/kernel/domainname");
+    bundle.config["hostname"] = json!("a-name");
+    bundle.config["domainname"] = json!("a.domain");
+    assert_eq!(bundle.output(), "a-name\na.domain\n");
+    assert_eq!(nix::unistd::gethostname().unwrap(), own);
+    Ok(())
+}
+
+fn sysctls_are_set() -> Result<(), Skipped> {
+    let files = ["net/ipv4/ip_forward", "kernel/msgmax", "fs/mqueue/msg_max"];
+    let file = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap();
+    let before = files.map(file);
+    let mut bundle = Bundle::new(
+        "cd /proc/sys; cat net/ipv4/ip_forward kernel/msgmax fs/mqueue/msg_max kernel/domainname",
+    );
+    bundle.config["linux"]["sysctl"] = json!({
+        "net.ipv4.ip_forward": "1",
+        "kernel.msgmax": "65536",
+        "fs/mqueue/msg_max": "17",
+        "kernel.domainname": "by.sysctl",
+    });
+    assert_eq!(bundle.output(), "1\n65536\n17\nby.sysctl\n");
+    assert_eq!(files.map(file), before);
+    Ok(())
+}
+
+fn a_sysctl_that_cannot_be_set_is_named() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    for (name, value, words) in [
+        (
+            "net.no.such",
+            "1",
+            "can't set linux.sysctl net.no.such to \"1\": No such file",
+        ),
+        (
+            "kernel.msgmax",
+            "x",
+            "can't set linux.sysctl kernel.msgmax to \"x\": Invalid argument",
+        ),
+    ] {
+        bundle.config["linux"]["sysctl"] = json!({name: value});
+        let (message, _) = bundle.error();
+        assert!(message.starts_with(words), "{message}");
+    }
+    Ok(())
+}
+
+fn the_loopback_interface_is_up() -> Result<(), Skipped> {
+    let output = Bundle::new("ip -o addr show lo").output();
+    assert!(output.contains("127.0.0.1"), "{output}");
+    Ok(())
+}

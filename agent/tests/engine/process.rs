@@ -1,0 +1,311 @@
+//! `process`: what the workload finds itself to be.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::json;
+
+use crate::bundle::{Bundle, null_stdio, wait_for_exit};
+use crate::{Skipped, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "arguments_and_environment_are_as_given",
+        arguments_and_environment_are_as_given,
+    ),
+    ("home_comes_from_passwd", home_comes_from_passwd),
+    ("the_user_is_as_given", the_user_is_as_given),
+    ("cwd_is_made_and_entered", cwd_is_made_and_entered),
+    (
+        "a_cwd_that_the_user_may_not_enter_will_do",
+        a_cwd_that_the_user_may_not_enter_will_do,
+    ),
+    (
+        "the_five_capability_sets_are_as_given",
+        the_five_capability_sets_are_as_given,
+    ),
+    ("no_capabilities_means_none", no_capabilities_means_none),
+    (
+        "capabilities_outlive_the_change_of_user",
+        capabilities_outlive_the_change_of_user,
+    ),
+    ("rlimits_are_set", rlimits_are_set),
+    (
+        "a_limit_that_cannot_be_set_is_named",
+        a_limit_that_cannot_be_set_is_named,
+    ),
+    ("no_new_privileges_is_set", no_new_privileges_is_set),
+    ("oom_score_adj_is_set", oom_score_adj_is_set),
+    (
+        "signals_are_as_in_a_fresh_session",
+        signals_are_as_in_a_fresh_session,
+    ),
+    ("no_descriptor_leaks", no_descriptor_leaks),
+    (
+        "streams_can_be_opened_by_the_user",
+        streams_can_be_opened_by_the_user,
+    ),
+];
+
+fn arguments_and_environment_are_as_given() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("");
+    bundle.config["process"]["args"] = json!([
+        "sh",
+        "-c",
+        "for a; do echo \"<$a>\"; done",
+        "sh",
+        "one two",
+        "",
+        "*",
+        "é\n"
+    ]);
+    assert_eq!(bundle.output(), "<one two>\n<>\n<*>\n<é\n>\n");
+
+    bundle.config["process"]["args"] = json!(["env"]);
+    bundle.config["process"]["env"] = json!(["PATH=/bin", "A=1", "B=x=y z", "A=2", "HOME=/h"]);
+    assert_eq!(bundle.output(), "PATH=/bin\nB=x=y z\nA=2\nHOME=/h\n");
+    Ok(())
+}
+
+fn home_comes_from_passwd() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("echo $HOME");
+    assert_eq!(bundle.output(), "/\n");
+    fs::create_dir(bundle.at("etc")).unwrap();
+    fs::write(
+        bundle.at("etc/passwd"),
+        "root:x:0:0::/root:\nu:x:1000:1000::/home/u:\n",
+    )
+    .unwrap();
+    assert_eq!(bundle.output(), "/root\n");
+    bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 5});
+    assert_eq!(bundle.output(), "/home/u\n");
+    Ok(())
+}
+
+fn the_user_is_as_given() -> Result<(), Skipped> {
+    let script = "grep -E '^(Uid|Gid|Groups)' /proc/self/status; umask";
+    let mut bundle = Bundle::new(script);
+    assert_eq!(
+        bundle.output(),
+        "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t \n0022\n"
+    );
+    bundle.config["process"]["user"] =
+        json!({"uid": 1000, "gid": 1001, "additionalGids": [10, 20], "umask": 0o27});
+    assert_eq!(
+        bundle.output(),
+        "Uid:\t1000\t1000\t1000\t1000\nGid:\t1001\t1001\t1001\t1001\nGroups:\t10 20 \n0027\n"
+    );
+    Ok(())
+}
+
+fn cwd_is_made_and_entered() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("/bin/readlink /proc/self/cwd");
+    bundle.config["process"]["cwd"] = json!("/new/directory");
+    assert_eq!(bundle.output(), "/new/directory\n");
+    assert!(bundle.at("new/directory").is_dir());
+    bundle.config["process"]["cwd"] = json!("/dev/shm");
+    assert_eq!(bundle.output(), "/dev/shm\n");
+    // A program may be named relative to it.
+    bundle.config["process"]["cwd"] = json!("/bin");
+    bundle.config["process"]["args"] = json!(["./echo", "here"]);
+    assert_eq!(bundle.output(), "here\n");
+    fs::write(bundle.at("file"), "").unwrap();
+    bundle.config["process"]["cwd"] = json!("/file");
+    let (message, _) = bundle.error();
+    assert!(
+        message.contains("process.cwd /file: Not a directory"),
+        "{message}"
+    );
+    Ok(())
+}
+
+fn a_cwd_that_the_user_may_not_enter_will_do() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("/bin/readlink /proc/self/cwd");
+    fs::create_dir(bundle.at("private")).unwrap();
+    fs::set_permissions(bundle.at("private"), fs::Permissions::from_mode(0o700)).unwrap();
+    bundle.config["process"]["cwd"] = json!("/private");
+    bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    assert_eq!(bundle.output(), "/private\n");
+    Ok(())
+}
+
+fn capability_sets(bundle: &Bundle) -> Vec<(String, String)> {
+    let output = bundle.output();
+    let sets = output.lines().map(|line| {
+        let (name, value) = line.split_once(":\t").unwrap();
+        let value = u64::from_str_radix(value, 16).unwrap();
+        (name.to_owned(), format!("{value:x}"))
+    });
+    sets.collect()
+}
+
+const SHOW_CAPABILITIES: &str = "exec grep ^Cap /proc/self/status";
+
+fn the_five_capability_sets_are_as_given() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("");
+    // A user other than root shows them best: root gets what it may have at every exec.
+    bundle.config["process"]["args"] = json!(["grep", "^Cap", "/proc/self/status"]);
+    bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    bundle.config["process"]["capabilities"] = json!({
+        "bounding": ["CAP_CHOWN", "CAP_KILL", "CAP_NET_RAW", "CAP_SYSLOG"],
+        "permitted": ["CAP_CHOWN", "CAP_KILL"],
+        "effective": ["CAP_CHOWN"],
+        "inheritable": ["CAP_KILL", "CAP_CHOWN"],
+        "ambient": ["CAP_KILL"],
+    });
+    let expected = [
+        ("CapInh", "21"),
+        ("CapPrm", "20"),
+        ("CapEff", "20"),
+        ("CapBnd", "400002021"),
+        ("CapAmb", "20"),
+    ];
+    let expected: Vec<_> = expected.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+    assert_eq!(capability_sets(&bundle), expected);
+    Ok(())
+}
+
+fn no_capabilities_means_none() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(SHOW_CAPABILITIES);
+    bundle.config["process"]
+        .as_object_mut()
+        .unwrap()
+        .remove("capabilities");
+    assert!(
+        capability_sets(&bundle)
+            .iter()
+            .all(|(_, value)| value == "0")
+    );
+    Ok(())
+}
+
+fn capabilities_outlive_the_change_of_user() -> Result<(), Skipped> {
+    // Without ambient ones, a user's program starts with none, but may gain those of its file
+    // up to the bounding set: it is as the kernel has it.
+    let mut bundle = Bundle::new(SHOW_CAPABILITIES);
+    bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    let sets = capability_sets(&bundle);
+    let value = |name: &str| &sets.iter().find(|(n, _)| n == name).unwrap().1;
+    assert_eq!(
+        (value("CapEff").as_str(), value("CapBnd").as_str()),
+        ("0", "20000420")
+    );
+    Ok(())
+}
+
+fn rlimits_are_set() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("cat /proc/self/limits");
+    bundle.config["process"]["rlimits"] = json!([
+        {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},
+        {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        {"type": "RLIMIT_STACK", "soft": 1048576, "hard": 4194304},
+    ]);
+    let output = bundle.output();
+    for line in [
+        "Max open files 100 200",
+        "Max core file size 0 0",
+        "Max stack size 1048576 4194304",
+    ] {
+        let words = |s: &str| {
+            s.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert!(
+            output.lines().any(|l| words(l).starts_with(line)),
+            "{line}\n{output}"
+        );
+    }
+    Ok(())
+}
+
+fn a_limit_that_cannot_be_set_is_named() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    // Over fs.nr_open, which not even root may pass.
+    let limit = u64::MAX - 1;
+    bundle.config["process"]["rlimits"] =
+        json!([{"type": "RLIMIT_NOFILE", "soft": 1, "hard": limit}]);
+    let (message, status) = bundle.error();
+    let expected = format!("can't set RLIMIT_NOFILE to 1:{limit}: Operation not permitted");
+    assert!(message.starts_with(&expected), "{message}");
+    assert_eq!(status, 1);
+    Ok(())
+}
+
+fn no_new_privileges_is_set() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("grep NoNewPrivs /proc/self/status");
+    assert_eq!(bundle.output(), "NoNewPrivs:\t1\n");
+    bundle.config["process"]["noNewPrivileges"] = json!(false);
+    assert_eq!(bundle.output(), "NoNewPrivs:\t0\n");
+    Ok(())
+}
+
+fn oom_score_adj_is_set() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("cat /proc/self/oom_score_adj");
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    assert_eq!(bundle.output(), own);
+    bundle.config["process"]["oomScoreAdj"] = json!(700);
+    assert_eq!(bundle.output(), "700\n");
+    Ok(())
+}
+
+fn signals_are_as_in_a_fresh_session() -> Result<(), Skipped> {
+    let bundle = Bundle::new("exec grep -E '^Sig(Blk|Ign)' /proc/self/status");
+    // As nohup would have it, and as a user of signalfd does.
+    let ignored = [libc::SIGHUP, libc::SIGRTMAX()];
+    for signal in ignored {
+        // SAFETY: no handler is installed by this.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let mut blocked = nix::sys::signal::SigSet::empty();
+    blocked.add(nix::sys::signal::Signal::SIGCHLD);
+    blocked.thread_block().unwrap();
+    let output = bundle.output();
+    blocked.thread_unblock().unwrap();
+    for signal in ignored {
+        // SAFETY: as above.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    assert_eq!(
+        output,
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+    );
+    Ok(())
+}
+
+fn no_descriptor_leaks() -> Result<(), Skipped> {
+    let bundle = Bundle::new("");
+    let leaky = fs::File::open("/etc/passwd").unwrap();
+    // SAFETY: fcntl with F_SETFD touches no memory.
+    let result = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&leaky), libc::F_SETFD, 0) };
+    assert_eq!(result, 0);
+    let mut bundle = bundle;
+    bundle.config["process"]["args"] = json!(["ls", "/proc/self/fd"]);
+    // The last one is that of the directory being listed.
+    assert_eq!(bundle.output(), "0\n1\n2\n3\n");
+    Ok(())
+}
+
+fn streams_can_be_opened_by_the_user() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("echo out > /dev/stdout && echo err > /dev/stderr");
+    bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    let (mut stdio, null) = (null_stdio(), fs::metadata("/dev/null").unwrap());
+    let (from, to) = nix::unistd::pipe().unwrap();
+    stdio.stdout = to;
+    let mut container = bundle.create(stdio).unwrap();
+    container.start().unwrap();
+    assert_eq!(
+        std::io::read_to_string(fs::File::from(from)).unwrap(),
+        "out\n"
+    );
+    assert_eq!(wait_for_exit(&container), 0);
+    container.destroy().unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(
+        fs::metadata("/dev/null").unwrap().uid(),
+        null.uid(),
+        "it is everyone's"
+    );
+    Ok(())
+}
