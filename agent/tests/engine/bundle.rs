@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Seek};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nacre_agent::container::{Container, CreateError, Stdio, config, describe};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::{Value, json};
@@ -254,4 +255,9 @@ pub(crate) fn has(list: &str, item: &str) -> bool {
 /// A path as a JSON string.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// Lets exec leave a descriptor open, as a careless caller does.
+pub(crate) fn leak(fd: impl AsFd) {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, null_stdio, wait_for_exit};
+use crate::bundle::{Bundle, leak, null_stdio, wait_for_exit};
 use crate::{Skipped, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -275,12 +275,9 @@ fn signals_are_as_in_a_fresh_session() -> Result<(), Skipped> {
 }
 
 fn no_descriptor_leaks() -> Result<(), Skipped> {
-    let bundle = Bundle::new("");
     let leaky = fs::File::open("/etc/passwd").unwrap();
-    // SAFETY: fcntl with F_SETFD touches no memory.
-    let result = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&leaky), libc::F_SETFD, 0) };
-    assert_eq!(result, 0);
-    let mut bundle = bundle;
+    leak(&leaky);
+    let mut bundle = Bundle::new("");
     bundle.config["process"]["args"] = json!(["ls", "/proc/self/fd"]);
     // The last one is that of the directory being listed.
     assert_eq!(bundle.output(), "0\n1\n2\n3\n");
