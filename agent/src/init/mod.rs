@@ -58,13 +58,12 @@ pub(crate) fn run() -> ! {
         eprintln!("nacre-agent: it is the first process of nacre's guests, and of no use here");
         std::process::exit(2);
     }
-    // Both go to the console, of which the host keeps the last lines.
-    std::panic::set_hook(Box::new(|panic| {
-        eprintln!("nacre-agent: {panic}");
-        power::off()
-    }));
-    if let Err(error) = boot_and_serve() {
-        eprintln!("nacre-agent: {}", describe(&error));
+    // Both go to the console, of which the host keeps the last lines. A container's init, which
+    // is forked from this process, panics in its own way.
+    match std::panic::catch_unwind(boot_and_serve) {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => eprintln!("nacre-agent: {}", describe(&error)),
+        Err(_) => eprintln!("nacre-agent: it panicked"),
     }
     power::off()
 }

@@ -271,10 +271,18 @@ impl<G: Guest> Server<G> {
             streams.push(Stream { relay, direction });
             Ok(theirs)
         };
+        let stdin = end(ports.stdin, Direction::ToWorkload)?;
+        let stdout = end(ports.stdout, Direction::FromWorkload)?;
+        let stderr = match ports.stderr {
+            // One file on the host, and so one pipe here: what is written to the two stays in
+            // its order.
+            port @ Some(_) if port == ports.stdout => stdout.try_clone()?,
+            port => end(port, Direction::FromWorkload)?,
+        };
         let stdio = Stdio {
-            stdin: end(ports.stdin, Direction::ToWorkload)?,
-            stdout: end(ports.stdout, Direction::FromWorkload)?,
-            stderr: end(ports.stderr, Direction::FromWorkload)?,
+            stdin,
+            stdout,
+            stderr,
         };
         Ok((stdio, streams))
     }

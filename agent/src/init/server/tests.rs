@@ -174,17 +174,22 @@ impl Host {
     }
 
     fn create_program(&mut self, id: &str, args: &[&str], first: u32) -> Result<(), Failure> {
+        let streams = Streams {
+            stdin: Some(first),
+            stdout: Some(first + 1),
+            stderr: Some(first + 2),
+        };
+        self.create_with(id, args, streams)
+    }
+
+    fn create_with(&mut self, id: &str, args: &[&str], streams: Streams) -> Result<(), Failure> {
         let mut spec = Spec::default();
         let process = spec.process_mut().as_mut().unwrap();
         process.set_args(Some(args.iter().map(|&arg| arg.to_owned()).collect()));
         self.ask(&Request::Create(Box::new(Create {
             id: id.to_owned(),
             spec,
-            streams: Streams {
-                stdin: Some(first),
-                stdout: Some(first + 1),
-                stderr: Some(first + 2),
-            },
+            streams,
         })))
     }
 
@@ -225,6 +230,23 @@ fn output_and_status_arrive() {
     assert_eq!(host.exit(), 7);
     assert_eq!(host.read(2), "out\n");
     assert_eq!(host.read(3), "err\n");
+    host.power_off();
+}
+
+#[test]
+fn output_and_errors_that_are_one_stream_keep_their_order() {
+    let mut host = Host::new();
+    let streams = Streams {
+        stdin: None,
+        stdout: Some(1),
+        stderr: Some(1),
+    };
+    let script = "for i in 1 2 3; do echo out $i; echo err $i >&2; done";
+    host.create_with("c", &["sh", "-c", script], streams).unwrap();
+    host.start("c").unwrap();
+    assert_eq!(host.exit(), 0);
+    let lines = host.read(1);
+    assert_eq!(lines, "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n");
     host.power_off();
 }
 
