@@ -1,1 +1,22 @@
-//! Helpers of the behaviour tests.
+//! What the behaviour tests stand on.
+//!
+//! A test is a function that takes a [`Case`] and panics when it fails. The harness gives
+//! each its own directory, marks every process it starts, ends it when it takes too long,
+//! and looks afterwards for what it left behind: processes, files in the state directory,
+//! mounts, cgroups.
+//!
+//! Tests that need KVM run on this host if its KVM runs stock kernels, and in the testbed
+//! otherwise ([`place`]).
+
+pub mod bundle;
+pub mod case;
+pub mod fixtures;
+pub mod leftovers;
+pub mod nacre;
+pub mod place;
+pub mod suite;
+
+pub use bundle::Bundle;
+pub use case::Case;
+pub use nacre::{Outcome, Running};
+pub use suite::Test;

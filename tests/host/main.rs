@@ -1,0 +1,16 @@
+//! What needs no VM: what is refused before there is one, and the commands beside `run`.
+
+mod bad_input;
+mod commands;
+mod kvm;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use nacre_tests::suite;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let tests = [bad_input::tests(), commands::tests(), kvm::tests()];
+    suite::run(&arguments, tests.into_iter().flatten().collect())
+}

@@ -1,0 +1,164 @@
+//! One run of one test.
+
+use std::fs;
+use std::panic;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::bundle::Bundle;
+use crate::leftovers;
+use crate::nacre::{self, Outcome, Running};
+
+/// The environment variable that marks a test's processes.
+const MARK: &str = "NACRE_TEST_CASE";
+
+/// One run of one test: its directory, and the mark on its processes.
+#[derive(Clone)]
+pub struct Case {
+    id: String,
+    directory: PathBuf,
+    mounts: Vec<String>,
+}
+
+/// What [`Case::ignore`] unwinds with.
+pub(crate) struct Ignored(pub(crate) String);
+
+impl Case {
+    pub(crate) fn new(name: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("nacre-test-{}-{number}", std::process::id());
+        let directory = std::env::temp_dir().join(format!("{id}-{name}"));
+        fs::create_dir(&directory).unwrap();
+        for inner in ["root", "tmp"] {
+            fs::create_dir(directory.join(inner)).unwrap();
+        }
+        Self {
+            id,
+            directory,
+            mounts: leftovers::mounts(),
+        }
+    }
+
+    /// An id for a container, unique on this machine.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A directory of the test's own, removed after it.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Ends the test, which can't run here.
+    pub fn ignore(&self, why: &str) -> ! {
+        panic::resume_unwind(Box::new(Ignored(why.into())))
+    }
+
+    /// A bundle whose root is busybox.
+    pub fn busybox(&self) -> Bundle {
+        Bundle::busybox(&self.directory)
+    }
+
+    /// A command with the mark of this test on it.
+    pub fn mark(&self, mut command: Command) -> Command {
+        command
+            .env(MARK, &self.id)
+            .env("TMPDIR", self.directory.join("tmp"));
+        command
+    }
+
+    /// The state directory that [`Case::nacre`] gives to `nacre`.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("root")
+    }
+
+    /// The log file that [`Case::nacre`] gives to `nacre`.
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("log")
+    }
+
+    /// `nacre` with the state directory, log file and configuration of this test, and no
+    /// command yet.
+    pub fn nacre(&self) -> Command {
+        self.nacre_with(&nacre::configuration(&self.directory))
+    }
+
+    /// The same with another configuration.
+    pub fn nacre_with(&self, configuration: &Path) -> Command {
+        let mut command = self.mark(Command::new(nacre::binary("nacre")));
+        command
+            .arg("--root")
+            .arg(self.state())
+            .arg("--log")
+            .arg(self.log())
+            .args(["--log-format", "json", "--config"])
+            .arg(configuration);
+        command
+    }
+
+    /// Runs a bundle's container and waits for its end, with nothing on its standard input.
+    pub fn run(&self, bundle: &Bundle) -> Outcome {
+        self.start(bundle).finish()
+    }
+
+    /// Starts a bundle's container, with pipes for its streams.
+    pub fn start(&self, bundle: &Bundle) -> Running {
+        let mut command = self.nacre();
+        command
+            .args(["run", "--bundle"])
+            .arg(bundle.write())
+            .arg(&self.id);
+        self.spawn(command)
+    }
+
+    /// Starts a command, with pipes for its streams.
+    pub fn spawn(&self, command: Command) -> Running {
+        Running::spawn(command, &self.log())
+    }
+
+    /// Ends every process of this test and says which they were.
+    pub(crate) fn kill_all(&self) -> Vec<String> {
+        leftovers::kill(&self.mark_of_processes())
+    }
+
+    /// What the test left behind, a line each.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let mut left = self.settled_processes();
+        left.extend(leftovers::files(&self.state()));
+        left.extend(leftovers::files(&self.directory.join("tmp")));
+        left.extend(leftovers::cgroups_named(&self.id));
+        left.extend(
+            leftovers::mounts()
+                .into_iter()
+                .filter(|mount| !self.mounts.contains(mount))
+                .map(|mount| format!("mount: {mount}")),
+        );
+        left
+    }
+
+    /// The processes that are still there after a moment: one that was killed is listed
+    /// until the kernel has torn it down.
+    fn settled_processes(&self) -> Vec<String> {
+        let end = Instant::now() + Duration::from_secs(2);
+        loop {
+            let left = leftovers::processes(&self.mark_of_processes());
+            if left.is_empty() || Instant::now() > end {
+                return left.into_iter().map(|(_, line)| line).collect();
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn mark_of_processes(&self) -> String {
+        format!("{MARK}={}", self.id)
+    }
+
+    pub(crate) fn remove(&self) {
+        // Nothing can be done about what resists; the run's last check will find it.
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}

@@ -1,0 +1,242 @@
+//! The program under test, and one run of it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// The path of a binary that cargo built: in `NACRE_BIN_DIR`, or beside the tests.
+pub fn binary(name: &str) -> PathBuf {
+    let directory = match std::env::var_os("NACRE_BIN_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        // Tests are in target/<triple>/<profile>/deps.
+        None => {
+            let test = std::env::current_exe().unwrap();
+            test.ancestors().nth(2).unwrap().to_owned()
+        }
+    };
+    let path = directory.join(name);
+    assert!(
+        path.exists(),
+        "{} isn't there; run: make build, or cargo build -p nacre -p nacre-agent",
+        path.display()
+    );
+    path
+}
+
+/// The guest kernel: `NACRE_KERNEL`, which [`crate::place`] sets.
+pub fn kernel() -> PathBuf {
+    PathBuf::from(std::env::var_os("NACRE_KERNEL").expect("NACRE_KERNEL is set"))
+}
+
+/// Writes the `config.toml` that names the kernel and agent under test.
+pub fn configuration(directory: &Path) -> PathBuf {
+    let path = directory.join("config.toml");
+    let kernel = std::env::var("NACRE_KERNEL").unwrap_or_else(|_| "/nonexistent/vmlinux".into());
+    let agent = binary("nacre-agent");
+    let text = format!(
+        "[vm]\nkernel = \"{kernel}\"\nagent = \"{}\"\n",
+        agent.display()
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// A process that is running, with pipes for its streams.
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+    /// Its standard input, until it is dropped or taken.
+    pub stdin: Option<ChildStdin>,
+    /// Its standard output, if [`Running::finish`] is not to collect it.
+    pub stdout: Option<ChildStdout>,
+    /// Its standard error, if [`Running::finish`] is not to collect it.
+    pub stderr: Option<ChildStderr>,
+}
+
+impl Running {
+    pub(crate) fn spawn(mut command: Command, log: &Path) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{:?}: {e}", command.get_program()));
+        Self {
+            stdin: child.stdin.take(),
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+            child,
+            log: log.to_owned(),
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// Reads its standard output up to the line given, which a workload prints when it is
+    /// ready. Returns what came before.
+    #[track_caller]
+    pub fn wait_for_line(&mut self, line: &str) -> String {
+        let stdout = self.stdout.as_mut().unwrap();
+        let mut text = Vec::new();
+        let mut byte = [0];
+        let end = format!("{line}\n");
+        while !text.ends_with(end.as_bytes()) {
+            if stdout.read(&mut byte).unwrap() == 0 {
+                let mut error = String::new();
+                if let Some(mut stderr) = self.stderr.take() {
+                    let _ = stderr.read_to_string(&mut error);
+                }
+                let got = String::from_utf8_lossy(&text);
+                panic!("no line {line:?} in standard output:\n{got}\nstandard error:\n{error}");
+            }
+            text.push(byte[0]);
+        }
+        text.truncate(text.len() - end.len());
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Waits for its end, with an end of file on its standard input.
+    pub fn finish(mut self) -> Outcome {
+        drop(self.stdin.take());
+        let stdout = collect(self.stdout.take());
+        let stderr = collect(self.stderr.take());
+        let status = self.child.wait().unwrap();
+        Outcome {
+            status,
+            stdout: stdout.join().unwrap(),
+            stderr: String::from_utf8_lossy(&stderr.join().unwrap()).into_owned(),
+            log: fs::read_to_string(&self.log).unwrap_or_default(),
+        }
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it has ended, at most so long. Returns whether it has.
+    pub fn ends_within(&mut self, limit: Duration) -> bool {
+        let end = Instant::now() + limit;
+        while self.is_running() {
+            if Instant::now() > end {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        true
+    }
+}
+
+fn collect(from: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut from) = from {
+            from.read_to_end(&mut bytes).unwrap();
+        }
+        bytes
+    })
+}
+
+/// How a run ended and what it wrote.
+#[derive(Debug)]
+pub struct Outcome {
+    status: ExitStatus,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: String,
+    /// What it wrote to its log file.
+    pub log: String,
+}
+
+impl Outcome {
+    /// Its exit status; `None` if a signal ended it.
+    pub fn status(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// The signal that ended it.
+    pub fn killed_by(&self) -> Option<i32> {
+        self.status.signal()
+    }
+
+    /// Its standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Fails unless it exited with this status. Returns its standard output as text.
+    #[track_caller]
+    pub fn expect(&self, status: i32) -> String {
+        assert_eq!(
+            self.status.code(),
+            Some(status),
+            "{}\nstandard output:\n{}\nstandard error:\n{}",
+            self.status,
+            self.text(),
+            self.stderr
+        );
+        self.text()
+    }
+
+    /// Fails unless it exited with 0 and wrote nothing to standard error. Returns its
+    /// standard output as text.
+    #[track_caller]
+    pub fn ok(&self) -> String {
+        let text = self.expect(0);
+        assert_eq!(self.stderr, "", "standard error; standard output:\n{text}");
+        text
+    }
+
+    /// Fails unless it was refused as every error must be: this exit status, nothing on
+    /// standard output, one line on standard error, and the same as the only error in the
+    /// log, in runc's JSON form. Returns the message.
+    #[track_caller]
+    pub fn refused(&self, status: i32) -> String {
+        assert_eq!(self.expect(status), "", "standard error:\n{}", self.stderr);
+        let message = self
+            .stderr
+            .strip_suffix('\n')
+            .and_then(|line| line.strip_prefix("nacre: "))
+            .unwrap_or_else(|| panic!("not one line of nacre's: {:?}", self.stderr));
+        assert!(!message.contains('\n'), "several lines:\n{}", self.stderr);
+        let errors: Vec<Value> = self
+            .log
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .filter(|entry: &Value| entry["level"] == "error")
+            .collect();
+        assert_eq!(errors.len(), 1, "errors in the log:\n{}", self.log);
+        assert_eq!(errors[0]["msg"], message);
+        let time = errors[0]["time"].as_str().unwrap_or_default();
+        assert!(is_rfc3339(time), "time in the log: {time:?}");
+        message.to_owned()
+    }
+}
+
+/// Whether a time looks like `2006-01-02T15:04:05Z`, with a fraction or offset or not.
+fn is_rfc3339(time: &str) -> bool {
+    let shape: String = time
+        .chars()
+        .take(19)
+        .map(|c| if c.is_ascii_digit() { '0' } else { c })
+        .collect();
+    shape == "0000-00-00T00:00:00" && time.len() > 19
+}

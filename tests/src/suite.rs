@@ -1,0 +1,119 @@
+//! Runs tests, each within its time limit and with nothing left behind.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::case::{Case, Ignored};
+use crate::leftovers;
+
+/// How long a test may take. A VM's start takes about two seconds in the testbed.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// A test and its name.
+pub struct Test {
+    /// Where it is, as `module_path!()` says.
+    pub module: &'static str,
+    /// What it is called.
+    pub name: &'static str,
+    /// What it does. It panics if it fails.
+    pub run: fn(&Case),
+}
+
+/// Lists a module's tests, as `tests()`.
+#[macro_export]
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) fn tests() -> Vec<$crate::Test> {
+            vec![$($crate::Test {
+                module: module_path!(),
+                name: stringify!($name),
+                run: $name,
+            }),*]
+        }
+    };
+}
+
+thread_local! {
+    /// Where and why this thread panicked.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs the tests that the arguments select. What is left behind when all are done fails
+/// the run too.
+pub fn run(arguments: &Arguments, tests: Vec<Test>) -> ExitCode {
+    panic::set_hook(Box::new(|info| {
+        PANIC.set(Some(info.to_string()));
+    }));
+    let before = leftovers::system();
+    let trials = tests
+        .into_iter()
+        .map(|test| {
+            let module = test.module.split_once("::").map_or("", |(_, rest)| rest);
+            let name = format!("{module}::{}", test.name);
+            Trial::ignorable_test(name, move || one(&test))
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(arguments, trials);
+    let left = leftovers::since(&before, &leftovers::system());
+    if !left.is_empty() {
+        eprintln!("left behind by the whole run:\n{}", left.join("\n"));
+        return ExitCode::FAILURE;
+    }
+    conclusion.exit_code()
+}
+
+fn one(test: &Test) -> Result<Completion, Failed> {
+    let case = Case::new(test.name);
+    let (done, outcome) = mpsc::channel();
+    let run = test.run;
+    let theirs = case.clone();
+    thread::spawn(move || {
+        let result = panic::catch_unwind(AssertUnwindSafe(|| run(&theirs)));
+        // Nobody listens any more after a timeout.
+        let _ = done.send(result.map_err(reason));
+    });
+    let result = outcome.recv_timeout(LIMIT).unwrap_or_else(|_| {
+        let limit = LIMIT.as_secs();
+        let killed = case.kill_all().join("\n");
+        // Its processes are gone, so it should come to an end; what it says may help.
+        let last = match outcome.recv_timeout(Duration::from_secs(5)) {
+            Ok(Err(Stop::Failed(message))) => message,
+            _ => String::new(),
+        };
+        Err(Stop::Failed(format!(
+            "took longer than {limit} s; killed:\n{killed}\n{last}"
+        )))
+    });
+    let left = case.leftovers();
+    case.kill_all();
+    case.remove();
+    match result {
+        Ok(()) if left.is_empty() => Ok(Completion::Completed),
+        Ok(()) => Err(format!("left behind:\n{}", left.join("\n")).into()),
+        Err(Stop::Ignored(why)) => Ok(Completion::ignored_with(why)),
+        Err(Stop::Failed(message)) if left.is_empty() => Err(message.into()),
+        Err(Stop::Failed(message)) => {
+            Err(format!("{message}\nleft behind:\n{}", left.join("\n")).into())
+        }
+    }
+}
+
+/// Why a test didn't come to its end.
+enum Stop {
+    Ignored(String),
+    Failed(String),
+}
+
+fn reason(payload: Box<dyn Any + Send>) -> Stop {
+    match payload.downcast::<Ignored>() {
+        Ok(ignored) => Stop::Ignored(ignored.0),
+        Err(_) => Stop::Failed(PANIC.take().unwrap_or_else(|| "panicked".into())),
+    }
+}

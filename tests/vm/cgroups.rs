@@ -1,0 +1,155 @@
+//! Limits, and whether they hold.
+
+use nacre_tests::Case;
+use serde_json::json;
+
+nacre_tests::tests![
+    a_workload_over_its_memory_limit_is_killed,
+    a_child_over_the_memory_limit_is_killed,
+    limits_are_what_was_asked_for,
+    a_cpu_quota_holds,
+    a_cpuset_holds,
+    forks_fail_at_the_process_limit,
+    files_by_name,
+];
+
+const MIB: i64 = 1 << 20;
+
+fn a_workload_over_its_memory_limit_is_killed(case: &Case) {
+    // `dd` fills a buffer of 200 MiB.
+    let dd = ["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"];
+    let bundle = case
+        .busybox()
+        .set(
+            "/linux/resources/memory",
+            json!({ "limit": 64 * MIB, "swap": 64 * MIB }),
+        )
+        .args(dd);
+    case.run(&bundle).expect(137);
+    let bundle = case
+        .busybox()
+        .set("/linux/resources/memory", json!({ "limit": 300 * MIB }))
+        .args(dd);
+    case.run(&bundle).expect(0);
+}
+
+fn a_child_over_the_memory_limit_is_killed(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/resources/memory", json!({ "limit": 64 * MIB }))
+        .shell(
+            "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; echo $?
+             grep '^oom_kill ' /sys/fs/cgroup/memory.events",
+        );
+    // What the shell says of the kill goes to standard error.
+    assert_eq!(case.run(&bundle).expect(0), "137\noom_kill 1\n");
+}
+
+fn limits_are_what_was_asked_for(case: &Case) {
+    let bundle = case
+        .busybox()
+        .annotation("dev.nacre.vm.cpus", "2")
+        .set(
+            "/linux/resources/memory",
+            json!({ "limit": 128 * MIB, "swap": 160 * MIB, "reservation": 100 * MIB }),
+        )
+        .set(
+            "/linux/resources/cpu",
+            json!({ "shares": 1024, "quota": 150_000, "period": 100_000, "cpus": "0-1" }),
+        )
+        .set("/linux/resources/pids", json!({ "limit": 42 }))
+        .shell(
+            "cd /sys/fs/cgroup; for f in memory.max memory.swap.max memory.low cpu.weight cpu.max \
+             cpuset.cpus pids.max; do [ -e $f ] && echo $f $(cat $f); done; cat /proc/self/cgroup",
+        );
+    let output = case.run(&bundle).ok();
+    let value = |name: &str| {
+        output
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name} ")))
+            .map(str::to_owned)
+    };
+    let expect = |name: &str, expected: &str| {
+        assert_eq!(value(name).as_deref(), Some(expected), "{name}:\n{output}");
+    };
+    expect("memory.max", &(128 * MIB).to_string());
+    expect("memory.low", &(100 * MIB).to_string());
+    expect("cpu.max", "150000 100000");
+    expect("cpuset.cpus", "0-1");
+    expect("pids.max", "42");
+    // The guest has no swap; its kernel may leave the file out.
+    if let Some(swap) = value("memory.swap.max") {
+        assert_eq!(swap, (32 * MIB).to_string());
+    }
+    // The default shares are somewhere around the default weight.
+    let weight: u32 = value("cpu.weight").unwrap().parse().unwrap();
+    assert!((30..=110).contains(&weight), "cpu.weight {weight}");
+    assert!(
+        output.ends_with("0::/\n"),
+        "the cgroup namespace's root:\n{output}"
+    );
+}
+
+fn a_cpu_quota_holds(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set(
+            "/linux/resources/cpu",
+            json!({ "quota": 20_000, "period": 100_000 }),
+        )
+        .shell(
+            "now() { cut -d' ' -f1 /proc/uptime; }
+             start=$(now); timeout 3 sh -c 'while :; do :; done'; end=$(now)
+             echo $start $end; cat /sys/fs/cgroup/cpu.stat",
+        );
+    let output = case.run(&bundle).expect(0);
+    let (times, stat) = output.split_once('\n').unwrap();
+    let times: Vec<f64> = times.split(' ').map(|t| t.parse().unwrap()).collect();
+    let value = |name: &str| -> f64 {
+        let line = stat.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    };
+    let used = value("usage_usec ") / 1e6 / (times[1] - times[0]);
+    assert!(value("nr_throttled ") > 5.0, "{output}");
+    assert!((0.05..0.35).contains(&used), "{used} of a CPU:\n{output}");
+}
+
+fn a_cpuset_holds(case: &Case) {
+    let bundle = case
+        .busybox()
+        .annotation("dev.nacre.vm.cpus", "2")
+        .set("/linux/resources/cpu", json!({ "cpus": "1" }))
+        .shell(
+            "nproc; grep ^Cpus_allowed_list /proc/self/status; grep -c ^processor /proc/cpuinfo",
+        );
+    assert_eq!(case.run(&bundle).ok(), "1\nCpus_allowed_list:\t1\n2\n");
+}
+
+fn forks_fail_at_the_process_limit(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/resources/pids", json!({ "limit": 5 }))
+        .shell("for i in 1 2 3 4 5 6 7 8; do sleep 5 & done; echo not reached");
+    let outcome = case.run(&bundle);
+    assert_eq!(outcome.text(), "");
+    assert_ne!(outcome.status(), Some(0));
+    assert!(
+        outcome
+            .stderr
+            .contains("can't fork: Resource temporarily unavailable"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+fn files_by_name(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set(
+            "/linux/resources/unified",
+            json!({ "memory.high": "50000000", "pids.max": "99" }),
+        )
+        .shell("cd /sys/fs/cgroup; cat memory.high pids.max");
+    // In whole pages.
+    assert_eq!(case.run(&bundle).ok(), "49999872\n99\n");
+}

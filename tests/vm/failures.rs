@@ -1,0 +1,238 @@
+//! What goes wrong only once there is a VM, or a KVM that can run one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nacre_tests::{Case, Outcome, Running, nacre};
+use serde_json::json;
+
+use crate::status::own_namespaces_but;
+
+nacre_tests::tests![
+    a_program_that_isnt_there,
+    a_program_that_cant_be_executed,
+    an_id_in_use,
+    a_kernel_that_isnt_there,
+    a_kernel_that_isnt_one,
+    a_guest_that_never_says_hello,
+    a_guest_that_panics,
+    a_guest_that_reboots,
+    a_memory_limit_too_small_to_boot,
+    kvm_without_permission,
+    kvm_missing,
+    the_sandbox_is_killed,
+];
+
+fn a_program_that_isnt_there(case: &Case) {
+    let message = case.run(&case.busybox().args(["nonesuch"])).refused(127);
+    assert!(
+        message.contains("\"nonesuch\": executable file not found in $PATH"),
+        "{message}"
+    );
+    let message = case.run(&case.busybox().args(["/no/such"])).refused(127);
+    assert!(message.contains("\"/no/such\""), "{message}");
+    assert!(message.contains("no such file or directory"), "{message}");
+}
+
+fn a_program_that_cant_be_executed(case: &Case) {
+    for program in ["/etc/passwd", "/etc"] {
+        let message = case.run(&case.busybox().args([program])).refused(126);
+        assert!(message.contains(program), "{message}");
+        assert!(
+            message.to_lowercase().contains("permission denied"),
+            "{message}"
+        );
+    }
+    let bundle = case.busybox().args(["/bin/garbage"]);
+    let program = bundle.rootfs().join("bin/garbage");
+    fs::write(&program, "no program\0at all").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let message = case.run(&bundle).refused(126);
+    assert!(
+        message.to_lowercase().contains("exec format error"),
+        "{message}"
+    );
+}
+
+fn an_id_in_use(case: &Case) {
+    let bundle = case.busybox().shell("echo ready; cat");
+    let mut first = case.start(&bundle);
+    first.wait_for_line("ready");
+    let before = fs::read_dir(case.state()).unwrap().count();
+    let message = case.run(&bundle).refused(1);
+    assert!(message.contains(case.id()), "{message}");
+    assert!(
+        message.contains("in use") || message.contains("exists"),
+        "{message}"
+    );
+    // The first one hasn't noticed.
+    assert_eq!(fs::read_dir(case.state()).unwrap().count(), before);
+    first.finish().expect(0);
+}
+
+/// Runs a container with lines of `[vm]` in place of the usual configuration.
+fn start_with(case: &Case, lines: &str) -> Running {
+    let path = case.directory().join("other.toml");
+    fs::write(&path, format!("[vm]\n{lines}\n")).unwrap();
+    let mut command = case.nacre_with(&path);
+    command
+        .args(["run", "--bundle"])
+        .arg(case.busybox().write())
+        .arg(case.id());
+    case.spawn(command)
+}
+
+fn run_with(case: &Case, kernel: &Path, agent: &Path) -> Outcome {
+    let (kernel, agent) = (kernel.display(), agent.display());
+    start_with(case, &format!("kernel = \"{kernel}\"\nagent = \"{agent}\"")).finish()
+}
+
+fn a_kernel_that_isnt_there(case: &Case) {
+    let kernel = case.directory().join("no-vmlinux");
+    let message = run_with(case, &kernel, &nacre::binary("nacre-agent")).refused(1);
+    assert!(message.contains(kernel.to_str().unwrap()), "{message}");
+}
+
+fn a_kernel_that_isnt_one(case: &Case) {
+    let agent = nacre::binary("nacre-agent");
+    let kernel = case.directory().join("vmlinux");
+    let real = fs::read(nacre::kernel()).unwrap();
+    let mut other = real.clone();
+    other[18] = 0xb7; // e_machine: AArch64
+    let cases: [&[u8]; 5] = [
+        b"",
+        b"#!/bin/sh\n",
+        &real[..40],
+        &real[..real.len() / 2],
+        &other,
+    ];
+    for content in cases {
+        fs::write(&kernel, content).unwrap();
+        let message = run_with(case, &kernel, &agent).refused(1);
+        assert!(
+            message.contains(kernel.to_str().unwrap()) || message.contains("kernel"),
+            "{} bytes: {message}",
+            content.len()
+        );
+    }
+}
+
+fn a_guest_that_never_says_hello(case: &Case) {
+    // Busybox as /init runs, finds no inittab and waits for someone at the console.
+    let busybox = case.busybox().rootfs().join("bin/busybox");
+    let lines = format!(
+        "kernel = \"{}\"\nagent = \"{}\"\nboot-timeout = 8",
+        nacre::kernel().display(),
+        busybox.display()
+    );
+    let begin = Instant::now();
+    let outcome = start_with(case, &lines).finish();
+    let took = begin.elapsed();
+    assert!(
+        took > Duration::from_secs(8) && took < Duration::from_secs(16),
+        "{took:?}"
+    );
+    let message = outcome.refused(1);
+    assert!(message.contains("guest"), "{message}");
+    // The guest's last line: busybox's init has no console to read from.
+    assert!(message.contains("can't open /dev/tty"), "{message}");
+}
+
+fn a_guest_that_panics(case: &Case) {
+    // Its init is overwritten; a kernel panics when that dies.
+    let capabilities = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
+    let bundle = case
+        .busybox()
+        .set("/linux/namespaces", own_namespaces_but("pid"))
+        .set("/linux/maskedPaths", json!([]))
+        .set("/linux/readonlyPaths", json!([]))
+        .set("/process/capabilities/bounding", capabilities.clone())
+        .set("/process/capabilities/permitted", capabilities.clone())
+        .set("/process/capabilities/effective", capabilities)
+        .shell(
+            "range=$(grep ' r-xp ' /proc/1/maps | head -n 1 | cut -d' ' -f1)
+             from=$((0x${range%-*})); to=$((0x${range#*-}))
+             dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$((from / 4096)) \
+             count=$(((to - from) / 4096)) conv=notrunc 2>/dev/null; sleep 100",
+        );
+    let message = case.run(&bundle).refused(1);
+    assert!(message.contains("panic"), "{message}");
+}
+
+fn a_guest_that_reboots(case: &Case) {
+    let capabilities = json!(["CAP_SYS_BOOT"]);
+    let bundle = case
+        .busybox()
+        .set("/linux/namespaces", own_namespaces_but("pid"))
+        .set("/process/capabilities/bounding", capabilities.clone())
+        .set("/process/capabilities/permitted", capabilities.clone())
+        .set("/process/capabilities/effective", capabilities)
+        .shell("reboot -f; sleep 100");
+    let message = case.run(&bundle).refused(1);
+    assert!(message.contains("guest"), "{message}");
+}
+
+fn a_memory_limit_too_small_to_boot(case: &Case) {
+    let bundle = case.busybox().annotation("dev.nacre.vm.memory", "8M");
+    let message = case.run(&bundle).refused(1);
+    assert!(message.contains("64"), "names the least: {message}");
+}
+
+fn kvm_without_permission(case: &Case) {
+    let bundle = case.busybox();
+    bundle.write();
+    let nobody = "chown -R 65534:65534 \"$1\"; shift; \
+                  exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+    let message = in_shell(case, nobody).refused(1);
+    assert!(message.contains("/dev/kvm"), "{message}");
+    assert!(message.to_lowercase().contains("permission"), "{message}");
+}
+
+fn kvm_missing(case: &Case) {
+    case.busybox().write();
+    let hidden = "shift; mount -t tmpfs tmpfs /dev; exec \"$@\"";
+    let message = in_shell(case, hidden).refused(1);
+    assert!(message.contains("/dev/kvm"), "{message}");
+}
+
+/// Runs the container through a shell script in a mount namespace of its own, which gets the
+/// test's directory and the command as its arguments.
+fn in_shell(case: &Case, script: &str) -> Outcome {
+    let nacre = case.nacre();
+    let mut command = case.mark(Command::new("unshare"));
+    command
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-ec",
+            script,
+            "sh",
+        ])
+        .arg(case.directory())
+        .arg(nacre.get_program())
+        .args(nacre.get_args())
+        .args(["run", "--bundle"])
+        .arg(case.directory())
+        .arg(case.id());
+    case.spawn(command).finish()
+}
+
+fn the_sandbox_is_killed(case: &Case) {
+    let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
+    running.wait_for_line("ready");
+    let mark = format!("NACRE_TEST_CASE={}", case.id());
+    let others: Vec<_> = nacre_tests::leftovers::processes(&mark)
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .filter(|pid| *pid != running.pid())
+        .collect();
+    assert_eq!(others.len(), 1, "one sandbox process");
+    nix::sys::signal::kill(others[0], nix::sys::signal::Signal::SIGKILL).unwrap();
+    let outcome = running.finish();
+    outcome.expect(137);
+}

@@ -1,0 +1,108 @@
+//! The machine around the container.
+
+use nacre_tests::Case;
+use serde_json::json;
+
+nacre_tests::tests![
+    its_kernel_is_its_own,
+    as_many_cpus_as_asked_for,
+    cpus_of_the_containers_limit,
+    as_much_memory_as_asked_for,
+    memory_above_the_hole_can_be_used,
+    its_clock_is_right,
+    it_boots_while_another_runs,
+];
+
+fn its_kernel_is_its_own(case: &Case) {
+    let output = case.run(&case.busybox().args(["uname", "-r"])).ok();
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert_ne!(output, host);
+    assert!(output.starts_with("6."), "{output}");
+}
+
+fn as_many_cpus_as_asked_for(case: &Case) {
+    for cpus in [1, 2, 5, 8] {
+        let bundle = case
+            .busybox()
+            .annotation("dev.nacre.vm.cpus", &cpus.to_string())
+            .shell("nproc; grep -c ^processor /proc/cpuinfo");
+        assert_eq!(case.run(&bundle).ok(), format!("{cpus}\n{cpus}\n"));
+    }
+}
+
+fn cpus_of_the_containers_limit(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set(
+            "/linux/resources/cpu",
+            json!({ "quota": 250_000, "period": 100_000 }),
+        )
+        .args(["nproc"]);
+    // At most as many as the host has.
+    let cpus = std::thread::available_parallelism().unwrap().get().min(3);
+    assert_eq!(case.run(&bundle).ok(), format!("{cpus}\n"));
+}
+
+/// What the guest's kernel has to give, in MiB.
+fn total(case: &Case, asked: &str) -> u64 {
+    let bundle = case
+        .busybox()
+        .annotation("dev.nacre.vm.memory", asked)
+        .args(["grep", "MemTotal", "/proc/meminfo"]);
+    let output = case.run(&bundle).ok();
+    let kib: u64 = output.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib >> 10
+}
+
+fn as_much_memory_as_asked_for(case: &Case) {
+    // The kernel keeps some for itself, and a descriptor of 64 bytes for each page.
+    for (asked, at_least, at_most) in [
+        ("64M", 35, 64),
+        ("256M", 215, 256),
+        ("3584M", 3400, 3584),
+        ("5G", 4900, 5120),
+    ] {
+        let seen = total(case, asked);
+        assert!((at_least..=at_most).contains(&seen), "{asked}: {seen} MiB");
+    }
+}
+
+fn memory_above_the_hole_can_be_used(case: &Case) {
+    // The kernel hands memory out from the top.
+    let bundle = case
+        .busybox()
+        .annotation("dev.nacre.vm.memory", "4G")
+        .mount("/tmp", "tmpfs", "tmpfs", &["size=300m"])
+        .shell(
+            "head -c 200000000 /dev/urandom >/tmp/a; cp /tmp/a /tmp/b 2>/dev/null
+             cmp -n 90000000 /tmp/a /tmp/b && echo same",
+        );
+    assert_eq!(case.run(&bundle).ok(), "same\n");
+}
+
+fn its_clock_is_right(case: &Case) {
+    let now = || {
+        let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+        since.as_secs_f64()
+    };
+    let before = now();
+    let output = case.run(&case.busybox().args(["date", "+%s"])).ok();
+    let guest: f64 = output.trim().parse().unwrap();
+    assert!(
+        guest >= before.floor() - 1.0 && guest <= now() + 1.0,
+        "the guest's {guest} isn't within {before} to {}",
+        now()
+    );
+}
+
+fn it_boots_while_another_runs(case: &Case) {
+    let bundle = case.busybox().shell("echo ready; cat");
+    let mut first = case.start(&bundle);
+    first.wait_for_line("ready");
+    let mut command = case.nacre();
+    command.args(["run", "--bundle"]).arg(bundle.write());
+    command.arg(format!("{}-second", case.id()));
+    let second = case.spawn(command);
+    assert_eq!(second.finish().ok(), "ready\n");
+    first.finish().expect(0);
+}

@@ -1,0 +1,42 @@
+//! Containers in microVMs, from bundle to exit status.
+
+mod cgroups;
+mod debian;
+mod devices;
+mod failures;
+mod filesystem;
+mod machine;
+mod namespaces;
+mod process;
+mod signals;
+mod status;
+mod streams;
+
+use std::process::ExitCode;
+
+use libtest_mimic::Arguments;
+use nacre_tests::{fixtures, place, suite};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if !arguments.list {
+        if let Some(code) = place::elsewhere() {
+            return code;
+        }
+        fixtures::mount_debian();
+    }
+    let tests = [
+        status::tests(),
+        streams::tests(),
+        signals::tests(),
+        process::tests(),
+        namespaces::tests(),
+        filesystem::tests(),
+        devices::tests(),
+        cgroups::tests(),
+        machine::tests(),
+        debian::tests(),
+        failures::tests(),
+    ];
+    suite::run(&arguments, tests.into_iter().flatten().collect())
+}

@@ -1,0 +1,63 @@
+//! Signals sent to `nacre run`.
+
+use nacre_tests::Case;
+use nix::sys::signal::Signal;
+
+use crate::status::own_namespaces_but;
+
+nacre_tests::tests![
+    every_forwarded_signal_reaches_the_workload,
+    a_signal_without_a_handler_ends_the_workload,
+    a_signal_before_the_workload_runs_isnt_fatal_to_the_cleanup,
+];
+
+fn every_forwarded_signal_reaches_the_workload(case: &Case) {
+    let bundle = case.busybox().shell(
+        "for s in HUP INT QUIT USR1 USR2 WINCH; do trap \"echo got $s\" $s; done
+         trap 'echo got TERM; exit 7' TERM
+         echo ready
+         while :; do sleep 0.05; done",
+    );
+    let mut running = case.start(&bundle);
+    running.wait_for_line("ready");
+    for (signal, name) in [
+        (Signal::SIGHUP, "HUP"),
+        (Signal::SIGINT, "INT"),
+        (Signal::SIGQUIT, "QUIT"),
+        (Signal::SIGUSR1, "USR1"),
+        (Signal::SIGUSR2, "USR2"),
+        (Signal::SIGWINCH, "WINCH"),
+        (Signal::SIGTERM, "TERM"),
+    ] {
+        running.signal(signal);
+        let before = running.wait_for_line(&format!("got {name}"));
+        assert_eq!(before, "", "before {name}");
+    }
+    running.finish().expect(7);
+}
+
+fn a_signal_without_a_handler_ends_the_workload(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/namespaces", own_namespaces_but("pid"))
+        .shell("echo ready; exec sleep 1000");
+    let mut running = case.start(&bundle);
+    running.wait_for_line("ready");
+    running.signal(Signal::SIGTERM);
+    running.finish().expect(128 + 15);
+}
+
+fn a_signal_before_the_workload_runs_isnt_fatal_to_the_cleanup(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/namespaces", own_namespaces_but("pid"))
+        .args(["sleep", "1000"]);
+    let running = case.start(&bundle);
+    // Somewhere in the boot.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    running.signal(Signal::SIGTERM);
+    let outcome = running.finish();
+    // Kept until the workload was there, or taken as a wish to stop: it is over, and the
+    // harness sees that nothing is left.
+    assert_ne!(outcome.status(), Some(0), "{outcome:?}");
+}

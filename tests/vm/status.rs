@@ -1,0 +1,83 @@
+//! Exit statuses.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use nacre_tests::Case;
+
+nacre_tests::tests![
+    the_workloads_status_is_the_commands,
+    a_killed_workload_gives_128_and_the_signal,
+    a_fault_gives_128_and_the_signal,
+    a_second_run_may_use_the_id_again,
+];
+
+fn the_workloads_status_is_the_commands(case: &Case) {
+    for status in [0, 1, 42, 126, 127, 128, 255] {
+        let bundle = case.busybox().shell(&format!("exit {status}"));
+        let outcome = case.run(&bundle);
+        outcome.expect(status);
+        assert_eq!(outcome.stderr, "", "status {status}");
+    }
+}
+
+fn a_killed_workload_gives_128_and_the_signal(case: &Case) {
+    // The first process of a pid namespace is immune to signals that come from inside, so
+    // this container has none of its own.
+    for signal in [6, 9, 15] {
+        let bundle = case
+            .busybox()
+            .set("/linux/namespaces", own_namespaces_but("pid"))
+            .shell(&format!("kill -{signal} $$; echo survived"));
+        assert_eq!(case.run(&bundle).expect(128 + signal), "");
+    }
+}
+
+/// Every kind of namespace but one.
+pub(crate) fn own_namespaces_but(kind: &str) -> Vec<serde_json::Value> {
+    ["pid", "network", "ipc", "uts", "mount", "cgroup"]
+        .into_iter()
+        .filter(|k| *k != kind)
+        .map(|k| serde_json::json!({ "type": k }))
+        .collect()
+}
+
+fn a_fault_gives_128_and_the_signal(case: &Case) {
+    let bundle = case.busybox().args(["/bin/fault"]);
+    let program = bundle.rootfs().join("bin/fault");
+    fs::write(&program, executable(&[0x0f, 0x0b])).unwrap(); // ud2
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    case.run(&bundle).expect(128 + 4);
+}
+
+/// The smallest static x86-64 ELF executable with this code (System V gABI, chapters 4 and 5).
+fn executable(code: &[u8]) -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let size = HEADERS + code.len() as u64;
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let halves = |elf: &mut Vec<u8>, values: &[u16]| {
+        elf.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    };
+    let words = |elf: &mut Vec<u8>, values: &[u32]| {
+        elf.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    };
+    let longs = |elf: &mut Vec<u8>, values: &[u64]| {
+        elf.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    };
+    halves(&mut elf, &[2, 62]); // ET_EXEC, EM_X86_64
+    words(&mut elf, &[1]);
+    longs(&mut elf, &[BASE + HEADERS, 64, 0]); // entry, program headers, no sections
+    words(&mut elf, &[0]);
+    halves(&mut elf, &[64, 56, 1, 0, 0, 0]);
+    words(&mut elf, &[1, 5]); // PT_LOAD, readable and executable
+    longs(&mut elf, &[0, BASE, BASE, size, size, 0x1000]);
+    elf.extend(code);
+    elf
+}
+
+fn a_second_run_may_use_the_id_again(case: &Case) {
+    let bundle = case.busybox().shell("echo again");
+    assert_eq!(case.run(&bundle).ok(), "again\n");
+    assert_eq!(case.run(&bundle).ok(), "again\n");
+}
