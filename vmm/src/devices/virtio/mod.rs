@@ -10,6 +10,7 @@ mod config;
 pub mod fs;
 pub(crate) mod mmio;
 mod queue;
+pub mod rng;
 #[cfg(test)]
 mod testing;
 mod thread;

@@ -6,6 +6,8 @@
 //! reads (2.7.4.2). A device then works on [`Buffers`] only. What is wrong with the rings or a
 //! chain can't be answered within the queue, so it stops the device.
 
+use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -147,7 +149,7 @@ impl DeviceQueue {
         &self.notify
     }
 
-    /// Takes the driver's notification, once `notify` is readable.
+    /// Takes the driver's notification, if there is one.
     pub(crate) fn acknowledge(&self) {
         // Nothing to read means that there is nothing to take.
         let _ = self.notify.read();
@@ -193,6 +195,10 @@ pub(crate) fn start_queues<const N: usize>(
             return Err(ActivateError::QueueNotReady(index));
         }
         queue.set_event_idx(event_idx);
+        set_nonblocking(&active.notify).map_err(|source| ActivateError::Host {
+            what: "setting a notification up",
+            source,
+        })?;
         started.push(DeviceQueue {
             index,
             queue,
@@ -204,6 +210,19 @@ pub(crate) fn start_queues<const N: usize>(
     started
         .try_into()
         .map_err(|short: Vec<_>| ActivateError::QueueNotReady(short.len() as u16))
+}
+
+fn set_nonblocking(event: &EventFd) -> io::Result<()> {
+    // SAFETY: plain calls on a file descriptor that `event` keeps open.
+    let set = unsafe {
+        let flags = libc::fcntl(event.as_raw_fd(), libc::F_GETFL);
+        flags >= 0 && libc::fcntl(event.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
+    };
+    if set {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// `Queue::is_valid` wants a byte to follow each ring and says so in the log; this doesn't.

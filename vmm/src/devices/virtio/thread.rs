@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::fmt::Display;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,6 +59,14 @@ impl Stop {
         &self.event
     }
 
+    /// Waits until one of `files` is readable; false if the thread shall end instead.
+    pub(crate) fn wait(&self, files: &[RawFd]) -> io::Result<bool> {
+        let mut polled = vec![poll_for(self.event.as_raw_fd(), libc::POLLIN)];
+        polled.extend(files.iter().map(|file| poll_for(*file, libc::POLLIN)));
+        poll(&mut polled)?;
+        Ok(!self.requested())
+    }
+
     /// Whether the thread shall end: to be asked between pieces of work, so that a queue that
     /// is never empty can't keep it.
     pub(crate) fn requested(&self) -> bool {
@@ -105,6 +114,29 @@ impl Drop for DeviceThread {
         if let Some(thread) = self.thread.take() {
             // A panic has been reported already.
             let _ = thread.join();
+        }
+    }
+}
+
+/// What [`poll`] is to look for.
+pub(crate) fn poll_for(file: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd {
+        fd: file,
+        events,
+        revents: 0,
+    }
+}
+
+/// Waits until something happens at one of `files`.
+pub(crate) fn poll(files: &mut [libc::pollfd]) -> io::Result<()> {
+    loop {
+        // SAFETY: the pointer and the length are those of a slice.
+        if unsafe { libc::poll(files.as_mut_ptr(), files.len() as libc::nfds_t, -1) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }

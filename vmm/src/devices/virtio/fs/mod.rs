@@ -12,10 +12,11 @@
 //! until the file is opened again or its times change. What the guest writes is in the host's
 //! file when `write` returns.
 //!
-//! What a guest can make the host allocate: a request's copy and answer, 2 MiB at a time; and
-//! one file descriptor and some 300 bytes for each file that it knows or has open, no more
+//! What a guest can make the host allocate: a request's copy and answer, 2 MiB at a time;
+//! 1 MiB of directory listings; and one file descriptor and some 300 bytes for each file that it knows or has open, no more
 //! than [`MAX_GUEST_FILES`] and than `RLIMIT_NOFILE` gives. Beyond that it gets `ENFILE`.
 
+mod export;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -33,11 +34,11 @@ use virtiofsd::passthrough::credentials::drop_effective_cap;
 use virtiofsd::passthrough::{CachePolicy, Config, NegotiationMode, PassthroughFs};
 use virtiofsd::server::Server;
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 use super::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
 use super::thread::{DeviceThread, Stop};
 use super::{ActivateError, Activation, VirtioDevice, config};
+use export::Export;
 use request::Door;
 
 /// The longest tag, in bytes of UTF-8.
@@ -158,11 +159,7 @@ enum Failure {
 }
 
 /// Makes the calling thread one that sees nothing but `root`, and a server of it.
-fn serve_directory(
-    root: &File,
-    descriptors: File,
-    file_limit: u64,
-) -> io::Result<Server<PassthroughFs>> {
+fn serve_directory(root: &File, descriptors: File, file_limit: u64) -> io::Result<Server<Export>> {
     // libcap-ng reads files in /proc when a thread first uses it, so that comes before the
     // change of root.
     drop(drop_effective_cap("FSETID")?);
@@ -203,11 +200,11 @@ fn serve_directory(
         ..Config::default()
     };
     // This sets the thread's mask to 0.
-    Ok(Server::new(PassthroughFs::new(config)?))
+    Ok(Server::new(Export::new(PassthroughFs::new(config)?)))
 }
 
 struct Worker {
-    server: Server<PassthroughFs>,
+    server: Server<Export>,
     door: Door,
     memory: Arc<GuestMemoryMmap>,
     queues: [DeviceQueue; 2],
@@ -216,31 +213,11 @@ struct Worker {
 impl Worker {
     /// Works until told to stop, or until a queue turns out to be broken.
     fn run(mut self, stop: &Stop) -> Result<(), Failure> {
-        let epoll = Epoll::new().map_err(Failure::Wait)?;
-        let queues = self.queues.iter().map(DeviceQueue::notify);
-        for (event, token) in queues.chain([stop.event()]).zip(0..) {
-            epoll
-                .ctl(
-                    ControlOperation::Add,
-                    event.as_raw_fd(),
-                    EpollEvent::new(EventSet::IN, token),
-                )
-                .map_err(Failure::Wait)?;
-        }
-        let mut events = [EpollEvent::default(); 3];
-        while !stop.requested() {
+        let notified = [0, 1].map(|index: usize| self.queues[index].notify().as_raw_fd());
+        while stop.wait(&notified).map_err(Failure::Wait)? {
             for index in 0..self.queues.len() {
+                self.queues[index].acknowledge();
                 self.serve(index, stop)?;
-            }
-            let count = match epoll.wait(-1, &mut events) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => return Err(Failure::Wait(error)),
-            };
-            for event in &events[..count] {
-                if let Some(queue) = self.queues.get(event.data() as usize) {
-                    queue.acknowledge();
-                }
             }
         }
         Ok(())

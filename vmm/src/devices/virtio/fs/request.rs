@@ -38,16 +38,9 @@ const BESIDE_SIZE: usize = AVAILABLE_OFFSET + 4096;
 const FORGET: u32 = 2;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
-const INIT: u32 = 26;
 const INTERRUPT: u32 = 36;
 const DESTROY: u32 = 38;
 const BATCH_FORGET: u32 = 42;
-
-/// `FUSE_SUBMOUNTS`, and `FUSE_CREATE_SUPP_GROUP` in the second word: without the first
-/// virtiofsd writes to the standard error, without the second it gives a guest's users more
-/// rights than they have.
-const NEEDED_FLAGS: u32 = 1 << 27;
-const NEEDED_FLAGS2: u32 = 1 << 2;
 
 /// virtiofsd wants memory that could log what is written to it, of a type that it gives no
 /// name to; this is how to name it all the same.
@@ -236,13 +229,6 @@ fn check(head: &Head<'_>, opcode: u32, readable: usize, writable: usize) -> Resu
             let size = head.u32(IN_HEADER + 16).ok_or(MALFORMED)?;
             let end = offset.checked_add(u64::from(size)).ok_or(MALFORMED)?;
             i64::try_from(end).map_err(|_| MALFORMED)?;
-        }
-        INIT if head.u32(IN_HEADER) == Some(7) => {
-            let flags = head.u32(IN_HEADER + 12).unwrap_or(0);
-            let flags2 = head.u32(IN_HEADER + 16).unwrap_or(0);
-            if flags & NEEDED_FLAGS == 0 || flags2 & NEEDED_FLAGS2 == 0 {
-                return Err(libc::EPROTO);
-            }
         }
         _ => {}
     }

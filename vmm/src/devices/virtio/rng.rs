@@ -1,0 +1,192 @@
+//! The entropy device (virtio 1.3, section 5.4): random bytes of the host's kernel.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+use vm_memory::GuestMemoryMmap;
+
+use super::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
+use super::thread::{DeviceThread, Stop};
+use super::{ActivateError, Activation, VirtioDevice};
+
+/// How many bytes one request gets at most; a longer one gets as many, which the device is
+/// free to do (5.4.6.2). Linux asks for 64 at a time. Without a bound one request could have
+/// the host make random bytes for as long as it takes to fill the guest's memory.
+pub const MAX_REQUEST: usize = 4096;
+
+/// Linux has one request out at a time.
+const QUEUE_SIZES: [u16; 1] = [8];
+
+/// The device.
+#[derive(Default)]
+pub struct Rng {
+    thread: Option<DeviceThread>,
+}
+
+impl Rng {
+    /// A device.
+    pub fn new() -> Rng {
+        Rng::default()
+    }
+}
+
+impl VirtioDevice for Rng {
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn features(&self) -> u64 {
+        BASIC_FEATURES
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.reset();
+        let memory = Arc::clone(&activation.memory);
+        let interrupt = Arc::clone(&activation.interrupt);
+        let [mut requests] = queue::start_queues(activation)?;
+        let work = move |stop: &Stop| {
+            while stop.wait(&[requests.notify().as_raw_fd()])? {
+                requests.acknowledge();
+                serve(&mut requests, &memory, stop)?;
+            }
+            Ok::<(), Failure>(())
+        };
+        let thread = DeviceThread::spawn("rng", interrupt, work);
+        self.thread = Some(thread.map_err(|source| ActivateError::Host {
+            what: "starting the entropy device",
+            source,
+        })?);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.thread = None;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
+fn serve(requests: &mut DeviceQueue, memory: &GuestMemoryMmap, stop: &Stop) -> Result<(), Failure> {
+    while !stop.requested() {
+        match requests.pop(memory)? {
+            Some(mut chain) => {
+                if chain.writable.is_empty() || !chain.readable.is_empty() {
+                    return Err(requests
+                        .bad_chain(chain.head, "is no request for random bytes")
+                        .into());
+                }
+                let mut bytes = [0; MAX_REQUEST];
+                let wanted = chain.writable.len().min(MAX_REQUEST);
+                fill(&mut bytes[..wanted])?;
+                let written = chain.writable.write(&bytes[..wanted]);
+                requests.push(chain.head, written)?;
+            }
+            None if requests.resume_notifications()? => {}
+            None => break,
+        }
+    }
+    Ok(requests.signal()?)
+}
+
+/// Fills `bytes` from the kernel's generator.
+fn fill(mut bytes: &mut [u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        // SAFETY: the pointer and the length are those of a slice.
+        let count = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        match usize::try_from(count) {
+            Ok(count) => bytes = &mut bytes[count..],
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::testing::*;
+
+    fn get_some(machine: &mut Machine<Rng>) {
+        let at = BUFFERS + 0x1_0000;
+        machine.write(at, &[0; 64]);
+        assert_eq!(
+            machine.queues[0].run(&[(at, 32, true), (at + 40, 24, true)]),
+            56
+        );
+        let bytes = machine.read(at, 64);
+        // One in 2^192 machines fails this.
+        assert!(bytes[..24].iter().any(|byte| *byte != 0));
+        assert!(bytes[40..].iter().any(|byte| *byte != 0));
+        assert_eq!(bytes[32..40], [0; 8]);
+    }
+
+    #[test]
+    fn random_bytes_fill_the_buffers() {
+        let mut machine = Machine::new(Rng::new());
+        assert_eq!(machine.device.device_type(), 4);
+        get_some(&mut machine);
+        let first = machine.read(BUFFERS + 0x1_0000, 32);
+        get_some(&mut machine);
+        assert_ne!(machine.read(BUFFERS + 0x1_0000, 32), first);
+        assert!(machine.interrupt.signals(0) >= 2);
+    }
+
+    #[test]
+    fn a_request_gets_no_more_than_the_bound() {
+        let mut machine = Machine::new(Rng::new());
+        let parts = [(BUFFERS, 4000, true), (BUFFERS + 0x1000, 1 << 20, true)];
+        assert_eq!(machine.queues[0].run(&parts), MAX_REQUEST as u32);
+        assert_eq!(machine.read(BUFFERS + 0x1000 + 96, 0x1000), [0; 0x1000]);
+    }
+
+    #[test]
+    fn requests_with_nothing_to_write_stop_the_device() {
+        for parts in [
+            &[(BUFFERS, 64, false)][..],
+            &[(BUFFERS, 64, false), (BUFFERS, 64, true)],
+            &[(BUFFERS, 0, true)],
+        ] {
+            let mut machine = Machine::new(Rng::new());
+            machine.queues[0].add(parts);
+            machine.queues[0].notify();
+            machine.interrupt.wait_for_failure();
+        }
+    }
+
+    #[test]
+    fn broken_queues_stop_the_device() {
+        break_queue(0, Rng::new, get_some);
+    }
+
+    #[test]
+    fn a_reset_ends_the_work() {
+        let mut machine = Machine::new(Rng::new());
+        get_some(&mut machine);
+        machine.device.reset();
+        machine.queues[0].add(&[(BUFFERS, 64, true)]);
+        machine.queues[0].notify();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(machine.queues[0].try_used(), None);
+        machine.activate();
+        get_some(&mut machine);
+    }
+}
