@@ -1,12 +1,13 @@
 //! Puts a kernel and an initramfs into guest memory.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
+use std::os::unix::fs::FileExt;
 
-use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::arch::{ELF_MACHINE, HIGH_MEMORY, KERNEL_LIMIT, KERNEL_SPACE, memory_ranges};
+use crate::memory::copy_from_file;
 
 const PAGE: u64 = 4096;
 
@@ -18,11 +19,8 @@ const ELFDATA2LSB: u8 = 1;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
 /// A vmlinux has half a dozen program headers. The bound keeps a file from costing more.
 const MAX_PHDRS: u16 = 64;
-/// A kernel's notes are some hundred bytes; the loader walks through them.
-const MAX_NOTES: u64 = 64 << 10;
 
 /// Why a kernel or an initramfs could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -34,9 +32,6 @@ pub enum LoadError {
     /// The kernel's file could not be read.
     #[error("reading the kernel")]
     ReadKernel(#[source] io::Error),
-    /// The loader refused the kernel.
-    #[error("loading the kernel: {0}")]
-    Kernel(linux_loader::loader::Error),
     /// A part of the initramfs could not be read.
     #[error("reading part {part} of the initramfs")]
     ReadInitramfs {
@@ -85,13 +80,27 @@ pub(crate) struct Kernel {
     pub(crate) end: u64,
 }
 
-/// Loads an ELF vmlinux, each segment where its physical address says.
+/// What an ELF file says about itself.
+struct Image {
+    kernel: Kernel,
+    segments: Vec<Segment>,
+}
+
+/// Bytes of the file that go into memory.
+struct Segment {
+    offset: u64,
+    address: GuestAddress,
+    len: u64,
+}
+
+/// Loads an ELF vmlinux, each segment where its physical address says. Memory is zero where a
+/// segment has no bytes in the file.
 pub(crate) fn load_kernel(
     memory: &GuestMemoryMmap,
     memory_size: u64,
-    file: &mut File,
+    file: &File,
 ) -> Result<Kernel, LoadError> {
-    let kernel = check_kernel(file)?;
+    let Image { kernel, segments } = parse_kernel(file)?;
     let available = low_memory(memory_size);
     if kernel.end > available {
         return Err(LoadError::TooSmall {
@@ -99,13 +108,16 @@ pub(crate) fn load_kernel(
             available,
         });
     }
-    Elf::load(memory, None, file, Some(GuestAddress(HIGH_MEMORY))).map_err(LoadError::Kernel)?;
+    for segment in segments {
+        copy_from_file(memory, segment.address, file, segment.offset, segment.len)
+            .map_err(LoadError::ReadKernel)?;
+    }
     Ok(kernel)
 }
 
-/// Checks every header that the loader will follow, and that this is a kernel and not some
-/// other executable.
-fn check_kernel(file: &mut File) -> Result<Kernel, LoadError> {
+/// Checks that this is a kernel and not some other executable, and that all it says of its
+/// segments can be followed.
+fn parse_kernel(file: &File) -> Result<Image, LoadError> {
     let not = LoadError::NotAKernel;
     let metadata = file.metadata().map_err(LoadError::ReadKernel)?;
     if !metadata.is_file() {
@@ -136,50 +148,48 @@ fn check_kernel(file: &mut File) -> Result<Kernel, LoadError> {
 
     let entry = u64_at(&header, 24);
     let (mut end, mut entry_loaded) = (0, false);
+    let mut segments = Vec::new();
     for index in 0..u64::from(count) {
         let truncated = || not("it is truncated");
-        let offset = offset
+        let phdr_offset = offset
             .checked_add(index * PHDR_SIZE as u64)
             .ok_or_else(truncated)?;
-        let phdr: [u8; PHDR_SIZE] = read_at(file, offset)?.ok_or_else(truncated)?;
-        let kind = u32_at(&phdr, 0);
-        let (file_offset, virtual_, start) =
-            (u64_at(&phdr, 8), u64_at(&phdr, 16), u64_at(&phdr, 24));
-        let (file_size, size) = (u64_at(&phdr, 32), u64_at(&phdr, 40));
-        if !matches!(kind, PT_LOAD | PT_NOTE) {
+        let phdr: [u8; PHDR_SIZE] = read_at(file, phdr_offset)?.ok_or_else(truncated)?;
+        if u32_at(&phdr, 0) != PT_LOAD {
             continue;
         }
-        if file_offset
+        let (offset, virtual_, start) = (u64_at(&phdr, 8), u64_at(&phdr, 16), u64_at(&phdr, 24));
+        let (file_size, size) = (u64_at(&phdr, 32), u64_at(&phdr, 40));
+        if offset
             .checked_add(file_size)
             .is_none_or(|end| end > metadata.len())
         {
             return Err(truncated());
         }
-        if kind == PT_NOTE {
-            if file_size > MAX_NOTES {
-                return Err(not("its notes are too long"));
-            }
-            continue;
-        }
         // The per-CPU segment of a vmlinux has virtual address 0.
         if virtual_ != 0 && virtual_ < KERNEL_SPACE {
             return Err(not("it is a program, not a kernel"));
         }
-        let segment_end = start.checked_add(size).filter(|&e| e <= KERNEL_LIMIT);
-        let (Some(segment_end), true) = (segment_end, start >= HIGH_MEMORY && file_size <= size)
-        else {
-            return Err(not("a segment lies where no kernel is loaded"));
-        };
+        let segment_end = start
+            .checked_add(size)
+            .filter(|&end| start >= HIGH_MEMORY && file_size <= size && end <= KERNEL_LIMIT)
+            .ok_or_else(|| not("a segment lies where no kernel is loaded"))?;
         end = end.max(segment_end);
         entry_loaded |= (start..start + file_size).contains(&entry);
+        segments.push(Segment {
+            offset,
+            address: GuestAddress(start),
+            len: file_size,
+        });
     }
     if !entry_loaded {
         return Err(not("its entry point is outside its segments"));
     }
-    Ok(Kernel {
+    let kernel = Kernel {
         entry: GuestAddress(entry),
         end,
-    })
+    };
+    Ok(Image { kernel, segments })
 }
 
 /// Lays the parts end to end at the top of low memory, from a page's start.
@@ -189,7 +199,7 @@ pub(crate) fn load_initramfs(
     memory: &GuestMemoryMmap,
     memory_size: u64,
     kernel_end: u64,
-    parts: &mut [InitramfsPart],
+    parts: &[InitramfsPart],
 ) -> Result<(GuestAddress, u64), LoadError> {
     let available = low_memory(memory_size);
     let mut lengths = Vec::with_capacity(parts.len());
@@ -211,20 +221,14 @@ pub(crate) fn load_initramfs(
     };
 
     let mut address = GuestAddress(start);
-    for (part, (content, len)) in parts.iter_mut().zip(lengths).enumerate() {
-        let read = match content {
-            InitramfsPart::Bytes(bytes) => memory.write_slice(bytes, address),
-            InitramfsPart::File(file) => {
-                let rewound = file.rewind();
-                rewound.map_err(|source| LoadError::ReadInitramfs { part, source })?;
-                // The length is below the 4 GiB of low memory.
-                memory.read_exact_volatile_from(address, file, len as usize)
+    for (part, (content, len)) in parts.iter().zip(lengths).enumerate() {
+        match content {
+            InitramfsPart::Bytes(bytes) => {
+                memory.write_slice(bytes, address).map_err(io::Error::other)
             }
-        };
-        read.map_err(|error| LoadError::ReadInitramfs {
-            part,
-            source: io::Error::other(error),
-        })?;
+            InitramfsPart::File(file) => copy_from_file(memory, address, file, 0, len),
+        }
+        .map_err(|source| LoadError::ReadInitramfs { part, source })?;
         address.0 += len;
     }
     Ok((GuestAddress(start), total))
@@ -238,12 +242,9 @@ fn low_memory(memory_size: u64) -> u64 {
 }
 
 /// The `N` bytes at `offset`; none where the file ends before them.
-fn read_at<const N: usize>(file: &mut File, offset: u64) -> Result<Option<[u8; N]>, LoadError> {
+fn read_at<const N: usize>(file: &File, offset: u64) -> Result<Option<[u8; N]>, LoadError> {
     let mut bytes = [0; N];
-    let read = file
-        .seek(SeekFrom::Start(offset))
-        .and_then(|_| file.read_exact(&mut bytes));
-    match read {
+    match file.read_exact_at(&mut bytes, offset) {
         Ok(()) => Ok(Some(bytes)),
         // An offset beyond what a file can have is refused as invalid.
         Err(e)
@@ -285,7 +286,7 @@ mod tests {
 
     const MEMORY: u64 = 64 << 20;
 
-    struct Segment {
+    struct Phdr {
         kind: u32,
         virtual_: u64,
         physical: u64,
@@ -293,7 +294,7 @@ mod tests {
         size: u64,
     }
 
-    const TEXT: Segment = Segment {
+    const TEXT: Phdr = Phdr {
         kind: PT_LOAD,
         virtual_: 0xffff_ffff_8100_0000,
         physical: 0x100_0000,
@@ -302,7 +303,7 @@ mod tests {
     };
 
     /// A vmlinux with one byte pattern as the content of every segment.
-    fn elf(entry: u64, segments: &[Segment]) -> Vec<u8> {
+    fn elf(entry: u64, segments: &[Phdr]) -> Vec<u8> {
         let mut file = b"\x7fELF\x02\x01\x01".to_vec();
         file.resize(16, 0);
         file.extend(ET_EXEC.to_le_bytes());
@@ -342,7 +343,7 @@ mod tests {
     }
 
     fn load(bytes: &[u8]) -> Result<Kernel, LoadError> {
-        load_kernel(&memory::create(MEMORY).unwrap(), MEMORY, &mut file(bytes))
+        load_kernel(&memory::create(MEMORY).unwrap(), MEMORY, &file(bytes))
     }
 
     #[track_caller]
@@ -357,7 +358,7 @@ mod tests {
     fn segments_go_where_they_say() {
         let memory = memory::create(MEMORY).unwrap();
         let bytes = elf(0x100_0010, &[TEXT]);
-        let kernel = load_kernel(&memory, MEMORY, &mut file(&bytes)).unwrap();
+        let kernel = load_kernel(&memory, MEMORY, &file(&bytes)).unwrap();
         let expected = Kernel {
             entry: GuestAddress(0x100_0010),
             end: 0x100_3000,
@@ -380,7 +381,7 @@ mod tests {
         let mut narrow = elf(0x100_0000, &[TEXT]);
         narrow[4] = 1;
         assert_refused(&narrow, "64-bit");
-        let program = Segment {
+        let program = Phdr {
             virtual_: 0x40_0000,
             physical: 0x40_0000,
             ..TEXT
@@ -395,24 +396,18 @@ mod tests {
         assert_refused(&elf(0x50_0000, &[TEXT]), "entry point");
         assert_refused(&elf(0x100_0000, &[]), "program headers");
         for (physical, size) in [(0x7000, 0x1000), (u64::MAX, 0x1000), (0x100_0000, u64::MAX)] {
-            let segment = Segment {
+            let segment = Phdr {
                 physical,
                 size,
                 ..TEXT
             };
             assert_refused(&elf(0x100_0000, &[segment]), "no kernel is loaded");
         }
-        let larger_in_file = Segment { size: 0x10, ..TEXT };
+        let larger_in_file = Phdr { size: 0x10, ..TEXT };
         assert_refused(&elf(0x100_0000, &[larger_in_file]), "no kernel is loaded");
         let mut far = elf(0x100_0000, &[TEXT]);
         far[32..40].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_refused(&far, "truncated");
-        let notes = Segment {
-            kind: PT_NOTE,
-            file_size: MAX_NOTES + 1,
-            ..TEXT
-        };
-        assert_refused(&elf(0x100_0000, &[TEXT, notes]), "notes");
     }
 
     #[test]
@@ -435,7 +430,7 @@ mod tests {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut bytes = whole.clone();
                 bytes[index] = value;
-                let _ = load_kernel(&memory, MEMORY, &mut file(&bytes));
+                let _ = load_kernel(&memory, MEMORY, &file(&bytes));
             }
         }
     }
@@ -443,30 +438,30 @@ mod tests {
     #[test]
     fn initramfs_parts_lie_end_to_end_at_the_top() {
         let memory = memory::create(MEMORY).unwrap();
-        let mut parts = [
+        let parts = [
             InitramfsPart::Bytes(b"abc".to_vec()),
             InitramfsPart::File(file(b"defgh")),
             InitramfsPart::Bytes(b"i".to_vec()),
         ];
-        let (start, len) = load_initramfs(&memory, MEMORY, 0, &mut parts).unwrap();
+        let (start, len) = load_initramfs(&memory, MEMORY, 0, &parts).unwrap();
         assert_eq!((start.0, len), (MEMORY - PAGE, 9));
         assert_eq!(&memory.read_obj::<[u8; 10]>(start).unwrap(), b"abcdefghi\0");
-        let nothing = load_initramfs(&memory, MEMORY, 0, &mut []).unwrap();
+        let nothing = load_initramfs(&memory, MEMORY, 0, &[]).unwrap();
         assert_eq!(nothing, (GuestAddress(MEMORY), 0));
     }
 
     #[test]
     fn what_does_not_fit_is_refused() {
         let memory = memory::create(MEMORY).unwrap();
-        let mut parts = [InitramfsPart::Bytes(vec![0; 2 * PAGE as usize])];
-        load_initramfs(&memory, MEMORY, MEMORY - 2 * PAGE, &mut parts).unwrap();
-        let error = load_initramfs(&memory, MEMORY, MEMORY - 2 * PAGE + 1, &mut parts);
+        let parts = [InitramfsPart::Bytes(vec![0; 2 * PAGE as usize])];
+        load_initramfs(&memory, MEMORY, MEMORY - 2 * PAGE, &parts).unwrap();
+        let error = load_initramfs(&memory, MEMORY, MEMORY - 2 * PAGE + 1, &parts);
         assert!(matches!(error, Err(LoadError::TooSmall { .. })));
         let sparse = tempfile::tempfile().unwrap();
         sparse.set_len(1 << 40).unwrap();
-        let error = load_initramfs(&memory, MEMORY, 0, &mut [InitramfsPart::File(sparse)]);
+        let error = load_initramfs(&memory, MEMORY, 0, &[InitramfsPart::File(sparse)]);
         assert!(matches!(error, Err(LoadError::TooSmall { .. })));
-        let large = Segment {
+        let large = Phdr {
             size: MEMORY,
             ..TEXT
         };

@@ -1,14 +1,14 @@
 //! Guest memory: one sealed memfd, mapped shared.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
-    FileOffset, GuestMemoryMmap, GuestMemoryRegion, GuestRegionCollectionError, GuestRegionMmap,
-    MmapRegion,
+    Address, Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
 };
 
 use crate::arch::memory_ranges;
@@ -86,6 +86,87 @@ fn memory_file(size: u64) -> io::Result<File> {
     Ok(file)
 }
 
+/// Copies `len` bytes of `file`, from `offset`, to `address`.
+///
+/// The kernel copies them from the page cache straight into the memory's file. Reading them
+/// into its mapping would cost a page fault a page, and each page would be zeroed before it
+/// is written over.
+///
+/// # Errors
+///
+/// When the range isn't wholly in one region of guest memory, the file is too short
+/// ([`io::ErrorKind::UnexpectedEof`]) or can't be read.
+pub(crate) fn copy_from_file(
+    memory: &GuestMemoryMmap,
+    address: GuestAddress,
+    file: &File,
+    offset: u64,
+    len: u64,
+) -> io::Result<()> {
+    let outside = || io::Error::new(io::ErrorKind::InvalidInput, "outside of guest memory");
+    let (region, start) = memory.to_region_addr(address).ok_or_else(outside)?;
+    let start = start.raw_value();
+    if start.checked_add(len).is_none_or(|end| end > region.len()) {
+        return Err(outside());
+    }
+    let Some(backing) = region.file_offset() else {
+        return read_from_file(memory, address, file, offset, len);
+    };
+    let mut target = backing.file();
+    target.seek(SeekFrom::Start(backing.start() + start))?;
+
+    let mut from = libc::off_t::try_from(offset).map_err(|_| outside())?;
+    let mut left = len;
+    while left > 0 {
+        // SAFETY: both descriptors are open files; `from` is a value on this stack.
+        let sent = unsafe {
+            libc::sendfile(
+                target.as_raw_fd(),
+                file.as_raw_fd(),
+                &mut from,
+                left as usize,
+            )
+        };
+        match u64::try_from(sent) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(sent) => left -= sent,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                // A file system that can't do it.
+                error if error.raw_os_error() == Some(libc::EINVAL) && left == len => {
+                    return read_from_file(memory, address, file, offset, len);
+                }
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// As [`copy_from_file`], for any file.
+fn read_from_file(
+    memory: &GuestMemoryMmap,
+    address: GuestAddress,
+    mut file: &File,
+    offset: u64,
+    len: u64,
+) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut done = 0;
+    while done < len {
+        let to = address.checked_add(done);
+        let to = to.ok_or(io::ErrorKind::InvalidInput)?;
+        let read = memory
+            .read_volatile_from(to, &mut file, (len - done) as usize)
+            .map_err(io::Error::other)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        done += read as u64;
+    }
+    Ok(())
+}
+
 /// Guest memory isn't for core dumps: it is large, and it is the guest's.
 fn advise(mapping: &MmapRegion) {
     // SAFETY: the range is that of the mapping, and the advice changes none of its contents.
@@ -119,6 +200,46 @@ mod tests {
             .unwrap();
         assert!(memory.write_obj(1u8, GuestAddress(0xd000_0000)).is_err());
         assert!(memory.write_obj(1u64, GuestAddress(top.0 + 1)).is_err());
+    }
+
+    /// A file with a byte pattern, and guest memory whose start has been filled from it by
+    /// `copy`, from offset 100 to address 0x1_0010.
+    fn copied(
+        len: u64,
+        copy: fn(&GuestMemoryMmap, GuestAddress, &File, u64, u64) -> io::Result<()>,
+    ) -> io::Result<Vec<u8>> {
+        let bytes: Vec<u8> = (0..10_000u32).map(|i| (i % 251) as u8).collect();
+        let mut file = tempfile::tempfile()?;
+        io::Write::write_all(&mut file, &bytes)?;
+        let memory = create(MIN_MEMORY).unwrap();
+        let address = GuestAddress(0x1_0010);
+        copy(&memory, address, &file, 100, len)?;
+        let mut read = vec![0; len as usize + 1];
+        memory.read_slice(&mut read, address).unwrap();
+        assert_eq!(read.pop(), Some(0));
+        assert_eq!(read, bytes[100..][..len as usize]);
+        Ok(read)
+    }
+
+    #[test]
+    fn files_are_copied_to_their_place() {
+        for copy in [copy_from_file, read_from_file] {
+            copied(9_900, copy).unwrap();
+            copied(1, copy).unwrap();
+            copied(0, copy).unwrap();
+            let error = copied(9_901, copy).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+
+    #[test]
+    fn nothing_is_copied_outside_of_memory() {
+        let memory = create(MIN_MEMORY).unwrap();
+        let file = tempfile::tempfile().unwrap();
+        for (address, len) in [(MIN_MEMORY, 1), (MIN_MEMORY - 1, 2), (0, u64::MAX)] {
+            let error = copy_from_file(&memory, GuestAddress(address), &file, 0, len);
+            assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::error::Error;
 use crate::kick::{self, Kick};
 use crate::kvm::KvmError;
-use crate::loader::{self, InitramfsPart};
+use crate::loader::{self, InitramfsPart, Kernel, LoadError};
 use crate::vcpu::Vcpu;
 use crate::{kvm, memory};
 
@@ -87,8 +87,8 @@ impl Vm {
         let VmConfig {
             vcpus: vcpu_count,
             memory: memory_size,
-            kernel: mut kernel_file,
-            mut initramfs,
+            kernel,
+            initramfs,
             cmdline,
             console_log,
             devices,
@@ -114,8 +114,26 @@ impl Vm {
         }
 
         let memory = Arc::new(memory::create(memory_size)?);
-        let kernel = loader::load_kernel(&memory, memory_size, &mut kernel_file)?;
-        let initramfs = loader::load_initramfs(&memory, memory_size, kernel.end, &mut initramfs)?;
+        // The host's kernel spends most of making a VM waiting (for a thread of its own, and
+        // for RCU). Memory is filled meanwhile.
+        let (vm, loaded) = std::thread::scope(|scope| {
+            let masked = kick::Masked::new();
+            let vm = std::thread::Builder::new()
+                .spawn_scoped(scope, || kvm.create_vm())
+                .map_err(Error::host("starting a thread"));
+            drop(masked);
+            let loaded = load(&memory, memory_size, &kernel, &initramfs);
+            let vm = vm.and_then(|thread| {
+                // Nothing in the thread panics.
+                let vm = thread
+                    .join()
+                    .unwrap_or(Err(kvm_ioctls::Error::new(libc::EIO)));
+                vm.map_err(Error::host("creating a VM"))
+            });
+            (vm, loaded)
+        });
+        let (kernel, initramfs) = loaded?;
+        let vm = vm?;
         let boot = Boot {
             memory_size,
             vcpus: vcpu_count,
@@ -123,8 +141,6 @@ impl Vm {
             initramfs,
         };
         boot.write(&memory).map_err(boot_error)?;
-
-        let vm = kvm.create_vm().map_err(Error::host("creating a VM"))?;
         add_memory(&vm, &memory)?;
         arch::create_irqchip(&vm).map_err(Error::host("creating the interrupt controllers"))?;
         let setup = VcpuSetup::new(&kvm, vcpu_count).map_err(Error::host("asking for CPUID"))?;
@@ -355,6 +371,18 @@ fn full_cmdline(cmdline: &str, devices: usize) -> Result<std::ffi::CString, Erro
 fn slot(index: usize) -> (GuestAddress, u32) {
     let offset = index as u64 * arch::MMIO_DEVICE_SIZE;
     (GuestAddress(arch::MMIO_START + offset), DEVICE_IRQS[index])
+}
+
+/// Puts the kernel and the initramfs, whose place and length it gives, into memory.
+fn load(
+    memory: &GuestMemoryMmap,
+    memory_size: u64,
+    kernel: &File,
+    initramfs: &[InitramfsPart],
+) -> Result<(Kernel, (GuestAddress, u64)), LoadError> {
+    let kernel = loader::load_kernel(memory, memory_size, kernel)?;
+    let initramfs = loader::load_initramfs(memory, memory_size, kernel.end, initramfs)?;
+    Ok((kernel, initramfs))
 }
 
 /// Gives guest memory to the VM.
