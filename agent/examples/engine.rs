@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
-use nacre_agent::container::{Container, CreateError, Stdio, config, describe};
+use nacre_agent::container::{Container, CreateError, Stdio, config, describe, protect_executable};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 fn main() -> ExitCode {
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
 }
 
 fn run(bundle: &Path) -> Result<u8, Box<dyn Error>> {
+    protect_executable()?;
     let bundle = bundle.canonicalize()?;
     let mut spec = config::load(&std::fs::read(bundle.join("config.json"))?)?;
     config::resolve_paths(&mut spec, &bundle);

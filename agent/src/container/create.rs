@@ -274,11 +274,9 @@ impl Container {
     /// [`CgroupError::Busy`] if processes are left after 10 s, or what else kept the cgroup
     /// from being removed.
     pub fn destroy(self) -> Result<(), CgroupError> {
-        // Takes all of its pid namespace with it. ESRCH is fine.
+        // Takes all of its pid namespace with it; removing the cgroup takes what has none.
+        // That it has ended already is fine.
         let _ = self.signal(libc::SIGKILL);
-        if let Some(cgroup) = &self.cgroup {
-            cgroup.kill()?;
-        }
         let _ = self.wait_for_exit(EXIT_BOUND);
         match self.cgroup {
             Some(cgroup) => cgroup.remove(),

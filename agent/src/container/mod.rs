@@ -19,6 +19,7 @@ mod channel;
 mod create;
 mod devices;
 mod error;
+mod executable;
 mod init;
 mod masked;
 mod mount_options;
@@ -37,4 +38,5 @@ mod user;
 
 pub use create::{Container, CreateError, StartError};
 pub use error::describe;
+pub use executable::protect_executable;
 pub use stdio::Stdio;

@@ -120,10 +120,15 @@ impl Mount {
         if destination.as_os_str().is_empty() {
             return Err(ConfigError::missing(field("destination")));
         }
+        // The spec wants it absolute; runc takes a relative one as from the root.
+        let destination = clean(destination);
+        if destination == Path::new("/") {
+            let problem = "the root can't be mounted over";
+            return Err(ConfigError::invalid(field("destination"), problem));
+        }
         Ok(Mount {
             index,
-            // The spec wants it absolute; runc takes a relative one as from the root.
-            destination: clean(destination),
+            destination,
             source,
             kind: if options.bind.is_some() {
                 String::new()
@@ -387,6 +392,10 @@ mod tests {
             (
                 r#"{"destination": "", "type": "proc"}"#,
                 "mounts[3].destination is missing",
+            ),
+            (
+                r#"{"destination": "/a/..", "type": "tmpfs"}"#,
+                "mounts[3].destination: the root can't be mounted over",
             ),
             (
                 r#"{"destination": "/a", "type": "tmpfs", "options": ["tmpcopyup"]}"#,

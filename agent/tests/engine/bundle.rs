@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What busybox is asked to be in the tests.
-const APPLETS: [&str; 27] = [
+const APPLETS: [&str; 28] = [
     "sh", "cat", "ls", "id", "env", "echo", "grep", "hostname", "readlink", "stat", "touch",
     "mkdir", "sleep", "true", "false", "mount", "umount", "dd", "ip", "ps", "kill", "sort", "wc",
-    "test", "mkfifo", "chroot", "head",
+    "test", "mkfifo", "chroot", "head", "seq",
 ];
 
 /// How long a container may run in a test.
@@ -65,6 +65,12 @@ impl Bundle {
     /// A path beside its root.
     pub(crate) fn beside(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
+    }
+
+    /// Writes its `config.json`, for another process.
+    pub(crate) fn write(&self) -> &Path {
+        fs::write(self.beside("config.json"), self.config.to_string()).unwrap();
+        self.directory.path()
     }
 
     /// Adds to `mounts`.

@@ -2,15 +2,23 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
+use nacre_agent::container::{Container, config, protect_executable};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
-use crate::bundle::{Bundle, leak, text};
+use crate::bundle::{Bundle, leak, null_stdio, text};
 use crate::{Skipped, Test};
 
 pub(crate) const TESTS: &[Test] = &[
+    (
+        "the_engines_program_cannot_be_overwritten",
+        the_engines_program_cannot_be_overwritten,
+    ),
     ("links_do_not_lead_mounts_out", links_do_not_lead_mounts_out),
     (
         "links_do_not_lead_devices_out",
@@ -31,6 +39,91 @@ pub(crate) const TESTS: &[Test] = &[
         a_passwd_that_blocks_is_not_waited_for,
     ),
 ];
+
+/// What this program does as another process of a test: a function of the words that follow.
+type Part = fn(std::iter::Skip<std::env::Args>) -> ExitCode;
+
+/// The part that a word on the command line stands for.
+pub(crate) fn part(word: &str) -> Option<Part> {
+    match word {
+        "--run-protected" => Some(|bundle| {
+            protect_executable().unwrap();
+            run_and_leave(bundle)
+        }),
+        "--run-unprotected" => Some(run_and_leave),
+        "--attack" => Some(attack),
+        _ => None,
+    }
+}
+
+/// Starts a container and leaves it running.
+fn run_and_leave(mut words: std::iter::Skip<std::env::Args>) -> ExitCode {
+    let bundle = PathBuf::from(words.next().unwrap());
+    let config = fs::read(bundle.join("config.json")).unwrap();
+    let mut spec = config::load(&config).unwrap();
+    config::resolve_paths(&mut spec, &bundle);
+    let mut container = Container::create("unused", &spec, null_stdio()).unwrap();
+    container.start().unwrap();
+    ExitCode::SUCCESS
+}
+
+/// In the container: opens the engine's program, and when it runs no more, writes to it.
+fn attack(_: std::iter::Skip<std::env::Args>) -> ExitCode {
+    let executable = fs::File::open("/proc/self/exe").unwrap();
+    leak(&executable);
+    let fd = executable.as_raw_fd();
+    let script = format!(
+        "for i in $(seq 200); do
+             if echo overwritten > /proc/self/fd/{fd}; then break; fi
+             sleep 0.02
+         done 2> /result; echo done >> /result"
+    );
+    panic!("{}", Command::new("/bin/sh").args(["-c", &script]).exec());
+}
+
+// CVE-2019-5736.
+fn the_engines_program_cannot_be_overwritten() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("");
+    // It runs as a script's interpreter, which a look at the program alone would not see.
+    fs::write(bundle.at("script"), "#!/proc/self/exe --attack\n").unwrap();
+    fs::set_permissions(bundle.at("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    bundle.config["process"]["args"] = json!(["/script"]);
+    let cgroup = format!("nacre-test-left-{}", std::process::id());
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("/{cgroup}"));
+    let original = fs::read(std::env::current_exe().unwrap()).unwrap();
+    for (part, overwritten) in [("--run-unprotected", true), ("--run-protected", false)] {
+        let engine = bundle.beside("engine");
+        let _ = fs::remove_file(bundle.at("result"));
+        fs::write(&engine, &original).unwrap();
+        fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).unwrap();
+        let run = Command::new(&engine).arg(part).arg(bundle.write()).status();
+        assert!(run.unwrap().success());
+        let result = || fs::read_to_string(bundle.at("result")).unwrap_or_default();
+        wait_until(|| result().ends_with("done\n"));
+        for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+            let left = Path::new(mount).join(&cgroup);
+            wait_until(|| !left.exists() || fs::remove_dir(&left).is_ok());
+        }
+        assert_eq!(
+            fs::read(&engine).unwrap() != original,
+            overwritten,
+            "{}",
+            result()
+        );
+        assert_eq!(result().contains("Read-only file system"), !overwritten);
+    }
+    Ok(())
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("it doesn't come about");
+}
 
 fn links_do_not_lead_mounts_out() -> Result<(), Skipped> {
     let mut bundle = Bundle::new("cat /proc/self/mountinfo");

@@ -10,7 +10,7 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxSeccompAction, Process, 
 use super::{ConfigError, NEWEST_MINOR};
 use crate::container::capabilities::Sets;
 use crate::container::cgroups::{self, Cgroup};
-use crate::container::mounts::Mount;
+use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
 use crate::container::{devices, rlimits, sysctl};
@@ -96,6 +96,7 @@ fn process(process: &Process) -> Result<(), ConfigError> {
     let affinity = process.exec_cpu_affinity().as_ref();
     refuse([
         ("process.terminal", process.terminal() == Some(true)),
+        ("process.user.username", says(process.user().username())),
         ("process.commandLine", says(process.command_line())),
         ("process.apparmorProfile", says(process.apparmor_profile())),
         ("process.selinuxLabel", says(process.selinux_label())),
@@ -200,10 +201,17 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
         ("linux.readonlyPaths", linux.readonly_paths()),
     ] {
         for (index, path) in paths.iter().flatten().enumerate() {
-            if !Path::new(path).is_absolute() {
-                let problem = format!("{path:?} isn't absolute");
-                return Err(ConfigError::invalid(format!("{field}[{index}]"), problem));
-            }
+            let problem = if !Path::new(path).is_absolute() {
+                "isn't absolute"
+            } else if mounts::clean(Path::new(path)) == Path::new("/") {
+                "is the root"
+            } else {
+                continue;
+            };
+            return Err(ConfigError::invalid(
+                format!("{field}[{index}]"),
+                format!("{path:?} {problem}"),
+            ));
         }
     }
     if let Some(resources) = linux.resources() {
@@ -358,6 +366,7 @@ mod tests {
             ("/process/scheduler", json!({"policy": "SCHED_OTHER"})),
             ("/process/execCPUAffinity", json!({"initial": "0"})),
             ("/process/commandLine", json!("x")),
+            ("/process/user/username", json!("x")),
             ("/hooks", json!({"poststop": [{"path": "/x"}]})),
             ("/windows", json!({"layerFolders": ["x"]})),
             ("/vm", json!({"kernel": {"path": "/x"}})),
@@ -510,6 +519,11 @@ mod tests {
                 "/linux/maskedPaths",
                 json!(["/proc/kcore", "proc"]),
                 "linux.maskedPaths[1]: \"proc\" isn't absolute",
+            ),
+            (
+                "/linux/readonlyPaths",
+                json!(["/proc/.."]),
+                "linux.readonlyPaths[0]: \"/proc/..\" is the root",
             ),
         ] {
             assert_eq!(load_with(pointer, value).unwrap_err(), error);

@@ -1,0 +1,61 @@
+//! Keeping the engine's own program out of its containers' reach (CVE-2019-5736).
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+
+use libc::MOUNT_ATTR_RDONLY;
+use nix::fcntl::AtFlags;
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::execveat;
+use rustix::fs::CWD;
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::sys::{MountAttributes, mount_setattr};
+
+/// Where the kernel has the program that a process runs.
+const OWN_EXECUTABLE: &str = "/proc/self/exe";
+
+/// Runs this program anew, from a read-only mount of its file that is attached nowhere; returns
+/// at once if it is on a read-only mount already. A program that makes containers on a kernel
+/// that it doesn't trust them with calls this before anything else.
+///
+/// A workload that is `/proc/self/exe`, or a script of which that is the interpreter, runs the
+/// engine's program inside of the container. There it could keep the file open until no process
+/// runs it any more, and then write to it: the next container's engine would be the
+/// attacker's. The kernel refuses that for a read-only mount, and this one is in no mount
+/// namespace in which anybody could change it.
+///
+/// [`std::env::current_exe`] doesn't give the file's path afterwards.
+///
+/// # Errors
+///
+/// What the kernel refuses: it takes `CAP_SYS_ADMIN` to make a mount.
+pub fn protect_executable() -> io::Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let current = open_tree(CWD, OWN_EXECUTABLE, flags)?;
+    if fstatvfs(&current)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Ok(());
+    }
+    let copy = open_tree(CWD, OWN_EXECUTABLE, flags | OpenTreeFlags::OPEN_TREE_CLONE)?;
+    let read_only = MountAttributes {
+        set: MOUNT_ATTR_RDONLY,
+        ..Default::default()
+    };
+    mount_setattr(&copy, read_only, false)?;
+    let args = c_strings(std::env::args_os())?;
+    let env = c_strings(std::env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        name
+    }))?;
+    match execveat(&copy, c"", &args, &env, AtFlags::AT_EMPTY_PATH) {
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn c_strings(strings: impl Iterator<Item = OsString>) -> io::Result<Vec<CString>> {
+    strings
+        .map(|string| CString::new(string.into_vec()).map_err(io::Error::from))
+        .collect()
+}
