@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Linux, Spec};
 
 use super::cgroups::{self, Cgroup, CgroupError};
 use super::channel::{Channel, Report, wait_until_readable};
@@ -41,9 +41,9 @@ pub enum CreateError {
         /// What is wrong with it.
         source: io::Error,
     },
-    /// A namespace can't be joined.
+    /// A namespace can't be had.
     #[error(transparent)]
-    Namespace(#[from] JoinError),
+    Namespace(#[from] NamespaceError),
     /// The cgroup can't be made, or not with these limits.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -72,17 +72,6 @@ pub enum CreateError {
     /// The init was not ready in time.
     #[error("the container's init isn't ready after {} s", READY_BOUND.as_secs())]
     TimedOut,
-}
-
-/// A namespace that can't be joined.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct JoinError(NamespaceError);
-
-impl From<NamespaceError> for CreateError {
-    fn from(error: NamespaceError) -> Self {
-        CreateError::Namespace(JoinError(error))
-    }
 }
 
 impl CreateError {
@@ -158,8 +147,7 @@ impl Container {
         let plan = Plan::new(spec)?;
         check_root(plan.root())?;
         let linux = spec.linux().as_ref();
-        let namespaces = linux.and_then(|l| l.namespaces().as_deref());
-        let namespaces = Namespaces::open(namespaces.unwrap_or_default())?;
+        let namespaces = Namespaces::open(linux.unwrap_or(&Linux::default()))?;
         let (channel, inits_end) = Channel::pair().map_err(starting("make a socket pair"))?;
         let cgroup = make_cgroup(id, spec)?;
         let cloned = clone_init(plan, &namespaces, cgroup.as_ref(), &stdio, inits_end);
@@ -349,7 +337,7 @@ fn clone_init(
         Some(cgroup) => Some(cgroup.directory().map_err(starting("open the cgroup"))?),
         None => None,
     };
-    let for_children = namespaces.join_for_children()?;
+    let for_children = namespaces.set_for_children()?;
     // SAFETY: the caller of `Container::create` has promised that this is the only thread.
     let cloned = unsafe {
         sys::clone3(

@@ -11,7 +11,7 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, sethostname, setsid};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, Process, Spec};
 
 use super::capabilities::Sets;
 use super::channel::{Channel, Failure, Report};
@@ -24,7 +24,9 @@ use super::process::Program;
 use super::rootfs::{Propagation, Rootfs};
 use super::safe_path::{self, Kind};
 use super::stdio::{self, Stdio};
-use super::{devices, masked, network, rlimits, signals, sys, sysctl, user};
+use super::{
+    devices, io_priority, masked, network, personality, rlimits, signals, sys, sysctl, user,
+};
 
 /// The umask of a process that none is asked for, as runc gives it.
 const UMASK: u32 = 0o022;
@@ -41,6 +43,7 @@ pub(super) struct Plan<'a> {
     sysctl: BTreeMap<&'a str, &'a str>,
     hostname: &'a str,
     domainname: &'a str,
+    personality: Option<&'a LinuxPersonality>,
     process: &'a Process,
     capabilities: Sets,
     program: Program,
@@ -72,6 +75,7 @@ impl<'a> Plan<'a> {
                 .collect(),
             hostname: spec.hostname().as_deref().unwrap_or_default(),
             domainname: spec.domainname().as_deref().unwrap_or_default(),
+            personality: linux.personality().as_ref(),
             process,
             capabilities: Sets::of(process.capabilities().as_ref()),
             program: Program::parse(process)?,
@@ -170,6 +174,12 @@ fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CStrin
         sys::setdomainname(plan.domainname).step(|| "set the domainname")?;
     }
 
+    if let Some(personality) = plan.personality {
+        personality::set(personality).step(|| "set linux.personality")?;
+    }
+    if let Some(priority) = process.io_priority() {
+        io_priority::set(priority).step(|| "set process.ioPriority")?;
+    }
     rlimits::set(process.rlimits().as_deref().unwrap_or_default())?;
     let id = process.user();
     plan.program.set_home(|| user::home(id.uid()));

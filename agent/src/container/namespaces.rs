@@ -1,20 +1,27 @@
 //! `linux.namespaces`: new ones, and those of others that are joined.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns, unshare};
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
+use super::config::ConfigError;
 use super::error::{InitError, Step};
+
+/// nix doesn't have this one. It is for `unshare` and `setns` only: clone3 takes the bit, clone
+/// can't.
+const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 /// The namespaces of a container.
 #[derive(Debug)]
 pub(super) struct Namespaces {
     new: CloneFlags,
     joined: Vec<Joined>,
+    /// As `/proc/self/timens_offsets` takes it.
+    time_offsets: String,
 }
 
 #[derive(Debug)]
@@ -24,13 +31,27 @@ struct Joined {
     file: File,
 }
 
-/// A namespace that could not be had.
+/// A namespace that can't be had.
 #[derive(Debug, thiserror::Error)]
-#[error("can't join the {kind} namespace of {}", path.display())]
-pub(super) struct NamespaceError {
-    kind: LinuxNamespaceType,
-    path: PathBuf,
-    source: io::Error,
+pub enum NamespaceError {
+    /// One of `linux.namespaces` with a path can't be joined.
+    #[error("can't join the {kind} namespace of {}", path.display())]
+    Join {
+        /// What kind it should be of.
+        kind: LinuxNamespaceType,
+        /// Its path.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// A time namespace can't be made, or not with `linux.timeOffsets`.
+    #[error("can't {step}")]
+    Time {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
 }
 
 /// The `CLONE_NEW*` of a kind.
@@ -40,11 +61,11 @@ fn flag(kind: LinuxNamespaceType) -> CloneFlags {
 }
 
 impl Namespaces {
-    /// Opens those that are to be joined.
-    pub(super) fn open(namespaces: &[LinuxNamespace]) -> Result<Self, NamespaceError> {
+    /// Opens those of `linux` that are to be joined.
+    pub(super) fn open(linux: &Linux) -> Result<Self, NamespaceError> {
         let mut new = CloneFlags::empty();
         let mut joined = Vec::new();
-        for namespace in namespaces {
+        for namespace in linux.namespaces().iter().flatten() {
             let kind = namespace.typ();
             let Some(path) = namespace
                 .path()
@@ -61,10 +82,14 @@ impl Namespaces {
                 .open(&path);
             match file {
                 Ok(file) => joined.push(Joined { kind, path, file }),
-                Err(source) => return Err(NamespaceError { kind, path, source }),
+                Err(source) => return Err(NamespaceError::Join { kind, path, source }),
             }
         }
-        Ok(Namespaces { new, joined })
+        Ok(Namespaces {
+            new,
+            joined,
+            time_offsets: offsets(linux),
+        })
     }
 
     /// Whether there is a new one of this kind.
@@ -75,27 +100,39 @@ impl Namespaces {
     /// Those that the init is cloned into.
     pub(super) fn clone_flags(&self) -> u64 {
         // The root of a new cgroup namespace is the cgroup of the process that asks for it,
-        // and that of a clone is its parent's: it has to ask by itself, later.
-        (self.new - CloneFlags::CLONE_NEWCGROUP).bits() as u32 as u64
+        // and that of a clone is its parent's: it has to ask by itself, later. And the offsets
+        // of a time namespace must be set before there is a process in it.
+        let later = CloneFlags::CLONE_NEWCGROUP | NEW_TIME;
+        (self.new - later).bits() as u32 as u64
     }
 
-    /// The engine, around the clone: a pid namespace is joined by the children of who joins.
-    pub(super) fn join_for_children(&self) -> Result<Option<ForChildren>, NamespaceError> {
-        let Some(pid) = self
-            .joined
-            .iter()
-            .find(|j| j.kind == LinuxNamespaceType::Pid)
-        else {
-            return Ok(None);
-        };
-        let failed = |source: io::Error| NamespaceError {
-            kind: pid.kind,
-            path: pid.path.clone(),
-            source,
-        };
-        let own = File::open("/proc/self/ns/pid").map_err(failed)?;
-        setns(&pid.file, CloneFlags::CLONE_NEWPID).map_err(|e| failed(e.into()))?;
-        Ok(Some(ForChildren { own }))
+    /// The engine, around the clone: a pid namespace that one joins, and a time namespace that
+    /// one makes, are for the children that one has from then on.
+    pub(super) fn set_for_children(&self) -> Result<ForChildren, NamespaceError> {
+        let mut changed = ForChildren { own: Vec::new() };
+        let pid = self.joined.iter();
+        if let Some(pid) = pid.clone().find(|j| j.kind == LinuxNamespaceType::Pid) {
+            let failed = |source: io::Error| NamespaceError::Join {
+                kind: pid.kind,
+                path: pid.path.clone(),
+                source,
+            };
+            let own = File::open("/proc/self/ns/pid").map_err(failed)?;
+            setns(&pid.file, CloneFlags::CLONE_NEWPID).map_err(|e| failed(e.into()))?;
+            changed.own.push((own, CloneFlags::CLONE_NEWPID));
+        }
+        if self.has_new(LinuxNamespaceType::Time) {
+            let failed = |step| move |source| NamespaceError::Time { step, source };
+            let own = File::open("/proc/self/ns/time")
+                .map_err(failed("open this process's time namespace"))?;
+            unshare(NEW_TIME).map_err(|e| failed("make a time namespace")(e.into()))?;
+            changed.own.push((own, NEW_TIME));
+            if !self.time_offsets.is_empty() {
+                fs::write("/proc/self/timens_offsets", &self.time_offsets)
+                    .map_err(failed("set linux.timeOffsets"))?;
+            }
+        }
+        Ok(changed)
     }
 
     /// The init: enters what the clone left to do.
@@ -113,14 +150,56 @@ impl Namespaces {
     }
 }
 
-/// Puts this process's later children back into its own pid namespace when dropped.
+/// Puts this process's later children back into its own namespaces when dropped.
 pub(super) struct ForChildren {
-    own: File,
+    own: Vec<(File, CloneFlags)>,
 }
 
 impl Drop for ForChildren {
     fn drop(&mut self) {
-        // Going back to where one is can't be refused: that needs only what joining needed.
-        let _ = setns(&self.own, CloneFlags::CLONE_NEWPID);
+        for (own, kind) in &self.own {
+            // Going back to where one is can't be refused: it needs only what leaving needed.
+            let _ = setns(own, *kind);
+        }
     }
+}
+
+/// `linux.timeOffsets` as lines of a clock, seconds and nanoseconds
+/// ([time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html)).
+fn offsets(linux: &Linux) -> String {
+    linux
+        .time_offsets()
+        .iter()
+        .flatten()
+        .map(|(clock, offset)| {
+            let (seconds, nanoseconds) = (offset.secs(), offset.nanosecs());
+            let nanoseconds = nanoseconds.unwrap_or(0);
+            format!("{clock} {} {nanoseconds}\n", seconds.unwrap_or(0))
+        })
+        .collect()
+}
+
+/// Checks `linux.timeOffsets`.
+pub(super) fn validate_time_offsets(linux: &Linux) -> Result<(), ConfigError> {
+    let mut namespaces = linux.namespaces().iter().flatten();
+    // Those of a namespace that is joined are what they are.
+    let has_new = namespaces.any(|n| {
+        n.typ() == LinuxNamespaceType::Time && n.path().iter().all(|p| p.as_os_str().is_empty())
+    });
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        let field = format!("linux.timeOffsets.{clock}");
+        if !has_new {
+            let problem = "it needs a new time namespace, which the container lacks";
+            return Err(ConfigError::invalid(field, problem));
+        }
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            let problem = "it isn't a clock that can be set off (monotonic or boottime)";
+            return Err(ConfigError::invalid(field, problem));
+        }
+        if let Some(over) = offset.nanosecs().filter(|n| *n > 999_999_999) {
+            let problem = format!("{over} nanoseconds are over a second");
+            return Err(ConfigError::invalid(field, problem));
+        }
+    }
+    Ok(())
 }

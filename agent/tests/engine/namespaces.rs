@@ -1,6 +1,7 @@
 //! Namespaces, and what is set in them.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::json;
 
@@ -33,6 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
         a_sysctl_that_cannot_be_set_is_named,
     ),
     ("the_loopback_interface_is_up", the_loopback_interface_is_up),
+    ("clocks_are_set_off", clocks_are_set_off),
 ];
 
 const LIST: &str = "for n in pid net ipc uts mnt cgroup; do readlink /proc/self/ns/$n; done";
@@ -205,5 +207,29 @@ fn a_sysctl_that_cannot_be_set_is_named() -> Result<(), Skipped> {
 fn the_loopback_interface_is_up() -> Result<(), Skipped> {
     let output = Bundle::new("ip -o addr show lo").output();
     assert!(output.contains("127.0.0.1"), "{output}");
+    Ok(())
+}
+
+fn clocks_are_set_off() -> Result<(), Skipped> {
+    if !Path::new("/proc/self/ns/time").exists() {
+        return Err(Skipped("the kernel has no time namespaces"));
+    }
+    let before = ["time", "time_for_children"].map(own);
+    let mut bundle = Bundle::new("cat /proc/uptime; readlink /proc/self/ns/time");
+    bundle.namespace(json!({"type": "time"}));
+    bundle.config["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000_000}});
+    let output = bundle.output();
+    let uptime: f64 = output.split(' ').next().unwrap().parse().unwrap();
+    assert!(uptime > 1e9, "{output}");
+    assert!(!output.ends_with(&format!("{}\n", before[0])), "{output}");
+    assert_eq!(["time", "time_for_children"].map(own), before);
+    // So that the clock would run backwards before boot.
+    bundle.config["linux"]["timeOffsets"] = json!({"boottime": {"secs": -1_000_000_000}});
+    let (message, _) = bundle.error();
+    assert!(
+        message.starts_with("can't set linux.timeOffsets: "),
+        "{message}"
+    );
+    assert_eq!(["time", "time_for_children"].map(own), before);
     Ok(())
 }

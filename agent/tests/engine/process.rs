@@ -40,6 +40,8 @@ pub(crate) const TESTS: &[Test] = &[
         "signals_are_as_in_a_fresh_session",
         signals_are_as_in_a_fresh_session,
     ),
+    ("the_personality_is_set", the_personality_is_set),
+    ("the_io_priority_is_set", the_io_priority_is_set),
     ("no_descriptor_leaks", no_descriptor_leaks),
     (
         "streams_can_be_opened_by_the_user",
@@ -304,5 +306,20 @@ fn streams_can_be_opened_by_the_user() -> Result<(), Skipped> {
         null.uid(),
         "it is everyone's"
     );
+    Ok(())
+}
+
+fn the_personality_is_set() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("uname -m");
+    assert_eq!(bundle.output(), "x86_64\n");
+    bundle.config["linux"]["personality"] = json!({"domain": "LINUX32"});
+    assert_eq!(bundle.output(), "i686\n");
+    Ok(())
+}
+
+fn the_io_priority_is_set() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("ionice -p $$");
+    bundle.config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+    assert_eq!(bundle.output(), "best-effort: prio 6\n");
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::container::cgroups::{self, Cgroup};
 use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
-use crate::container::{devices, rlimits, sysctl};
+use crate::container::{devices, io_priority, namespaces, rlimits, sysctl};
 
 /// The kernel's limit on host and domain names, in bytes.
 const MAX_HOSTNAME: usize = 64;
@@ -100,13 +100,15 @@ fn process(process: &Process) -> Result<(), ConfigError> {
         ("process.commandLine", says(process.command_line())),
         ("process.apparmorProfile", says(process.apparmor_profile())),
         ("process.selinuxLabel", says(process.selinux_label())),
-        ("process.ioPriority", process.io_priority().is_some()),
         ("process.scheduler", process.scheduler().is_some()),
         (
             "process.execCPUAffinity",
             affinity.is_some_and(|a| says(a.initial()) || says(a.cpu_affinity_final())),
         ),
     ])?;
+    if let Some(priority) = process.io_priority() {
+        io_priority::validate(priority)?;
+    }
     Program::parse(process)?;
     rlimits::validate(process.rlimits().as_deref().unwrap_or_default())?;
     if let Some(name) = Sets::of(process.capabilities().as_ref()).effective_without_permitted() {
@@ -176,17 +178,20 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
         ("linux.mountLabel", says(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        ("linux.personality", linux.personality().is_some()),
         (
-            "linux.timeOffsets",
-            linux.time_offsets().as_ref().is_some_and(|t| !t.is_empty()),
+            "linux.personality.flags",
+            linux
+                .personality()
+                .as_ref()
+                .is_some_and(|p| some(p.flags())),
         ),
         (
             "linux.netDevices",
             linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()),
         ),
     ])?;
-    namespaces(linux)?;
+    namespace_list(linux)?;
+    namespaces::validate_time_offsets(linux)?;
     devices::list(linux.devices().as_deref().unwrap_or_default())?;
     if let Some(value) = linux.rootfs_propagation()
         && Propagation::parse(value).is_none()
@@ -227,7 +232,7 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn namespaces(linux: &Linux) -> Result<(), ConfigError> {
+fn namespace_list(linux: &Linux) -> Result<(), ConfigError> {
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     for (index, namespace) in namespaces.iter().enumerate() {
         let field = format!("linux.namespaces[{index}]");
@@ -247,8 +252,8 @@ fn namespaces(linux: &Linux) -> Result<(), ConfigError> {
             return Err(ConfigError::invalid(format!("{field}.path"), problem));
         }
         match (kind, path) {
-            (LinuxNamespaceType::User | LinuxNamespaceType::Time, _) => {
-                let problem = format!("{kind} namespaces aren't supported yet");
+            (LinuxNamespaceType::User, _) => {
+                let problem = "user namespaces aren't supported yet";
                 return Err(ConfigError::invalid(field, problem));
             }
             (LinuxNamespaceType::Mount, Some(_)) => {
@@ -359,10 +364,6 @@ mod tests {
             ("/process/terminal", json!(true)),
             ("/process/apparmorProfile", json!("x")),
             ("/process/selinuxLabel", json!("x")),
-            (
-                "/process/ioPriority",
-                json!({"class": "IOPRIO_CLASS_BE", "priority": 1}),
-            ),
             ("/process/scheduler", json!({"policy": "SCHED_OTHER"})),
             ("/process/execCPUAffinity", json!({"initial": "0"})),
             ("/process/commandLine", json!("x")),
@@ -376,8 +377,6 @@ mod tests {
             ("/linux/mountLabel", json!("x")),
             ("/linux/intelRdt", json!({"closID": "x"})),
             ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"})),
-            ("/linux/personality", json!({"domain": "LINUX32"})),
-            ("/linux/timeOffsets", json!({"boottime": {"secs": 1}})),
             ("/linux/netDevices", json!({"eth0": {}})),
         ] {
             let field = pointer[1..].replace('/', ".");
@@ -454,6 +453,21 @@ mod tests {
                 "/process/oomScoreAdj",
                 json!(1001),
                 "process.oomScoreAdj: 1001 isn't between -1000 and 1000",
+            ),
+            (
+                "/process/ioPriority",
+                json!({"class": "IOPRIO_CLASS_BE", "priority": 9}),
+                "process.ioPriority.priority: 9 isn't between 0 and 7",
+            ),
+            (
+                "/linux/personality",
+                json!({"domain": "LINUX32", "flags": ["x"]}),
+                "linux.personality.flags isn't supported yet",
+            ),
+            (
+                "/linux/timeOffsets",
+                json!({"boottime": {"secs": 1}}),
+                "linux.timeOffsets.boottime: it needs a new time namespace, which the container lacks",
             ),
             (
                 "/process/user/umask",
@@ -540,6 +554,31 @@ mod tests {
         );
         let error = load_with("/linux/cgroupsPath", json!("/a/../../b")).unwrap_err();
         assert!(error.starts_with("linux.cgroupsPath"), "{error}");
+    }
+
+    #[test]
+    fn time_offsets_are_of_two_clocks() {
+        let mut config = sample();
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.push(json!({"type": "time"}));
+        for (offsets, words) in [
+            (
+                json!({"boottime": {"secs": -1, "nanosecs": 999999999}, "monotonic": {}}),
+                None,
+            ),
+            (json!({"realtime": {"secs": 1}}), Some("isn't a clock")),
+            (
+                json!({"monotonic": {"nanosecs": 1000000000}}),
+                Some("over a second"),
+            ),
+        ] {
+            config["linux"]["timeOffsets"] = offsets;
+            let result = load(config.to_string().as_bytes()).map_err(|e| e.to_string());
+            match words {
+                None => drop(result.unwrap()),
+                Some(words) => assert!(result.unwrap_err().contains(words)),
+            }
+        }
     }
 
     #[test]
