@@ -147,7 +147,7 @@ fn parse_kernel(file: &File) -> Result<Image, LoadError> {
     }
 
     let entry = u64_at(&header, 24);
-    let (mut end, mut entry_loaded) = (0, false);
+    let (mut end, mut entered_at) = (0, None);
     let mut segments = Vec::new();
     for index in 0..u64::from(count) {
         let truncated = || not("it is truncated");
@@ -166,24 +166,25 @@ fn parse_kernel(file: &File) -> Result<Image, LoadError> {
         {
             return Err(truncated());
         }
-        // The per-CPU segment of a vmlinux has virtual address 0.
-        if virtual_ != 0 && virtual_ < KERNEL_SPACE {
-            return Err(not("it is a program, not a kernel"));
-        }
         let segment_end = start
             .checked_add(size)
             .filter(|&end| start >= HIGH_MEMORY && file_size <= size && end <= KERNEL_LIMIT)
             .ok_or_else(|| not("a segment lies where no kernel is loaded"))?;
         end = end.max(segment_end);
-        entry_loaded |= (start..start + file_size).contains(&entry);
+        if (start..start + file_size).contains(&entry) {
+            entered_at = Some(virtual_);
+        }
         segments.push(Segment {
             offset,
             address: GuestAddress(start),
             len: file_size,
         });
     }
-    if !entry_loaded {
-        return Err(not("its entry point is outside its segments"));
+    match entered_at {
+        // Other segments may have other addresses: the per-CPU one counts from 0.
+        Some(virtual_) if virtual_ >= KERNEL_SPACE => {}
+        Some(_) => return Err(not("it is a program, not a kernel")),
+        None => return Err(not("its entry point is outside its segments")),
     }
     let kernel = Kernel {
         entry: GuestAddress(entry),
@@ -366,6 +367,19 @@ mod tests {
         assert_eq!(kernel, expected);
         let word: [u8; 2] = memory.read_obj(GuestAddress(0x100_0fff)).unwrap();
         assert_eq!(word, [0xc3, 0]);
+    }
+
+    #[test]
+    fn the_per_cpu_segment_has_low_virtual_addresses() {
+        for virtual_ in [0, 0x6000] {
+            let per_cpu = Phdr {
+                virtual_,
+                physical: 0x110_0000,
+                ..TEXT
+            };
+            let kernel = load(&elf(0x100_0010, &[TEXT, per_cpu])).unwrap();
+            assert_eq!(kernel.end, 0x110_3000);
+        }
     }
 
     #[test]
