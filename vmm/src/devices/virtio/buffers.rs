@@ -69,6 +69,15 @@ impl<'m> Buffers<'m> {
         done
     }
 
+    /// Copies bytes out and leaves them there. Returns how many, as [`Self::read`] does.
+    pub(crate) fn peek(&self, to: &mut [u8]) -> usize {
+        let mut done = 0;
+        for part in &self.parts {
+            done += part.copy_to(&mut to[done..]);
+        }
+        done
+    }
+
     /// Copies bytes in and takes their room off. Returns how many fitted.
     pub(crate) fn write(&mut self, from: &[u8]) -> usize {
         let mut done = 0;
@@ -169,6 +178,7 @@ mod tests {
 
         let mut out = buffers(&memory, &layout);
         let mut head = [0; 2];
+        assert_eq!(out.peek(&mut head), 2);
         assert_eq!(out.read(&mut head), 2);
         assert_eq!(&head, b"ab");
         let mut middle = out.take(4);

@@ -5,8 +5,10 @@
 //! monitor, vhost-user elsewhere), which owns the device, negotiates features, builds the
 //! queues and hands them over at activation.
 
+pub mod balloon;
 mod buffers;
 mod config;
+pub mod console;
 pub mod fs;
 pub(crate) mod mmio;
 mod queue;
