@@ -121,7 +121,6 @@ fn roots(case: &Case) {
 
 fn processes(case: &Case) {
     refused_value(case, "/process/args", json!([]), &["process.args"]);
-    refused_value(case, "/process/args", json!([""]), &["process.args"]);
     refused_value(case, "/process/args", json!(["a\0b"]), &["process.args"]);
     refused(
         case,
@@ -195,11 +194,6 @@ fn mounts(case: &Case) {
     };
     refused(
         case,
-        &mount("/x", "nonesuch", "x", &[]),
-        &["mounts", "nonesuch"],
-    );
-    refused(
-        case,
         &mount("/x", "bind", "/no/such/source", &["bind"]),
         &["/no/such/source"],
     );
@@ -246,7 +240,7 @@ fn what_isnt_supported_is_named(case: &Case) {
     for (pointer, value, words) in [
         (
             "/linux/seccomp",
-            json!({ "defaultAction": "SCMP_ACT_ALLOW" }),
+            json!({ "defaultAction": "SCMP_ACT_ERRNO" }),
             ["linux.seccomp"],
         ),
         (
@@ -302,7 +296,7 @@ fn configuration_files(case: &Case) {
         ("[vm\n", "bad.toml"),
         ("[vm]\nspeed = 3\n", "speed"),
         ("isolation = \"none\"\n", "none"),
-        ("[vm]\nmemory = \"little\"\n", "memory"),
+        ("[vm]\nmemory = \"little\"\n", "little"),
         ("[vm]\ncpus = 0\n", "cpus"),
     ] {
         fs::write(&path, text).unwrap();

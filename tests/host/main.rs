@@ -7,10 +7,16 @@ mod kvm;
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
-use nacre_tests::suite;
+use nacre_tests::{nacre, suite};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
+    if !arguments.list
+        && let Err(why) = nacre::check_built()
+    {
+        eprintln!("{why}");
+        return ExitCode::FAILURE;
+    }
     let tests = [bad_input::tests(), commands::tests(), kvm::tests()];
     suite::run(&arguments, tests.into_iter().flatten().collect())
 }

@@ -23,13 +23,26 @@ pub fn binary(name: &str) -> PathBuf {
             test.ancestors().nth(2).unwrap().to_owned()
         }
     };
-    let path = directory.join(name);
-    assert!(
-        path.exists(),
-        "{} isn't there; run: make build, or cargo build -p nacre -p nacre-agent",
-        path.display()
-    );
-    path
+    directory.join(name)
+}
+
+/// Whether what is tested has been built; otherwise a line that says what to do.
+///
+/// # Errors
+///
+/// That line.
+pub fn check_built() -> Result<(), String> {
+    match ["nacre", "nacre-agent"]
+        .map(binary)
+        .iter()
+        .find(|path| !path.exists())
+    {
+        None => Ok(()),
+        Some(path) => Err(format!(
+            "{} isn't there; run: cargo build -p nacre -p nacre-agent",
+            path.display()
+        )),
+    }
 }
 
 /// The guest kernel: `NACRE_KERNEL`, which [`crate::place`] sets.

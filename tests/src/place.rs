@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+use crate::nacre;
+
 /// The repository.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -17,7 +19,7 @@ pub fn in_testbed() -> bool {
 /// run guests. `Some` is how that went; after `None` the caller runs its tests here.
 pub fn elsewhere() -> Option<ExitCode> {
     let testbed = in_testbed();
-    if !testbed && let Err(why) = fixtures() {
+    if !testbed && let Err(why) = nacre::check_built().and_then(|()| fixtures()) {
         eprintln!("{why}");
         return Some(ExitCode::FAILURE);
     }

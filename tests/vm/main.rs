@@ -2,6 +2,7 @@
 
 mod cgroups;
 mod debian;
+mod detached;
 mod devices;
 mod failures;
 mod filesystem;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         devices::tests(),
         cgroups::tests(),
         machine::tests(),
+        detached::tests(),
         debian::tests(),
         failures::tests(),
     ];
