@@ -36,7 +36,7 @@ pub struct Hello {
 
 /// What the host asks of the agent.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Prepare a container and stop before its workload's exec (OCI `create`).
     Create(Box<Create>),
@@ -77,7 +77,8 @@ pub const SHARE: &str = "/run/nacre/share";
 pub const SHARE_TAG: &str = "nacre";
 
 /// The vsock ports that the agent connects to for a process's standard streams. A stream
-/// without a port is `/dev/null`.
+/// without a port is `/dev/null`. Standard output and error may have the same port: they are
+/// one stream then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Streams {
     /// Standard input.
@@ -90,7 +91,7 @@ pub struct Streams {
 
 /// What the agent tells the host after its hello.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// The answer to the oldest unanswered request.
     Reply {

@@ -242,7 +242,8 @@ fn output_and_errors_that_are_one_stream_keep_their_order() {
         stderr: Some(1),
     };
     let script = "for i in 1 2 3; do echo out $i; echo err $i >&2; done";
-    host.create_with("c", &["sh", "-c", script], streams).unwrap();
+    host.create_with("c", &["sh", "-c", script], streams)
+        .unwrap();
     host.start("c").unwrap();
     assert_eq!(host.exit(), 0);
     let lines = host.read(1);
