@@ -45,18 +45,18 @@ impl Sets {
     pub(super) fn limit_bounding(&self) -> Result<(), InitError> {
         for number in 0..u64::BITS {
             let capability = CapabilitySet::from_bits_retain(1 << number);
-            let wanted = self.bounding & (1 << number) != 0;
-            let held = match capability_is_in_bounding_set(capability) {
-                // One above the last that the kernel knows.
-                Err(Errno::INVAL) if !wanted => return Ok(()),
-                Err(Errno::INVAL) => false,
-                other => other.step(|| "read the bounding set")?,
-            };
-            match (wanted, held) {
-                (true, false) => return Err(not_held(1 << number)),
-                (false, true) => remove_capability_from_bounding_set(capability)
-                    .step(|| "limit the bounding set")?,
-                _ => {}
+            if self.bounding & (1 << number) != 0 {
+                // What isn't in it can't be put there.
+                if !capability_is_in_bounding_set(capability).unwrap_or(false) {
+                    return Err(not_held(1 << number));
+                }
+                continue;
+            }
+            match remove_capability_from_bounding_set(capability) {
+                // One more than the kernel has, and there are no gaps.
+                Err(Errno::INVAL) if self.bounding >> number == 0 => break,
+                Err(Errno::INVAL) => {}
+                other => other.step(|| "limit the bounding set")?,
             }
         }
         Ok(())

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{SFlag, fstat, makedev};
 use nix::unistd::{Uid, fchown};
 
 /// What the workload gets as its standard streams.
@@ -52,16 +52,22 @@ impl Stdio {
 }
 
 /// Gives descriptors 0 to 2 to `user`, so that it can open `/dev/stdout` and the like: that
-/// opens the file behind it anew. Devices that all share, such as `/dev/null`, stay as they
-/// are; so does what can't be given, since the streams themselves still work.
+/// opens the file behind it anew. `/dev/null`, which all share, stays as it is, and so does a
+/// file that is only read: someone may have redirected it from anywhere. What can't be given
+/// stays too, since the streams themselves still work.
 pub(super) fn give_to(user: Uid) {
     for fd in 0..=2 {
         // SAFETY: the standard streams are open, and stay so.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let Ok(status) = fstat(fd) else { continue };
         let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
-        let shared = kind == SFlag::S_IFCHR && status.st_rdev == nix::sys::stat::makedev(1, 3);
-        if status.st_uid != user.as_raw() && !shared {
+        let null = kind == SFlag::S_IFCHR && status.st_rdev == makedev(1, 3);
+        let only_read = || {
+            let flags = fcntl(fd, FcntlArg::F_GETFL).unwrap_or(0);
+            flags & libc::O_ACCMODE == libc::O_RDONLY
+        };
+        let stays = null || (kind == SFlag::S_IFREG && only_read());
+        if status.st_uid != user.as_raw() && !stays {
             let _ = fchown(fd, Some(user), None);
         }
     }

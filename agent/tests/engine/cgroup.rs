@@ -4,23 +4,14 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::Skipped;
 use crate::bundle::{Bundle, null_stdio, wait_for_exit};
-use crate::{Skipped, Test};
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "the_container_sees_its_own_cgroup_only",
-        the_container_sees_its_own_cgroup_only,
-    ),
-    (
-        "a_memory_limit_kills_and_is_seen_to",
-        a_memory_limit_kills_and_is_seen_to,
-    ),
-    (
-        "a_limit_too_low_for_the_init_is_told",
-        a_limit_too_low_for_the_init_is_told,
-    ),
-    ("a_pids_limit_holds", a_pids_limit_holds),
+tests![
+    the_container_sees_its_own_cgroup_only,
+    a_memory_limit_kills_and_is_seen_to,
+    a_limit_too_low_for_the_init_is_told,
+    a_pids_limit_holds,
 ];
 
 fn controller(name: &str) -> Result<(), Skipped> {

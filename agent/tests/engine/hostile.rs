@@ -11,33 +11,18 @@ use nacre_agent::container::{Container, config, protect_executable};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
+use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, text};
-use crate::{Skipped, Test};
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "the_engines_program_cannot_be_overwritten",
-        the_engines_program_cannot_be_overwritten,
-    ),
-    ("links_do_not_lead_mounts_out", links_do_not_lead_mounts_out),
-    (
-        "links_do_not_lead_devices_out",
-        links_do_not_lead_devices_out,
-    ),
-    (
-        "proc_and_sys_are_not_mounted_through_links",
-        proc_and_sys_are_not_mounted_through_links,
-    ),
-    ("proc_is_not_covered", proc_is_not_covered),
-    ("a_leaked_directory_is_no_cwd", a_leaked_directory_is_no_cwd),
-    (
-        "a_dev_null_of_the_image_masks_nothing",
-        a_dev_null_of_the_image_masks_nothing,
-    ),
-    (
-        "a_passwd_that_blocks_is_not_waited_for",
-        a_passwd_that_blocks_is_not_waited_for,
-    ),
+tests![
+    the_engines_program_cannot_be_overwritten,
+    links_do_not_lead_mounts_out,
+    links_do_not_lead_devices_out,
+    proc_and_sys_are_not_mounted_through_links,
+    proc_is_not_covered,
+    a_leaked_directory_is_no_cwd,
+    a_dev_null_of_the_image_masks_nothing,
+    a_passwd_that_blocks_is_not_waited_for,
 ];
 
 /// What this program does as another process of a test: a function of the words that follow.

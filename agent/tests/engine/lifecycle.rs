@@ -3,44 +3,32 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nacre_agent::container::{StartError, Stdio, describe};
 use nix::unistd::pipe;
 use serde_json::json;
 
-use crate::bundle::{Bundle, null_stdio, wait_for_exit};
-use crate::{Skipped, Test};
+use crate::Skipped;
+use crate::bundle::{Bundle, null_stdio, text, wait_for_exit};
 
-pub(crate) const TESTS: &[Test] = &[
-    ("what_runc_writes_runs", what_runc_writes_runs),
-    ("the_status_is_the_workloads", the_status_is_the_workloads),
-    ("streams_are_passed_through", streams_are_passed_through),
-    ("nothing_runs_before_start", nothing_runs_before_start),
-    (
-        "what_is_created_can_be_destroyed",
-        what_is_created_can_be_destroyed,
-    ),
-    ("what_runs_can_be_destroyed", what_runs_can_be_destroyed),
-    ("a_container_starts_once", a_container_starts_once),
-    ("signals_arrive", signals_arrive),
-    (
-        "a_program_that_is_not_there_fails_at_create",
-        a_program_that_is_not_there_fails_at_create,
-    ),
-    (
-        "a_file_that_is_no_program_fails_at_start",
-        a_file_that_is_no_program_fails_at_start,
-    ),
-    (
-        "a_root_that_is_none_is_refused",
-        a_root_that_is_none_is_refused,
-    ),
-    ("a_cgroup_in_use_is_refused", a_cgroup_in_use_is_refused),
-    (
-        "destroy_takes_every_process_with_it",
-        destroy_takes_every_process_with_it,
-    ),
+tests![
+    what_runc_writes_runs,
+    the_status_is_the_workloads,
+    streams_are_passed_through,
+    nothing_runs_before_start,
+    what_is_created_can_be_destroyed,
+    what_runs_can_be_destroyed,
+    a_container_starts_once,
+    signals_arrive,
+    a_program_that_is_not_there_fails_at_create,
+    a_file_that_is_no_program_fails_at_start,
+    a_root_that_is_none_is_refused,
+    a_cgroup_in_use_is_refused,
+    an_init_that_is_killed_is_told_of,
+    destroy_takes_every_process_with_it,
 ];
 
 fn what_runc_writes_runs() -> Result<(), Skipped> {
@@ -213,6 +201,39 @@ fn a_cgroup_in_use_is_refused() -> Result<(), Skipped> {
     assert!(message.contains("is in use already"), "{message}");
     drop(running);
     assert_eq!(Bundle::new("exit 3").run().status, 3);
+    Ok(())
+}
+
+fn an_init_that_is_killed_is_told_of() -> Result<(), Skipped> {
+    let own = std::process::id();
+    let children = format!("/proc/{own}/task/{own}/children");
+    if !Path::new(&children).exists() {
+        return Err(Skipped("the kernel doesn't list a process's children"));
+    }
+    // Takes the init long enough for it to be found.
+    let mut bundle = Bundle::new("true");
+    for i in 0..3000 {
+        let source = text(&bundle.at("bin")).to_owned();
+        bundle
+            .mount(json!({"destination": format!("/m{i}"), "source": source, "options": ["bind"]}));
+    }
+    let script = format!(
+        "for try in $(seq 100000); do
+             read -r children < {children}
+             for c in $children; do [ $c != $$ ] && kill -9 $c && exit; done
+         done"
+    );
+    let mut killer = Command::new("/bin/busybox")
+        .args(["sh", "-c", &script])
+        .spawn()
+        .unwrap();
+    let (message, status) = bundle.error();
+    killer.wait().unwrap();
+    assert_eq!(
+        message,
+        "the container's init ended before it was ready: killed by SIGKILL"
+    );
+    assert_eq!(status, 1);
     Ok(())
 }
 

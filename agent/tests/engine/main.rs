@@ -3,6 +3,13 @@
 //! The engine forks, so everything here runs in one thread, one test after the other. A test
 //! that leaves a process, a cgroup, a mount or a descriptor behind fails.
 
+/// Lists the tests of a module.
+macro_rules! tests {
+    ($($name:ident),* $(,)?) => {
+        pub(crate) const TESTS: &[$crate::Test] = &[$((stringify!($name), $name)),*];
+    };
+}
+
 mod bundle;
 mod cgroup;
 mod hostile;

@@ -6,48 +6,27 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use nix::mount::MsFlags;
 use serde_json::json;
 
+use crate::Skipped;
 use crate::bundle::{Bundle, has, mounted, text};
-use crate::{Skipped, Test};
 
-pub(crate) const TESTS: &[Test] = &[
-    ("the_root_is_the_bundles", the_root_is_the_bundles),
-    ("a_readonly_root_is", a_readonly_root_is),
-    (
-        "the_default_mounts_have_their_options",
-        the_default_mounts_have_their_options,
-    ),
-    ("file_systems_take_parameters", file_systems_take_parameters),
-    ("a_wrong_parameter_is_told", a_wrong_parameter_is_told),
-    (
-        "a_readonly_tmpfs_can_be_mounted_in",
-        a_readonly_tmpfs_can_be_mounted_in,
-    ),
-    (
-        "directories_and_files_are_bound",
-        directories_and_files_are_bound,
-    ),
-    (
-        "a_bind_mount_keeps_what_its_source_forbids",
-        a_bind_mount_keeps_what_its_source_forbids,
-    ),
-    (
-        "recursive_options_reach_mounts_below",
-        recursive_options_reach_mounts_below,
-    ),
-    ("propagation_is_set", propagation_is_set),
-    (
-        "a_source_that_is_not_there_is_named",
-        a_source_that_is_not_there_is_named,
-    ),
-    (
-        "the_default_devices_are_there",
-        the_default_devices_are_there,
-    ),
-    ("devices_are_made_as_asked", devices_are_made_as_asked),
-    ("a_bound_dev_is_left_alone", a_bound_dev_is_left_alone),
-    ("paths_are_masked", paths_are_masked),
-    ("paths_are_made_readonly", paths_are_made_readonly),
-    ("nothing_is_seen_of_the_host", nothing_is_seen_of_the_host),
+tests![
+    the_root_is_the_bundles,
+    a_readonly_root_is,
+    the_default_mounts_have_their_options,
+    file_systems_take_parameters,
+    a_wrong_parameter_is_told,
+    a_readonly_tmpfs_can_be_mounted_in,
+    directories_and_files_are_bound,
+    a_bind_mount_keeps_what_its_source_forbids,
+    recursive_options_reach_mounts_below,
+    propagation_is_set,
+    a_source_that_is_not_there_is_named,
+    the_default_devices_are_there,
+    devices_are_made_as_asked,
+    a_bound_dev_is_left_alone,
+    paths_are_masked,
+    paths_are_made_readonly,
+    nothing_is_seen_of_the_host,
 ];
 
 const MOUNTINFO: &str = "cat /proc/self/mountinfo";

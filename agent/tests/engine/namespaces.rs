@@ -5,36 +5,21 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::Skipped;
 use crate::bundle::Bundle;
-use crate::{Skipped, Test};
 
-pub(crate) const TESTS: &[Test] = &[
-    ("new_ones_are_new", new_ones_are_new),
-    (
-        "those_not_asked_for_are_the_callers",
-        those_not_asked_for_are_the_callers,
-    ),
-    ("others_can_be_joined", others_can_be_joined),
-    (
-        "a_path_that_is_no_namespace_is_named",
-        a_path_that_is_no_namespace_is_named,
-    ),
-    ("the_workload_is_process_1", the_workload_is_process_1),
-    (
-        "a_cgroup_namespace_begins_at_the_containers_cgroup",
-        a_cgroup_namespace_begins_at_the_containers_cgroup,
-    ),
-    (
-        "host_and_domain_names_are_set",
-        host_and_domain_names_are_set,
-    ),
-    ("sysctls_are_set", sysctls_are_set),
-    (
-        "a_sysctl_that_cannot_be_set_is_named",
-        a_sysctl_that_cannot_be_set_is_named,
-    ),
-    ("the_loopback_interface_is_up", the_loopback_interface_is_up),
-    ("clocks_are_set_off", clocks_are_set_off),
+tests![
+    new_ones_are_new,
+    those_not_asked_for_are_the_callers,
+    others_can_be_joined,
+    a_path_that_is_no_namespace_is_named,
+    the_workload_is_process_1,
+    a_cgroup_namespace_begins_at_the_containers_cgroup,
+    host_and_domain_names_are_set,
+    sysctls_are_set,
+    a_sysctl_that_cannot_be_set_is_named,
+    the_loopback_interface_is_up,
+    clocks_are_set_off,
 ];
 
 const LIST: &str = "for n in pid net ipc uts mnt cgroup; do readlink /proc/self/ns/$n; done";

@@ -1,52 +1,33 @@
 //! `process`: what the workload finds itself to be.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use serde_json::json;
 
+use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, wait_for_exit};
-use crate::{Skipped, Test};
 
-pub(crate) const TESTS: &[Test] = &[
-    (
-        "arguments_and_environment_are_as_given",
-        arguments_and_environment_are_as_given,
-    ),
-    ("home_comes_from_passwd", home_comes_from_passwd),
-    ("the_user_is_as_given", the_user_is_as_given),
-    ("cwd_is_made_and_entered", cwd_is_made_and_entered),
-    (
-        "a_cwd_that_the_user_may_not_enter_will_do",
-        a_cwd_that_the_user_may_not_enter_will_do,
-    ),
-    (
-        "the_five_capability_sets_are_as_given",
-        the_five_capability_sets_are_as_given,
-    ),
-    ("no_capabilities_means_none", no_capabilities_means_none),
-    (
-        "capabilities_outlive_the_change_of_user",
-        capabilities_outlive_the_change_of_user,
-    ),
-    ("rlimits_are_set", rlimits_are_set),
-    (
-        "a_limit_that_cannot_be_set_is_named",
-        a_limit_that_cannot_be_set_is_named,
-    ),
-    ("no_new_privileges_is_set", no_new_privileges_is_set),
-    ("oom_score_adj_is_set", oom_score_adj_is_set),
-    (
-        "signals_are_as_in_a_fresh_session",
-        signals_are_as_in_a_fresh_session,
-    ),
-    ("the_personality_is_set", the_personality_is_set),
-    ("the_io_priority_is_set", the_io_priority_is_set),
-    ("no_descriptor_leaks", no_descriptor_leaks),
-    (
-        "streams_can_be_opened_by_the_user",
-        streams_can_be_opened_by_the_user,
-    ),
+tests![
+    arguments_and_environment_are_as_given,
+    home_comes_from_passwd,
+    the_user_is_as_given,
+    cwd_is_made_and_entered,
+    a_cwd_that_the_user_may_not_enter_will_do,
+    the_five_capability_sets_are_as_given,
+    a_capability_that_is_not_held_is_named,
+    no_capabilities_means_none,
+    capabilities_outlive_the_change_of_user,
+    rlimits_are_set,
+    a_limit_that_cannot_be_set_is_named,
+    no_new_privileges_is_set,
+    oom_score_adj_is_set,
+    signals_are_as_in_a_fresh_session,
+    the_personality_is_set,
+    the_io_priority_is_set,
+    no_descriptor_leaks,
+    streams_can_be_opened_by_the_user,
 ];
 
 fn arguments_and_environment_are_as_given() -> Result<(), Skipped> {
@@ -164,6 +145,21 @@ fn the_five_capability_sets_are_as_given() -> Result<(), Skipped> {
     ];
     let expected: Vec<_> = expected.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
     assert_eq!(capability_sets(&bundle), expected);
+    Ok(())
+}
+
+fn a_capability_that_is_not_held_is_named() -> Result<(), Skipped> {
+    let held = caps::read(None, caps::CapSet::Bounding).unwrap();
+    let Some(lacking) = caps::all().into_iter().find(|c| !held.contains(c)) else {
+        return Err(Skipped("this process has every capability"));
+    };
+    for set in ["bounding", "permitted"] {
+        let mut bundle = Bundle::new("true");
+        bundle.config["process"]["capabilities"] = json!({set: [lacking.to_string()]});
+        let (message, _) = bundle.error();
+        let words = format!("process.capabilities: {lacking} can't be given");
+        assert!(message.starts_with(&words), "{message}");
+    }
     Ok(())
 }
 
@@ -289,23 +285,23 @@ fn no_descriptor_leaks() -> Result<(), Skipped> {
 fn streams_can_be_opened_by_the_user() -> Result<(), Skipped> {
     let mut bundle = Bundle::new("echo out > /dev/stdout && echo err > /dev/stderr");
     bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
-    let (mut stdio, null) = (null_stdio(), fs::metadata("/dev/null").unwrap());
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    let null = owner(Path::new("/dev/null"));
+    let read = bundle.beside("read");
+    fs::write(&read, "").unwrap();
+
+    let mut stdio = null_stdio();
     let (from, to) = nix::unistd::pipe().unwrap();
+    stdio.stdin = fs::File::open(&read).unwrap().into();
     stdio.stdout = to;
     let mut container = bundle.create(stdio).unwrap();
     container.start().unwrap();
-    assert_eq!(
-        std::io::read_to_string(fs::File::from(from)).unwrap(),
-        "out\n"
-    );
+    let output = std::io::read_to_string(fs::File::from(from)).unwrap();
+    assert_eq!(output, "out\n");
     assert_eq!(wait_for_exit(&container), 0);
     container.destroy().unwrap();
-    use std::os::unix::fs::MetadataExt;
-    assert_eq!(
-        fs::metadata("/dev/null").unwrap().uid(),
-        null.uid(),
-        "it is everyone's"
-    );
+    assert_eq!(owner(Path::new("/dev/null")), null, "it is everyone's");
+    assert_eq!(owner(&read), 0, "it may be anyone's");
     Ok(())
 }
 
