@@ -1,4 +1,4 @@
-//! Boots a kernel in a microVM and shows its serial console.
+//! Boots a kernel in a microVM with an entropy device, and shows its serial console.
 //!
 //! ```text
 //! cargo run -p nacre-vmm --example boot -- VMLINUX INITRAMFS "console=ttyS0 reboot=k" \
@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use nacre_vmm::devices::virtio::rng::Rng;
 use nacre_vmm::{Error, InitramfsPart, Vm, VmConfig};
 
 struct Options {
@@ -58,7 +59,7 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
         initramfs: vec![InitramfsPart::File(File::open(initramfs)?)],
         cmdline: cmdline.clone(),
         console_log: Some(console),
-        devices: Vec::new(),
+        devices: vec![Box::new(Rng::new())],
     })?;
     let made = began.elapsed();
     let running = vm.start()?;

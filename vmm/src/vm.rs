@@ -142,6 +142,7 @@ impl Vm {
         };
         boot.write(&memory).map_err(boot_error)?;
         add_memory(&vm, &memory)?;
+        arch::disable_pmu(&vm).map_err(Error::host("leaving performance counters out"))?;
         arch::create_irqchip(&vm).map_err(Error::host("creating the interrupt controllers"))?;
         let setup = VcpuSetup::new(&kvm, vcpu_count).map_err(Error::host("asking for CPUID"))?;
         let mut vcpus = Vec::new();

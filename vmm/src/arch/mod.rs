@@ -11,8 +11,8 @@ pub use x86_64::MAX_VCPUS;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{
     Boot, BootError, CMDLINE_CAPACITY, DEVICE_IRQS, ELF_MACHINE, HIGH_MEMORY, KERNEL_LIMIT,
-    KERNEL_SPACE, MMIO_DEVICE_SIZE, MMIO_START, Ports, VcpuSetup, create_irqchip, memory_ranges,
-    probe,
+    KERNEL_SPACE, MMIO_DEVICE_SIZE, MMIO_START, Ports, VcpuSetup, create_irqchip, disable_pmu,
+    memory_ranges, probe,
 };
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,15 +1,19 @@
-//! What CPUID tells the guest: what KVM supports, with each vCPU's own APIC id and a topology
-//! of one package with one single-threaded core a vCPU.
+//! What CPUID tells the guest: what KVM supports but for performance counters, with each vCPU's
+//! own APIC id and a topology of one package with one single-threaded core a vCPU.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 /// Leaf 1, ECX: the hypervisor bit and the local APIC timer's TSC-deadline mode.
 const HYPERVISOR: u32 = 1 << 31;
 const TSC_DEADLINE: u32 = 1 << 24;
+/// Leaf 1, ECX: performance capabilities (Intel).
+const PDCM: u32 = 1 << 15;
 /// Leaf 1, EDX: the package has more than one logical processor.
 const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: the logical processors are cores, not threads (AMD).
 const CMP_LEGACY: u32 = 1 << 1;
+/// Leaf 0x8000_0001, ECX: performance counters of the core, the northbridge, the cache (AMD).
+const PERF_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 
 /// Leaf 0, EBX: how the names of the vendors start whose processors have AMD's leaves.
 const AUTH_ENTIC_AMD: u32 = u32::from_le_bytes(*b"Auth");
@@ -45,10 +49,11 @@ pub(super) fn for_vcpu(
         amd: matches!(vendor, AUTH_ENTIC_AMD | HYGO_N_GENUINE),
     };
 
-    // Topology leaves with sublevels are made anew.
+    // Topology leaves with sublevels are made anew. Leaves of performance counters go.
     let mut entries: Vec<kvm_cpuid_entry2> = supported
         .iter()
         .filter(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026))
+        .filter(|entry| !matches!(entry.function, 0xa | 0x8000_0022))
         .copied()
         .collect();
     for entry in &mut entries {
@@ -69,6 +74,7 @@ impl Vcpu {
             1 => {
                 entry.ebx = (entry.ebx & 0xffff) | self.count << 16 | self.id << 24;
                 entry.ecx |= HYPERVISOR;
+                entry.ecx &= !PDCM;
                 set(&mut entry.ecx, TSC_DEADLINE, self.tsc_deadline);
                 set(&mut entry.edx, HTT, self.count > 1);
             }
@@ -80,7 +86,10 @@ impl Vcpu {
                     | (sharing - 1) << 14
                     | (self.count.next_power_of_two() - 1) << 26;
             }
-            0x8000_0001 => set(&mut entry.ecx, CMP_LEGACY, self.amd && self.count > 1),
+            0x8000_0001 => {
+                set(&mut entry.ecx, CMP_LEGACY, self.amd && self.count > 1);
+                entry.ecx &= !PERF_COUNTERS;
+            }
             // Cores in the package, and the bits of an APIC id that number them.
             0x8000_0008 if self.amd => {
                 entry.ecx = (entry.ecx & !0xf0ff) | (self.count - 1) | self.core_bits() << 12;
@@ -168,14 +177,16 @@ mod tests {
     fn supported(max_leaf: u32) -> CpuId {
         CpuId::from_entries(&[
             entry(0, max_leaf, AUTH_ENTIC_AMD, 0, 0),
-            entry(1, 0x800f12, 0xff10_0800, TSC_DEADLINE, HTT),
+            entry(1, 0x800f12, 0xff10_0800, TSC_DEADLINE | PDCM, HTT),
             entry(4, 0xfc00_4163, 0, 0, 0),
+            entry(0xa, 0x0730_0402, 0, 0, 0x603),
             entry(0xb, 7, 7, 7, 7),
             entry(0x1f, 7, 7, 7, 7),
-            entry(0x8000_0001, 0, 0, 0x40, 0),
+            entry(0x8000_0001, 0, 0, 0x40 | PERF_COUNTERS, 0),
             entry(0x8000_0008, 0x3028, 0, 0x503f, 0),
             entry(0x8000_001d, 0x1fc163, 0, 0, 0),
             entry(0x8000_001e, 9, 9, 9, 9),
+            entry(0x8000_0022, 1, 6, 0, 0),
         ])
         .unwrap()
     }
@@ -219,6 +230,15 @@ mod tests {
         assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx & CMP_LEGACY, 0);
         assert_eq!(leaf(&cpuid, 0x8000_0008, 0).ecx & 0xf0ff, 0);
         assert_eq!(leaf(&cpuid, 0xb, 1).eax, 0);
+    }
+
+    #[test]
+    fn there_are_no_performance_counters() {
+        let cpuid = for_vcpu(&supported(0xd), 0, 1, true).unwrap();
+        assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx, 0x40);
+        assert_eq!(leaf(&cpuid, 1, 0).ecx & PDCM, 0);
+        let shown = |function| cpuid.as_slice().iter().any(|e| e.function == function);
+        assert!(!shown(0xa) && !shown(0x8000_0022));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod interrupts;
 mod layout;
 mod mptable;
 mod msrs;
+mod pmu;
 mod ports;
 pub(crate) mod probe;
 mod registers;
@@ -21,6 +22,7 @@ pub(crate) use interrupts::create_irqchip;
 pub(crate) use layout::{
     CMDLINE_CAPACITY, DEVICE_IRQS, HIGH_MEMORY, HOLE as MMIO_START, MMIO_DEVICE_SIZE, memory_ranges,
 };
+pub(crate) use pmu::disable_pmu;
 pub(crate) use ports::Ports;
 
 /// The most vCPUs that a machine has: as many as the MP table has room for.
