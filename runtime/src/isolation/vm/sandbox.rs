@@ -6,7 +6,7 @@ use std::{fs, io::Write, os::unix::net::UnixStream, path::Path, time::SystemTime
 use nacre_agent::protocol::{CONTROL_PORT, Create, SHARE_TAG};
 use nacre_vmm::{
     RunningVm, Vm, VmConfig,
-    devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
+    devices::virtio::{balloon::Balloon, fs::Fs, rng::Rng, vsock::Vsock},
 };
 
 use crate::{
@@ -86,6 +86,12 @@ impl Sandbox<'_> {
         ))?;
         let files = Fs::new(SHARE_TAG, share.path())
             .map_err(VmError::host("can't make the file system device"))?;
+        tracing::debug!(
+            "container {}: a VM of {} vCPUs and {} MiB",
+            plan.id,
+            plan.size.cpus,
+            plan.size.memory >> 20
+        );
         let machine = Vm::new(VmConfig {
             vcpus: plan.size.cpus as u8,
             memory: plan.size.memory,
@@ -94,7 +100,12 @@ impl Sandbox<'_> {
                 .map_err(VmError::host("can't read the agent"))?,
             cmdline: cmdline(plan.options.debug),
             console_log: plan.console_log,
-            devices: vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())],
+            devices: vec![
+                Box::new(vsock),
+                Box::new(files),
+                Box::new(Rng::new()),
+                Box::new(Balloon::new()),
+            ],
         })
         .map_err(VmError::Make)?
         .start()
@@ -110,6 +121,7 @@ impl Sandbox<'_> {
         let converse = || -> Result<Exited, VmError> {
             let timeout = plan.boot_timeout;
             let hello = session.hello(timeout)?;
+            tracing::debug!("the guest says hello from kernel {}", hello.kernel);
             let create = Create {
                 id: plan.id.to_string(),
                 spec: plan.spec,

@@ -68,11 +68,13 @@ impl Share {
         for (index, source) in shared.binds.iter().enumerate() {
             bind(source, &mounts.join(index.to_string()))?;
         }
-        // From now on what the host mounts below these stays out.
-        let flags = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
-        mount(nothing, &path, nothing, flags, nothing)
+        // From now on what the host mounts below these stays out. What a guest makes here is
+        // nothing that this side would ever execute or use as a device.
+        let inert = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+        set_attributes(&path, inert, libc::MS_PRIVATE, libc::AT_RECURSIVE)
             .map_err(failed("can't make the share private"))?;
-        set_read_only(&path, false)?;
+        set_attributes(&path, libc::MOUNT_ATTR_RDONLY, 0, 0)
+            .map_err(failed("can't make the share read-only"))?;
         Ok(Self {
             path,
             make_root_read_only: shared.root_is_read_only,
@@ -88,7 +90,7 @@ impl Share {
     /// that is to be read-only is so on this side too from now on.
     pub(super) fn seal_root(&self) -> Result<(), ShareError> {
         if self.make_root_read_only {
-            set_read_only(&self.path.join("rootfs"), true)?;
+            make_read_only(&self.path.join("rootfs"))?;
         }
         Ok(())
     }
@@ -112,24 +114,26 @@ fn bind(source: &Source, target: &Path) -> Result<(), ShareError> {
     mount(Some(&source.path), target, nothing, flags, nothing).map_err(failed(what()))?;
     if source.read_only {
         // All of it: the guest sees one file system and no mounts below it.
-        set_read_only(target, true)?;
+        make_read_only(target)?;
     }
     Ok(())
 }
 
-/// Makes a mount read-only, and those below it as well if `recursive`.
-fn set_read_only(path: &Path, recursive: bool) -> Result<(), ShareError> {
-    let failed = failed(format!("can't make {} read-only", path.display()));
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else {
-        return Err(failed(io::ErrorKind::InvalidInput.into()));
-    };
+/// Makes a mount and those below it read-only.
+fn make_read_only(path: &Path) -> Result<(), ShareError> {
+    set_attributes(path, libc::MOUNT_ATTR_RDONLY, 0, libc::AT_RECURSIVE)
+        .map_err(failed(format!("can't make {} read-only", path.display())))
+}
+
+/// Sets attributes of a mount (mount_setattr(2)), and its propagation unless that is 0.
+fn set_attributes(path: &Path, set: u64, propagation: u64, flags: libc::c_int) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
     let attributes = libc::mount_attr {
-        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_set: set,
         attr_clr: 0,
-        propagation: 0,
+        propagation,
         userns_fd: 0,
     };
-    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: path is a C string and attributes of the size that is given; neither is kept.
     let outcome = unsafe {
         libc::syscall(
@@ -143,7 +147,7 @@ fn set_read_only(path: &Path, recursive: bool) -> Result<(), ShareError> {
     };
     match outcome {
         0 => Ok(()),
-        _ => Err(failed(io::Error::last_os_error())),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -152,5 +156,96 @@ fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Shar
     move |source| ShareError {
         what,
         source: source.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn mounts() -> String {
+        fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
+    }
+
+    /// Runs `test` as root in a thread whose mounts are its own from `assemble` on.
+    fn with_share(shared: Shared, test: impl FnOnce(&Share) + Send + 'static) {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("needs root to mount: not tested");
+            return;
+        }
+        let before = mounts();
+        let point = tempfile::tempdir().unwrap();
+        let path = point.path().to_owned();
+        let thread = thread::spawn(move || {
+            let share = Share::assemble(path.clone(), &shared).unwrap();
+            test(&share);
+            share.unmount().unwrap();
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+        });
+        thread.join().unwrap();
+        assert_eq!(mounts(), before);
+        point.close().unwrap();
+    }
+
+    fn host() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["root", "data"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        fs::write(directory.path().join("file"), "a file").unwrap();
+        let path = directory.path().to_owned();
+        (directory, path)
+    }
+
+    fn source(path: PathBuf, read_only: bool) -> Source {
+        Source {
+            is_directory: path.is_dir(),
+            path,
+            recursive: true,
+            read_only,
+        }
+    }
+
+    #[test]
+    fn sources_are_where_the_guest_looks_for_them() {
+        let (_directory, host) = host();
+        let shared = Shared {
+            root: host.join("root"),
+            root_is_read_only: false,
+            binds: vec![
+                source(host.join("data"), false),
+                source(host.join("file"), true),
+            ],
+        };
+        with_share(shared, move |share| {
+            let path = share.path();
+            fs::write(path.join("rootfs/new"), "").unwrap();
+            fs::write(path.join("mounts/0/new"), "").unwrap();
+            assert!(host.join("root/new").exists() && host.join("data/new").exists());
+            assert_eq!(fs::read_to_string(path.join("mounts/1")).unwrap(), "a file");
+            assert!(fs::write(path.join("mounts/1"), "").is_err());
+            assert!(fs::write(path.join("new"), "").is_err());
+            assert!(fs::write(path.join("mounts/new"), "").is_err());
+        });
+    }
+
+    #[test]
+    fn a_read_only_root_is_so_once_the_container_is_made() {
+        let (_directory, host) = host();
+        let shared = Shared {
+            root: host.join("root"),
+            root_is_read_only: true,
+            binds: vec![],
+        };
+        with_share(shared, move |share| {
+            let root = share.path().join("rootfs");
+            fs::create_dir(root.join("mount-point")).unwrap();
+            share.seal_root().unwrap();
+            assert!(fs::write(root.join("new"), "").is_err());
+            // The host isn't bound by it.
+            fs::write(host.join("root/new"), "").unwrap();
+        });
     }
 }
