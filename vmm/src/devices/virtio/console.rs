@@ -137,12 +137,12 @@ impl Worker {
 
     /// Gives the guest what there is of input. False if it has no buffer for it.
     fn hear(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Failure> {
-        let mut chain = loop {
-            match self.receive.pop(memory)? {
-                Some(chain) => break chain,
-                None if self.receive.resume_notifications()? => {}
-                None => return Ok(false),
-            }
+        let mut available = self.receive.pop(memory)?;
+        if available.is_none() && self.receive.resume_notifications()? {
+            available = self.receive.pop(memory)?;
+        }
+        let Some(mut chain) = available else {
+            return Ok(false);
         };
         if chain.writable.is_empty() || !chain.readable.is_empty() {
             let problem = "is no buffer for input";

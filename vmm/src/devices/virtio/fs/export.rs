@@ -1,4 +1,12 @@
-//! The exported directory as a file system: virtiofsd's, but for two things.
+//! The exported directory as a file system: virtiofsd's, but for three things.
+//!
+//! *Cached content.* With virtiofsd's `auto` policy the guest drops what it has cached of a
+//! file whenever someone opens it: each process that starts has the C library read anew. Here
+//! it keeps what it has if the file hasn't changed since it last dropped it. The change time
+//! tells, which no program can set; but the clock behind it moves in steps of some
+//! milliseconds, so it tells only when that drop came a while after the change. (A program of
+//! the host that writes through a mapping changes the time once for many writes. The guest may
+//! see the later ones late.)
 //!
 //! *Listings.* The guest asks for a page of a directory at a time, from the position that the
 //! last page ended at. virtiofsd gets a page from the host, cuts it to what fits, and later
@@ -9,10 +17,11 @@
 //! *Guests that are too old.* Without submounts virtiofsd warns on the standard error, and
 //! without supplementary groups it gives a guest's users more rights than they have.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use virtiofsd::filesystem::{
     Context, DirEntry, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, GetxattrReply,
@@ -20,6 +29,13 @@ use virtiofsd::filesystem::{
 };
 use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
+
+/// How long after a file's change time another change has another time, with a margin: the
+/// slowest clock of Linux moves a hundred times a second.
+const CLOCK_STEP: Duration = Duration::from_millis(30);
+
+/// Of how many files the change time is remembered.
+const MAX_REMEMBERED: usize = 8192;
 
 /// How much of a directory is read at a time, in bytes of the host's entries, and of how many
 /// directories something is kept: 1 MiB at most.
@@ -31,6 +47,8 @@ pub(super) struct Export {
     inner: PassthroughFs,
     /// Pages by directory handle, the one used last at the end.
     kept: Mutex<Vec<(u64, Arc<[Name]>)>>,
+    /// By inode, the change time of files of which the guest has nothing older.
+    dropped: Mutex<HashMap<u64, Duration>>,
 }
 
 /// An entry of a directory.
@@ -66,12 +84,36 @@ impl Export {
         Export {
             inner,
             kept: Mutex::default(),
+            dropped: Mutex::default(),
         }
+    }
+
+    /// Whether what the guest has cached of a file, which it opens now, is what is in the file.
+    /// If not, the guest drops it.
+    fn is_cache_good(&self, context: Context, inode: u64) -> bool {
+        let Ok((attr, _)) = self.inner.getattr(context, inode, None) else {
+            return false;
+        };
+        let changed = Duration::new(attr.ctime, attr.ctimensec);
+        let mut dropped = locked(&self.dropped);
+        if dropped.get(&inode) == Some(&changed) {
+            return true;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        if now.is_ok_and(|now| now > changed + CLOCK_STEP) {
+            if dropped.len() >= MAX_REMEMBERED {
+                dropped.clear();
+            }
+            dropped.insert(inode, changed);
+        } else {
+            dropped.remove(&inode);
+        }
+        false
     }
 
     /// The rest of the page that was read last from a directory, if `position` is in it.
     fn rest(&self, handle: u64, position: u64) -> Option<Listing> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = locked(&self.kept);
         let at = kept.iter().position(|(owner, _)| *owner == handle)?;
         let page = Arc::clone(&kept[at].1);
         let before = page.iter().position(|name| name.position == position)?;
@@ -82,13 +124,18 @@ impl Export {
     }
 
     fn keep(&self, handle: u64, page: &Arc<[Name]>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = locked(&self.kept);
         kept.retain(|(owner, _)| *owner != handle);
         if kept.len() == MAX_KEPT {
             kept.remove(0);
         }
         kept.push((handle, Arc::clone(page)));
     }
+}
+
+/// Each change of what is behind these locks is one step, so it is whole whoever panicked.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 macro_rules! forward {
@@ -99,7 +146,7 @@ macro_rules! forward {
     };
 }
 
-type Opened = (Option<u64>, OpenOptions);
+type OpenResult = io::Result<(Option<u64>, OpenOptions)>;
 
 impl FileSystem for Export {
     type Inode = u64;
@@ -143,15 +190,24 @@ impl FileSystem for Export {
         Ok(Listing { page, next: 0 })
     }
 
+    fn open(&self, context: Context, inode: u64, kill_priv: bool, flags: u32) -> OpenResult {
+        let (handle, mut options) = self.inner.open(context, inode, kill_priv, flags)?;
+        if self.is_cache_good(context, inode) {
+            options |= OpenOptions::KEEP_CACHE;
+        }
+        Ok((handle, options))
+    }
+
     fn releasedir(&self, context: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = locked(&self.kept);
         kept.retain(|(owner, _)| *owner != handle);
         self.inner.releasedir(context, inode, flags, handle)
     }
 
     fn destroy(&self) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = locked(&self.kept);
         kept.clear();
+        locked(&self.dropped).clear();
         self.inner.destroy();
     }
 
@@ -215,7 +271,6 @@ impl FileSystem for Export {
             flags: u32
         ) -> io::Result<()>;
         link(context: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>;
-        open(context: Context, inode: u64, kill_priv: bool, flags: u32) -> io::Result<Opened>;
         create(
             context: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32,
             umask: u32, extensions: Extensions
@@ -237,7 +292,7 @@ impl FileSystem for Export {
         getxattr(context: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
         listxattr(context: Context, inode: u64, size: u32) -> io::Result<ListxattrReply>;
         removexattr(context: Context, inode: u64, name: &CStr) -> io::Result<()>;
-        opendir(context: Context, inode: u64, flags: u32) -> io::Result<Opened>;
+        opendir(context: Context, inode: u64, flags: u32) -> OpenResult;
         fsyncdir(context: Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()>;
         access(context: Context, inode: u64, mask: u32) -> io::Result<()>;
         lseek(

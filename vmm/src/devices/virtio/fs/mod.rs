@@ -180,7 +180,8 @@ fn serve_directory(root: &File, descriptors: File, file_limit: u64) -> io::Resul
         guest_fd_limit: file_limit
             .saturating_sub(RESERVED_FILES)
             .min(MAX_GUEST_FILES),
-        // Pages are dropped at each open and when a file's times change; see "Sharing" above.
+        // Content may be cached until the file is opened again, see `Export` for when it is kept
+        // longer; a change of size or times drops it, too.
         cache_policy: CachePolicy::Auto,
         entry_timeout: CACHE_TIME,
         attr_timeout: CACHE_TIME,

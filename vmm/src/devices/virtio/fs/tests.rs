@@ -141,6 +141,10 @@ impl Guest {
     }
 
     fn open(&mut self, opcode: u32, node: u64) -> u64 {
+        self.open_with_options(opcode, node).0
+    }
+
+    fn open_with_options(&mut self, opcode: u32, node: u64) -> (u64, u32) {
         let open = OpenIn {
             flags: if opcode == OPEN {
                 libc::O_RDWR as u32
@@ -150,7 +154,8 @@ impl Guest {
             open_flags: 0,
         };
         let answer = self.request(opcode, node, &[open.as_slice()]).unwrap();
-        OpenOut::from_slice(&answer).unwrap().fh
+        let answer = OpenOut::from_slice(&answer).unwrap();
+        (answer.fh, answer.open_flags)
     }
 
     fn read(&mut self, node: u64, handle: u64, offset: u64, size: u32) -> Result<Vec<u8>, i32> {
@@ -269,6 +274,39 @@ fn files_are_read_and_written() {
 }
 
 #[test]
+fn cached_content_is_kept_as_long_as_it_is_good() {
+    /// `FOPEN_KEEP_CACHE`
+    const KEEP_CACHE: u32 = 1 << 1;
+    let a_while = || std::thread::sleep(Duration::from_millis(50));
+    let mut guest = Guest::new();
+    fs::write(guest.path("file"), "old").unwrap();
+    let node = guest.lookup(ROOT, "file").unwrap().nodeid;
+    let mut keeps = || guest.open_with_options(OPEN, node).1 & KEEP_CACHE != 0;
+    // Another change now might have the same time.
+    assert!(!keeps());
+    assert!(!keeps());
+    a_while();
+    assert!(!keeps());
+    assert!(keeps());
+    assert!(keeps());
+    let path = guest.path("file");
+    let mut keeps = || guest.open_with_options(OPEN, node).1 & KEEP_CACHE != 0;
+    let times = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "new").unwrap();
+    // Size and modification time are what they were.
+    fs::File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(times)
+        .unwrap();
+    assert!(!keeps());
+    a_while();
+    assert!(!keeps());
+    assert!(keeps());
+}
+
+#[test]
 fn files_get_the_users_owner_and_mode() {
     let mut guest = Guest::new();
     let mode = PermissionsExt::from_mode(0o777);
@@ -285,6 +323,30 @@ fn files_get_the_users_owner_and_mode() {
     let made = fs::metadata(guest.path("ours")).unwrap();
     assert_eq!((made.uid(), made.gid()), (0, 0));
     assert_eq!(made.mode() & 0o7777, 0o4755);
+}
+
+#[test]
+fn set_user_id_goes_when_others_write() {
+    let mut guest = Guest::new();
+    // FUSE_WRITE_KILL_SUIDGID and FUSE_OPEN_KILL_SUIDGID, by the guest's judgement.
+    let (entry, handle) = guest.create("tool", 0o4755);
+    let write = WriteIn {
+        fh: handle,
+        size: 1,
+        write_flags: 1 << 2,
+        ..Default::default()
+    };
+    let mode = |guest: &Guest| fs::metadata(guest.path("tool")).unwrap().mode() & 0o7777;
+    guest.write(entry.nodeid, handle, 0, b"x").unwrap();
+    assert_eq!(mode(&guest), 0o4755);
+    guest
+        .request(WRITE, entry.nodeid, &[write.as_slice(), b"x"])
+        .unwrap();
+    assert_eq!(mode(&guest), 0o755);
+    // The right to keep it is back for the next.
+    fs::set_permissions(guest.path("tool"), PermissionsExt::from_mode(0o4755)).unwrap();
+    guest.write(entry.nodeid, handle, 0, b"x").unwrap();
+    assert_eq!(mode(&guest), 0o4755);
 }
 
 #[test]
