@@ -144,14 +144,13 @@ impl Container {
     /// its cgroup removed, and its mounts went with its namespace.
     pub fn create(id: &str, spec: &Spec, stdio: Stdio) -> Result<Container, CreateError> {
         config::validate(spec)?;
+        let linux = spec.linux().as_ref();
+        let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
         let plan = Plan::new(spec)?;
         check_root(plan.root())?;
-        let linux = spec.linux().as_ref();
-        let namespaces = Namespaces::open(linux.unwrap_or(&Linux::default()))?;
-        let (channel, inits_end) = Channel::pair().map_err(starting("make a socket pair"))?;
-        let cgroup = make_cgroup(id, spec)?;
-        let cloned = clone_init(plan, &namespaces, cgroup.as_ref(), &stdio, inits_end);
-        let (pid, pidfd) = match cloned {
+        let namespaces = Namespaces::open(linux)?;
+        let cgroup = make_cgroup(id, linux)?;
+        let (pid, pidfd, channel) = match clone_init(plan, &namespaces, cgroup.as_ref(), &stdio) {
             Ok(init) => init,
             Err(error) => {
                 if let Some(cgroup) = cgroup {
@@ -310,11 +309,10 @@ fn check_root(path: &Path) -> Result<(), CreateError> {
 
 /// Makes the container's cgroup. Where there is no cgroup2, a container that asks for none and
 /// for no limits goes without.
-fn make_cgroup(id: &str, spec: &Spec) -> Result<Option<Cgroup>, CgroupError> {
-    let linux = spec.linux().as_ref();
-    let path = linux.and_then(|l| l.cgroups_path().as_deref());
+fn make_cgroup(id: &str, linux: &Linux) -> Result<Option<Cgroup>, CgroupError> {
+    let path = linux.cgroups_path().as_deref();
     let path = path.filter(|path| !path.as_os_str().is_empty());
-    let resources = linux.and_then(|l| l.resources().as_ref());
+    let resources = linux.resources().as_ref();
     match Cgroup::create(&cgroups::relative_path(path, id)?, resources) {
         Err(CgroupError::NotMounted) if path.is_none() && resources.is_none() => Ok(None),
         other => other.map(Some),
@@ -326,8 +324,8 @@ fn clone_init(
     namespaces: &Namespaces,
     cgroup: Option<&Cgroup>,
     stdio: &Stdio,
-    channel: Channel,
-) -> Result<(Pid, OwnedFd), CreateError> {
+) -> Result<(Pid, OwnedFd, Channel), CreateError> {
+    let (engines_end, inits_end) = Channel::pair().map_err(starting("make a socket pair"))?;
     let surroundings = Surroundings {
         namespaces,
         cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
@@ -350,12 +348,14 @@ fn clone_init(
             // Nothing of the engine's, neither its callers' frames nor its exit handlers, may
             // run in this process.
             let _never_unwind = ExitOnDrop;
-            let status = init::run(plan, &surroundings, &channel);
+            // Or the engine's end would never be seen.
+            drop(engines_end);
+            let status = init::run(plan, &surroundings, &inits_end);
             exit(status)
         }
         Ok(Cloned::Parent { pid, pidfd }) => {
             drop(for_children);
-            Ok((pid, pidfd))
+            Ok((pid, pidfd, engines_end))
         }
         Err(error) => Err(starting("clone the container's init")(error)),
     }

@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::stat::{Mode, umask};
@@ -123,65 +124,83 @@ pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: &
 
 /// Everything up to the exec. Returns the file to exec.
 fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CString, InitError> {
-    let process = plan.process;
     signals::reset().step(|| "reset signals")?;
-    surroundings
-        .stdio
-        .install()
-        .step(|| "set the standard streams up")?;
+    let stdio = surroundings.stdio;
+    stdio.install().step(|| "set the standard streams up")?;
     setsid().step(|| "start a session")?;
     // Until the exec this is a process of the engine's program, and what it holds is none of
     // the business of whom it meets in namespaces that it joins.
     set_dumpable(false).step(|| "become undumpable")?;
+
     let proc = open_proc()?;
-    if let Some(adjustment) = process.oom_score_adj() {
+    if let Some(adjustment) = plan.process.oom_score_adj() {
         write_below(proc.as_fd(), "self/oom_score_adj", &adjustment.to_string())?;
     }
-
     let namespaces = surroundings.namespaces;
     namespaces.enter()?;
     if namespaces.has_new(LinuxNamespaceType::Network) {
         network::bring_loopback_up().step(|| "bring the loopback interface up")?;
     }
+    // By the caller's /proc, which is out of the container's reach.
+    sysctl::write(proc.as_fd(), &plan.sysctl)?;
 
+    let root = assemble_root(plan, surroundings)?;
+    root.enter(plan.readonly_root)?;
+    set_names(plan)?;
+    set_limits(plan)?;
+    become_the_workload(plan)?;
+
+    let file = plan.program.find()?;
+    sys::close_on_exec_from_3().step(|| "close the engine's descriptors at exec")?;
+    Ok(file)
+}
+
+/// Mounts all that there is to be in the container, while the caller's files are still there.
+fn assemble_root(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Rootfs, InitError> {
     umask(Mode::empty());
-    let mut rootfs = Rootfs::attach(plan.root, plan.propagation)?;
-    let own_cgroup_only = !namespaces.has_new(LinuxNamespaceType::Cgroup);
-    let cgroup = surroundings.cgroup.as_deref().filter(|_| own_cgroup_only);
+    let mut root = Rootfs::attach(plan.root, plan.propagation)?;
+    let new_cgroup_namespace = surroundings.namespaces.has_new(LinuxNamespaceType::Cgroup);
+    let cgroup = surroundings.cgroup.as_deref();
+    let cgroup = cgroup.filter(|_| !new_cgroup_namespace);
     for mount in &plan.mounts {
-        if let Some(mount) = mount.make(rootfs.fd(), cgroup)? {
-            rootfs.make_readonly_at_end(mount);
+        if let Some(mount) = mount.make(root.fd(), cgroup)? {
+            root.make_readonly_at_end(mount);
         }
     }
     if !plan.mounts.iter().any(Mount::is_bind_of_dev) {
-        devices::make(rootfs.fd(), &plan.devices)?;
+        devices::make(root.fd(), &plan.devices)?;
     }
-    safe_path::open_or_make(
-        rootfs.fd(),
-        &mounts::clean(plan.program.cwd()),
-        Kind::Directory,
-    )
-    .step(|| format!("make process.cwd {}", plan.program.cwd().display()))?;
-    sysctl::write(proc.as_fd(), &plan.sysctl)?;
-    masked::make_readonly(rootfs.fd(), plan.readonly_paths)?;
-    masked::mask(rootfs.fd(), plan.masked_paths)?;
-    rootfs.enter(plan.readonly_root)?;
+    let cwd = plan.program.cwd();
+    safe_path::open_or_make(root.fd(), &mounts::clean(cwd), Kind::Directory)
+        .step(|| format!("make process.cwd {}", cwd.display()))?;
+    masked::make_readonly(root.fd(), plan.readonly_paths)?;
+    masked::mask(root.fd(), plan.masked_paths)?;
+    Ok(root)
+}
 
+fn set_names(plan: &Plan<'_>) -> Result<(), InitError> {
     if !plan.hostname.is_empty() {
         sethostname(plan.hostname).step(|| "set the hostname")?;
     }
     if !plan.domainname.is_empty() {
         sys::setdomainname(plan.domainname).step(|| "set the domainname")?;
     }
+    Ok(())
+}
 
+fn set_limits(plan: &Plan<'_>) -> Result<(), InitError> {
     if let Some(personality) = plan.personality {
         personality::set(personality).step(|| "set linux.personality")?;
     }
-    if let Some(priority) = process.io_priority() {
+    if let Some(priority) = plan.process.io_priority() {
         io_priority::set(priority).step(|| "set process.ioPriority")?;
     }
-    rlimits::set(process.rlimits().as_deref().unwrap_or_default())?;
-    let id = process.user();
+    rlimits::set(plan.process.rlimits().as_deref().unwrap_or_default())
+}
+
+/// Becomes the user, with the capabilities and in the directory that the workload is to have.
+fn become_the_workload(plan: &mut Plan<'_>) -> Result<(), InitError> {
+    let id = plan.process.user();
     plan.program.set_home(|| user::home(id.uid()));
     stdio::give_to(Uid::from_raw(id.uid()));
     // As root first: it need not be a directory that the user may enter.
@@ -190,16 +209,14 @@ fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CStrin
     user::become_user(id)?;
     plan.capabilities.set()?;
     if !entered && !plan.program.enter_cwd()? {
-        return Err(nix::Error::EACCES)
-            .step(|| format!("change to process.cwd {}", plan.program.cwd().display()));
+        let cwd = plan.program.cwd().display();
+        return Err(Errno::EACCES).step(|| format!("change to process.cwd {cwd}"));
     }
-    if process.no_new_privileges() == Some(true) {
+    if plan.process.no_new_privileges() == Some(true) {
         set_no_new_privs().step(|| "set noNewPrivileges")?;
     }
     umask(Mode::from_bits_truncate(id.umask().unwrap_or(UMASK)));
-    let file = plan.program.find()?;
-    sys::close_on_exec_from_3().step(|| "close the engine's descriptors at exec")?;
-    Ok(file)
+    Ok(())
 }
 
 /// Opens the caller's `/proc`, which must be one.

@@ -16,6 +16,7 @@ use crate::bundle::{Bundle, leak, null_stdio, text};
 
 tests![
     the_engines_program_cannot_be_overwritten,
+    an_init_does_not_outlive_its_engine,
     links_do_not_lead_mounts_out,
     links_do_not_lead_devices_out,
     proc_and_sys_are_not_mounted_through_links,
@@ -36,19 +37,29 @@ pub(crate) fn part(word: &str) -> Option<Part> {
             run_and_leave(bundle)
         }),
         "--run-unprotected" => Some(run_and_leave),
+        "--create" => Some(create_and_leave),
         "--attack" => Some(attack),
         _ => None,
     }
 }
 
-/// Starts a container and leaves it running.
-fn run_and_leave(mut words: std::iter::Skip<std::env::Args>) -> ExitCode {
+fn create(mut words: std::iter::Skip<std::env::Args>) -> Container {
     let bundle = PathBuf::from(words.next().unwrap());
     let config = fs::read(bundle.join("config.json")).unwrap();
     let mut spec = config::load(&config).unwrap();
     config::resolve_paths(&mut spec, &bundle);
-    let mut container = Container::create("unused", &spec, null_stdio()).unwrap();
-    container.start().unwrap();
+    Container::create("unused", &spec, null_stdio()).unwrap()
+}
+
+/// Starts a container and leaves it running.
+fn run_and_leave(words: std::iter::Skip<std::env::Args>) -> ExitCode {
+    create(words).start().unwrap();
+    ExitCode::SUCCESS
+}
+
+/// Creates a container, says its init's pid, and ends.
+fn create_and_leave(words: std::iter::Skip<std::env::Args>) -> ExitCode {
+    println!("{}", create(words).pid());
     ExitCode::SUCCESS
 }
 
@@ -85,10 +96,7 @@ fn the_engines_program_cannot_be_overwritten() -> Result<(), Skipped> {
         assert!(run.unwrap().success());
         let result = || fs::read_to_string(bundle.at("result")).unwrap_or_default();
         wait_until(|| result().ends_with("done\n"));
-        for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-            let left = Path::new(mount).join(&cgroup);
-            wait_until(|| !left.exists() || fs::remove_dir(&left).is_ok());
-        }
+        remove_cgroup(&cgroup);
         assert_eq!(
             fs::read(&engine).unwrap() != original,
             overwritten,
@@ -98,6 +106,34 @@ fn the_engines_program_cannot_be_overwritten() -> Result<(), Skipped> {
         assert_eq!(result().contains("Read-only file system"), !overwritten);
     }
     Ok(())
+}
+
+fn an_init_does_not_outlive_its_engine() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("touch /started");
+    let cgroup = format!("nacre-test-left-{}", std::process::id());
+    bundle.config["linux"]["cgroupsPath"] = json!(format!("/{cgroup}"));
+    let engine = std::env::current_exe().unwrap();
+    let run = Command::new(engine)
+        .arg("--create")
+        .arg(bundle.write())
+        .output();
+    let pid = String::from_utf8(run.unwrap().stdout).unwrap();
+    let stat = format!("/proc/{}/stat", pid.trim());
+    // Whoever inherits it may leave it a zombie for a while.
+    wait_until(|| {
+        fs::read_to_string(&stat).is_ok_and(|s| s.contains(") Z ")) || !Path::new(&stat).exists()
+    });
+    assert!(!bundle.at("started").exists());
+    remove_cgroup(&cgroup);
+    Ok(())
+}
+
+/// Removes a cgroup that an engine has left, once what was in it has ended.
+fn remove_cgroup(name: &str) {
+    for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
+        let left = Path::new(mount).join(name);
+        wait_until(|| !left.exists() || fs::remove_dir(&left).is_ok());
+    }
 }
 
 fn wait_until(is_so: impl Fn() -> bool) {

@@ -20,6 +20,7 @@ mod namespaces;
 mod process;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -40,9 +41,7 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    if nix::unistd::geteuid().is_root() {
-        share_mounts();
-    }
+    let lacking = lacking();
     let modules = [
         ("lifecycle", lifecycle::TESTS),
         ("process", process::TESTS),
@@ -53,26 +52,41 @@ fn main() -> ExitCode {
     ];
     let trials = modules
         .into_iter()
-        .flat_map(|(module, tests)| tests.iter().map(move |test| trial(module, *test)))
+        .flat_map(|(module, tests)| tests.iter().map(move |test| trial(module, *test, lacking)))
         .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Mounts propagate here as on a host with systemd, so that one that should have stayed in a
-/// container, or an unmount, is seen. In a mount namespace of our own, lest it does harm.
-fn share_mounts() {
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    for flags in [MsFlags::MS_SLAVE, MsFlags::MS_SHARED] {
-        let flags = flags | MsFlags::MS_REC;
-        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).unwrap();
+/// What keeps every test from being run here.
+fn lacking() -> Option<&'static str> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("it needs root");
+    }
+    if !Path::new("/bin/busybox").exists() {
+        return Some("it needs /bin/busybox (Debian's busybox-static)");
+    }
+    match share_mounts() {
+        Ok(()) => None,
+        Err(_) => Some("this root may make no mounts"),
     }
 }
 
-fn trial(module: &str, (name, run): Test) -> Trial {
+/// Mounts propagate here as on a host with systemd, so that one that should have stayed in a
+/// container, or an unmount, is seen. In a mount namespace of our own, lest it does harm.
+fn share_mounts() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    for flags in [MsFlags::MS_SLAVE, MsFlags::MS_SHARED] {
+        let flags = flags | MsFlags::MS_REC;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)?;
+    }
+    Ok(())
+}
+
+fn trial(module: &str, (name, run): Test, lacking: Option<&'static str>) -> Trial {
     Trial::ignorable_test(format!("{module}::{name}"), move || {
         let skip = |reason: &str| Completion::ignored_with(reason.to_owned());
-        if !nix::unistd::geteuid().is_root() {
-            return Ok(skip("it needs root"));
+        if let Some(reason) = lacking {
+            return Ok(skip(reason));
         }
         let before = leftovers::now();
         let result = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
