@@ -2,9 +2,17 @@
 //!
 //! It mounts what a guest needs, connects to the host over vsock and serves the protocol of
 //! [`nacre_agent::protocol`] with the engine of [`nacre_agent::container`], in one thread.
+//!
+//! It begins without the standard library's preparations. They look for the stack's bounds in
+//! `/proc`, which isn't mounted yet, and bring 140 KiB of the C library along.
+#![cfg_attr(not(test), no_main)]
 
+#[cfg_attr(test, allow(dead_code))]
 mod init;
 
-fn main() {
+/// Where the C library hands over.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> libc::c_int {
     init::run()
 }

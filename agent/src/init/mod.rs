@@ -1,5 +1,6 @@
 //! From the kernel's handover to the power-off.
 
+mod limits;
 mod machine;
 mod mounts;
 mod network;
@@ -70,6 +71,7 @@ pub(crate) fn run() -> ! {
 
 fn boot_and_serve() -> Result<Ended, InitError> {
     mounts::assemble()?;
+    limits::raise().step("raise the guest's limits")?;
     network::bring_loopback_up().step("bring the loopback interface up")?;
     let children = watch_children().step("watch for processes that end")?;
     // Before any workload runs, which could connect too: the host takes one connection.
