@@ -145,7 +145,7 @@ fn machine(config: VmConfig) -> Option<Result<Vm, Error>> {
 /// Runs a machine to its own end, which must come soon.
 fn run(config: VmConfig) -> Option<Result<Exit, Error>> {
     let running = machine(config)?.unwrap().start().unwrap();
-    assert!(ends_within(&running, Duration::from_secs(10)));
+    assert!(ends_within(&running, Duration::from_secs(30)));
     Some(running.wait())
 }
 
@@ -208,7 +208,7 @@ fn a_guest_that_does_not_end_is_stopped() {
         running.stop();
         assert!(ends_within(&running, Duration::from_millis(100)));
         assert_eq!(running.wait().unwrap(), Exit::Stopped);
-        assert!(began.elapsed() < Duration::from_secs(2));
+        assert!(began.elapsed() < Duration::from_secs(8));
     }
 }
 
@@ -229,7 +229,7 @@ fn an_end_of_its_own_counts_more_than_a_stop_after_it() {
         return;
     };
     let mut running = vm.unwrap().start().unwrap();
-    assert!(ends_within(&running, Duration::from_secs(10)));
+    assert!(ends_within(&running, Duration::from_secs(30)));
     running.stop();
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 }

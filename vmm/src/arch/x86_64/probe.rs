@@ -17,7 +17,7 @@ use super::registers;
 use crate::kick::{self, Kick};
 
 /// How long the guest has. It takes some milliseconds where every instruction is emulated.
-const LIMIT: Duration = Duration::from_millis(300);
+const LIMIT: Duration = Duration::from_millis(500);
 
 // Where things are in the guest's 64 KiB, beside what `registers` puts there.
 const MEMORY_SIZE: usize = 0x1_0000;
@@ -111,10 +111,15 @@ pub(crate) fn has_hardware_virtualisation() -> bool {
 ///
 /// What KVM couldn't do, for an error message.
 pub(crate) fn run(kvm: &Kvm) -> Result<(), String> {
+    let (code, int3_handler) = code();
+    run_for(guest(kvm, code, int3_handler)?, LIMIT)
+}
+
+/// A vCPU that is about to run `code`, and its memory.
+fn guest(kvm: &Kvm, code: &[u8], int3_handler: u64) -> Result<Guest, String> {
     let failed = |what: &'static str| move |error: kvm_ioctls::Error| format!("{what}: {error}");
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)])
         .map_err(|error| format!("no memory for a guest: {error}"))?;
-    let (code, int3_handler) = code();
     registers::write_tables(&memory)
         .and_then(|()| memory.write_slice(code, GuestAddress(CODE)))
         .and_then(|()| memory.write_slice(&idt(CODE + int3_handler), GuestAddress(IDT)))
@@ -128,21 +133,17 @@ pub(crate) fn run(kvm: &Kvm) -> Result<(), String> {
             .map_err(|error| format!("a guest's memory: {error}"))? as u64,
         ..Default::default()
     };
-    // SAFETY: the mapping goes with the vCPU to the thread that runs it, and is dropped after
-    // it; the VM here is dropped first.
+    // SAFETY: the mapping goes with the vCPU and is dropped after it; the VM here is dropped
+    // first.
     unsafe { vm.set_user_memory_region(region) }.map_err(failed("it takes no memory"))?;
     let vcpu = vm
         .create_vcpu(0)
         .map_err(failed("it can't create a vCPU"))?;
     configure(kvm, &vcpu).map_err(failed("it can't set a vCPU up"))?;
-    drop(vm);
-    run_for(
-        Guest {
-            vcpu,
-            _memory: memory,
-        },
-        LIMIT,
-    )
+    Ok(Guest {
+        vcpu,
+        _memory: memory,
+    })
 }
 
 /// A vCPU and the memory it runs in, dropped in that order.
@@ -197,24 +198,24 @@ fn run_for(guest: Guest, limit: Duration) -> Result<(), String> {
                 kick.adopt();
                 let result = step_through(guest);
                 kick.release();
-                // The receiver waits for it.
+                // Nobody waits for it any more after the limit.
                 let _ = sender.send(result);
             })
             .map_err(no_thread)?
     };
-    let in_time = receiver.recv_timeout(limit);
-    let result = in_time.unwrap_or_else(|_| {
-        kick.kick();
-        let at = receiver.recv_timeout(limit);
-        let step = at.ok().and_then(Result::err).unwrap_or_default();
-        Err(format!(
-            "a dozen instructions took longer than {limit:?} {step}"
-        ))
-    });
-    if thread.is_finished() || result.is_ok() {
-        let _ = thread.join();
+    match receiver.recv_timeout(limit) {
+        Ok(result) => {
+            let _ = thread.join();
+            result
+        }
+        // Out of the guest by the kick, the thread ends by itself.
+        Err(_) => {
+            kick.kick();
+            Err(format!(
+                "it hangs in a guest's kernel of a dozen instructions for {limit:?}"
+            ))
+        }
     }
-    result
 }
 
 /// Runs the guest until it is through, or at an instruction that can't be run.
@@ -260,6 +261,21 @@ mod tests {
             Ok(_) => println!("skipped: CPUID shows neither VMX nor SVM"),
             Err(error) => println!("skipped: /dev/kvm: {error}"),
         }
+    }
+
+    /// A guest that never ends is given up, and its thread ends.
+    #[test]
+    fn a_guest_that_hangs_is_given_up() {
+        let Ok(kvm) = Kvm::new() else {
+            println!("skipped: no /dev/kvm");
+            return;
+        };
+        let limit = Duration::from_millis(20);
+        let guest = guest(&kvm, &[0xeb, 0xfe], 0).unwrap(); // jmp .
+        let began = std::time::Instant::now();
+        let reason = run_for(guest, limit).unwrap_err();
+        assert!(reason.contains("hangs"), "{reason}");
+        assert!(began.elapsed() < Duration::from_secs(1));
     }
 
     #[test]
