@@ -115,12 +115,23 @@ fn claim(signal: libc::c_int) -> Option<()> {
     }
 }
 
+/// The signals of a thread's own faults. Blocked they would kill the process before a handler
+/// could say why.
+const OWN_FAULTS: [libc::c_int; 6] = [
+    libc::SIGBUS,
+    libc::SIGFPE,
+    libc::SIGILL,
+    libc::SIGSEGV,
+    libc::SIGSYS,
+    libc::SIGTRAP,
+];
+
 /// A thread's signal mask, put back when dropped.
 pub(crate) struct Masked(libc::sigset_t);
 
 impl Masked {
-    /// Blocks every signal but the one that kicks, so that threads made meanwhile never take
-    /// a signal that was meant for the process.
+    /// Blocks every signal but the one that kicks and those that a thread brings upon itself,
+    /// so that threads made meanwhile never take a signal that was meant for the process.
     pub(crate) fn new() -> Masked {
         // SAFETY: sigset_t is plain data, and all pointers are to values on this stack. The
         // calls fail only for signals out of range.
@@ -128,7 +139,7 @@ impl Masked {
             let mut mask: libc::sigset_t = std::mem::zeroed();
             let mut old: libc::sigset_t = std::mem::zeroed();
             libc::sigfillset(&mut mask);
-            if let Some(signal) = signal() {
+            for signal in OWN_FAULTS.into_iter().chain(signal()) {
                 libc::sigdelset(&mut mask, signal);
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, &mask, &mut old);
@@ -170,6 +181,7 @@ mod tests {
         let masked = Masked::new();
         assert!(blocked().contains(&libc::SIGTERM));
         assert!(!blocked().contains(&signal().unwrap()));
+        assert!(!blocked().contains(&libc::SIGSEGV));
         drop(masked);
         assert_eq!(blocked(), before);
     }
