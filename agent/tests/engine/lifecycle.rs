@@ -212,7 +212,7 @@ fn an_init_that_is_killed_is_told_of() -> Result<(), Skipped> {
     }
     // Takes the init long enough for it to be found.
     let mut bundle = Bundle::new("true");
-    for i in 0..3000 {
+    for i in 0..1000 {
         let source = text(&bundle.at("bin")).to_owned();
         bundle
             .mount(json!({"destination": format!("/m{i}"), "source": source, "options": ["bind"]}));
