@@ -6,7 +6,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::error::Error;
 use crate::kick::Kick;
-use crate::vm::{Exit, Machine};
+use crate::machine::{Exit, Machine};
 
 /// A vCPU and the machine it belongs to. Fields are dropped in their order: the machine, which
 /// holds guest memory, after the vCPU.

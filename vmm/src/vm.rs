@@ -1,18 +1,13 @@
-//! A machine, from its parts to its end.
+//! Makes a machine from its parts, and lets it run.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
 use linux_loader::cmdline::Cmdline;
 use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::arch::{self, Boot, BootError, DEVICE_IRQS, MAX_VCPUS, Ports, VcpuSetup};
 use crate::console::Console;
@@ -21,17 +16,14 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
 use crate::error::Error;
 use crate::kick::{self, Kick};
-use crate::kvm::KvmError;
+use crate::kvm::{self, KvmError};
 use crate::loader::{self, InitramfsPart, Kernel, LoadError};
+use crate::machine::{Machine, RunningVm};
+use crate::memory;
 use crate::vcpu::Vcpu;
-use crate::{kvm, memory};
 
 /// The most virtio devices that a machine has: as many as there are interrupts for them.
 pub const MAX_DEVICES: usize = DEVICE_IRQS.len();
-
-/// How long the vCPUs' threads have for coming out of the guest. They are out within
-/// milliseconds; a device's reset may take longer.
-const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a machine is made of.
 pub struct VmConfig {
@@ -50,17 +42,6 @@ pub struct VmConfig {
     pub console_log: Option<File>,
     /// The virtio devices, at most [`MAX_DEVICES`].
     pub devices: Vec<Box<dyn VirtioDevice>>,
-}
-
-/// How a machine ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// The guest powered it off, through the exit port.
-    PowerOff,
-    /// The guest reset it. Where a guest can't power off, this is how it ends.
-    Reset,
-    /// [`RunningVm::stop`] ended it.
-    Stopped,
 }
 
 /// A machine that is ready to start.
@@ -84,59 +65,24 @@ impl Vm {
         open: impl FnOnce() -> Result<Kvm, KvmError>,
         config: VmConfig,
     ) -> Result<Vm, Error> {
-        let VmConfig {
-            vcpus: vcpu_count,
-            memory: memory_size,
-            kernel,
-            initramfs,
-            cmdline,
-            console_log,
-            devices,
-        } = config;
-        if !(1..=MAX_VCPUS).contains(&vcpu_count) {
+        if !(1..=MAX_VCPUS).contains(&config.vcpus) {
             return Err(Error::Vcpus {
-                requested: vcpu_count,
+                requested: config.vcpus,
                 max: MAX_VCPUS,
             });
         }
-        if devices.len() > MAX_DEVICES {
-            return Err(Error::Devices(devices.len()));
+        if config.devices.len() > MAX_DEVICES {
+            return Err(Error::Devices(config.devices.len()));
         }
-        let cmdline = full_cmdline(&cmdline, devices.len())?;
+        let cmdline = full_cmdline(&config.cmdline, config.devices.len())?;
 
         let kvm = open()?;
-        let max = kvm.get_max_vcpus();
-        if usize::from(vcpu_count) > max {
-            return Err(Error::Vcpus {
-                requested: vcpu_count,
-                max: u8::try_from(max).unwrap_or(MAX_VCPUS),
-            });
-        }
-
-        let memory = Arc::new(memory::create(memory_size)?);
-        // The host's kernel spends most of making a VM waiting (for a thread of its own, and
-        // for RCU). Memory is filled meanwhile.
-        let (vm, loaded) = std::thread::scope(|scope| {
-            let masked = kick::Masked::new();
-            let vm = std::thread::Builder::new()
-                .spawn_scoped(scope, || kvm.create_vm())
-                .map_err(Error::host("starting a thread"));
-            drop(masked);
-            let loaded = load(&memory, memory_size, &kernel, &initramfs);
-            let vm = vm.and_then(|thread| {
-                // Nothing in the thread panics.
-                let vm = thread
-                    .join()
-                    .unwrap_or(Err(kvm_ioctls::Error::new(libc::EIO)));
-                vm.map_err(Error::host("creating a VM"))
-            });
-            (vm, loaded)
-        });
-        let (kernel, initramfs) = loaded?;
-        let vm = vm?;
+        let memory = Arc::new(memory::create(config.memory)?);
+        let (vm, (kernel, initramfs)) =
+            while_creating_vm(&kvm, || load(&memory, config.memory, &config))?;
         let boot = Boot {
-            memory_size,
-            vcpus: vcpu_count,
+            memory_size: config.memory,
+            vcpus: config.vcpus,
             cmdline: &cmdline,
             initramfs,
         };
@@ -144,44 +90,16 @@ impl Vm {
         add_memory(&vm, &memory)?;
         arch::disable_pmu(&vm).map_err(Error::host("leaving performance counters out"))?;
         arch::create_irqchip(&vm).map_err(Error::host("creating the interrupt controllers"))?;
-        let setup = VcpuSetup::new(&kvm, vcpu_count).map_err(Error::host("asking for CPUID"))?;
-        let mut vcpus = Vec::new();
-        for id in 0..vcpu_count {
-            let vcpu = vm
-                .create_vcpu(id.into())
-                .map_err(Error::host("creating a vCPU"))?;
-            setup
-                .configure(&vcpu, id, kernel.entry)
-                .map_err(Error::host("setting a vCPU up"))?;
-            vcpus.push(vcpu);
-        }
-
-        let mut transports = Vec::new();
-        for (index, device) in devices.into_iter().enumerate() {
-            let transport = MmioTransport::new(device, Arc::clone(&memory))
-                .map_err(|source| Error::Device { index, source })?;
-            connect(&vm, index, &transport).map_err(Error::host("connecting a device"))?;
-            transports.push(transport);
-        }
-        let (console, console_writer) = Console::new(console_log);
+        let vcpus = create_vcpus(&kvm, &vm, config.vcpus, kernel.entry)?;
+        let transports = attach(&vm, &memory, config.devices)?;
+        let (console, console_writer) = Console::new(config.console_log);
         let ports =
             Ports::new(&vm, console_writer).map_err(Error::host("creating the serial port"))?;
-        let event = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(Error::host("an event"))?;
-
+        let machine = Machine::new(ports, MmioBus::new(transports), console, vm, memory)
+            .map_err(Error::host("creating an event"))?;
         Ok(Vm {
             vcpus,
-            machine: Arc::new(Machine {
-                ports,
-                mmio: MmioBus::new(transports),
-                console,
-                end: Mutex::new(End::default()),
-                ended: AtomicBool::new(false),
-                event,
-                threads: Mutex::new(0),
-                thread_ended: Condvar::new(),
-                _vm: vm,
-                _memory: memory,
-            }),
+            machine: Arc::new(machine),
         })
     }
 
@@ -202,158 +120,18 @@ impl Vm {
                 Kick::new(vcpu).map_err(Error::host("mapping a vCPU's shared page"))?,
             ));
         }
-        self.machine.end_state().kicks = kicks.clone();
+        self.machine.set_kicks(kicks.clone());
 
         // Stops and joins what has been started if a later thread can't be.
-        let mut running = RunningVm {
-            machine: Arc::clone(&self.machine),
-            threads: Vec::new(),
-        };
+        let mut running = RunningVm::new(Arc::clone(&self.machine));
         let _masked = kick::Masked::new();
         for (id, (fd, kick)) in self.vcpus.into_iter().zip(kicks).enumerate() {
             let vcpu = Vcpu::new(fd, kick, Arc::clone(&self.machine));
-            *self.machine.threads() += 1;
-            let thread = std::thread::Builder::new()
-                .name(format!("vcpu{id}"))
-                .spawn(move || vcpu.run());
-            match thread {
-                Ok(thread) => running.threads.push(thread),
-                Err(error) => {
-                    self.machine.thread_done();
-                    return Err(Error::host("starting a vCPU's thread")(error));
-                }
-            }
+            running
+                .spawn(format!("vcpu{id}"), vcpu)
+                .map_err(Error::host("starting a vCPU's thread"))?;
         }
         Ok(running)
-    }
-}
-
-/// A machine that runs, or has ended by itself.
-///
-/// Dropping it stops it.
-pub struct RunningVm {
-    machine: Arc<Machine>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl RunningVm {
-    /// Readable once the machine has ended by itself or failed, or was stopped.
-    pub fn exit_event(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is the event's, which lives as long as `self`.
-        unsafe { BorrowedFd::borrow_raw(self.machine.event.as_raw_fd()) }
-    }
-
-    /// The last lines of the serial console, without control characters.
-    pub fn console_tail(&self) -> String {
-        self.machine.console_tail()
-    }
-
-    /// Stops it, wherever the guest is. Does nothing if it has ended already.
-    pub fn stop(&mut self) {
-        self.machine.end(Ok(Exit::Stopped));
-    }
-
-    /// Says how it ended; stops it if it hasn't. To wait for it to end by itself, wait for
-    /// [`exit_event`](Self::exit_event) first.
-    ///
-    /// # Errors
-    ///
-    /// What made the machine fail, or [`Error::StopTimeout`].
-    pub fn wait(mut self) -> Result<Exit, Error> {
-        self.finish()
-    }
-
-    fn finish(&mut self) -> Result<Exit, Error> {
-        self.stop();
-        if !self.machine.threads_ended(STOP_LIMIT) {
-            // They keep what they need; nothing can be done about them.
-            self.threads.clear();
-            return Err(Error::StopTimeout);
-        }
-        for thread in self.threads.drain(..) {
-            // One that panicked has recorded that as the machine's end.
-            let _ = thread.join();
-        }
-        self.machine.mmio.reset();
-        let outcome = self.machine.end_state().outcome.take();
-        outcome.unwrap_or(Ok(Exit::Stopped))
-    }
-}
-
-impl Drop for RunningVm {
-    fn drop(&mut self) {
-        let _ = self.finish();
-    }
-}
-
-/// What the vCPUs' threads share.
-///
-/// Fields are dropped in their order: guest memory after the VM that has it mapped.
-pub(crate) struct Machine {
-    pub(crate) ports: Ports,
-    pub(crate) mmio: MmioBus,
-    console: Arc<Console>,
-    end: Mutex<End>,
-    ended: AtomicBool,
-    event: EventFd,
-    /// How many vCPU threads there are.
-    threads: Mutex<usize>,
-    thread_ended: Condvar,
-    _vm: VmFd,
-    _memory: Arc<GuestMemoryMmap>,
-}
-
-/// How the machine ended, and what makes the vCPUs see that it has.
-#[derive(Default)]
-struct End {
-    outcome: Option<Result<Exit, Error>>,
-    kicks: Vec<Arc<Kick>>,
-}
-
-impl Machine {
-    /// Ends the machine. The first to say how it ended is believed.
-    pub(crate) fn end(&self, outcome: Result<Exit, Error>) {
-        if self.ended.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        let mut end = self.end_state();
-        end.outcome = Some(outcome);
-        for kick in &end.kicks {
-            kick.kick();
-        }
-        // The counter can't be near its maximum.
-        let _ = self.event.write(1);
-    }
-
-    pub(crate) fn ended(&self) -> bool {
-        self.ended.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn console_tail(&self) -> String {
-        self.console.tail()
-    }
-
-    /// A vCPU's thread is through.
-    pub(crate) fn thread_done(&self) {
-        *self.threads() -= 1;
-        self.thread_ended.notify_all();
-    }
-
-    /// Waits for the vCPUs' threads to be through, at most for `limit`.
-    fn threads_ended(&self, limit: Duration) -> bool {
-        let (threads, _) = self
-            .thread_ended
-            .wait_timeout_while(self.threads(), limit, |threads| *threads > 0)
-            .unwrap_or_else(|e| e.into_inner());
-        *threads == 0
-    }
-
-    fn threads(&self) -> MutexGuard<'_, usize> {
-        self.threads.lock().unwrap_or_else(|e| e.into_inner())
-    }
-
-    fn end_state(&self) -> MutexGuard<'_, End> {
-        self.end.lock().unwrap_or_else(|e| e.into_inner())
     }
 }
 
@@ -374,15 +152,36 @@ fn slot(index: usize) -> (GuestAddress, u32) {
     (GuestAddress(arch::MMIO_START + offset), DEVICE_IRQS[index])
 }
 
-/// Puts the kernel and the initramfs, whose place and length it gives, into memory.
+/// Creates a VM, and does `work` meanwhile: the host's kernel spends most of the time waiting,
+/// for a thread that it makes and for RCU.
+fn while_creating_vm<T>(
+    kvm: &Kvm,
+    work: impl FnOnce() -> Result<T, LoadError>,
+) -> Result<(VmFd, T), Error> {
+    std::thread::scope(|scope| {
+        let masked = kick::Masked::new();
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, || kvm.create_vm())
+            .map_err(Error::host("starting a thread"))?;
+        drop(masked);
+        let done = work()?;
+        // Nothing in the thread panics.
+        let vm = thread
+            .join()
+            .unwrap_or(Err(kvm_ioctls::Error::new(libc::EIO)))
+            .map_err(Error::host("creating a VM"))?;
+        Ok((vm, done))
+    })
+}
+
+/// Puts the kernel and the initramfs into memory. Gives the latter's place and length.
 fn load(
     memory: &GuestMemoryMmap,
     memory_size: u64,
-    kernel: &File,
-    initramfs: &[InitramfsPart],
+    config: &VmConfig,
 ) -> Result<(Kernel, (GuestAddress, u64)), LoadError> {
-    let kernel = loader::load_kernel(memory, memory_size, kernel)?;
-    let initramfs = loader::load_initramfs(memory, memory_size, kernel.end, initramfs)?;
+    let kernel = loader::load_kernel(memory, memory_size, &config.kernel)?;
+    let initramfs = loader::load_initramfs(memory, memory_size, kernel.end, &config.initramfs)?;
     Ok((kernel, initramfs))
 }
 
@@ -401,6 +200,52 @@ fn add_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Error> {
             .map_err(Error::host("giving memory to the VM"))?;
     }
     Ok(())
+}
+
+/// Creates the vCPUs, the first of them at the kernel's entry.
+fn create_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    count: u8,
+    entry: GuestAddress,
+) -> Result<Vec<VcpuFd>, Error> {
+    let max = kvm.get_max_vcpus();
+    if usize::from(count) > max {
+        return Err(Error::Vcpus {
+            requested: count,
+            max: u8::try_from(max).unwrap_or(MAX_VCPUS),
+        });
+    }
+    let setup = VcpuSetup::new(kvm, count).map_err(Error::host("asking for CPUID"))?;
+    (0..count)
+        .map(|id| {
+            let vcpu = vm
+                .create_vcpu(id.into())
+                .map_err(Error::host("creating a vCPU"))?;
+            setup
+                .configure(&vcpu, id, entry)
+                .map_err(Error::host("setting a vCPU up"))?;
+            Ok(vcpu)
+        })
+        .collect()
+}
+
+/// Puts the devices behind their registers.
+fn attach(
+    vm: &VmFd,
+    memory: &Arc<GuestMemoryMmap>,
+    devices: Vec<Box<dyn VirtioDevice>>,
+) -> Result<Vec<MmioTransport>, Error> {
+    devices
+        .into_iter()
+        .enumerate()
+        .map(|(index, device)| {
+            let transport = MmioTransport::new(device, Arc::clone(memory))
+                .map_err(|source| Error::Device { index, source })?;
+            connect(vm, index, &transport).map_err(Error::host("connecting a device"))?;
+            Ok(transport)
+        })
+        .collect()
 }
 
 /// Lets KVM carry a device's notifications and interrupts.

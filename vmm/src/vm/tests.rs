@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::Exit;
 use crate::MIN_MEMORY;
 use crate::devices::virtio::{ActivateError, Activation};
 

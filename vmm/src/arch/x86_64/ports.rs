@@ -6,10 +6,10 @@ use std::sync::Mutex;
 
 use kvm_ioctls::VmFd;
 use vm_superio::{Serial, Trigger, serial::NoEvents};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::console::ConsoleWriter;
-use crate::vm::Exit;
+use crate::machine::Exit;
 
 const COM1: u16 = 0x3f8;
 const COM1_LAST: u16 = COM1 + 7;
@@ -27,6 +27,11 @@ const I8042_RESET: u8 = 0xfe;
 /// The clock's data port.
 const CMOS_DATA: u16 = 0x71;
 
+/// Timer and parity status. Bit 5 is the output of the timer's channel 2, which a kernel that
+/// calibrates against it waits for; bits 6 and 7 would say that memory is broken.
+const SYSTEM_CONTROL: u16 = 0x61;
+const TIMER_2_OUT: u8 = 1 << 5;
+
 /// The I/O ports of the machine.
 ///
 /// Its one lock is taken for the length of one access.
@@ -41,7 +46,7 @@ impl Ports {
     ///
     /// When its interrupt can't be created.
     pub(crate) fn new(vm: &VmFd, console: ConsoleWriter) -> io::Result<Ports> {
-        let interrupt = EventFd::new(EFD_NONBLOCK)?;
+        let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         vm.register_irqfd(&interrupt, COM1_IRQ)?;
         Ok(Ports::with_interrupt(interrupt, console))
     }
@@ -84,6 +89,7 @@ impl Ports {
             // The keyboard controller is ready for a command, the clock isn't being updated:
             // what a kernel waits for before it goes on.
             I8042_COMMAND | CMOS_DATA => data.fill(0),
+            SYSTEM_CONTROL => data.fill(TIMER_2_OUT),
             // A floating bus.
             _ => data.fill(0xff),
         }
@@ -108,7 +114,7 @@ mod tests {
 
     fn ports() -> (Ports, std::sync::Arc<Console>) {
         let (console, writer) = Console::new(None);
-        let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
+        let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).unwrap();
         (Ports::with_interrupt(interrupt, writer), console)
     }
 
@@ -138,7 +144,9 @@ mod tests {
         let mut data = [0; 4];
         ports.read(0xcf8, &mut data);
         assert_eq!(data, [0xff; 4]);
-        ports.read(0x64, &mut data[..1]);
-        assert_eq!(data[0], 0);
+        for (port, value) in [(0x64, 0), (0x71, 0), (0x61, 0x20)] {
+            ports.read(port, &mut data[..1]);
+            assert_eq!(data[0], value);
+        }
     }
 }

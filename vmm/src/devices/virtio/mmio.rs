@@ -17,7 +17,7 @@ use virtio_bindings::virtio_config::{
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 
@@ -169,7 +169,7 @@ impl MmioTransport {
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemoryMmap>,
     ) -> Result<MmioTransport, TransportError> {
-        let event = || EventFd::new(EFD_NONBLOCK).map_err(TransportError::Event);
+        let event = || EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(TransportError::Event);
         let mut queues = Vec::new();
         for &max_size in device.queue_sizes() {
             Queue::new(max_size).map_err(|_| TransportError::Queues)?;
