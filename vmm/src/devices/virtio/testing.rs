@@ -3,13 +3,16 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
+};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::queue::BASIC_FEATURES;
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 
 /// Nothing that a test waits for takes longer, on however busy a machine.
@@ -229,11 +232,12 @@ pub(crate) struct Machine<D: VirtioDevice> {
     pub(crate) memory: Arc<GuestMemoryMmap>,
     pub(crate) queues: Vec<DriverQueue>,
     pub(crate) interrupt: Arc<Recorder>,
+    pub(crate) features: u64,
 }
 
 impl<D: VirtioDevice> Machine<D> {
-    /// A machine whose driver has just activated the device with all its features but
-    /// notification suppression.
+    /// A machine whose driver has just activated the device, without asking for events to be
+    /// left out.
     pub(crate) fn new(device: D) -> Machine<D> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).unwrap();
         let mut machine = Machine {
@@ -241,6 +245,7 @@ impl<D: VirtioDevice> Machine<D> {
             memory: Arc::new(memory),
             queues: Vec::new(),
             interrupt: Arc::default(),
+            features: BASIC_FEATURES & !(1 << VIRTIO_RING_F_EVENT_IDX),
         };
         machine.activate();
         machine
@@ -262,7 +267,7 @@ impl<D: VirtioDevice> Machine<D> {
             memory: Arc::clone(&self.memory),
             queues: self.queues.iter().map(DriverQueue::active).collect(),
             interrupt: Arc::clone(&self.interrupt) as Arc<dyn Interrupt>,
-            features: 1 << 32 | 1 << 28,
+            features: self.features,
         }
     }
 

@@ -162,3 +162,68 @@ fn with_signals_blocked<T>(action: impl FnOnce() -> T) -> T {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::devices::virtio::testing::{Recorder, TIMEOUT};
+
+    fn spawn<E: Display>(
+        interrupt: &Arc<Recorder>,
+        work: impl FnOnce(&Stop) -> Result<(), E> + Send + 'static,
+    ) -> DeviceThread {
+        let interrupt = Arc::clone(interrupt) as Arc<dyn Interrupt>;
+        DeviceThread::spawn("device", interrupt, work).unwrap()
+    }
+
+    #[test]
+    fn a_thread_ends_when_it_is_dropped() {
+        let interrupt = Arc::default();
+        let (tell, told) = mpsc::channel();
+        let thread = spawn(&interrupt, move |stop| {
+            while stop.wait(&[]).unwrap() {}
+            tell.send(()).unwrap();
+            Ok::<_, Infallible>(())
+        });
+        assert!(told.try_recv().is_err());
+        drop(thread);
+        told.try_recv().unwrap();
+        assert_eq!(interrupt.failure(), None);
+    }
+
+    #[test]
+    fn failures_and_panics_are_reported() {
+        let interrupt = Arc::default();
+        let _failed = spawn(&interrupt, |_| Err("the queue is broken"));
+        assert_eq!(interrupt.wait_for_failure(), "device: the queue is broken");
+        let interrupt = Arc::default();
+        let _panicked = spawn(&interrupt, |_| -> Result<(), Infallible> {
+            panic!("{} is wrong", 1)
+        });
+        assert_eq!(interrupt.wait_for_failure(), "device: bug: 1 is wrong");
+    }
+
+    #[test]
+    fn threads_take_no_signals() {
+        let interrupt = Arc::default();
+        let (tell, told) = mpsc::channel();
+        let masks = || {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
+            u64::from_str_radix(mask.unwrap().trim(), 16).unwrap()
+        };
+        let before = masks();
+        let _thread = spawn(&interrupt, move |_| {
+            tell.send(masks()).unwrap();
+            Ok::<_, Infallible>(())
+        });
+        let theirs = told.recv_timeout(TIMEOUT).unwrap();
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
+            assert_ne!(theirs & 1 << (signal - 1), 0);
+        }
+        assert_eq!(masks(), before);
+    }
+}

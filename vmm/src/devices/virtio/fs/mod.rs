@@ -8,13 +8,17 @@
 //! created as the user and group that the guest says, with the mode that it says.
 //!
 //! *Sharing.* The host and other guests may change the tree at any time. The guest keeps what
-//! it knows of names and attributes for [`CACHE_TIME`], and the content of a file at most
-//! until the file is opened again or its times change. What the guest writes is in the host's
-//! file when `write` returns.
+//! it knows of names and attributes for [`CACHE_TIME`], and content until its size or times
+//! change or, at the latest, until a changed file is opened again. What the guest writes is in
+//! the host's file when `write` returns. Locks are the guest's own: the host doesn't see them.
 //!
-//! What a guest can make the host allocate: a request's copy and answer, 2 MiB at a time;
-//! 1 MiB of directory listings; and one file descriptor and some 300 bytes for each file that it knows or has open, no more
-//! than [`MAX_GUEST_FILES`] and than `RLIMIT_NOFILE` gives. Beyond that it gets `ENFILE`.
+//! What a guest can make the host allocate: 2 MiB for a request and its answer, one at a time;
+//! 2 MiB for what is kept between requests; and one file descriptor and some 300 bytes for each
+//! file that it knows or has open, of which there are no more than [`MAX_GUEST_FILES`] and than
+//! `RLIMIT_NOFILE` leaves room for. Beyond that it gets `ENFILE`.
+//!
+//! A request is worked on to its end: [`VirtioDevice::reset`] waits for it, as long as the
+//! host's file system takes.
 
 mod export;
 mod request;
