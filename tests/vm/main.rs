@@ -6,6 +6,7 @@ mod detached;
 mod devices;
 mod failures;
 mod filesystem;
+mod killed;
 mod machine;
 mod namespaces;
 mod process;
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
         if let Some(code) = place::elsewhere() {
             return code;
         }
-        fixtures::mount_debian();
+        fixtures::mount_all();
     }
     let tests = [
         status::tests(),
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         detached::tests(),
         debian::tests(),
         failures::tests(),
+        killed::tests(),
     ];
     suite::run(&arguments, tests.into_iter().flatten().collect())
 }

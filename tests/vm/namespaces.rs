@@ -34,7 +34,10 @@ fn each_namespace_is_its_own(case: &Case) {
 fn the_guests_namespaces_without(case: &Case) {
     let bundle = case
         .busybox()
-        .set("/linux/namespaces", json!([{ "type": "mount" }]))
+        .set(
+            "/linux/namespaces",
+            json!([{ "type": "mount" }, { "type": "network" }]),
+        )
         .remove("/hostname")
         .shell(SHOW);
     let expected: String = INITIAL

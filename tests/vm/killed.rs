@@ -1,0 +1,105 @@
+//! Processes of nacre that are killed, at whatever moment.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nacre_tests::{Case, Running, leftovers};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+nacre_tests::tests![
+    nacre_run_is_killed,
+    the_sandbox_process_is_killed,
+    both_are_killed,
+];
+
+/// Moments from the start of `nacre run`: before there is a sandbox process, while the VM
+/// boots, and when the workload runs.
+fn moments() -> impl Iterator<Item = Duration> {
+    [0, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120]
+        .into_iter()
+        .map(Duration::from_millis)
+}
+
+fn start(case: &Case) -> Running {
+    case.start(&case.busybox().shell("while :; do sleep 0.1; done"))
+}
+
+/// The processes of this test but `nacre run` itself.
+fn others(case: &Case, running: &Running) -> Vec<Pid> {
+    leftovers::processes(&format!("NACRE_TEST_CASE={}", case.id()))
+        .into_iter()
+        .map(|(pid, _)| pid)
+        .filter(|pid| *pid != running.pid())
+        .collect()
+}
+
+/// What is left once the processes are gone, for which they have a while.
+fn remains(case: &Case, running: &Running) -> Vec<String> {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !others(case, running).is_empty() {
+        assert!(Instant::now() < end, "the sandbox process lives on");
+        sleep(Duration::from_millis(20));
+    }
+    leftovers::files(&case.state())
+}
+
+fn nacre_run_is_killed(case: &Case) {
+    for moment in moments() {
+        let running = start(case);
+        sleep(moment);
+        running.signal(Signal::SIGKILL);
+        let left = remains(case, &running);
+        // Between making the folder and making the sandbox process there is nobody else to
+        // remove it: then it is empty, and the next run takes it over.
+        let empty_folder = case.state().join(case.id());
+        let empty = fs::read_dir(&empty_folder).is_ok_and(|mut d| d.next().is_none());
+        assert!(
+            left.is_empty() || left.len() == 1 && empty,
+            "after {moment:?}: {left:?}"
+        );
+        running.finish();
+    }
+    case.run(&case.busybox().args(["true"])).expect(0);
+}
+
+fn the_sandbox_process_is_killed(case: &Case) {
+    for moment in moments() {
+        let running = start(case);
+        sleep(moment);
+        let mut killed = 0;
+        let end = Instant::now() + Duration::from_secs(5);
+        while killed == 0 && Instant::now() < end {
+            for pid in others(case, &running) {
+                // It was listed just now.
+                kill(pid, Signal::SIGKILL).unwrap();
+                killed += 1;
+            }
+        }
+        let outcome = running.finish();
+        outcome.expect(137);
+        assert_eq!(killed, 1, "after {moment:?}");
+        let left = leftovers::files(&case.state());
+        assert!(left.is_empty(), "after {moment:?}: {left:?}");
+    }
+}
+
+fn both_are_killed(case: &Case) {
+    for moment in moments() {
+        let running = start(case);
+        sleep(moment);
+        running.signal(Signal::SIGSTOP);
+        for pid in others(case, &running) {
+            kill(pid, Signal::SIGKILL).unwrap();
+        }
+        running.signal(Signal::SIGKILL);
+        // Nobody is left to remove the state, but nobody takes it for a container either.
+        remains(case, &running);
+        running.finish();
+        let mut list = case.nacre();
+        list.args(["list", "-q"]);
+        assert_eq!(case.spawn(list).finish().ok(), "", "after {moment:?}");
+    }
+    case.run(&case.busybox().args(["true"])).expect(0);
+}
