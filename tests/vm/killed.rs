@@ -17,7 +17,7 @@ nacre_tests::tests![
 /// Moments from the start of `nacre run`: before there is a sandbox process, while the VM
 /// boots, and when the workload runs.
 fn moments() -> impl Iterator<Item = Duration> {
-    [0, 2, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120]
+    [0, 5, 20, 50, 100, 300, 1000, 3000, 6000]
         .into_iter()
         .map(Duration::from_millis)
 }
@@ -69,7 +69,7 @@ fn the_sandbox_process_is_killed(case: &Case) {
         let running = start(case);
         sleep(moment);
         let mut killed = 0;
-        let end = Instant::now() + Duration::from_secs(5);
+        let end = Instant::now() + Duration::from_secs(60);
         while killed == 0 && Instant::now() < end {
             for pid in others(case, &running) {
                 // It was listed just now.
