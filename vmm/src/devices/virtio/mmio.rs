@@ -30,6 +30,9 @@ const VENDOR: u32 = u32::from_le_bytes(*b"NACR");
 /// The configuration space starts here.
 const CONFIG: u64 = 0x100;
 
+/// How many of a device's failures are reported.
+const REPORTED_FAILURES: u32 = 8;
+
 /// Bits of `InterruptStatus`.
 const USED_BUFFER: u32 = 1;
 const CONFIG_CHANGE: u32 = 2;
@@ -126,6 +129,8 @@ struct Line {
     interrupt: AtomicU32,
     /// The `ConfigGeneration` register.
     generation: AtomicU32,
+    /// How often the device has failed.
+    failures: AtomicU32,
     irq: EventFd,
 }
 
@@ -138,6 +143,12 @@ impl Line {
 
     fn status(&self) -> u32 {
         self.status.load(Ordering::Acquire)
+    }
+
+    /// Whether one more failure is to be reported: the guest can make a device fail as often
+    /// as it likes, but not the log grow.
+    fn counts_as_news(&self) -> bool {
+        self.failures.fetch_add(1, Ordering::Relaxed) < REPORTED_FAILURES
     }
 }
 
@@ -152,10 +163,10 @@ impl Interrupt for Line {
     }
 
     fn fail(&self, why: &str) {
-        tracing::error!(
-            device_type = self.device_type,
-            "virtio device failed: {why}"
-        );
+        if self.counts_as_news() {
+            let device_type = self.device_type;
+            tracing::error!(device_type, "virtio device failed: {why}");
+        }
         let before = self.status.fetch_or(NEEDS_RESET, Ordering::AcqRel);
         if before & DRIVER_OK != 0 {
             self.signal_config();
@@ -193,6 +204,7 @@ impl MmioTransport {
             status: AtomicU32::new(0),
             interrupt: AtomicU32::new(0),
             generation: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
             irq: event()?,
         });
         Ok(MmioTransport {

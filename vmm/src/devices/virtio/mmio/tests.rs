@@ -417,6 +417,14 @@ fn accesses_of_another_size_or_alignment_are_ignored() {
     assert_eq!((driver.get(0x02), driver.status()), (0, 0));
 }
 
+#[test]
+fn a_device_that_fails_for_ever_is_reported_some_times() {
+    let driver = Driver::new();
+    let line = &driver.transport.line;
+    let reported = (0..1000).filter(|_| line.counts_as_news()).count();
+    assert_eq!(reported, REPORTED_FAILURES as usize);
+}
+
 /// Whatever a driver does, the registers keep to their rules: a device runs only after both
 /// sides agreed, its queues lie in memory, and it is reset before it starts again.
 #[test]
