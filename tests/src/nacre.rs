@@ -67,6 +67,8 @@ pub fn configuration(directory: &Path) -> PathBuf {
 pub struct Running {
     child: Child,
     log: PathBuf,
+    /// How long the log was before.
+    logged: usize,
     /// Its standard input, until it is dropped or taken.
     pub stdin: Option<ChildStdin>,
     /// Its standard output, if [`Running::finish`] is not to collect it.
@@ -77,6 +79,7 @@ pub struct Running {
 
 impl Running {
     pub(crate) fn spawn(mut command: Command, log: &Path) -> Self {
+        let logged = fs::read(log).map_or(0, |log| log.len());
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -89,6 +92,7 @@ impl Running {
             stderr: child.stderr.take(),
             child,
             log: log.to_owned(),
+            logged,
         }
     }
 
@@ -135,7 +139,8 @@ impl Running {
             status,
             stdout: stdout.join().unwrap(),
             stderr: String::from_utf8_lossy(&stderr.join().unwrap()).into_owned(),
-            log: fs::read_to_string(&self.log).unwrap_or_default(),
+            log: fs::read_to_string(&self.log)
+                .map_or_else(|_| String::new(), |log| log[self.logged..].to_owned()),
         }
     }
 
@@ -175,7 +180,7 @@ pub struct Outcome {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: String,
-    /// What it wrote to its log file.
+    /// What was written to the log file meanwhile.
     pub log: String,
 }
 

@@ -17,8 +17,6 @@ nacre_tests::tests![
 
 /// Runs a `nacre` command on this test's container.
 fn command(case: &Case, arguments: &[&str]) -> Outcome {
-    // Each command's errors by themselves.
-    let _ = fs::remove_file(case.log());
     let mut command = case.nacre();
     command.args(arguments);
     case.spawn(command).finish()

@@ -1,6 +1,8 @@
 //! The machine around the container.
 
-use nacre_tests::Case;
+use std::fs;
+
+use nacre_tests::{Bundle, Case, Outcome, nacre};
 use serde_json::json;
 
 nacre_tests::tests![
@@ -9,6 +11,8 @@ nacre_tests::tests![
     cpus_of_the_containers_limit,
     as_much_memory_as_asked_for,
     memory_above_the_hole_can_be_used,
+    its_size_in_the_configuration_file,
+    its_kernel_log_in_a_file,
     its_clock_is_right,
     it_boots_while_another_runs,
 ];
@@ -78,6 +82,36 @@ fn memory_above_the_hole_can_be_used(case: &Case) {
              cmp -n 90000000 /tmp/a /tmp/b && echo same",
         );
     assert_eq!(case.run(&bundle).ok(), "same\n");
+}
+
+/// Runs a bundle with more lines in the `[vm]` of the configuration file.
+fn run_with(case: &Case, bundle: &Bundle, lines: &str) -> Outcome {
+    let path = nacre::configuration(case.directory());
+    let text = fs::read_to_string(&path).unwrap();
+    let other = case.directory().join("other.toml");
+    fs::write(&other, format!("{text}{lines}\n")).unwrap();
+    let mut command = case.nacre_with(&other);
+    command
+        .args(["run", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    case.spawn(command).finish()
+}
+
+fn its_size_in_the_configuration_file(case: &Case) {
+    let bundle = case
+        .busybox()
+        .shell("nproc; [ $(grep MemTotal /proc/meminfo | tr -dc 0-9) -lt 131072 ] && echo small");
+    let output = run_with(case, &bundle, "cpus = 2\nmemory = \"128M\"").ok();
+    assert_eq!(output, "2\nsmall\n");
+}
+
+fn its_kernel_log_in_a_file(case: &Case) {
+    let log = case.directory().join("kernel-log");
+    let line = format!("console-log = \"{}\"", log.display());
+    run_with(case, &case.busybox(), &line).ok();
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(text.contains("Linux version"), "{text}");
 }
 
 fn its_clock_is_right(case: &Case) {
