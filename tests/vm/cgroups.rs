@@ -25,7 +25,9 @@ fn a_workload_over_its_memory_limit_is_killed(case: &Case) {
             json!({ "limit": 64 * MIB, "swap": 64 * MIB }),
         )
         .args(dd);
-    case.run(&bundle).expect(137);
+    let outcome = case.run(&bundle);
+    outcome.expect(137);
+    assert!(outcome.log.contains("memory limit"), "{}", outcome.log);
     let bundle = case
         .busybox()
         .set("/linux/resources/memory", json!({ "limit": 300 * MIB }))

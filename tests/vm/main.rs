@@ -4,6 +4,7 @@ mod cgroups;
 mod debian;
 mod detached;
 mod devices;
+mod elf;
 mod failures;
 mod filesystem;
 mod killed;

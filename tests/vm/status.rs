@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use nacre_tests::Case;
 
+use crate::elf;
+
 nacre_tests::tests![
     the_workloads_status_is_the_commands,
     a_killed_workload_gives_128_and_the_signal,
@@ -45,35 +47,9 @@ pub(crate) fn own_namespaces_but(kind: &str) -> Vec<serde_json::Value> {
 fn a_fault_gives_128_and_the_signal(case: &Case) {
     let bundle = case.busybox().args(["/bin/fault"]);
     let program = bundle.rootfs().join("bin/fault");
-    fs::write(&program, executable(&[0x0f, 0x0b])).unwrap(); // ud2
+    fs::write(&program, elf::faults()).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     case.run(&bundle).expect(128 + 4);
-}
-
-/// The smallest static x86-64 ELF executable with this code (System V gABI, chapters 4 and 5).
-fn executable(code: &[u8]) -> Vec<u8> {
-    const BASE: u64 = 0x40_0000;
-    const HEADERS: u64 = 64 + 56;
-    let size = HEADERS + code.len() as u64;
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let halves = |elf: &mut Vec<u8>, values: &[u16]| {
-        elf.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    };
-    let words = |elf: &mut Vec<u8>, values: &[u32]| {
-        elf.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    };
-    let longs = |elf: &mut Vec<u8>, values: &[u64]| {
-        elf.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    };
-    halves(&mut elf, &[2, 62]); // ET_EXEC, EM_X86_64
-    words(&mut elf, &[1]);
-    longs(&mut elf, &[BASE + HEADERS, 64, 0]); // entry, program headers, no sections
-    words(&mut elf, &[0]);
-    halves(&mut elf, &[64, 56, 1, 0, 0, 0]);
-    words(&mut elf, &[1, 5]); // PT_LOAD, readable and executable
-    longs(&mut elf, &[0, BASE, BASE, size, size, 0x1000]);
-    elf.extend(code);
-    elf
 }
 
 fn a_second_run_may_use_the_id_again(case: &Case) {

@@ -151,14 +151,25 @@ struct Console<'a>(&'a str);
 /// How much of a console an error quotes.
 const CONSOLE_LINES: usize = 8;
 
+/// How the line begins with which a kernel panics.
+const PANIC: &str = "Kernel panic - not syncing";
+
 impl fmt::Display for Console<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<&str> = self.0.lines().filter(|l| !l.trim().is_empty()).collect();
         if lines.is_empty() {
             return Ok(());
         }
-        let last = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
-        write!(f, "; the guest's console ends with: {}", last.join(" | "))
+        // A panic's reason comes before a long trace.
+        let (says, from) = match lines.iter().rposition(|line| line.contains(PANIC)) {
+            Some(panic) => ("the guest's console says", panic),
+            None => (
+                "the guest's console ends with",
+                lines.len().saturating_sub(CONSOLE_LINES),
+            ),
+        };
+        let quoted = &lines[from..lines.len().min(from + CONSOLE_LINES)];
+        write!(f, "; {says}: {}", quoted.join(" | "))
     }
 }
 
@@ -302,6 +313,23 @@ mod tests {
             "the guest didn't say hello within 3 s; the guest's console ends with: line 12 | \
              line 13 | line 14 | line 15 | line 16 | line 17 | line 18 | line 19"
         );
+    }
+
+    #[test]
+    fn an_error_has_the_reason_of_a_panic() {
+        let trace = (0..20).map(|i| format!("? {i}\n")).collect::<String>();
+        let error = VmError::Session {
+            error: SessionError::NoHello(Duration::from_secs(3)),
+            console: format!("before\n[ 1.2] Kernel panic - not syncing: no init\n{trace}"),
+        };
+        let message = error.to_string();
+        assert!(
+            message.contains(
+                "; the guest's console says: [ 1.2] Kernel panic - not syncing: no init | ? 0 | "
+            ),
+            "{message}"
+        );
+        assert!(message.ends_with("| ? 6"), "{message}");
     }
 
     #[test]
