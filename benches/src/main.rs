@@ -19,7 +19,7 @@ use bundle::Bundle;
 use table::Table;
 
 /// How often each start is measured, after one that isn't.
-const RUNS: usize = 5;
+const RUNS: usize = 3;
 
 /// What is measured: copies on a tmpfs, so that no wait for a disk gets into a figure.
 struct Installation {
