@@ -50,13 +50,17 @@ pub fn kernel() -> PathBuf {
     PathBuf::from(std::env::var_os("NACRE_KERNEL").expect("NACRE_KERNEL is set"))
 }
 
+/// Seconds that a guest has to boot: the testbed emulates, perhaps on a machine that has much
+/// else to do.
+const BOOT_TIMEOUT: u32 = 120;
+
 /// Writes the `config.toml` that names the kernel and agent under test.
 pub fn configuration(directory: &Path) -> PathBuf {
     let path = directory.join("config.toml");
     let kernel = std::env::var("NACRE_KERNEL").unwrap_or_else(|_| "/nonexistent/vmlinux".into());
     let agent = binary("nacre-agent");
     let text = format!(
-        "[vm]\nkernel = \"{kernel}\"\nagent = \"{}\"\n",
+        "[vm]\nkernel = \"{kernel}\"\nagent = \"{}\"\nboot-timeout = {BOOT_TIMEOUT}\n",
         agent.display()
     );
     fs::write(&path, text).unwrap();
