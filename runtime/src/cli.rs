@@ -175,7 +175,8 @@ pub(crate) enum ListFormat {
 pub(crate) struct Kill {
     /// The container's id
     pub(crate) id: String,
-    /// The signal's name, with or without SIG, or its number
+    /// The signal's name, with or without SIG, or its number: KILL, INT, TERM, HUP, QUIT, USR1,
+    /// USR2 or WINCH
     #[arg(default_value = "TERM")]
     pub(crate) signal: String,
 }

@@ -17,7 +17,7 @@ use crate::{
 use super::store;
 
 /// How long a sandbox process that was killed may take to be gone.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn delete(global: &Global, arguments: &Delete) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;

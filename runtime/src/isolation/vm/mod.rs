@@ -31,6 +31,7 @@ use crate::{
         size::{Host, Size, SizeError},
     },
     id::Id,
+    log::chain,
     state::{StateError, Store},
 };
 
@@ -92,7 +93,7 @@ pub(crate) enum VmError {
     Share(#[from] ShareError),
     #[error("can't make the VM")]
     Make(#[source] nacre_vmm::Error),
-    #[error("the VM failed: {0}{console}", console = Console(.0.console_tail().unwrap_or_default()))]
+    #[error("the VM failed: {}{}", chain(.0), Console(.0.console_tail().unwrap_or_default()))]
     Failed(nacre_vmm::Error),
     #[error("{error}{}", Console(.console))]
     Session {

@@ -30,7 +30,7 @@ use super::{
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the machine's end is waited for after its agent has hung up: it says more.
-const END_TIMEOUT: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the conversation ended before its end.
 #[derive(Debug, thiserror::Error)]
