@@ -52,7 +52,7 @@ impl Folder {
                     let folder = Self { path, _lock: lock };
                     if !created {
                         // Left by a container that has ended.
-                        if read_record(&folder.path)?.is_some_and(|record| record.keep) {
+                        if read_record(&folder.path)?.is_some_and(|record| record.is_kept()) {
                             return Err(StateError::InUse(id.clone()));
                         }
                         folder.clear()?;
@@ -288,6 +288,21 @@ mod tests {
             store.take_stopped(&id),
             Err(StateError::NoContainer(_))
         ));
+    }
+
+    #[test]
+    fn what_never_started_is_not_kept() {
+        let (_root, store, id) = store();
+        let folder = store.claim(&id).unwrap();
+        let record = Record {
+            progress: Progress::Creating,
+            ..record(&id, true)
+        };
+        folder.write(&record).unwrap();
+        assert_eq!(store.look(&id).unwrap().status, Status::Creating);
+        drop(folder);
+        assert!(store.list().unwrap().is_empty());
+        store.claim(&id).unwrap();
     }
 
     #[test]

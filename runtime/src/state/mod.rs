@@ -50,6 +50,14 @@ pub(crate) struct Record {
     pub(crate) keep: bool,
 }
 
+impl Record {
+    /// Whether this stays when the sandbox process is gone: a container that never started
+    /// isn't worth keeping.
+    fn is_kept(&self) -> bool {
+        self.keep && self.progress == Progress::Started
+    }
+}
+
 /// How far a container has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -174,7 +182,7 @@ impl Store {
         let status = match (alive, record.progress) {
             (true, Progress::Creating) => Status::Creating,
             (true, Progress::Started) => Status::Running,
-            (false, _) if record.keep => Status::Stopped,
+            (false, _) if record.is_kept() => Status::Stopped,
             (false, _) => return Ok(None),
         };
         Ok(Some(Seen { record, status }))

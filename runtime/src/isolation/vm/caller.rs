@@ -61,7 +61,7 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
                 signals,
             };
             if detach {
-                sandbox.wait_for_start(folder, keep)
+                sandbox.wait_for_start(folder)
             } else {
                 sandbox.wait_for_end(folder, keep)
             }
@@ -88,10 +88,10 @@ enum Heard {
 }
 
 impl Sandbox {
-    fn wait_for_start(mut self, folder: Folder, keep: bool) -> Result<u8, VmError> {
+    fn wait_for_start(mut self, folder: Folder) -> Result<u8, VmError> {
         match self.listen()? {
             Heard::Started => Ok(0),
-            Heard::Ended => self.reap(folder, keep),
+            Heard::Ended => self.reap(folder, false),
         }
     }
 
@@ -102,8 +102,11 @@ impl Sandbox {
         // The sandbox process has them, and says when their end has come.
         streams::release_input_and_output()
             .map_err(VmError::host("can't let go of the standard streams"))?;
-        while self.listen()? == Heard::Started {}
-        let outcome = self.reap(folder, keep);
+        let mut started = false;
+        while self.listen()? == Heard::Started {
+            started = true;
+        }
+        let outcome = self.reap(folder, keep && started);
         drop(terminal);
         outcome
     }

@@ -55,6 +55,21 @@ impl Share {
         )
         .map_err(failed("can't mount a tmpfs for what the guest shares"))?;
 
+        let share = Self {
+            path,
+            make_root_read_only: shared.root_is_read_only,
+        };
+        match share.fill(shared) {
+            Ok(()) => Ok(share),
+            Err(error) => {
+                let _ = share.unmount();
+                Err(error)
+            }
+        }
+    }
+
+    /// Binds everything to its place.
+    fn fill(&self, shared: &Shared) -> Result<(), ShareError> {
         let root = Source {
             path: shared.root.clone(),
             is_directory: true,
@@ -62,8 +77,8 @@ impl Share {
             // Mount points may have to be made in it first.
             read_only: false,
         };
-        bind(&root, &path.join("rootfs"))?;
-        let mounts = path.join("mounts");
+        bind(&root, &self.path.join("rootfs"))?;
+        let mounts = self.path.join("mounts");
         fs::create_dir(&mounts).map_err(failed("can't make a directory on a tmpfs"))?;
         for (index, source) in shared.binds.iter().enumerate() {
             bind(source, &mounts.join(index.to_string()))?;
@@ -71,14 +86,11 @@ impl Share {
         // From now on what the host mounts below these stays out. What a guest makes here is
         // nothing that this side would ever execute or use as a device.
         let inert = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
-        set_attributes(&path, inert, libc::MS_PRIVATE, libc::AT_RECURSIVE)
+        set_attributes(&self.path, inert, libc::MS_PRIVATE, libc::AT_RECURSIVE)
             .map_err(failed("can't make the share private"))?;
-        set_attributes(&path, libc::MOUNT_ATTR_RDONLY, 0, 0)
+        set_attributes(&self.path, libc::MOUNT_ATTR_RDONLY, 0, 0)
             .map_err(failed("can't make the share read-only"))?;
-        Ok(Self {
-            path,
-            make_root_read_only: shared.root_is_read_only,
-        })
+        Ok(())
     }
 
     /// Where it is mounted.
@@ -229,6 +241,29 @@ mod tests {
             assert!(fs::write(path.join("new"), "").is_err());
             assert!(fs::write(path.join("mounts/new"), "").is_err());
         });
+    }
+
+    #[test]
+    fn nothing_stays_mounted_if_a_source_cannot_be_had() {
+        let (_directory, host) = host();
+        let point = host.join("point");
+        fs::create_dir(&point).unwrap();
+        let shared = Shared {
+            root: host.join("root"),
+            root_is_read_only: false,
+            binds: vec![source(host.join("gone"), false)],
+        };
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("needs root to mount: not tested");
+            return;
+        }
+        let test = move || {
+            let error = Share::assemble(point.clone(), &shared).unwrap_err();
+            assert!(error.to_string().contains("gone"), "{error}");
+            // A mount point can't be removed.
+            fs::remove_dir(&point).unwrap();
+        };
+        thread::spawn(test).join().unwrap();
     }
 
     #[test]
