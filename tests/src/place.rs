@@ -1,7 +1,9 @@
 //! Where tests run that need a KVM: here if it runs stock kernels, in the testbed otherwise.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
 
 use crate::nacre;
 
@@ -64,19 +66,58 @@ fn path_from(script: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(path.trim_end()))
 }
 
+/// How many testbeds share the tests. Each has one CPU: with two VMs at once on two, QEMU's
+/// emulated SVM has been seen to lock the machine's own kernel up and to end guests with triple
+/// faults.
+fn testbeds() -> usize {
+    thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4))
+}
+
 fn run_in_testbed() -> ExitCode {
-    let this = std::env::current_exe().unwrap();
-    let status = Command::new(repository().join("tests/testbed/run"))
-        .args(["--memory", "8192", "--timeout", "2400", "--"])
-        .arg(this)
-        .args(std::env::args_os().skip(1))
-        .stdin(Stdio::null())
-        .status();
-    match status {
-        Ok(status) => ExitCode::from(status.code().unwrap_or(1) as u8),
-        Err(e) => {
+    let parts = testbeds();
+    let started: Vec<_> = (0..parts).map(|part| start_part(part, parts)).collect();
+    let mut worst = 0;
+    // The first part's output is seen as it comes, the others' when they have ended.
+    for part in started {
+        let code = part.and_then(|part| {
+            let output = part.wait_with_output()?;
+            io::stdout().write_all(&output.stdout)?;
+            Ok(output.status.code().unwrap_or(1))
+        });
+        worst = worst.max(code.unwrap_or_else(|e| {
             eprintln!("tests/testbed/run: {e}");
-            ExitCode::FAILURE
-        }
+            1
+        }));
     }
+    ExitCode::from(u8::try_from(worst).unwrap_or(1))
+}
+
+fn start_part(part: usize, parts: usize) -> io::Result<Child> {
+    Command::new(repository().join("tests/testbed/run"))
+        .args(["--cpus", "1", "--memory", "8192", "--timeout", "2400", "--"])
+        .arg(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env("NACRE_TESTS_PART", format!("{part}/{parts}"))
+        .stdin(Stdio::null())
+        .stdout(match part {
+            0 => Stdio::inherit(),
+            _ => Stdio::piped(),
+        })
+        .spawn()
+}
+
+/// Of all tests, those that are this process's part: every `parts`-th.
+pub(crate) fn part<T>(tests: Vec<T>) -> Vec<T> {
+    let (part, parts) = std::env::var("NACRE_TESTS_PART")
+        .ok()
+        .and_then(|spec| {
+            let (part, parts) = spec.split_once('/')?;
+            Some((part.parse().ok()?, parts.parse().ok().filter(|&n| n > 0)?))
+        })
+        .unwrap_or((0, 1));
+    let mine = |index: usize| index % parts == part;
+    (0..)
+        .zip(tests)
+        .filter_map(|(index, test)| mine(index).then_some(test))
+        .collect()
 }

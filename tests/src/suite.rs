@@ -11,10 +11,10 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::case::{Case, Ignored};
-use crate::leftovers;
+use crate::{leftovers, place};
 
 /// How long a test may take. A VM's start takes about two seconds in the testbed.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// A test and its name.
 pub struct Test {
@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments, tests: Vec<Test>) -> ExitCode {
         PANIC.set(Some(info.to_string()));
     }));
     let before = leftovers::system();
-    let trials = tests
+    let trials = place::part(tests)
         .into_iter()
         .map(|test| {
             let module = test.module.split_once("::").map_or("", |(_, rest)| rest);

@@ -14,6 +14,7 @@ mod process;
 mod signals;
 mod status;
 mod streams;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         status::tests(),
         streams::tests(),
         signals::tests(),
+        terminal::tests(),
         process::tests(),
         namespaces::tests(),
         filesystem::tests(),

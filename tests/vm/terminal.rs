@@ -1,0 +1,44 @@
+//! `nacre run` at a terminal, which its container inherits as its standard streams.
+
+use std::io::Write;
+use std::process::Command;
+
+use nacre_tests::Case;
+
+nacre_tests::tests![ctrl_c_arrives_once_and_the_terminal_comes_back];
+
+fn ctrl_c_arrives_once_and_the_terminal_comes_back(case: &Case) {
+    let bundle = case.busybox().shell(
+        "n=0; trap 'n=$((n+1)); echo interrupted $n' INT
+         echo ready
+         until read line; do :; done
+         echo the line is $line; exit $n",
+    );
+    let mut nacre = case.nacre();
+    nacre.args(["run", "--bundle"]).arg(bundle.write());
+    nacre.arg(case.id());
+    let words: Vec<&str> = [nacre.get_program()]
+        .into_iter()
+        .chain(nacre.get_args())
+        .map(|word| word.to_str().unwrap())
+        .collect();
+    // script(1) runs a shell at a terminal of its own, and types what it reads.
+    let session = format!(
+        "stty -onlcr -echo; {}; echo status $?; read line; echo the shell reads $line",
+        words.join(" ")
+    );
+    let mut script = case.mark(Command::new("script"));
+    script.args(["--quiet", "--return", "--command", &session, "/dev/null"]);
+    let mut running = case.spawn(script);
+    running.wait_for_line("ready");
+    let mut keyboard = running.stdin.take().unwrap();
+    keyboard.write_all(b"\x03").unwrap();
+    running.wait_for_line("interrupted 1");
+    keyboard.write_all(b"one\n").unwrap();
+    running.wait_for_line("the line is one");
+    running.wait_for_line("status 1");
+    keyboard.write_all(b"two\n").unwrap();
+    running.wait_for_line("the shell reads two");
+    drop(keyboard);
+    running.finish().expect(0);
+}
