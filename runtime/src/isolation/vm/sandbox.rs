@@ -6,7 +6,7 @@ use std::{fs, io::Write, os::unix::net::UnixStream, path::Path, time::SystemTime
 use nacre_agent::protocol::{CONTROL_PORT, Create, SHARE_TAG};
 use nacre_vmm::{
     RunningVm, Vm, VmConfig,
-    devices::virtio::{balloon::Balloon, fs::Fs, rng::Rng, vsock::Vsock},
+    devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
 };
 
 use crate::{
@@ -101,12 +101,7 @@ impl Sandbox<'_> {
                 .map_err(VmError::host("can't read the agent"))?,
             cmdline: cmdline(plan.options.debug),
             console_log: plan.console_log,
-            devices: vec![
-                Box::new(vsock),
-                Box::new(files),
-                Box::new(Rng::new()),
-                Box::new(Balloon::new()),
-            ],
+            devices: vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())],
         })
         .map_err(VmError::Make)?
         .start()
