@@ -1,6 +1,7 @@
 //! From the kernel's handover to the power-off.
 
 mod limits;
+mod log;
 mod machine;
 mod mounts;
 mod network;
@@ -59,12 +60,11 @@ pub(crate) fn run() -> ! {
         eprintln!("nacre-agent: it is the first process of nacre's guests, and of no use here");
         std::process::exit(2);
     }
-    // Both go to the console, of which the host keeps the last lines. A container's init, which
-    // is forked from this process, panics in its own way.
-    match std::panic::catch_unwind(boot_and_serve) {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => eprintln!("nacre-agent: {}", describe(&error)),
-        Err(_) => eprintln!("nacre-agent: it panicked"),
+    std::panic::set_hook(Box::new(|panic| log::error(&panic.to_string())));
+    // A panic is caught rather than acted upon in the hook: a container's init, which is
+    // forked from this process, has the same hook and must not end the guest.
+    if let Ok(Err(error)) = std::panic::catch_unwind(boot_and_serve) {
+        log::error(&describe(&error));
     }
     power::off()
 }

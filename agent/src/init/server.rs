@@ -16,6 +16,7 @@ use nix::sys::utsname::uname;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
+use super::log;
 use super::machine::{Guest, Workload};
 use super::relay::{Progress, Relay};
 
@@ -320,7 +321,7 @@ impl<W: Workload> Entry<W> {
         if let State::Alive(workload) = std::mem::replace(&mut self.state, gone)
             && let Err(error) = workload.destroy()
         {
-            eprintln!("nacre-agent: {}", error.message);
+            log::error(&error.message);
         }
         self.streams
             .retain(|stream| stream.direction == Direction::FromWorkload);
