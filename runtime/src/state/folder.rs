@@ -306,6 +306,25 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_does_not_hide_the_others() {
+        let (root, store, id) = store();
+        let folder = store.claim(&id).unwrap();
+        folder.write(&record(&id, false)).unwrap();
+        let run = root.path().join("run");
+        fs::write(run.join("file"), "").unwrap();
+        fs::create_dir(run.join("folder")).unwrap();
+        fs::write(run.join("folder").join(RECORD), "{").unwrap();
+        let broken = Id::new("folder").unwrap();
+        assert!(matches!(
+            store.look(&broken),
+            Err(StateError::Record { .. })
+        ));
+        let listed = store.list().unwrap();
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].record.id, "a");
+    }
+
+    #[test]
     fn nothing_that_nacre_did_not_put_there_is_removed() {
         let (root, store, id) = store();
         let folder = store.claim(&id).unwrap();

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Id, IdError},
     isolation::Isolation,
+    log::chain,
 };
 
 pub(crate) use folder::Folder;
@@ -166,7 +167,11 @@ impl Store {
             let Some(Ok(id)) = name.to_str().map(Id::new) else {
                 continue;
             };
-            containers.extend(self.seen(&id)?);
+            match self.seen(&id) {
+                Ok(seen) => containers.extend(seen),
+                // The others can be told about all the same.
+                Err(error) => tracing::warn!("{}", chain(&error)),
+            }
         }
         containers.sort_by(|a, b| a.record.id.cmp(&b.record.id));
         Ok(containers)
