@@ -99,7 +99,7 @@ impl Sandbox<'_> {
             kernel: plan.kernel,
             initramfs: initramfs::build(plan.agent)
                 .map_err(VmError::host("can't read the agent"))?,
-            cmdline: cmdline(plan.options.debug),
+            cmdline: cmdline(plan.options.debug || plan.console_log.is_some()),
             console_log: plan.console_log,
             devices: vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())],
         })
@@ -175,8 +175,10 @@ impl Sandbox<'_> {
     }
 }
 
-fn cmdline(debug: bool) -> String {
-    match debug {
+/// The kernel's own log goes to the console only where somebody reads it: each character costs
+/// an exit.
+fn cmdline(with_log: bool) -> String {
+    match with_log {
         true => CMDLINE.into(),
         false => format!("{CMDLINE} quiet"),
     }
