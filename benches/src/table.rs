@@ -17,7 +17,9 @@ impl Table {
         }
     }
 
+    /// Adds a row, and shows it at once: a measurement takes minutes.
     fn row(&mut self, what: &str, figure: String) {
+        eprintln!("{what}: {figure}");
         self.rows.push((what.to_owned(), figure));
     }
 
