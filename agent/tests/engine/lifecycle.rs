@@ -217,17 +217,25 @@ fn an_init_that_is_killed_is_told_of() -> Result<(), Skipped> {
         bundle
             .mount(json!({"destination": format!("/m{i}"), "source": source, "options": ["bind"]}));
     }
+    // It ends with this process, at the latest.
     let script = format!(
-        "for try in $(seq 100000); do
+        "echo ready
+         while [ -e {children} ]; do
              read -r children < {children}
              for c in $children; do [ $c != $$ ] && kill -9 $c && exit; done
          done"
     );
     let mut killer = Command::new("/bin/busybox")
         .args(["sh", "-c", &script])
+        .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
+    let mut ready = [0; 6];
+    let mut says = killer.stdout.take().unwrap();
+    says.read_exact(&mut ready).unwrap();
     let (message, status) = bundle.error();
+    // If it came too late, it mustn't find the next test's.
+    killer.kill().unwrap();
     killer.wait().unwrap();
     assert_eq!(
         message,
