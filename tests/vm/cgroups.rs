@@ -7,6 +7,8 @@ nacre_tests::tests![
     a_workload_over_its_memory_limit_is_killed,
     a_child_over_the_memory_limit_is_killed,
     limits_are_what_was_asked_for,
+    an_io_weight_is_set,
+    an_io_rate_of_a_device_that_a_vm_lacks_is_refused,
     a_cpu_quota_holds,
     a_cpuset_holds,
     forks_fail_at_the_process_limit,
@@ -90,6 +92,26 @@ fn limits_are_what_was_asked_for(case: &Case) {
         output.ends_with("0::/\n"),
         "the cgroup namespace's root:\n{output}"
     );
+}
+
+fn an_io_weight_is_set(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/resources/blockIO", json!({ "weight": 500 }))
+        .args(["cat", "/sys/fs/cgroup/io.weight"]);
+    // From the range of 10 to 1000 to that of 1 to 10000, in a straight line.
+    assert_eq!(case.run(&bundle).ok(), "default 4950\n");
+}
+
+/// Never in silence: the guest has no such disk, so the limit can't hold.
+fn an_io_rate_of_a_device_that_a_vm_lacks_is_refused(case: &Case) {
+    let rate = json!([{ "major": 8, "minor": 0, "rate": 1 << 20 }]);
+    let bundle = case.busybox().set(
+        "/linux/resources/blockIO",
+        json!({ "throttleReadBpsDevice": rate }),
+    );
+    let message = case.run(&bundle).refused(1);
+    assert!(message.contains("io.max"), "{message}");
 }
 
 fn a_cpu_quota_holds(case: &Case) {
