@@ -42,4 +42,5 @@ pub use create::{Container, CreateError, StartError};
 pub use error::describe;
 pub use executable::protect_executable;
 pub use namespaces::NamespaceError;
+pub use network::bring_loopback_up;
 pub use stdio::Stdio;

@@ -5,8 +5,13 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// Brings `lo` up. Its addresses, 127.0.0.1 and ::1, come with that.
-pub(super) fn bring_loopback_up() -> nix::Result<()> {
+/// Brings `lo` of the caller's network namespace up, for which it must have CAP_NET_ADMIN. Its
+/// addresses, 127.0.0.1 and ::1, come with that (netdevice(7)).
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn bring_loopback_up() -> std::io::Result<()> {
     let socket = socket(
         AddressFamily::Inet,
         SockType::Datagram,
@@ -21,5 +26,6 @@ pub(super) fn bring_loopback_up() -> nix::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which `request` is.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    Errno::result(result).map(drop)
+    Errno::result(result)?;
+    Ok(())
 }

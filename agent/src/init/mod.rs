@@ -4,7 +4,6 @@ mod limits;
 mod log;
 mod machine;
 mod mounts;
-mod network;
 mod power;
 mod relay;
 mod server;
@@ -13,7 +12,7 @@ mod vsock;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use nacre_agent::container::describe;
+use nacre_agent::container::{bring_loopback_up, describe};
 use nacre_agent::protocol::CONTROL_PORT;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -72,7 +71,7 @@ pub(crate) fn run() -> ! {
 fn boot_and_serve() -> Result<Ended, InitError> {
     mounts::assemble()?;
     limits::raise().step("raise the guest's limits")?;
-    network::bring_loopback_up().step("bring the loopback interface up")?;
+    bring_loopback_up().step("bring the loopback interface up")?;
     let children = watch_children().step("watch for processes that end")?;
     // Before any workload runs, which could connect too: the host takes one connection.
     let control = vsock::connect_to_host(CONTROL_PORT).step("connect to the host")?;
