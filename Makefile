@@ -13,7 +13,7 @@ step = @printf '\n\033[1m== %s\033[0m\n' "$(1)" >&2
 
 # What each package is for: building nacre (C libraries of its crates), building the guest
 # kernel, the testbed (a machine with KVM, emulated), and the tests' root file systems.
-PACKAGES := build-essential libcap-ng-dev \
+PACKAGES := build-essential libcap-ng-dev libseccomp-dev \
 	bc bison flex libelf-dev xz-utils cpio \
 	qemu-system-x86 busybox-static linux-image-amd64 \
 	debootstrap

@@ -4,7 +4,9 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
-use nacre_agent::container::{Container, CreateError, Stdio, config, describe, protect_executable};
+use nacre_agent::container::{
+    Container, CreateError, Options, Stdio, config, describe, protect_executable,
+};
 use nix::sys::wait::{WaitStatus, waitpid};
 
 fn main() -> ExitCode {
@@ -28,7 +30,13 @@ fn run(bundle: &Path) -> Result<u8, Box<dyn Error>> {
     let mut spec = config::load(&std::fs::read(bundle.join("config.json"))?)?;
     config::resolve_paths(&mut spec, &bundle);
     let id = format!("engine-{}", std::process::id());
-    let mut container = Container::create(&id, &spec, Stdio::inherit()?)?;
+    let options = Options {
+        id: &id,
+        bundle: &bundle,
+        stdio: Stdio::inherit()?,
+        gate: None,
+    };
+    let mut container = Container::create(&spec, options)?;
     let ended = container
         .start()
         .map_err(Box::<dyn Error>::from)

@@ -34,6 +34,12 @@ pub(super) struct Failure {
 #[derive(Debug)]
 pub(super) struct Channel(OwnedFd);
 
+impl From<OwnedFd> for Channel {
+    fn from(socket: OwnedFd) -> Self {
+        Channel(socket)
+    }
+}
+
 impl Channel {
     /// The engine's end and the init's.
     pub(super) fn pair() -> io::Result<(Self, Self)> {

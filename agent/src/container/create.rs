@@ -8,10 +8,13 @@ use std::time::Duration;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, Spec};
+use serde::{Deserialize, Serialize};
 
 use super::cgroups::{self, Cgroup, CgroupError};
 use super::channel::{Channel, Report, wait_until_readable};
 use super::config::{self, ConfigError};
+use super::gate::Gate;
+use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
 use super::namespaces::{NamespaceError, Namespaces};
 use super::stdio::Stdio;
@@ -74,6 +77,29 @@ pub enum CreateError {
     TimedOut,
 }
 
+/// How a container is created, besides what its configuration says.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// Names its cgroup where `linux.cgroupsPath` doesn't, so it must be sound as a file's name.
+    pub id: &'a str,
+    /// Its bundle's directory, which hooks are told of.
+    pub bundle: &'a Path,
+    /// The standard streams of a workload without a terminal.
+    pub stdio: Stdio,
+    /// Where it waits for its start, if it is another process that says so.
+    pub gate: Option<Gate>,
+}
+
+/// What another process needs to take hold of a container ([`Container::attach`]).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Handle {
+    /// The first process.
+    pub init: Identity,
+    /// The container's cgroup.
+    pub cgroup: Option<Cgroup>,
+}
+
 impl CreateError {
     /// The exit status that a runtime's command ends with: 127 if the program isn't there, 126
     /// if it can't be executed, 1 for anything else.
@@ -123,17 +149,27 @@ impl StartError {
 /// to be started, which it then can't be any more, so it ends.
 #[derive(Debug)]
 pub struct Container {
-    pid: Pid,
-    pidfd: OwnedFd,
-    /// `None` once started.
-    init: Option<Channel>,
+    init: Identity,
+    /// `None` if it has ended and another process has reaped it.
+    pidfd: Option<OwnedFd>,
+    start: Start,
     cgroup: Option<Cgroup>,
+}
+
+/// How the init is told to go on.
+#[derive(Debug)]
+enum Start {
+    /// By the process that created it.
+    Channel(Channel),
+    /// By any that can enter this directory.
+    Gate(PathBuf),
+    /// It has been told.
+    Done,
 }
 
 impl Container {
     /// Prepares a container up to its workload's exec. The root's path and the sources of bind
-    /// mounts must be absolute ([`config::resolve_paths`]); without a `linux.cgroupsPath` its
-    /// cgroup is named by `id`, which must be sound as a file's name.
+    /// mounts must be absolute ([`config::resolve_paths`]).
     ///
     /// This process must have a single thread, or what the init allocates may block it until
     /// it is killed for not being ready.
@@ -142,15 +178,21 @@ impl Container {
     ///
     /// As [`CreateError`] tells. Nothing is left behind then: the init is killed and reaped,
     /// its cgroup removed, and its mounts went with its namespace.
-    pub fn create(id: &str, spec: &Spec, stdio: Stdio) -> Result<Container, CreateError> {
+    pub fn create(spec: &Spec, options: Options<'_>) -> Result<Container, CreateError> {
         config::validate(spec)?;
         let linux = spec.linux().as_ref();
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
         let plan = Plan::new(spec)?;
         check_root(plan.root())?;
         let namespaces = Namespaces::open(linux)?;
-        let cgroup = make_cgroup(id, linux)?;
-        let (pid, pidfd, channel) = match clone_init(plan, &namespaces, cgroup.as_ref(), &stdio) {
+        let cgroup = make_cgroup(options.id, linux)?;
+        let surroundings = Surroundings {
+            namespaces: &namespaces,
+            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            stdio: &options.stdio,
+            gate: options.gate.as_ref(),
+        };
+        let (pid, pidfd, channel) = match clone_init(plan, &surroundings, cgroup.as_ref()) {
             Ok(init) => init,
             Err(error) => {
                 if let Some(cgroup) = cgroup {
@@ -159,23 +201,50 @@ impl Container {
                 return Err(error);
             }
         };
-        let container = Container {
-            pid,
-            pidfd,
-            init: None,
+        let mut container = Container {
+            // A child of ours, so that it is there until we reap it.
+            init: Identity::of(pid).unwrap_or(Identity {
+                pid: pid.as_raw(),
+                start_time: 0,
+            }),
+            pidfd: Some(pidfd),
+            start: Start::Done,
             cgroup,
         };
         match container.wait_until_ready(&channel) {
-            Ok(()) => Ok(Container {
-                init: Some(channel),
-                ..container
-            }),
+            Ok(()) => {
+                container.start = Start::Channel(channel);
+                Ok(container)
+            }
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = container.destroy();
                 Err(error)
             }
         }
+    }
+
+    /// What another process needs to take hold of this container.
+    pub fn handle(&self) -> Handle {
+        Handle {
+            init: self.init,
+            cgroup: self.cgroup.clone(),
+        }
+    }
+
+    /// Takes hold of a container that another process created. `gate` is the directory in
+    /// which [`Gate::make`] made its gate.
+    ///
+    /// # Errors
+    ///
+    /// What `pidfd_open` gives. That the container has ended is no error.
+    pub fn attach(handle: Handle, gate: &Path) -> io::Result<Container> {
+        Ok(Container {
+            init: handle.init,
+            pidfd: handle.init.open()?,
+            start: Start::Gate(gate.to_owned()),
+            cgroup: handle.cgroup,
+        })
     }
 
     fn wait_until_ready(&self, channel: &Channel) -> Result<(), CreateError> {
@@ -207,14 +276,21 @@ impl Container {
         }
     }
 
-    /// The first process's pid, as this process sees it. Its end is for the caller to wait for.
+    /// The first process's pid, as this process sees it. Its end is for its parent to wait
+    /// for: the process that created the container, or what adopted it since.
     pub fn pid(&self) -> Pid {
-        self.pid
+        Pid::from_raw(self.init.pid)
     }
 
-    /// A pidfd of the first process: readable once it has ended.
-    pub fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    /// A pidfd of the first process: readable once it has ended. `None` if it had ended and
+    /// was reaped when this was attached to it.
+    pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The container's cgroup, if it has one.
+    pub fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
     /// Lets the workload go, and waits for its exec.
@@ -223,7 +299,13 @@ impl Container {
     ///
     /// As [`StartError`] tells. The container is still there then, to be destroyed.
     pub fn start(&mut self) -> Result<(), StartError> {
-        let channel = self.init.take().ok_or(StartError::AlreadyStarted)?;
+        let channel = match std::mem::replace(&mut self.start, Start::Done) {
+            Start::Channel(channel) => channel,
+            Start::Gate(directory) => Gate::enter(&directory)
+                .map_err(StartError::Init)?
+                .ok_or(StartError::AlreadyStarted)?,
+            Start::Done => return Err(StartError::AlreadyStarted),
+        };
         channel.release().map_err(StartError::Init)?;
         match channel.wait_for_report(EXEC_BOUND) {
             // The exec closed the other end. Or the init was killed: its exit status tells.
@@ -244,7 +326,8 @@ impl Container {
     ///
     /// `ESRCH` if it has ended, `EINVAL` for what is no signal.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        sys::pidfd_send_signal(self.pidfd.as_fd(), signal)
+        let pidfd = self.pidfd().ok_or(nix::errno::Errno::ESRCH)?;
+        sys::pidfd_send_signal(pidfd, signal)
     }
 
     /// Whether a process of the container was killed because of its memory limit.
@@ -253,8 +336,8 @@ impl Container {
         matches!(kills, Some(Ok(kills)) if kills > 0)
     }
 
-    /// Kills what is left of the container, reaps its first process unless the caller has done
-    /// so, and removes its cgroup.
+    /// Kills what is left of the container, reaps its first process if that is a child of this
+    /// process that wasn't reaped, and removes its cgroup.
     ///
     /// # Errors
     ///
@@ -275,13 +358,17 @@ impl Container {
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::TimedOut`] after `bound`; `ECHILD` if it was reaped before.
+    /// [`io::ErrorKind::TimedOut`] after `bound`; `ECHILD` if it was reaped before, or is
+    /// another process's child.
     fn wait_for_exit(&self, bound: Duration) -> io::Result<WaitStatus> {
-        if !wait_until_readable(self.pidfd.as_fd(), bound)? {
+        let Some(pidfd) = self.pidfd() else {
+            return Err(nix::errno::Errno::ECHILD.into());
+        };
+        if !wait_until_readable(pidfd, bound)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        Ok(waitid(Id::PIDFd(self.pidfd.as_fd()), flags)?)
+        Ok(waitid(Id::PIDFd(pidfd), flags)?)
     }
 }
 
@@ -321,16 +408,11 @@ fn make_cgroup(id: &str, linux: &Linux) -> Result<Option<Cgroup>, CgroupError> {
 
 fn clone_init(
     plan: Plan<'_>,
-    namespaces: &Namespaces,
+    surroundings: &Surroundings<'_>,
     cgroup: Option<&Cgroup>,
-    stdio: &Stdio,
 ) -> Result<(Pid, OwnedFd, Channel), CreateError> {
     let (engines_end, inits_end) = Channel::pair().map_err(starting("make a socket pair"))?;
-    let surroundings = Surroundings {
-        namespaces,
-        cgroup: cgroup.map(|cgroup| cgroup.path().to_owned()),
-        stdio,
-    };
+    let namespaces = surroundings.namespaces;
     let directory = match cgroup {
         Some(cgroup) => Some(cgroup.directory().map_err(starting("open the cgroup"))?),
         None => None,
@@ -350,7 +432,7 @@ fn clone_init(
             let _never_unwind = ExitOnDrop;
             // Or the engine's end would never be seen.
             drop(engines_end);
-            let status = init::run(plan, &surroundings, &inits_end);
+            let status = init::run(plan, surroundings, inits_end);
             exit(status)
         }
         Ok(Cloned::Parent { pid, pidfd }) => {

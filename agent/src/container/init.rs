@@ -19,6 +19,7 @@ use super::channel::{Channel, Failure, Report};
 use super::config::ConfigError;
 use super::devices::Device;
 use super::error::{InitError, Step, describe};
+use super::gate::Gate;
 use super::mounts::{self, Mount};
 use super::namespaces::Namespaces;
 use super::process::Program;
@@ -97,29 +98,48 @@ pub(super) struct Surroundings<'a> {
     /// The directory of the container's cgroup.
     pub(super) cgroup: Option<PathBuf>,
     pub(super) stdio: &'a Stdio,
+    /// Where to wait for the start, if the engine isn't who says so.
+    pub(super) gate: Option<&'a Gate>,
 }
 
 /// The whole life of the init. Returns, with an exit status, only if it fails.
-pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: &Channel) -> i32 {
+pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel) -> i32 {
+    let mut listener = engine;
     let failed = match set_up(&mut plan, surroundings) {
         Err(error) => error,
-        Ok(file) => {
-            if engine.report(&Report::Ready).is_err() || !engine.wait_for_release().unwrap_or(false)
-            {
-                // The engine is gone, and with it all reason to be.
-                return 1;
+        Ok(file) => match wait_for_start(listener, surroundings.gate) {
+            Some(starter) => {
+                listener = starter;
+                plan.program.exec(&file).into()
             }
-            plan.program.exec(&file).into()
-        }
+            // Nobody is left who could start it, and with that all reason to be.
+            None => return 1,
+        },
     };
     let failure = Failure {
         status: failed.exit_status(),
         message: describe(&failed),
     };
     let status = failure.status.into();
-    // If the engine is gone, nobody is left to be told.
-    let _ = engine.report(&Report::Failed(failure));
+    // If the listener is gone, nobody is left to be told.
+    let _ = listener.report(&Report::Failed(failure));
     status
+}
+
+/// Says that all is ready, and waits for the word to go on. Returns the line to who said it.
+fn wait_for_start(engine: Channel, gate: Option<&Gate>) -> Option<Channel> {
+    engine.report(&Report::Ready).ok()?;
+    let starter = match gate {
+        Some(gate) => {
+            drop(engine);
+            gate.wait().ok()?
+        }
+        None => engine,
+    };
+    starter
+        .wait_for_release()
+        .unwrap_or(false)
+        .then_some(starter)
 }
 
 /// Everything up to the exec. Returns the file to exec.

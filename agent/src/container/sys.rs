@@ -106,6 +106,17 @@ pub(super) fn close_on_exec_from_3() -> io::Result<()> {
     }
 }
 
+/// A descriptor of the process that has this pid now.
+pub(super) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    match pidfd {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the descriptor was just made, and nothing else knows of it.
+        pidfd => Ok(unsafe { OwnedFd::from_raw_fd(pidfd as i32) }),
+    }
+}
+
 /// Sends `signal` to the process of `pidfd`.
 pub(super) fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo is allowed, and means what kill would send.

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use nacre_agent::container::{Container, Stdio, describe};
+use nacre_agent::container::{Container, Options, Stdio, describe};
 use nacre_agent::protocol::Failure;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
@@ -46,7 +47,13 @@ impl Guest for Machine {
     }
 
     fn create(&self, id: &str, spec: &Spec, stdio: Stdio) -> Result<Container, Failure> {
-        Container::create(id, spec, stdio).map_err(|error| Failure {
+        let options = Options {
+            id,
+            bundle: Path::new("/"),
+            stdio,
+            gate: None,
+        };
+        Container::create(spec, options).map_err(|error| Failure {
             message: describe(&error),
             status: error.exit_status(),
         })

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nacre_agent::container::{Container, CreateError, Stdio, config, describe};
+use nacre_agent::container::{Container, CreateError, Options, Stdio, config, describe};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -100,7 +100,13 @@ impl Bundle {
         let id = format!("nacre-test-{}-{number}", std::process::id());
         let mut spec = config::load(self.config.to_string().as_bytes())?;
         config::resolve_paths(&mut spec, self.directory.path());
-        Container::create(&id, &spec, stdio)
+        let options = Options {
+            id: &id,
+            bundle: self.directory.path(),
+            stdio,
+            gate: None,
+        };
+        Container::create(&spec, options)
     }
 
     /// Creates it with nothing to read and nobody to read it, to see it fail.
@@ -221,7 +227,7 @@ impl Drop for Running<'_> {
 
 /// Waits for the first process to end. Its status is 128+n for a signal.
 pub(crate) fn wait_for_exit(container: &Container) -> i32 {
-    let mut fds = [PollFd::new(container.pidfd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(container.pidfd().unwrap(), PollFlags::POLLIN)];
     let ready = poll(&mut fds, PollTimeout::from(LIMIT_MS)).unwrap();
     assert_eq!(ready, 1, "the workload doesn't end");
     match waitpid(container.pid(), None).unwrap() {

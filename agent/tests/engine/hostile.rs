@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use nacre_agent::container::{Container, config, protect_executable};
+use nacre_agent::container::{Container, Options, config, protect_executable};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
@@ -48,7 +48,13 @@ fn create(mut words: std::iter::Skip<std::env::Args>) -> Container {
     let config = fs::read(bundle.join("config.json")).unwrap();
     let mut spec = config::load(&config).unwrap();
     config::resolve_paths(&mut spec, &bundle);
-    Container::create("unused", &spec, null_stdio()).unwrap()
+    let options = Options {
+        id: "unused",
+        bundle: &bundle,
+        stdio: null_stdio(),
+        gate: None,
+    };
+    Container::create(&spec, options).unwrap()
 }
 
 /// Starts a container and leaves it running.

@@ -29,6 +29,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
 
 pub use path::relative_path;
 
@@ -264,7 +265,7 @@ fn settings(resources: &LinuxResources) -> Result<Vec<Setting>, CgroupError> {
 }
 
 /// A container's cgroup.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cgroup {
     directory: PathBuf,
     /// The directories above it that had to be made for it, innermost first.

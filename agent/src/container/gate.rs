@@ -1,0 +1,148 @@
+//! Where a created container waits for its start: a socket in a directory of the caller's,
+//! so that the process that says "start" need not be the one that created the container.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen, socket,
+};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::channel::Channel;
+
+/// The socket's name in its directory.
+const NAME: &str = "start";
+
+/// The side that waits.
+#[derive(Debug)]
+pub struct Gate(OwnedFd);
+
+impl Gate {
+    /// Makes the gate of a container that is to be created, in a directory that belongs to it
+    /// alone and that nobody but the caller can enter.
+    ///
+    /// # Errors
+    ///
+    /// What making the socket gives; [`ErrorKind::AddrInUse`] if there is one already.
+    pub fn make(directory: &Path) -> io::Result<Self> {
+        let (_directory, address) = address(directory)?;
+        let gate = seqpacket()?;
+        bind(gate.as_raw_fd(), &address)?;
+        listen(&gate, Backlog::new(1)?)?;
+        Ok(Gate(gate))
+    }
+
+    /// Whether a container waits there, or did so when it ended.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(NAME).symlink_metadata().is_ok()
+    }
+
+    /// Removes what [`Gate::make`] made. No error if it is gone.
+    ///
+    /// # Errors
+    ///
+    /// What removing it gives.
+    pub fn remove(directory: &Path) -> io::Result<()> {
+        match std::fs::remove_file(directory.join(NAME)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The init: waits for somebody who has come to start the container.
+    pub(super) fn wait(&self) -> io::Result<Channel> {
+        loop {
+            match accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+                // SAFETY: the descriptor was just made, and nothing else knows of it.
+                Ok(fd) => return Ok(Channel::from(unsafe { OwnedFd::from_raw_fd(fd) })),
+                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Goes to the gate and shuts it behind, so that nobody comes a second time: if this
+    /// process dies before it has said the word, the container ends.
+    ///
+    /// `None` if somebody was there before, or there is nobody behind the gate any more.
+    pub(super) fn enter(directory: &Path) -> io::Result<Option<Channel>> {
+        let (directory, address) = address(directory)?;
+        let socket = seqpacket()?;
+        let connected = loop {
+            match connect(socket.as_raw_fd(), &address) {
+                Err(Errno::EINTR) => {}
+                other => break other,
+            }
+        };
+        match connected {
+            Ok(()) => {}
+            Err(Errno::ENOENT | Errno::ECONNREFUSED) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        match unlinkat(&directory, NAME, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => Ok(Some(Channel::from(socket))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn seqpacket() -> nix::Result<OwnedFd> {
+    socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+}
+
+/// The socket's address by way of the directory's descriptor: a socket's path has at most 107
+/// bytes.
+fn address(directory: &Path) -> io::Result<(OwnedFd, UnixAddr)> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let directory = open(directory, flags, Mode::empty())?;
+    let path = format!("/proc/self/fd/{}/{NAME}", directory.as_raw_fd());
+    Ok((directory, UnixAddr::new(path.as_str())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_word_gets_through_once_however_long_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let long = directory.path().join("x".repeat(200));
+        std::fs::create_dir(&long).unwrap();
+        let gate = Gate::make(&long).unwrap();
+        assert!(Gate::exists(&long));
+        let caller = Gate::enter(&long).unwrap().unwrap();
+        assert!(!Gate::exists(&long));
+        assert!(Gate::enter(&long).unwrap().is_none());
+        let init = gate.wait().unwrap();
+        caller.release().unwrap();
+        assert!(init.wait_for_release().unwrap());
+        drop((init, gate));
+        let heard = caller.wait_for_report(Duration::from_secs(5)).unwrap();
+        assert_eq!(heard, None);
+    }
+
+    #[test]
+    fn there_is_no_way_through_an_abandoned_gate() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Gate::enter(directory.path()).unwrap().is_none());
+        drop(Gate::make(directory.path()).unwrap());
+        assert!(Gate::exists(directory.path()));
+        assert!(Gate::enter(directory.path()).unwrap().is_none());
+        Gate::remove(directory.path()).unwrap();
+        Gate::remove(directory.path()).unwrap();
+        assert!(!Gate::exists(directory.path()));
+    }
+}
