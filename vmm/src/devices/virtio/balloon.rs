@@ -5,15 +5,14 @@
 //! The balloon itself stays empty: the device never asks for pages, and returns what a driver
 //! gives or takes all the same.
 
-use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
 use vm_memory::{GuestMemory, GuestMemoryMmap, GuestMemoryRegion, VolatileSlice};
 
-use super::queue::{self, BASIC_FEATURES, Chain, DeviceQueue, QueueError};
-use super::thread::{DeviceThread, Stop};
+use super::queue::{self, BASIC_FEATURES, Chain, DeviceQueue};
+use super::thread::{DeviceThread, Failure, Stop};
 use super::{ActivateError, Activation, VirtioDevice, config};
 
 /// `VIRTIO_BALLOON_F_REPORTING`
@@ -72,25 +71,13 @@ impl VirtioDevice for Balloon {
             }
             Ok::<(), Failure>(())
         };
-        let thread = DeviceThread::spawn("balloon", interrupt, work);
-        self.thread = Some(thread.map_err(|source| ActivateError::Host {
-            what: "starting the balloon device",
-            source,
-        })?);
+        self.thread = Some(DeviceThread::spawn("balloon", interrupt, work)?);
         Ok(())
     }
 
     fn reset(&mut self) {
         self.thread = None;
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error(transparent)]
-    Host(#[from] io::Error),
 }
 
 fn serve(

@@ -14,7 +14,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::buffers::Buffers;
 use super::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
-use super::thread::{DeviceThread, Stop, poll, poll_for};
+use super::thread::{DeviceThread, Failure, Stop, poll, poll_for};
 use super::{ActivateError, Activation, VirtioDevice};
 
 /// How much is read or written at a time. A pipe that is ready for writing takes as much
@@ -72,25 +72,13 @@ impl VirtioDevice for Console {
             output: Some(Arc::clone(&self.output)),
         };
         let work = move |stop: &Stop| worker.run(&memory, stop);
-        let thread = DeviceThread::spawn("console", interrupt, work);
-        self.thread = Some(thread.map_err(|source| ActivateError::Host {
-            what: "starting the console device",
-            source,
-        })?);
+        self.thread = Some(DeviceThread::spawn("console", interrupt, work)?);
         Ok(())
     }
 
     fn reset(&mut self) {
         self.thread = None;
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error(transparent)]
-    Host(#[from] io::Error),
 }
 
 struct Worker {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use vm_memory::GuestMemoryMmap;
 
-use super::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
-use super::thread::{DeviceThread, Stop};
+use super::queue::{self, BASIC_FEATURES, DeviceQueue};
+use super::thread::{DeviceThread, Failure, Stop};
 use super::{ActivateError, Activation, VirtioDevice};
 
 /// How many bytes one request gets at most; a longer one gets as many, which the device is
@@ -59,25 +59,13 @@ impl VirtioDevice for Rng {
             }
             Ok::<(), Failure>(())
         };
-        let thread = DeviceThread::spawn("rng", interrupt, work);
-        self.thread = Some(thread.map_err(|source| ActivateError::Host {
-            what: "starting the entropy device",
-            source,
-        })?);
+        self.thread = Some(DeviceThread::spawn("rng", interrupt, work)?);
         Ok(())
     }
 
     fn reset(&mut self) {
         self.thread = None;
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error(transparent)]
-    Host(#[from] io::Error),
 }
 
 fn serve(requests: &mut DeviceQueue, memory: &GuestMemoryMmap, stop: &Stop) -> Result<(), Failure> {

@@ -16,10 +16,20 @@ use std::thread::{Builder, JoinHandle};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::Interrupt;
+use super::queue::QueueError;
+use super::{ActivateError, Interrupt};
 
 /// Device code keeps little on the stack; what isn't touched costs nothing.
 const STACK_SIZE: usize = 512 << 10;
+
+/// Why a device can't go on that needs nothing but its queues and the host.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
 
 /// A running thread; dropping it stops it and waits for its end.
 pub(crate) struct DeviceThread {
@@ -80,14 +90,18 @@ impl DeviceThread {
     ///
     /// # Errors
     ///
-    /// The host has no more threads or file descriptors to give.
+    /// [`ActivateError::Host`] if the host has no more threads or file descriptors to give.
     pub(crate) fn spawn<E: Display>(
         name: &str,
         interrupt: Arc<dyn Interrupt>,
         work: impl FnOnce(&Stop) -> Result<(), E> + Send + 'static,
-    ) -> io::Result<DeviceThread> {
-        let stop = Stop::new()?;
-        let theirs = stop.try_clone()?;
+    ) -> Result<DeviceThread, ActivateError> {
+        let host = |source| ActivateError::Host {
+            what: "starting the device's thread",
+            source,
+        };
+        let stop = Stop::new().map_err(host)?;
+        let theirs = stop.try_clone().map_err(host)?;
         let title = name.to_owned();
         let body = move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&theirs)));
@@ -100,7 +114,7 @@ impl DeviceThread {
         };
         let builder = Builder::new().name(name.to_owned()).stack_size(STACK_SIZE);
         // The mask is inherited, so that no signal comes in before the thread could set it.
-        let thread = with_signals_blocked(|| builder.spawn(body))?;
+        let thread = with_signals_blocked(|| builder.spawn(body)).map_err(host)?;
         Ok(DeviceThread {
             stop,
             thread: Some(thread),

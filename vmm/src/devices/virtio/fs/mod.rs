@@ -141,7 +141,7 @@ impl VirtioDevice for Fs {
             }
             .run(stop)
         };
-        self.thread = Some(DeviceThread::spawn("fs", interrupt, work).map_err(host)?);
+        self.thread = Some(DeviceThread::spawn("fs", interrupt, work)?);
         Ok(())
     }
 

@@ -99,7 +99,7 @@ impl VirtioDevice for Vsock {
         let mut worker =
             Worker::new(self.guest_cid, memory, queues, self.ports.clone()).map_err(host)?;
         let work = move |stop: &_| worker.run(stop);
-        self.thread = Some(DeviceThread::spawn("vsock", interrupt, work).map_err(host)?);
+        self.thread = Some(DeviceThread::spawn("vsock", interrupt, work)?);
         Ok(())
     }
 

@@ -1,0 +1,5 @@
+//! The device, driven by a guest's driver in plain memory.
+
+mod data;
+mod guest;
+mod hostile;
