@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
-use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Uid, sethostname, setsid};
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, Process, Spec};
+use nix::unistd::sethostname;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::capabilities::Sets;
 use super::channel::{Channel, Failure, Report};
 use super::config::ConfigError;
 use super::devices::Device;
@@ -22,16 +16,12 @@ use super::error::{InitError, Step, describe};
 use super::gate::Gate;
 use super::mounts::{self, Mount};
 use super::namespaces::Namespaces;
-use super::process::Program;
+use super::procfs::Proc;
 use super::rootfs::{Propagation, Rootfs};
 use super::safe_path::{self, Kind};
-use super::stdio::{self, Stdio};
-use super::{
-    devices, io_priority, masked, network, personality, rlimits, signals, sys, sysctl, user,
-};
-
-/// The umask of a process that none is asked for, as runc gives it.
-const UMASK: u32 = 0o022;
+use super::stdio::Stdio;
+use super::workload::Workload;
+use super::{devices, masked, network, sys, sysctl};
 
 /// A configuration, understood: what the init goes by.
 pub(super) struct Plan<'a> {
@@ -45,10 +35,7 @@ pub(super) struct Plan<'a> {
     sysctl: BTreeMap<&'a str, &'a str>,
     hostname: &'a str,
     domainname: &'a str,
-    personality: Option<&'a LinuxPersonality>,
-    process: &'a Process,
-    capabilities: Sets,
-    program: Program,
+    workload: Workload<'a>,
 }
 
 impl<'a> Plan<'a> {
@@ -77,10 +64,7 @@ impl<'a> Plan<'a> {
                 .collect(),
             hostname: spec.hostname().as_deref().unwrap_or_default(),
             domainname: spec.domainname().as_deref().unwrap_or_default(),
-            personality: linux.personality().as_ref(),
-            process,
-            capabilities: Sets::of(process.capabilities().as_ref()),
-            program: Program::parse(process)?,
+            workload: Workload::new(process, linux)?,
         })
     }
 }
@@ -110,7 +94,7 @@ pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: C
         Ok(file) => match wait_for_start(listener, surroundings.gate) {
             Some(starter) => {
                 listener = starter;
-                plan.program.exec(&file).into()
+                plan.workload.exec(&file).into()
             }
             // Nobody is left who could start it, and with that all reason to be.
             None => return 1,
@@ -144,18 +128,8 @@ fn wait_for_start(engine: Channel, gate: Option<&Gate>) -> Option<Channel> {
 
 /// Everything up to the exec. Returns the file to exec.
 fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CString, InitError> {
-    signals::reset().step(|| "reset signals")?;
-    let stdio = surroundings.stdio;
-    stdio.install().step(|| "set the standard streams up")?;
-    setsid().step(|| "start a session")?;
-    // Until the exec this is a process of the engine's program, and what it holds is none of
-    // the business of whom it meets in namespaces that it joins.
-    set_dumpable(false).step(|| "become undumpable")?;
-
-    let proc = open_proc()?;
-    if let Some(adjustment) = plan.process.oom_score_adj() {
-        write_below(proc.as_fd(), "self/oom_score_adj", &adjustment.to_string())?;
-    }
+    let proc = Proc::open()?;
+    plan.workload.leave_the_engine(surroundings.stdio, &proc)?;
     let namespaces = surroundings.namespaces;
     namespaces.enter()?;
     if namespaces.has_new(LinuxNamespaceType::Network) {
@@ -167,12 +141,7 @@ fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CStrin
     let root = assemble_root(plan, surroundings)?;
     root.enter(plan.readonly_root)?;
     set_names(plan)?;
-    set_limits(plan)?;
-    become_the_workload(plan)?;
-
-    let file = plan.program.find()?;
-    sys::close_on_exec_from_3().step(|| "close the engine's descriptors at exec")?;
-    Ok(file)
+    plan.workload.get_ready(0)
 }
 
 /// Mounts all that there is to be in the container, while the caller's files are still there.
@@ -190,7 +159,7 @@ fn assemble_root(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Roo
     if !plan.mounts.iter().any(Mount::is_bind_of_dev) {
         devices::make(root.fd(), &plan.devices)?;
     }
-    let cwd = plan.program.cwd();
+    let cwd = plan.workload.cwd();
     safe_path::open_or_make(root.fd(), &mounts::clean(cwd), Kind::Directory)
         .step(|| format!("make process.cwd {}", cwd.display()))?;
     masked::make_readonly(root.fd(), plan.readonly_paths)?;
@@ -206,60 +175,4 @@ fn set_names(plan: &Plan<'_>) -> Result<(), InitError> {
         sys::setdomainname(plan.domainname).step(|| "set the domainname")?;
     }
     Ok(())
-}
-
-fn set_limits(plan: &Plan<'_>) -> Result<(), InitError> {
-    if let Some(personality) = plan.personality {
-        personality::set(personality).step(|| "set linux.personality")?;
-    }
-    if let Some(priority) = plan.process.io_priority() {
-        io_priority::set(priority).step(|| "set process.ioPriority")?;
-    }
-    rlimits::set(plan.process.rlimits().as_deref().unwrap_or_default())
-}
-
-/// Becomes the user, with the capabilities and in the directory that the workload is to have.
-fn become_the_workload(plan: &mut Plan<'_>) -> Result<(), InitError> {
-    let id = plan.process.user();
-    plan.program.set_home(|| user::home(id.uid()));
-    stdio::give_to(Uid::from_raw(id.uid()));
-    // As root first: it need not be a directory that the user may enter.
-    let entered = plan.program.enter_cwd()?;
-    plan.capabilities.limit_bounding()?;
-    user::become_user(id)?;
-    plan.capabilities.set()?;
-    if !entered && !plan.program.enter_cwd()? {
-        let cwd = plan.program.cwd().display();
-        return Err(Errno::EACCES).step(|| format!("change to process.cwd {cwd}"));
-    }
-    if plan.process.no_new_privileges() == Some(true) {
-        set_no_new_privs().step(|| "set noNewPrivileges")?;
-    }
-    umask(Mode::from_bits_truncate(id.umask().unwrap_or(UMASK)));
-    Ok(())
-}
-
-/// Opens the caller's `/proc`, which must be one.
-fn open_proc() -> Result<OwnedFd, InitError> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let proc = open("/proc", flags, Mode::empty()).step(|| "open /proc")?;
-    if !mounts::is_proc(&proc).step(|| "look at /proc")? {
-        return Err(InitError::NotProc);
-    }
-    Ok(proc)
-}
-
-fn write_below(proc: BorrowedFd<'_>, path: &str, value: &str) -> Result<(), InitError> {
-    let step = || format!("write {value} to /proc/{path}");
-    let file = openat(
-        proc,
-        path,
-        OFlag::O_WRONLY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .step(step)?;
-    if !mounts::is_proc(&file).step(step)? {
-        return Err(InitError::NotProc);
-    }
-    File::from(file).write_all(value.as_bytes()).step(step)
 }

@@ -31,6 +31,7 @@ mod namespaces;
 mod network;
 mod personality;
 mod process;
+mod procfs;
 mod rlimits;
 mod rootfs;
 mod safe_path;
@@ -39,6 +40,7 @@ mod stdio;
 mod sys;
 mod sysctl;
 mod user;
+mod workload;
 
 pub use create::{Container, CreateError, Handle, Options, StartError};
 pub use error::describe;

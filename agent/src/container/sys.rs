@@ -90,12 +90,12 @@ pub(super) fn mount_setattr(
     }
 }
 
-/// Marks every descriptor from 3 up to be closed by exec.
-pub(super) fn close_on_exec_from_3() -> io::Result<()> {
+/// Marks every descriptor from `first` up to be closed by exec.
+pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: close_range touches no memory; no descriptor is closed by this.
     let result = unsafe {
         libc::close_range(
-            3,
+            first,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
         )

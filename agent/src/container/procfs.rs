@@ -1,0 +1,48 @@
+//! The caller's `/proc`, opened before the container's can be in its place.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+
+use super::error::{InitError, Step};
+use super::mounts::is_proc;
+
+/// A proc file system. `self` in it is whoever looks, in whatever namespaces it is by then.
+#[derive(Debug)]
+pub(super) struct Proc(OwnedFd);
+
+impl Proc {
+    /// Opens `/proc`, which must be one.
+    pub(super) fn open() -> Result<Self, InitError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let proc = open("/proc", flags, Mode::empty()).step(|| "open /proc")?;
+        if !is_proc(&proc).step(|| "look at /proc")? {
+            return Err(InitError::NotProc);
+        }
+        Ok(Proc(proc))
+    }
+
+    /// Writes to a file in it. What is mounted over it isn't written to.
+    pub(super) fn write(&self, path: &str, value: &str) -> Result<(), InitError> {
+        let step = || format!("write {value} to /proc/{path}");
+        let mut file = self.open_file(path, OFlag::O_WRONLY).step(step)?;
+        if !is_proc(&file).step(step)? {
+            return Err(InitError::NotProc);
+        }
+        file.write_all(value.as_bytes()).step(step)
+    }
+
+    fn open_file(&self, path: &str, flags: OFlag) -> io::Result<File> {
+        let file = openat(&self.0, path, flags | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(file.into())
+    }
+}
+
+impl AsFd for Proc {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

@@ -1,0 +1,108 @@
+//! What becomes of a process of the engine's on its way to the workload's exec. A container's
+//! init goes this way, and so does a process that is started in it later.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::prctl::{set_dumpable, set_no_new_privs};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Uid, setsid};
+use oci_spec::runtime::{Linux, LinuxPersonality, Process};
+
+use super::capabilities::Sets;
+use super::config::ConfigError;
+use super::error::{InitError, Step};
+use super::process::{Program, ProgramError};
+use super::procfs::Proc;
+use super::stdio::{self, Stdio};
+use super::{io_priority, personality, rlimits, signals, sys, user};
+
+/// The umask of a process that none is asked for, as runc gives it.
+const UMASK: u32 = 0o022;
+
+/// `process`, understood, and what else makes a process one of the container.
+pub(super) struct Workload<'a> {
+    process: &'a Process,
+    personality: Option<&'a LinuxPersonality>,
+    capabilities: Sets,
+    program: Program,
+}
+
+impl<'a> Workload<'a> {
+    pub(super) fn new(process: &'a Process, linux: &'a Linux) -> Result<Self, ConfigError> {
+        Ok(Workload {
+            process,
+            personality: linux.personality().as_ref(),
+            capabilities: Sets::of(process.capabilities().as_ref()),
+            program: Program::parse(process)?,
+        })
+    }
+
+    /// `process.cwd`.
+    pub(super) fn cwd(&self) -> &Path {
+        self.program.cwd()
+    }
+
+    /// The first steps, in the caller's namespaces: a session, streams and signals of its own.
+    pub(super) fn leave_the_engine(&self, stdio: &Stdio, proc: &Proc) -> Result<(), InitError> {
+        signals::reset().step(|| "reset signals")?;
+        stdio.install().step(|| "set the standard streams up")?;
+        setsid().step(|| "start a session")?;
+        // Until the exec this is a process of the engine's program, and what it holds is none
+        // of the business of whom it meets in namespaces that it joins.
+        set_dumpable(false).step(|| "become undumpable")?;
+        if let Some(adjustment) = self.process.oom_score_adj() {
+            proc.write("self/oom_score_adj", &adjustment.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The last steps, in the container's namespaces and root: its limits, user, capabilities
+    /// and directory. Of the descriptors from 3 on, the first `preserve_fds` outlive the exec.
+    /// Returns the file to exec.
+    pub(super) fn get_ready(&mut self, preserve_fds: u32) -> Result<CString, InitError> {
+        self.set_limits()?;
+        self.become_the_user()?;
+        let file = self.program.find()?;
+        sys::close_on_exec_from(3u32.saturating_add(preserve_fds))
+            .step(|| "close the engine's descriptors at exec")?;
+        Ok(file)
+    }
+
+    /// Becomes the program. Returns only if that fails.
+    pub(super) fn exec(&self, file: &CString) -> ProgramError {
+        self.program.exec(file)
+    }
+
+    fn set_limits(&self) -> Result<(), InitError> {
+        if let Some(personality) = self.personality {
+            personality::set(personality).step(|| "set linux.personality")?;
+        }
+        if let Some(priority) = self.process.io_priority() {
+            io_priority::set(priority).step(|| "set process.ioPriority")?;
+        }
+        rlimits::set(self.process.rlimits().as_deref().unwrap_or_default())
+    }
+
+    /// Becomes the user, with the capabilities and in the directory that it is to have.
+    fn become_the_user(&mut self) -> Result<(), InitError> {
+        let id = self.process.user();
+        self.program.set_home(|| user::home(id.uid()));
+        stdio::give_to(Uid::from_raw(id.uid()));
+        // As root first: it need not be a directory that the user may enter.
+        let entered = self.program.enter_cwd()?;
+        self.capabilities.limit_bounding()?;
+        user::become_user(id)?;
+        self.capabilities.set()?;
+        if !entered && !self.program.enter_cwd()? {
+            let cwd = self.cwd().display();
+            return Err(Errno::EACCES).step(|| format!("change to process.cwd {cwd}"));
+        }
+        if self.process.no_new_privileges() == Some(true) {
+            set_no_new_privs().step(|| "set noNewPrivileges")?;
+        }
+        umask(Mode::from_bits_truncate(id.umask().unwrap_or(UMASK)));
+        Ok(())
+    }
+}
