@@ -8,6 +8,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use serde::{Deserialize, Serialize};
 
+use super::error::{InitError, describe};
+
 /// The longest message. Only paths and the kernel's words are of any length in it.
 const MAX_MESSAGE: usize = 64 << 10;
 
@@ -63,6 +65,17 @@ impl Channel {
             message = serde_json::to_vec(&cut)?;
         }
         self.send(&message)
+    }
+
+    /// The init: says what it gave up for. Returns the exit status that goes with it.
+    pub(super) fn give_up(&self, error: &InitError) -> i32 {
+        let status = error.exit_status();
+        // If the listener is gone, nobody is left to be told.
+        let _ = self.report(&Report::Failed(Failure {
+            message: describe(error),
+            status,
+        }));
+        status.into()
     }
 
     /// The engine: lets the init go on to the exec.

@@ -12,13 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroups::{self, Cgroup, CgroupError};
 use super::channel::{Channel, Report, wait_until_readable};
+use super::child::{self, Child};
 use super::config::{self, ConfigError};
 use super::gate::Gate;
 use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
 use super::namespaces::{NamespaceError, Namespaces};
 use super::stdio::Stdio;
-use super::sys::{self, Cloned};
+use super::sys;
 
 /// How long the init may take to be ready. Mounting is all that can take time in it, and
 /// where a network file system isn't involved, it takes milliseconds.
@@ -192,7 +193,7 @@ impl Container {
             stdio: &options.stdio,
             gate: options.gate.as_ref(),
         };
-        let (pid, pidfd, channel) = match clone_init(plan, &surroundings, cgroup.as_ref()) {
+        let init = match clone_init(plan, &surroundings, cgroup.as_ref()) {
             Ok(init) => init,
             Err(error) => {
                 if let Some(cgroup) = cgroup {
@@ -203,17 +204,17 @@ impl Container {
         };
         let mut container = Container {
             // A child of ours, so that it is there until we reap it.
-            init: Identity::of(pid).unwrap_or(Identity {
-                pid: pid.as_raw(),
+            init: Identity::of(init.pid).unwrap_or(Identity {
+                pid: init.pid.as_raw(),
                 start_time: 0,
             }),
-            pidfd: Some(pidfd),
+            pidfd: Some(init.pidfd),
             start: Start::Done,
             cgroup,
         };
-        match container.wait_until_ready(&channel) {
+        match container.wait_until_ready(&init.channel) {
             Ok(()) => {
-                container.start = Start::Channel(channel);
+                container.start = Start::Channel(init.channel);
                 Ok(container)
             }
             Err(error) => {
@@ -410,49 +411,20 @@ fn clone_init(
     plan: Plan<'_>,
     surroundings: &Surroundings<'_>,
     cgroup: Option<&Cgroup>,
-) -> Result<(Pid, OwnedFd, Channel), CreateError> {
-    let (engines_end, inits_end) = Channel::pair().map_err(starting("make a socket pair"))?;
+) -> Result<Child, CreateError> {
     let namespaces = surroundings.namespaces;
     let directory = match cgroup {
         Some(cgroup) => Some(cgroup.directory().map_err(starting("open the cgroup"))?),
         None => None,
     };
-    let for_children = namespaces.set_for_children()?;
+    let _for_children = namespaces.set_for_children()?;
     // SAFETY: the caller of `Container::create` has promised that this is the only thread.
-    let cloned = unsafe {
-        sys::clone3(
+    let init = unsafe {
+        child::spawn(
             namespaces.clone_flags(),
             directory.as_ref().map(AsFd::as_fd),
+            |channel| init::run(plan, surroundings, channel),
         )
     };
-    match cloned {
-        Ok(Cloned::Child) => {
-            // Nothing of the engine's, neither its callers' frames nor its exit handlers, may
-            // run in this process.
-            let _never_unwind = ExitOnDrop;
-            // Or the engine's end would never be seen.
-            drop(engines_end);
-            let status = init::run(plan, surroundings, inits_end);
-            exit(status)
-        }
-        Ok(Cloned::Parent { pid, pidfd }) => {
-            drop(for_children);
-            Ok((pid, pidfd, engines_end))
-        }
-        Err(error) => Err(starting("clone the container's init")(error)),
-    }
-}
-
-/// Ends the process, if a panic should come by.
-struct ExitOnDrop;
-
-impl Drop for ExitOnDrop {
-    fn drop(&mut self) {
-        exit(1)
-    }
-}
-
-fn exit(status: i32) -> ! {
-    // SAFETY: _exit ends the process without running anything of it.
-    unsafe { libc::_exit(status) }
+    init.map_err(starting("clone the container's init"))
 }

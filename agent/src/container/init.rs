@@ -9,10 +9,10 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use super::channel::{Channel, Failure, Report};
+use super::channel::{Channel, Report};
 use super::config::ConfigError;
 use super::devices::Device;
-use super::error::{InitError, Step, describe};
+use super::error::{InitError, Step};
 use super::gate::Gate;
 use super::mounts::{self, Mount};
 use super::namespaces::Namespaces;
@@ -100,14 +100,7 @@ pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: C
             None => return 1,
         },
     };
-    let failure = Failure {
-        status: failed.exit_status(),
-        message: describe(&failed),
-    };
-    let status = failure.status.into();
-    // If the listener is gone, nobody is left to be told.
-    let _ = listener.report(&Report::Failed(failure));
-    status
+    listener.give_up(&failed)
 }
 
 /// Says that all is ready, and waits for the word to go on. Returns the line to who said it.

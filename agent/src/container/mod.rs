@@ -16,9 +16,11 @@ pub mod config;
 
 mod capabilities;
 mod channel;
+mod child;
 mod create;
 mod devices;
 mod error;
+mod exec;
 mod executable;
 mod gate;
 mod identity;
@@ -44,6 +46,7 @@ mod workload;
 
 pub use create::{Container, CreateError, Handle, Options, StartError};
 pub use error::describe;
+pub use exec::{ExecError, ExecOptions, Executed};
 pub use executable::protect_executable;
 pub use gate::Gate;
 pub use identity::Identity;

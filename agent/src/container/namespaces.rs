@@ -2,14 +2,21 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::stat::fstatat;
+use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use super::config::ConfigError;
 use super::error::{InitError, Step};
+use super::procfs::Proc;
+use super::sys::setns_of_process;
 
 /// nix doesn't have this one. It is for `unshare` and `setns` only: clone3 takes the bit, clone
 /// can't.
@@ -147,6 +154,69 @@ impl Namespaces {
             unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace")?;
         }
         Ok(())
+    }
+}
+
+/// Every kind, and its file's name below `/proc/PID/ns`.
+const KINDS: [(CloneFlags, &str); 8] = [
+    (CloneFlags::CLONE_NEWUSER, "user"),
+    (CloneFlags::CLONE_NEWNS, "mnt"),
+    (CloneFlags::CLONE_NEWPID, "pid"),
+    (CloneFlags::CLONE_NEWNET, "net"),
+    (CloneFlags::CLONE_NEWIPC, "ipc"),
+    (CloneFlags::CLONE_NEWUTS, "uts"),
+    (CloneFlags::CLONE_NEWCGROUP, "cgroup"),
+    (NEW_TIME, "time"),
+];
+
+/// The namespaces of another process that aren't this process's own.
+#[derive(Debug)]
+pub(super) struct Others<'a> {
+    process: BorrowedFd<'a>,
+    kinds: CloneFlags,
+}
+
+impl<'a> Others<'a> {
+    /// Those of the process `pid`, of which `process` is a pidfd. To enter one's own again may
+    /// need rights that one lacks.
+    pub(super) fn of(proc: &Proc, pid: Pid, process: BorrowedFd<'a>) -> nix::Result<Self> {
+        let mut kinds = CloneFlags::empty();
+        for (kind, name) in KINDS {
+            let look = |of: &str| {
+                let file = format!("{of}/ns/{name}");
+                let status = fstatat(proc, file.as_str(), AtFlags::empty())?;
+                Ok((status.st_dev, status.st_ino))
+            };
+            let own = match look("self") {
+                // The kernel has no such kind.
+                Err(Errno::ENOENT) => continue,
+                other => other?,
+            };
+            if look(&pid.to_string())? != own {
+                kinds |= kind;
+            }
+        }
+        Ok(Others { process, kinds })
+    }
+
+    /// The engine, around the clone: as [`Namespaces::set_for_children`].
+    pub(super) fn set_for_children(&self) -> io::Result<ForChildren> {
+        let mut changed = ForChildren { own: Vec::new() };
+        if self.kinds.contains(CloneFlags::CLONE_NEWPID) {
+            let own = File::open("/proc/self/ns/pid")?;
+            setns_of_process(self.process, CloneFlags::CLONE_NEWPID)?;
+            changed.own.push((own, CloneFlags::CLONE_NEWPID));
+        }
+        Ok(changed)
+    }
+
+    /// The new process: enters the others.
+    pub(super) fn enter(&self) -> Result<(), InitError> {
+        let rest = self.kinds - CloneFlags::CLONE_NEWPID;
+        if rest.is_empty() {
+            return Ok(());
+        }
+        setns_of_process(self.process, rest).step(|| "enter the container's namespaces")
     }
 }
 

@@ -35,7 +35,8 @@ impl Proc {
         file.write_all(value.as_bytes()).step(step)
     }
 
-    fn open_file(&self, path: &str, flags: OFlag) -> io::Result<File> {
+    /// Opens a file in it.
+    pub(super) fn open_file(&self, path: &str, flags: OFlag) -> io::Result<File> {
         let file = openat(&self.0, path, flags | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(file.into())
     }

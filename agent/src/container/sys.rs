@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::sched::CloneFlags;
 use nix::unistd::Pid;
 
 /// As in `linux/sched.h`; libc's own constant is too narrow for it.
@@ -106,6 +107,19 @@ pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
     }
 }
 
+/// The first of the `count` descriptors from 3 on that this process wouldn't hand on by an
+/// exec.
+pub(super) fn first_not_inherited(count: u32) -> Option<u32> {
+    (3..3u32.saturating_add(count)).find(|fd| {
+        let Ok(fd) = i32::try_from(*fd) else {
+            return true;
+        };
+        // SAFETY: F_GETFD touches no memory, and changes nothing.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        flags == -1 || flags & libc::FD_CLOEXEC != 0
+    })
+}
+
 /// A descriptor of the process that has this pid now.
 pub(super) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: the call takes no pointers.
@@ -114,6 +128,15 @@ pub(super) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: the descriptor was just made, and nothing else knows of it.
         pidfd => Ok(unsafe { OwnedFd::from_raw_fd(pidfd as i32) }),
+    }
+}
+
+/// Enters the namespaces of `kinds` (`CLONE_NEW*`) of the process of `pidfd`.
+pub(super) fn setns_of_process(pidfd: BorrowedFd<'_>, kinds: CloneFlags) -> io::Result<()> {
+    // SAFETY: the call takes no pointers.
+    match unsafe { libc::setns(pidfd.as_raw_fd(), kinds.bits()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

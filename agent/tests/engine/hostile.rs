@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, text};
+use crate::exec;
 
 tests![
     the_engines_program_cannot_be_overwritten,
@@ -37,6 +38,8 @@ pub(crate) fn part(word: &str) -> Option<Part> {
             run_and_leave(bundle)
         }),
         "--run-unprotected" => Some(run_and_leave),
+        "--exec-protected" => Some(exec::exec_protected),
+        "--exec-unprotected" => Some(exec::exec_and_leave),
         "--create" => Some(create_and_leave),
         "--attack" => Some(attack),
         _ => None,
@@ -142,7 +145,7 @@ fn remove_cgroup(name: &str) {
     }
 }
 
-fn wait_until(is_so: impl Fn() -> bool) {
+pub(crate) fn wait_until(is_so: impl Fn() -> bool) {
     for _ in 0..1000 {
         if is_so() {
             return;

@@ -12,6 +12,7 @@ macro_rules! tests {
 
 mod bundle;
 mod cgroup;
+mod exec;
 mod hostile;
 mod leftovers;
 mod lifecycle;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         ("namespaces", namespaces::TESTS),
         ("hostile", hostile::TESTS),
         ("cgroup", cgroup::TESTS),
+        ("exec", exec::TESTS),
     ];
     let trials = modules
         .into_iter()

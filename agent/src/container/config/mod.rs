@@ -10,7 +10,7 @@ use serde_path_to_error::Segment;
 
 use super::cgroups::CgroupError;
 
-pub use validate::validate;
+pub use validate::{validate, validate_process};
 
 /// The longest `config.json` that is read, in bytes.
 pub const MAX_SIZE: usize = crate::protocol::MAX_MESSAGE;

@@ -35,7 +35,7 @@ pub fn validate(spec: &Spec) -> Result<(), ConfigError> {
     if root.path().as_os_str().is_empty() {
         return Err(missing("root.path"));
     }
-    process(spec.process().as_ref().ok_or(missing("process"))?)?;
+    validate_process(spec.process().as_ref().ok_or(missing("process"))?)?;
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         Mount::parse(index, mount)?;
     }
@@ -92,7 +92,12 @@ fn version(version: &str) -> Result<(), ConfigError> {
     }
 }
 
-fn process(process: &Process) -> Result<(), ConfigError> {
+/// Checks everything about `process` that can be checked without touching the system.
+///
+/// # Errors
+///
+/// As [`ConfigError`] tells, with the path of the field.
+pub fn validate_process(process: &Process) -> Result<(), ConfigError> {
     let affinity = process.exec_cpu_affinity().as_ref();
     refuse([
         ("process.terminal", process.terminal() == Some(true)),

@@ -1,0 +1,286 @@
+//! Further processes in a container that runs.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::{Pid, chroot, fchdir};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use super::cgroups::Cgroup;
+use super::channel::{Channel, Report, wait_until_readable};
+use super::child;
+use super::config::{self, ConfigError};
+use super::create::Container;
+use super::error::{InitError, Step};
+use super::namespaces::Others;
+use super::procfs::Proc;
+use super::safe_path;
+use super::stdio::Stdio;
+use super::sys;
+use super::workload::Workload;
+
+/// How long it may take to get to the program.
+const EXEC_BOUND: Duration = Duration::from_secs(60);
+
+/// How long a process that was killed may take to be gone.
+const EXIT_BOUND: Duration = Duration::from_secs(10);
+
+/// How a process is started in a container, besides what its `process` says.
+#[derive(Debug)]
+pub struct ExecOptions<'a> {
+    /// Its standard streams, if it has no terminal.
+    pub stdio: Stdio,
+    /// The socket over which the master of its terminal is sent.
+    pub console_socket: Option<OwnedFd>,
+    /// How many of the caller's descriptors from 3 on it gets besides its streams. They must
+    /// be open, and not close-on-exec.
+    pub preserve_fds: u32,
+    /// A cgroup below the container's for it to be in, by its path from there.
+    pub cgroup: Option<&'a Path>,
+}
+
+impl ExecOptions<'_> {
+    /// Streams, and nothing else.
+    pub fn new(stdio: Stdio) -> Self {
+        ExecOptions {
+            stdio,
+            console_socket: None,
+            preserve_fds: 0,
+            cgroup: None,
+        }
+    }
+}
+
+/// A process that was started in a container.
+#[derive(Debug)]
+pub struct Executed {
+    /// Its pid, as the caller sees it. It is the caller's child, and for the caller to reap: the
+    /// first process of its pid namespace isn't gone before that.
+    pub pid: Pid,
+    /// A pidfd of it: readable once it has ended.
+    pub pidfd: OwnedFd,
+    /// The master of its terminal, if it has one that wasn't sent over a socket.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Why a process wasn't started in a container. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The process can't be as it should.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The container's first process has ended.
+    #[error("the container doesn't run")]
+    NotRunning,
+    /// One of the descriptors to preserve isn't the caller's to give.
+    #[error("descriptor {0}, which is to be preserved, isn't open")]
+    Descriptor(u32),
+    /// It can't be put into its cgroup.
+    #[error("can't enter the cgroup {}", path.display())]
+    Cgroup {
+        /// The cgroup's path, below the container's if it is relative.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// The process can't be made.
+    #[error("can't {step}")]
+    Start {
+        /// What was tried.
+        step: &'static str,
+        /// The kernel's reason.
+        source: io::Error,
+    },
+    /// It could not become what it should.
+    #[error("{message}")]
+    Process {
+        /// Its account of it.
+        message: String,
+        /// What [`ExecError::exit_status`] says.
+        status: u8,
+    },
+    /// It takes too long.
+    #[error("the exec isn't done after {} s (is the container frozen?)", EXEC_BOUND.as_secs())]
+    TimedOut,
+}
+
+impl ExecError {
+    /// The exit status that a runtime's command ends with: 127 if the program isn't there, 126
+    /// if it can't be executed, 1 for anything else.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            ExecError::Process { status, .. } => *status,
+            _ => 1,
+        }
+    }
+}
+
+impl Container {
+    /// Starts another process in the container: in all its namespaces, its root and its
+    /// cgroup. `spec` is the container's, `process` what to start. Returns after the exec, or
+    /// when the process was killed before it.
+    ///
+    /// That the container is paused isn't looked at. The process then waits to be thawed.
+    ///
+    /// This process must have a single thread, as with [`Container::create`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ExecError`] tells. Nothing is left behind then: the process is killed and reaped.
+    pub fn exec(
+        &self,
+        spec: &Spec,
+        process: &Process,
+        options: ExecOptions<'_>,
+    ) -> Result<Executed, ExecError> {
+        config::validate_process(process)?;
+        let linux = spec.linux().as_ref();
+        let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
+        let mut workload = Workload::new(process, linux)?;
+        sys::first_not_inherited(options.preserve_fds)
+            .map_or(Ok(()), |fd| Err(ExecError::Descriptor(fd)))?;
+        let proc = Proc::open().map_err(|e| ExecError::Process {
+            message: super::describe(&e),
+            status: 1,
+        })?;
+        let container = self.enterable(&proc, spec)?;
+        let cgroup = self
+            .cgroup()
+            .map(|cgroup| open_cgroup(cgroup, options.cgroup));
+        let cgroup = cgroup.transpose()?;
+        let for_children = container.namespaces.set_for_children();
+        let for_children = for_children.map_err(starting("enter the pid namespace"))?;
+        // SAFETY: the caller has promised that this is the only thread.
+        let child = unsafe {
+            child::spawn(0, cgroup.as_ref().map(AsFd::as_fd), |channel| {
+                let failed = match set_up(&mut workload, &container, &options, &proc) {
+                    Ok(file) => workload.exec(&file).into(),
+                    Err(error) => error,
+                };
+                channel.give_up(&failed)
+            })
+        };
+        drop(for_children);
+        let child = child.map_err(starting("clone a process"))?;
+        match heard_of_exec(&child.channel) {
+            Ok(()) => Ok(Executed {
+                pid: child.pid,
+                pidfd: child.pidfd,
+                terminal: None,
+            }),
+            Err(error) => {
+                end(&child.pidfd);
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at the namespaces and the root of the container's init.
+    fn enterable<'a>(&'a self, proc: &Proc, spec: &Spec) -> Result<Enterable<'a>, ExecError> {
+        let pidfd = self.pidfd().ok_or(ExecError::NotRunning)?;
+        let namespaces = Others::of(proc, self.pid(), pidfd);
+        let root = if has_new_mount_namespace(spec) {
+            Ok(None)
+        } else {
+            let path = format!("{}/root", self.pid());
+            proc.open_file(&path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+                .map(|root| Some(root.into()))
+        };
+        // What was looked at by its pid was the container's if this is still there.
+        let ended = wait_until_readable(pidfd, Duration::ZERO).unwrap_or(true);
+        if ended {
+            return Err(ExecError::NotRunning);
+        }
+        Ok(Enterable {
+            namespaces: namespaces.map_err(starting("look at the container's namespaces"))?,
+            root: root.map_err(starting("open the container's root"))?,
+        })
+    }
+}
+
+/// What makes a process one of the container.
+struct Enterable<'a> {
+    namespaces: Others<'a>,
+    /// Its root, if that isn't its mount namespace's.
+    root: Option<OwnedFd>,
+}
+
+/// Everything up to the exec. Returns the file to exec.
+fn set_up(
+    workload: &mut Workload<'_>,
+    container: &Enterable<'_>,
+    options: &ExecOptions<'_>,
+    proc: &Proc,
+) -> Result<CString, InitError> {
+    workload.leave_the_engine(&options.stdio, proc)?;
+    container.namespaces.enter()?;
+    if let Some(root) = &container.root {
+        fchdir(root).step(|| "change to the container's root")?;
+        chroot(".").step(|| "make the container's root this process's")?;
+    }
+    workload.get_ready(options.preserve_fds)
+}
+
+fn has_new_mount_namespace(spec: &Spec) -> bool {
+    let linux = spec.linux().iter();
+    linux
+        .flat_map(|linux| linux.namespaces().iter().flatten())
+        .any(|namespace| {
+            namespace.typ() == LinuxNamespaceType::Mount
+                && namespace
+                    .path()
+                    .iter()
+                    .all(|path| path.as_os_str().is_empty())
+        })
+}
+
+fn open_cgroup(cgroup: &Cgroup, below: Option<&Path>) -> Result<OwnedFd, ExecError> {
+    let failed = |path: &Path, source| ExecError::Cgroup {
+        path: path.to_owned(),
+        source,
+    };
+    let directory = cgroup.directory().map_err(|e| failed(cgroup.path(), e))?;
+    match below {
+        None => Ok(directory),
+        Some(path) => safe_path::open_without_links(directory.as_fd(), path)
+            .map_err(|e| failed(path, e.into())),
+    }
+}
+
+fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ExecError {
+    move |source| ExecError::Start {
+        step,
+        source: source.into(),
+    }
+}
+
+fn heard_of_exec(channel: &Channel) -> Result<(), ExecError> {
+    match channel.wait_for_report(EXEC_BOUND) {
+        // The exec closed the other end. Or it was killed: its exit status tells.
+        Ok(None) => Ok(()),
+        Ok(Some(Report::Failed(failure))) => Err(ExecError::Process {
+            message: failure.message,
+            status: failure.status,
+        }),
+        Ok(Some(Report::Ready)) => Err(starting("hear from the process")(io::Error::from(
+            io::ErrorKind::InvalidData,
+        ))),
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(ExecError::TimedOut),
+        Err(error) => Err(starting("hear from the process")(error)),
+    }
+}
+
+/// Kills a child of this process and reaps it.
+fn end(pidfd: &OwnedFd) {
+    // That it has ended already is fine.
+    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+    if matches!(wait_until_readable(pidfd.as_fd(), EXIT_BOUND), Ok(true)) {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        let _ = waitid(Id::PIDFd(pidfd.as_fd()), flags);
+    }
+}
