@@ -7,7 +7,7 @@ mod kvm;
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
-use nacre_tests::{nacre, suite};
+use nacre_tests::{Isolation, nacre, suite};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -18,5 +18,9 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let tests = [bad_input::tests(), commands::tests(), kvm::tests()];
-    suite::run(&arguments, tests.into_iter().flatten().collect())
+    suite::run(
+        &arguments,
+        Isolation::Vm,
+        tests.into_iter().flatten().collect(),
+    )
 }

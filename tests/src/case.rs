@@ -9,16 +9,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
-use crate::leftovers;
-use crate::nacre::{self, Outcome, Running};
-
-/// The environment variable that marks a test's processes.
-const MARK: &str = "NACRE_TEST_CASE";
+use crate::leftovers::{self, MARK};
+use crate::nacre::{self, Isolation, Outcome, Running};
 
 /// One run of one test: its directory, and the mark on its processes.
 #[derive(Clone)]
 pub struct Case {
     id: String,
+    isolation: Isolation,
     directory: PathBuf,
     mounts: Vec<String>,
 }
@@ -27,10 +25,10 @@ pub struct Case {
 pub(crate) struct Ignored(pub(crate) String);
 
 impl Case {
-    pub(crate) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str, isolation: Isolation) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let id = format!("nacre-test-{}-{number}", std::process::id());
+        let id = format!("nacre-test-{}-{number:03}", std::process::id());
         let directory = std::env::temp_dir().join(format!("{id}-{name}"));
         fs::create_dir(&directory).unwrap();
         for inner in ["root", "tmp"] {
@@ -38,6 +36,7 @@ impl Case {
         }
         Self {
             id,
+            isolation,
             directory,
             mounts: leftovers::mounts(),
         }
@@ -46,6 +45,16 @@ impl Case {
     /// An id for a container, unique on this machine.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// What its containers are isolated by.
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
+    }
+
+    /// Whether its containers have cgroup version 2, or else version 1 or both.
+    pub fn has_cgroup2(&self) -> bool {
+        self.isolation == Isolation::Vm || Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
     }
 
     /// A directory of the test's own, removed after it.
@@ -89,14 +98,19 @@ impl Case {
 
     /// The same with another configuration.
     pub fn nacre_with(&self, configuration: &Path) -> Command {
-        let mut command = self.mark(Command::new(nacre::binary("nacre")));
+        let mut command = self.mark(Command::new(nacre::runtime()));
         command
             .arg("--root")
             .arg(self.state())
             .arg("--log")
             .arg(self.log())
-            .args(["--log-format", "json", "--config"])
-            .arg(configuration);
+            .args(["--log-format", "json"]);
+        if !nacre::is_reference() {
+            command.arg("--config").arg(configuration);
+            if let Isolation::Process = self.isolation {
+                command.arg("--isolation=process");
+            }
+        }
         command
     }
 
@@ -122,7 +136,7 @@ impl Case {
 
     /// Ends every process of this test and says which they were.
     pub(crate) fn kill_all(&self) -> Vec<String> {
-        leftovers::kill(&self.mark_of_processes())
+        leftovers::kill(&self.id)
     }
 
     /// What the test left behind, a line each.
@@ -134,7 +148,7 @@ impl Case {
         left.extend(
             leftovers::mounts()
                 .into_iter()
-                .filter(|mount| !self.mounts.contains(mount))
+                .filter(|mount| !self.mounts.contains(mount) && !self.is_anothers(mount))
                 .map(|mount| format!("mount: {mount}")),
         );
         left
@@ -145,7 +159,7 @@ impl Case {
     fn settled_processes(&self) -> Vec<String> {
         let end = Instant::now() + Duration::from_secs(2);
         loop {
-            let left = leftovers::processes(&self.mark_of_processes());
+            let left = leftovers::processes(&self.id);
             if left.is_empty() || Instant::now() > end {
                 return left.into_iter().map(|(_, line)| line).collect();
             }
@@ -153,12 +167,19 @@ impl Case {
         }
     }
 
-    fn mark_of_processes(&self) -> String {
-        format!("{MARK}={}", self.id)
+    /// Whether it is a mount of a test that runs at the same time.
+    fn is_anothers(&self, mount: &str) -> bool {
+        let ours = self.id.rsplit_once('-').map_or("", |(run, _)| run);
+        mount.contains(ours) && !mount.contains(&self.id)
     }
 
+    /// Removes everything that is this test's, wanted or left behind. Nothing can be done about
+    /// what resists; the run's last check will find it.
     pub(crate) fn remove(&self) {
-        // Nothing can be done about what resists; the run's last check will find it.
+        if !self.kill_all().is_empty() {
+            self.settled_processes();
+        }
+        leftovers::remove_cgroups_named(&self.id);
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -9,9 +9,15 @@ use nix::unistd::Pid;
 
 use crate::place;
 
-/// The processes, zombies apart, that have `mark` in their environment, each with a line
-/// that describes it.
-pub fn processes(mark: &str) -> Vec<(Pid, String)> {
+/// The environment variable that marks a test's processes, with the test's id.
+pub const MARK: &str = "NACRE_TEST_CASE";
+
+/// The processes, zombies apart, of the test with this id, each with a line that describes it:
+/// those that have its mark in their environment, and because a container's don't and a
+/// client's monitors may not, those with the id in their command line, their cgroup's path or
+/// what is mounted at their root.
+pub fn processes(id: &str) -> Vec<(Pid, String)> {
+    let mark = format!("{MARK}={id}");
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry
@@ -21,12 +27,15 @@ pub fn processes(mark: &str) -> Vec<(Pid, String)> {
         else {
             continue;
         };
-        // A process may end while it is looked at.
-        let Ok(environment) = fs::read(entry.path().join("environ")) else {
-            continue;
-        };
-        if environment.split(|b| *b == 0).any(|v| v == mark.as_bytes()) {
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        // A process may end while it is looked at; then, and when it is a zombie, there is
+        // nothing to read.
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let command = read("cmdline");
+        if has_variable(&read("environ"), &mark)
+            || contains(&command, id)
+            || !command.is_empty()
+                && (contains(&read("cgroup"), id) || root_is_of(&read("mountinfo"), id))
+        {
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
             found.push((Pid::from_raw(pid), format!("process {pid}: {command}")));
         }
@@ -34,9 +43,27 @@ pub fn processes(mark: &str) -> Vec<(Pid, String)> {
     found
 }
 
-/// Kills the processes that have `mark` in their environment and describes them.
-pub fn kill(mark: &str) -> Vec<String> {
-    processes(mark)
+/// Whether an environment has this variable with this value.
+fn has_variable(environment: &[u8], variable: &str) -> bool {
+    environment
+        .split(|byte| *byte == 0)
+        .any(|other| other == variable.as_bytes())
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(bytes).contains(text)
+}
+
+/// Whether `text` is in what a process has mounted at its root (proc_pid_mountinfo(5)).
+fn root_is_of(mounts: &[u8], text: &str) -> bool {
+    String::from_utf8_lossy(mounts)
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some("/") && line.contains(text))
+}
+
+/// Kills the processes of the test with this id and describes them.
+pub fn kill(id: &str) -> Vec<String> {
+    processes(id)
         .into_iter()
         .map(|(pid, line)| {
             // It may be gone already.
@@ -67,6 +94,18 @@ pub fn cgroups_named(name: &str) -> Vec<String> {
         .filter(|path| path.to_string_lossy().contains(name))
         .map(|path| format!("cgroup: {}", path.display()))
         .collect()
+}
+
+/// Removes those that no process is in any more.
+pub fn remove_cgroups_named(name: &str) {
+    let mut paths = cgroups();
+    paths.retain(|path| path.to_string_lossy().contains(name));
+    // The inner ones first.
+    paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+    for path in paths {
+        // One that is in use is found again by the check at the end.
+        let _ = fs::remove_dir(path);
+    }
 }
 
 /// The state of the whole system as far as tests may leave something in it: cgroups, and

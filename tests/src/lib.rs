@@ -10,6 +10,8 @@
 
 pub mod bundle;
 pub mod case;
+pub mod container;
+pub mod elf;
 pub mod fixtures;
 pub mod leftovers;
 pub mod nacre;
@@ -18,5 +20,5 @@ pub mod suite;
 
 pub use bundle::Bundle;
 pub use case::Case;
-pub use nacre::{Outcome, Running};
+pub use nacre::{Isolation, Outcome, Running};
 pub use suite::Test;

@@ -38,17 +38,34 @@ pub fn elsewhere() -> Option<ExitCode> {
     }
 }
 
+/// Makes what tests need that run here whatever the KVM.
+///
+/// # Errors
+///
+/// What is missing.
+pub fn here() -> Result<(), String> {
+    if nacre::is_reference() {
+        return debian_root();
+    }
+    nacre::check_built().and_then(|()| debian_root())
+}
+
+fn debian_root() -> Result<(), String> {
+    fixture("NACRE_DEBIAN_ROOTFS", "tests/fixtures/debian-rootfs")
+}
+
 /// Makes what tests need and passes it on in the environment: the testbed has no network.
 fn fixtures() -> Result<(), String> {
-    for (name, script) in [
-        ("NACRE_KERNEL", "guest-kernel-config/build"),
-        ("NACRE_DEBIAN_ROOTFS", "tests/fixtures/debian-rootfs"),
-    ] {
-        if std::env::var_os(name).is_none() {
-            let path = path_from(script)?;
-            // SAFETY: `main` calls this before there is another thread.
-            unsafe { std::env::set_var(name, path) };
-        }
+    fixture("NACRE_KERNEL", "guest-kernel-config/build")?;
+    debian_root()
+}
+
+/// Puts the path that a script prints into the environment, unless there is one already.
+fn fixture(name: &str, script: &str) -> Result<(), String> {
+    if std::env::var_os(name).is_none() {
+        let path = path_from(script)?;
+        // SAFETY: `main` calls this before there is another thread.
+        unsafe { std::env::set_var(name, path) };
     }
     Ok(())
 }

@@ -11,10 +11,16 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::case::{Case, Ignored};
+use crate::nacre::Isolation;
 use crate::{leftovers, place};
 
 /// How long a test may take. A VM's start takes about two seconds in the testbed.
-const LIMIT: Duration = Duration::from_secs(300);
+fn limit(isolation: Isolation) -> Duration {
+    Duration::from_secs(match isolation {
+        Isolation::Vm => 300,
+        Isolation::Process => 120,
+    })
+}
 
 /// A test and its name.
 pub struct Test {
@@ -22,18 +28,24 @@ pub struct Test {
     pub module: &'static str,
     /// What it is called.
     pub name: &'static str,
+    /// The only isolation that it makes sense for, if it doesn't for both.
+    pub only: Option<Isolation>,
     /// What it does. It panics if it fails.
     pub run: fn(&Case),
 }
 
-/// Lists a module's tests, as `tests()`.
+/// Lists a module's tests, as `tests()`. What makes sense for one isolation only has that
+/// behind its name: `name: Vm`.
 #[macro_export]
 macro_rules! tests {
-    ($($name:ident),* $(,)?) => {
+    (@only) => { None };
+    (@only $isolation:ident) => { Some($crate::Isolation::$isolation) };
+    ($($name:ident $(: $isolation:ident)?),* $(,)?) => {
         pub(crate) fn tests() -> Vec<$crate::Test> {
             vec![$($crate::Test {
                 module: module_path!(),
                 name: stringify!($name),
+                only: $crate::tests!(@only $($isolation)?),
                 run: $name,
             }),*]
         }
@@ -45,19 +57,28 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Runs the tests that the arguments select. What is left behind when all are done fails
+/// The same tests, for one isolation only.
+pub fn only(isolation: Isolation, mut tests: Vec<Test>) -> Vec<Test> {
+    for test in &mut tests {
+        test.only = Some(isolation);
+    }
+    tests
+}
+
+/// Runs the tests that the arguments select, with this isolation. What is left behind when all are done fails
 /// the run too.
-pub fn run(arguments: &Arguments, tests: Vec<Test>) -> ExitCode {
+pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) -> ExitCode {
     panic::set_hook(Box::new(|info| {
         PANIC.set(Some(info.to_string()));
     }));
+    tests.retain(|test| test.only.is_none_or(|only| only == isolation));
     let before = leftovers::system();
     let trials = place::part(tests)
         .into_iter()
         .map(|test| {
-            let module = test.module.split_once("::").map_or("", |(_, rest)| rest);
+            let module = test.module.rsplit("::").next().unwrap_or_default();
             let name = format!("{module}::{}", test.name);
-            Trial::ignorable_test(name, move || one(&test))
+            Trial::ignorable_test(name, move || one(&test, isolation))
         })
         .collect();
     let conclusion = libtest_mimic::run(arguments, trials);
@@ -69,8 +90,8 @@ pub fn run(arguments: &Arguments, tests: Vec<Test>) -> ExitCode {
     conclusion.exit_code()
 }
 
-fn one(test: &Test) -> Result<Completion, Failed> {
-    let case = Case::new(test.name);
+fn one(test: &Test, isolation: Isolation) -> Result<Completion, Failed> {
+    let case = Case::new(test.name, isolation);
     let (done, outcome) = mpsc::channel();
     let run = test.run;
     let theirs = case.clone();
@@ -79,8 +100,9 @@ fn one(test: &Test) -> Result<Completion, Failed> {
         // Nobody listens any more after a timeout.
         let _ = done.send(result.map_err(reason));
     });
-    let result = outcome.recv_timeout(LIMIT).unwrap_or_else(|_| {
-        let limit = LIMIT.as_secs();
+    let limit = limit(isolation);
+    let result = outcome.recv_timeout(limit).unwrap_or_else(|_| {
+        let limit = limit.as_secs();
         let killed = case.kill_all().join("\n");
         // Its processes are gone, so it should come to an end; what it says may help.
         let last = match outcome.recv_timeout(Duration::from_secs(5)) {
@@ -92,7 +114,6 @@ fn one(test: &Test) -> Result<Completion, Failed> {
         )))
     });
     let left = case.leftovers();
-    case.kill_all();
     case.remove();
     match result {
         Ok(()) if left.is_empty() => Ok(Completion::Completed),

@@ -1,81 +1,26 @@
 //! What goes wrong only once there is a VM, or a KVM that can run one.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nacre_tests::{Case, Outcome, Running, nacre};
+use nacre_tests::{Case, Outcome, Running, elf, nacre};
 use serde_json::json;
 
-use crate::elf;
-use crate::status::own_namespaces_but;
+use crate::lifecycle::status::own_namespaces_but;
 
 nacre_tests::tests![
-    a_program_that_isnt_there,
-    a_program_that_cant_be_executed,
-    an_id_in_use,
     a_kernel_that_isnt_there,
     a_kernel_that_isnt_one,
     a_guest_that_never_says_hello,
     a_guest_that_panics,
     a_guest_that_reboots,
     a_memory_limit_too_small_to_boot,
-    a_memory_limit_too_small_to_start,
     kvm_without_permission,
     kvm_missing,
     the_sandbox_is_killed,
 ];
-
-fn a_program_that_isnt_there(case: &Case) {
-    let message = case.run(&case.busybox().args(["nonesuch"])).refused(127);
-    assert!(
-        message.contains("\"nonesuch\": executable file not found in $PATH"),
-        "{message}"
-    );
-    let message = case.run(&case.busybox().args(["/no/such"])).refused(127);
-    assert!(message.contains("\"/no/such\""), "{message}");
-    assert!(message.contains("no such file or directory"), "{message}");
-}
-
-fn a_program_that_cant_be_executed(case: &Case) {
-    for (program, why) in [
-        ("/etc/passwd", "permission denied"),
-        ("/etc", "is a directory"),
-    ] {
-        let message = case.run(&case.busybox().args([program])).refused(126);
-        assert!(
-            message.contains(&format!("\"{program}\": {why}")),
-            "{message}"
-        );
-    }
-    let bundle = case.busybox().args(["/bin/garbage"]);
-    let program = bundle.rootfs().join("bin/garbage");
-    fs::write(&program, "no program\0at all").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let message = case.run(&bundle).refused(126);
-    assert!(
-        message.to_lowercase().contains("exec format error"),
-        "{message}"
-    );
-}
-
-fn an_id_in_use(case: &Case) {
-    let bundle = case.busybox().shell("echo ready; cat");
-    let mut first = case.start(&bundle);
-    first.wait_for_line("ready");
-    let before = fs::read_dir(case.state()).unwrap().count();
-    let message = case.run(&bundle).refused(1);
-    assert!(message.contains(case.id()), "{message}");
-    assert!(
-        message.contains("in use") || message.contains("exists"),
-        "{message}"
-    );
-    // The first one hasn't noticed.
-    assert_eq!(fs::read_dir(case.state()).unwrap().count(), before);
-    first.finish().expect(0);
-}
 
 /// Runs a container with lines of `[vm]` in place of the usual configuration.
 fn start_with(case: &Case, lines: &str) -> Running {
@@ -187,15 +132,6 @@ fn a_memory_limit_too_small_to_boot(case: &Case) {
     assert!(message.contains("64"), "names the least: {message}");
 }
 
-fn a_memory_limit_too_small_to_start(case: &Case) {
-    let bundle = case
-        .busybox()
-        .set("/linux/resources/memory", json!({ "limit": 128 << 10 }));
-    let outcome = case.run(&bundle);
-    outcome.expect(137);
-    assert!(outcome.log.contains("memory limit"), "{}", outcome.log);
-}
-
 fn kvm_without_permission(case: &Case) {
     case.busybox().write();
     // Not another user: who may not be able to read the program under test, nor its kernel.
@@ -240,8 +176,7 @@ fn in_shell(case: &Case, script: &str) -> Outcome {
 fn the_sandbox_is_killed(case: &Case) {
     let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
     running.wait_for_line("ready");
-    let mark = format!("NACRE_TEST_CASE={}", case.id());
-    let others: Vec<_> = nacre_tests::leftovers::processes(&mark)
+    let others: Vec<_> = nacre_tests::leftovers::processes(case.id())
         .into_iter()
         .map(|(pid, _)| pid)
         .filter(|pid| *pid != running.pid())

@@ -28,7 +28,7 @@ fn start(case: &Case) -> Running {
 
 /// The processes of this test but `nacre run` itself.
 fn others(case: &Case, running: &Running) -> Vec<Pid> {
-    leftovers::processes(&format!("NACRE_TEST_CASE={}", case.id()))
+    leftovers::processes(case.id())
         .into_iter()
         .map(|(pid, _)| pid)
         .filter(|pid| *pid != running.pid())

@@ -1,25 +1,15 @@
-//! Containers in microVMs, from bundle to exit status.
+//! Containers in microVMs.
 
-mod cgroups;
-mod debian;
-mod detached;
-mod devices;
-mod elf;
 mod failures;
-mod filesystem;
 mod killed;
+#[path = "../lifecycle/mod.rs"]
+mod lifecycle;
 mod machine;
-mod namespaces;
-mod process;
-mod signals;
-mod status;
-mod streams;
-mod terminal;
 
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
-use nacre_tests::{fixtures, place, suite};
+use nacre_tests::{Isolation, fixtures, place, suite};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -30,20 +20,11 @@ fn main() -> ExitCode {
         fixtures::mount_all();
     }
     let tests = [
-        status::tests(),
-        streams::tests(),
-        signals::tests(),
-        terminal::tests(),
-        process::tests(),
-        namespaces::tests(),
-        filesystem::tests(),
-        devices::tests(),
-        cgroups::tests(),
+        lifecycle::tests(),
         machine::tests(),
-        detached::tests(),
-        debian::tests(),
         failures::tests(),
         killed::tests(),
     ];
-    suite::run(&arguments, tests.into_iter().flatten().collect())
+    let tests = tests.into_iter().flatten().collect();
+    suite::run(&arguments, Isolation::Vm, tests)
 }

@@ -1,14 +1,15 @@
 //! Limits, and whether they hold.
 
-use nacre_tests::Case;
+use nacre_tests::{Case, Isolation};
 use serde_json::json;
 
 nacre_tests::tests![
     a_workload_over_its_memory_limit_is_killed,
     a_child_over_the_memory_limit_is_killed,
     limits_are_what_was_asked_for,
-    an_io_weight_is_set,
-    an_io_rate_of_a_device_that_a_vm_lacks_is_refused,
+    limits_of_version_1: Process,
+    an_io_weight_is_set: Vm,
+    an_io_rate_of_a_device_that_a_vm_lacks_is_refused: Vm,
     a_cpu_quota_holds,
     a_cpuset_holds,
     forks_fail_at_the_process_limit,
@@ -29,7 +30,9 @@ fn a_workload_over_its_memory_limit_is_killed(case: &Case) {
         .args(dd);
     let outcome = case.run(&bundle);
     outcome.expect(137);
-    assert!(outcome.log.contains("memory limit"), "{}", outcome.log);
+    if case.isolation() == Isolation::Vm {
+        assert!(outcome.log.contains("memory limit"), "{}", outcome.log);
+    }
     let bundle = case
         .busybox()
         .set("/linux/resources/memory", json!({ "limit": 300 * MIB }))
@@ -43,13 +46,22 @@ fn a_child_over_the_memory_limit_is_killed(case: &Case) {
         .set("/linux/resources/memory", json!({ "limit": 64 * MIB }))
         .shell(
             "dd if=/dev/zero of=/dev/null bs=200M count=1 2>/dev/null; echo $?
-             grep '^oom_kill ' /sys/fs/cgroup/memory.events",
+             cd /sys/fs/cgroup; cat memory.events memory/memory.oom_control 2>/dev/null |
+             grep '^oom_kill '",
         );
     // What the shell says of the kill goes to standard error.
     assert_eq!(case.run(&bundle).expect(0), "137\noom_kill 1\n");
 }
 
+/// The tests that read the files of version 2.
+fn needs_version_2(case: &Case) {
+    if !case.has_cgroup2() {
+        case.ignore("this host's cgroups aren't version 2");
+    }
+}
+
 fn limits_are_what_was_asked_for(case: &Case) {
+    needs_version_2(case);
     let bundle = case
         .busybox()
         .annotation("dev.nacre.vm.cpus", "2")
@@ -94,6 +106,40 @@ fn limits_are_what_was_asked_for(case: &Case) {
     );
 }
 
+fn limits_of_version_1(case: &Case) {
+    if case.has_cgroup2() {
+        case.ignore("this host's cgroups are version 2");
+    }
+    let bundle = case
+        .busybox()
+        .set(
+            "/linux/resources/memory",
+            json!({ "limit": 128 * MIB, "swap": 160 * MIB, "reservation": 100 * MIB }),
+        )
+        .set(
+            "/linux/resources/cpu",
+            json!({ "shares": 512, "quota": 150_000, "period": 100_000, "cpus": "0" }),
+        )
+        .set("/linux/resources/pids", json!({ "limit": 42 }))
+        .shell(
+            "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes memory/memory.memsw.limit_in_bytes \
+             memory/memory.soft_limit_in_bytes cpu/cpu.shares cpu/cpu.cfs_quota_us \
+             cpu/cpu.cfs_period_us cpuset/cpuset.cpus pids/pids.max",
+        );
+    let expected = [
+        128 * MIB,
+        160 * MIB,
+        100 * MIB,
+        512,
+        150_000,
+        100_000,
+        0,
+        42,
+    ];
+    let expected: String = expected.iter().map(|value| format!("{value}\n")).collect();
+    assert_eq!(case.run(&bundle).ok(), expected);
+}
+
 fn an_io_weight_is_set(case: &Case) {
     let bundle = case
         .busybox()
@@ -122,8 +168,9 @@ fn a_cpu_quota_holds(case: &Case) {
             json!({ "quota": 20_000, "period": 100_000 }),
         )
         .shell(
-            "look() { cut -d' ' -f1 /proc/uptime; cat /sys/fs/cgroup/cpu.stat; }
-             look; timeout 3 sh -c 'while :; do :; done'; look",
+            "look() { cut -d' ' -f1 /proc/uptime; cd /sys/fs/cgroup; cat cpu.stat cpu/cpu.stat
+                 sed 's/^/usage_nsec /' cpuacct/cpuacct.usage; } 2>/dev/null
+             look; timeout 3 sh -c 'while :; do :; done'; look; true",
         );
     let output = case.run(&bundle).expect(0);
     let numbers = |name: &str| -> Vec<f64> {
@@ -134,12 +181,23 @@ fn a_cpu_quota_holds(case: &Case) {
         [before, after] => after - before,
         _ => panic!("{name} isn't there twice:\n{output}"),
     };
-    let used = growth("usage_usec ") / 1e6 / growth("");
+    let seconds = match case.has_cgroup2() {
+        true => growth("usage_usec ") / 1e6,
+        false => growth("usage_nsec ") / 1e9,
+    };
+    let used = seconds / growth("");
     assert!(growth("nr_throttled ") > 5.0, "{output}");
     assert!((0.05..0.35).contains(&used), "{used} of a CPU:\n{output}");
 }
 
 fn a_cpuset_holds(case: &Case) {
+    let cpus = match case.isolation() {
+        Isolation::Vm => 2,
+        Isolation::Process => online_cpus(),
+    };
+    if cpus < 2 {
+        case.ignore("this host has one CPU");
+    }
     let bundle = case
         .busybox()
         .annotation("dev.nacre.vm.cpus", "2")
@@ -147,7 +205,10 @@ fn a_cpuset_holds(case: &Case) {
         .shell(
             "nproc; grep ^Cpus_allowed_list /proc/self/status; grep -c ^processor /proc/cpuinfo",
         );
-    assert_eq!(case.run(&bundle).ok(), "1\nCpus_allowed_list:\t1\n2\n");
+    assert_eq!(
+        case.run(&bundle).ok(),
+        format!("1\nCpus_allowed_list:\t1\n{cpus}\n")
+    );
 }
 
 fn forks_fail_at_the_process_limit(case: &Case) {
@@ -168,6 +229,7 @@ fn forks_fail_at_the_process_limit(case: &Case) {
 }
 
 fn files_by_name(case: &Case) {
+    needs_version_2(case);
     let bundle = case
         .busybox()
         .set(
@@ -177,4 +239,11 @@ fn files_by_name(case: &Case) {
         .shell("cd /sys/fs/cgroup; cat memory.high pids.max");
     // In whole pages.
     assert_eq!(case.run(&bundle).ok(), "49999872\n99\n");
+}
+
+fn online_cpus() -> usize {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    info.lines()
+        .filter(|line| line.starts_with("processor"))
+        .count()
 }

@@ -114,7 +114,7 @@ fn a_slow_reader_slows_the_writer_and_loses_nothing(case: &Case) {
     running.wait_for_line("ready");
     thread::sleep(Duration::from_secs(3));
     // What the processes have of their own, which the guest's memory isn't.
-    let resident: u64 = leftovers::processes(&format!("NACRE_TEST_CASE={}", case.id()))
+    let resident: u64 = leftovers::processes(case.id())
         .iter()
         .map(|(pid, _)| anonymous_memory(pid.as_raw()))
         .sum();

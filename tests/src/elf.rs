@@ -1,12 +1,12 @@
 //! Programs of a few instructions, for x86-64.
 
 /// One that executes an undefined instruction.
-pub(crate) fn faults() -> Vec<u8> {
+pub fn faults() -> Vec<u8> {
     executable(&[0x0f, 0x0b])
 }
 
 /// One that writes a line to its standard output and waits for ever.
-pub(crate) fn talks(line: &str) -> Vec<u8> {
+pub fn talks(line: &str) -> Vec<u8> {
     #[rustfmt::skip]
     let mut code = vec![
         0xb8, 1, 0, 0, 0, // mov eax, 1 (write)

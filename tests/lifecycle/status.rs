@@ -3,9 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use nacre_tests::Case;
-
-use crate::elf;
+use nacre_tests::{Case, elf};
 
 nacre_tests::tests![
     the_workloads_status_is_the_commands,

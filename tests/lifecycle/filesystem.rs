@@ -67,6 +67,19 @@ fn every_type_of_mount(case: &Case) {
     let bundle = case.busybox().args(["cat", "/proc/self/mounts"]);
     let output = case.run(&bundle).ok();
     let mounts: Vec<Vec<&str>> = output.lines().map(|l| l.split(' ').collect()).collect();
+    // With version 1 it is a directory of the hierarchies, each of which is read-only.
+    let cgroup = match case.has_cgroup2() {
+        true => (
+            "/sys/fs/cgroup",
+            "cgroup2",
+            vec!["ro", "nosuid", "nodev", "noexec"],
+        ),
+        false => (
+            "/sys/fs/cgroup/memory",
+            "cgroup",
+            vec!["ro", "nosuid", "nodev", "noexec"],
+        ),
+    };
     for (place, kind, options) in [
         ("/proc", "proc", vec!["rw"]),
         (
@@ -86,11 +99,7 @@ fn every_type_of_mount(case: &Case) {
         ),
         ("/dev/mqueue", "mqueue", vec!["nosuid", "nodev", "noexec"]),
         ("/sys", "sysfs", vec!["ro", "nosuid", "nodev", "noexec"]),
-        (
-            "/sys/fs/cgroup",
-            "cgroup2",
-            vec!["ro", "nosuid", "nodev", "noexec"],
-        ),
+        cgroup,
     ] {
         let mount = mounts
             .iter()

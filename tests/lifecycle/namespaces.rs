@@ -1,37 +1,48 @@
 //! Namespaces, and what is set in them.
 
-use nacre_tests::Case;
+use nacre_tests::{Case, Isolation};
 use serde_json::json;
 
 nacre_tests::tests![
     each_namespace_is_its_own,
-    the_guests_namespaces_without,
+    the_namespaces_outside_without,
     processes_outside_arent_seen,
     host_and_domain_name,
     sysctls,
     the_network_has_a_loopback,
 ];
 
-/// The numbers of the first namespaces of a kernel (`include/linux/proc_ns.h`).
-const INITIAL: [(&str, u32); 4] = [
-    ("ipc", 0xEFFF_FFFF),
-    ("uts", 0xEFFF_FFFE),
-    ("pid", 0xEFFF_FFFC),
-    ("cgroup", 0xEFFF_FFFB),
-];
+const KINDS: [&str; 4] = ["ipc", "uts", "pid", "cgroup"];
 
 const SHOW: &str = "for n in ipc uts pid cgroup; do readlink /proc/self/ns/$n; done";
 
-fn each_namespace_is_its_own(case: &Case) {
-    let output = case.run(&case.busybox().shell(SHOW)).ok();
-    assert_eq!(output.lines().count(), INITIAL.len(), "{output}");
-    for (name, number) in INITIAL {
-        assert!(!output.contains(&format!("{name}:[{number}]")), "{output}");
-        assert!(output.contains(&format!("{name}:[")), "{output}");
+/// What [`SHOW`] prints outside of the container: on the host, or in the guest, where it is the
+/// first namespaces of a kernel, which have fixed numbers (`include/linux/proc_ns.h`).
+fn outside(case: &Case) -> Vec<String> {
+    let of_the_host = |kind: &str| {
+        let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        link.to_str().unwrap().to_owned()
+    };
+    match case.isolation() {
+        Isolation::Process => KINDS.map(of_the_host).to_vec(),
+        Isolation::Vm => KINDS
+            .into_iter()
+            .zip([0xEFFF_FFFF_u32, 0xEFFF_FFFE, 0xEFFF_FFFC, 0xEFFF_FFFB])
+            .map(|(kind, number)| format!("{kind}:[{number}]"))
+            .collect(),
     }
 }
 
-fn the_guests_namespaces_without(case: &Case) {
+fn each_namespace_is_its_own(case: &Case) {
+    let output = case.run(&case.busybox().shell(SHOW)).ok();
+    assert_eq!(output.lines().count(), KINDS.len(), "{output}");
+    for ((inside, outside), kind) in output.lines().zip(outside(case)).zip(KINDS) {
+        assert_ne!(inside, outside);
+        assert!(inside.starts_with(&format!("{kind}:[")), "{output}");
+    }
+}
+
+fn the_namespaces_outside_without(case: &Case) {
     let bundle = case
         .busybox()
         .set(
@@ -40,11 +51,8 @@ fn the_guests_namespaces_without(case: &Case) {
         )
         .remove("/hostname")
         .shell(SHOW);
-    let expected: String = INITIAL
-        .iter()
-        .map(|(name, number)| format!("{name}:[{number}]\n"))
-        .collect();
-    assert_eq!(case.run(&bundle).ok(), expected);
+    let output = case.run(&bundle).ok();
+    assert_eq!(output.lines().collect::<Vec<_>>(), outside(case));
 }
 
 fn processes_outside_arent_seen(case: &Case) {

@@ -3,7 +3,7 @@
 use nacre_tests::Case;
 use nix::sys::signal::Signal;
 
-use crate::status::own_namespaces_but;
+use super::status::own_namespaces_but;
 
 nacre_tests::tests![
     every_forwarded_signal_reaches_the_workload,
