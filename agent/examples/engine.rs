@@ -30,12 +30,7 @@ fn run(bundle: &Path) -> Result<u8, Box<dyn Error>> {
     let mut spec = config::load(&std::fs::read(bundle.join("config.json"))?)?;
     config::resolve_paths(&mut spec, &bundle);
     let id = format!("engine-{}", std::process::id());
-    let options = Options {
-        id: &id,
-        bundle: &bundle,
-        stdio: Stdio::inherit()?,
-        gate: None,
-    };
+    let options = Options::new(&id, &bundle, Stdio::inherit()?);
     let mut container = Container::create(&spec, options)?;
     let ended = container
         .start()

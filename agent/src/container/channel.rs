@@ -1,11 +1,16 @@
 //! The line between the engine and a container's init: a pair of sockets that exec closes.
 
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
+use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv,
+    recvmsg, send, sendmsg, socketpair,
+};
 use serde::{Deserialize, Serialize};
 
 use super::error::{InitError, describe};
@@ -56,6 +61,15 @@ impl Channel {
 
     /// The init: tells the engine how it stands.
     pub(super) fn report(&self, report: &Report) -> io::Result<()> {
+        self.report_with_fd(report, None)
+    }
+
+    /// As [`Channel::report`], with a descriptor that the engine gets too.
+    pub(super) fn report_with_fd(
+        &self,
+        report: &Report,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let mut message = serde_json::to_vec(report)?;
         if message.len() > MAX_MESSAGE {
             let cut = Report::Failed(Failure {
@@ -64,7 +78,10 @@ impl Channel {
             });
             message = serde_json::to_vec(&cut)?;
         }
-        self.send(&message)
+        match fd {
+            Some(fd) => send_fd(self.0.as_fd(), &message, fd, MsgFlags::empty()),
+            None => self.send(&message),
+        }
     }
 
     /// The init: says what it gave up for. Returns the exit status that goes with it.
@@ -96,22 +113,58 @@ impl Channel {
     ///
     /// [`ErrorKind::TimedOut`] after `bound`.
     pub(super) fn wait_for_report(&self, bound: Duration) -> io::Result<Option<Report>> {
+        let heard = self.wait_for_report_and_fd(bound)?;
+        Ok(heard.map(|(report, _)| report))
+    }
+
+    /// As [`Channel::wait_for_report`], with the descriptor that came with it.
+    pub(super) fn wait_for_report_and_fd(
+        &self,
+        bound: Duration,
+    ) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
         if !wait_until_readable(self.0.as_fd(), bound)? {
             return Err(ErrorKind::TimedOut.into());
         }
         let mut message = vec![0; MAX_MESSAGE];
-        match self.receive(&mut message) {
-            Ok(0) => Ok(None),
+        match self.receive_with_fd(&mut message) {
+            Ok((0, _)) => Ok(None),
             // What was sent to an end that closed without reading it.
-            Err(e) if e.kind() == ErrorKind::ConnectionReset => Ok(None),
-            other => Ok(Some(serde_json::from_slice(&message[..other?])?)),
+            Err(Errno::ECONNRESET) => Ok(None),
+            other => {
+                let (length, fd) = other?;
+                let report = serde_json::from_slice(message.get(..length).unwrap_or_default())?;
+                Ok(Some((report, fd)))
+            }
         }
+    }
+
+    fn receive_with_fd(&self, message: &mut [u8]) -> nix::Result<(usize, Option<OwnedFd>)> {
+        let mut space = cmsg_space!([RawFd; 1]);
+        let mut parts = [IoSliceMut::new(message)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = loop {
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+                Err(Errno::EINTR) => {}
+                other => break other?,
+            }
+        };
+        let mut fd = None;
+        for control in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = control {
+                for new in fds {
+                    // SAFETY: the kernel just made this descriptor, and nothing else knows
+                    // of it.
+                    fd = Some(unsafe { OwnedFd::from_raw_fd(new) });
+                }
+            }
+        }
+        Ok((received.bytes, fd))
     }
 
     fn send(&self, message: &[u8]) -> io::Result<()> {
         loop {
             match send(self.0.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL) {
-                Err(nix::errno::Errno::EINTR) => {}
+                Err(Errno::EINTR) => {}
                 other => return Ok(other.map(drop)?),
             }
         }
@@ -120,9 +173,28 @@ impl Channel {
     fn receive(&self, message: &mut [u8]) -> io::Result<usize> {
         loop {
             match recv(self.0.as_raw_fd(), message, MsgFlags::empty()) {
-                Err(nix::errno::Errno::EINTR) => {}
+                Err(Errno::EINTR) => {}
                 other => return Ok(other?),
             }
+        }
+    }
+}
+
+/// Sends `message` and a descriptor over a socket.
+pub(super) fn send_fd(
+    socket: BorrowedFd<'_>,
+    message: &[u8],
+    fd: BorrowedFd<'_>,
+    flags: MsgFlags,
+) -> io::Result<()> {
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let parts = [IoSlice::new(message)];
+    let flags = flags | MsgFlags::MSG_NOSIGNAL;
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &parts, &rights, flags, None) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other.map(drop)?),
         }
     }
 }
@@ -135,7 +207,7 @@ pub(super) fn wait_until_readable(fd: BorrowedFd<'_>, bound: Duration) -> io::Re
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
             Ok(0) if left.is_zero() => return Ok(false),
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),
             Err(error) => return Err(error.into()),
         }

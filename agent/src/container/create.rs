@@ -20,6 +20,7 @@ use super::init::{self, Plan, Surroundings};
 use super::namespaces::{NamespaceError, Namespaces};
 use super::stdio::Stdio;
 use super::sys;
+use super::terminal::{self, ConsoleSocketError};
 
 /// How long the init may take to be ready. Mounting is all that can take time in it, and
 /// where a network file system isn't involved, it takes milliseconds.
@@ -51,6 +52,12 @@ pub enum CreateError {
     /// The cgroup can't be made, or not with these limits.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// The console socket can't be used, or isn't wanted.
+    #[error(transparent)]
+    ConsoleSocket(#[from] ConsoleSocketError),
+    /// One of the descriptors to preserve isn't the caller's to give.
+    #[error("descriptor {0}, which is to be preserved, isn't one that this program was given")]
+    Descriptor(u32),
     /// The init can't be started.
     #[error("can't {step}")]
     Start {
@@ -89,6 +96,34 @@ pub struct Options<'a> {
     pub stdio: Stdio,
     /// Where it waits for its start, if it is another process that says so.
     pub gate: Option<Gate>,
+    /// Where the master of the workload's terminal is sent, as runc does it: a connected stream
+    /// socket of the UNIX domain, which gets one message with the descriptor. Without it the
+    /// master stays here ([`Container::take_terminal`]).
+    pub console_socket: Option<OwnedFd>,
+    /// How many descriptors from 3 up the workload is to have besides its standard streams.
+    /// They must be open, and not close-on-exec: those that the caller has got from its own.
+    pub preserve_fds: u32,
+    /// Enter the container's root by moving its mount and by chroot, for where pivot_root is
+    /// impossible: on a root file system that is the kernel's initramfs.
+    pub no_pivot: bool,
+    /// Leave the workload in the caller's session keyring instead of one of its own.
+    pub no_new_keyring: bool,
+}
+
+impl<'a> Options<'a> {
+    /// Nothing but what there must be.
+    pub fn new(id: &'a str, bundle: &'a Path, stdio: Stdio) -> Self {
+        Options {
+            id,
+            bundle,
+            stdio,
+            gate: None,
+            console_socket: None,
+            preserve_fds: 0,
+            no_pivot: false,
+            no_new_keyring: false,
+        }
+    }
 }
 
 /// What another process needs to take hold of a container ([`Container::attach`]).
@@ -155,6 +190,7 @@ pub struct Container {
     pidfd: Option<OwnedFd>,
     start: Start,
     cgroup: Option<Cgroup>,
+    terminal: Option<OwnedFd>,
 }
 
 /// How the init is told to go on.
@@ -185,13 +221,18 @@ impl Container {
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
         let plan = Plan::new(spec)?;
         check_root(plan.root())?;
+        if let Some(socket) = &options.console_socket {
+            terminal::check_socket(socket.as_fd(), plan.has_terminal())?;
+        }
+        if let Some(fd) = sys::first_not_inherited(options.preserve_fds) {
+            return Err(CreateError::Descriptor(fd));
+        }
         let namespaces = Namespaces::open(linux)?;
         let cgroup = make_cgroup(options.id, linux)?;
         let surroundings = Surroundings {
             namespaces: &namespaces,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
-            stdio: &options.stdio,
-            gate: options.gate.as_ref(),
+            options: &options,
         };
         let init = match clone_init(plan, &surroundings, cgroup.as_ref()) {
             Ok(init) => init,
@@ -211,8 +252,10 @@ impl Container {
             pidfd: Some(init.pidfd),
             start: Start::Done,
             cgroup,
+            terminal: None,
         };
-        match container.wait_until_ready(&init.channel) {
+        let console_socket = options.console_socket.as_ref();
+        match container.wait_until_ready(&init.channel, console_socket) {
             Ok(()) => {
                 container.start = Start::Channel(init.channel);
                 Ok(container)
@@ -245,13 +288,25 @@ impl Container {
             pidfd: handle.init.open()?,
             start: Start::Gate(gate.to_owned()),
             cgroup: handle.cgroup,
+            terminal: None,
         })
     }
 
-    fn wait_until_ready(&self, channel: &Channel) -> Result<(), CreateError> {
-        match channel.wait_for_report(READY_BOUND) {
-            Ok(Some(Report::Ready)) => Ok(()),
-            Ok(Some(Report::Failed(failure))) => Err(CreateError::Init {
+    /// Waits until the init is ready, and passes the terminal on that it may have made.
+    fn wait_until_ready(
+        &mut self,
+        channel: &Channel,
+        console_socket: Option<&OwnedFd>,
+    ) -> Result<(), CreateError> {
+        match channel.wait_for_report_and_fd(READY_BOUND) {
+            Ok(Some((Report::Ready, terminal))) => {
+                match (console_socket, terminal) {
+                    (Some(socket), Some(terminal)) => terminal::send(socket, &terminal)?,
+                    (_, terminal) => self.terminal = terminal,
+                }
+                Ok(())
+            }
+            Ok(Some((Report::Failed(failure), _))) => Err(CreateError::Init {
                 message: failure.message,
                 status: failure.status,
             }),
@@ -292,6 +347,13 @@ impl Container {
     /// The container's cgroup, if it has one.
     pub fn cgroup(&self) -> Option<&Cgroup> {
         self.cgroup.as_ref()
+    }
+
+    /// The master of the workload's terminal, if it has one (`process.terminal`) that wasn't
+    /// sent to a console socket. What the workload writes is to be read from it, and the
+    /// terminal hangs up when it is closed.
+    pub fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
     }
 
     /// Lets the workload go, and waits for its exec.

@@ -33,6 +33,13 @@ pub(super) enum InitError {
     NotProc,
     #[error("{path:?} is there already, and is not the device that it should be")]
     NotThatDevice { path: String },
+    #[error(
+        "process.terminal: /dev/pts in the container isn't a devpts file system; mount one \
+         there (mounts)"
+    )]
+    NotDevpts,
+    #[error("process.terminal: /dev/console in the container is a symbolic link")]
+    ConsoleIsLink,
     #[error("process.cwd {path:?} is outside the container's root")]
     CwdOutside { path: String },
     #[error("process.capabilities: {name} can't be given, the runtime itself doesn't have it")]

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chroot, fchdir};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
@@ -22,6 +23,7 @@ use super::procfs::Proc;
 use super::safe_path;
 use super::stdio::Stdio;
 use super::sys;
+use super::terminal::{self, ConsoleSocketError};
 use super::workload::Workload;
 
 /// How long it may take to get to the program.
@@ -77,6 +79,9 @@ pub enum ExecError {
     /// The container's first process has ended.
     #[error("the container doesn't run")]
     NotRunning,
+    /// The console socket can't be used, or isn't wanted.
+    #[error(transparent)]
+    ConsoleSocket(#[from] ConsoleSocketError),
     /// One of the descriptors to preserve isn't the caller's to give.
     #[error("descriptor {0}, which is to be preserved, isn't open")]
     Descriptor(u32),
@@ -142,6 +147,9 @@ impl Container {
         let linux = spec.linux().as_ref();
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
         let mut workload = Workload::new(process, linux)?;
+        if let Some(socket) = &options.console_socket {
+            terminal::check_socket(socket.as_fd(), workload.has_terminal())?;
+        }
         sys::first_not_inherited(options.preserve_fds)
             .map_or(Ok(()), |fd| Err(ExecError::Descriptor(fd)))?;
         let proc = Proc::open().map_err(|e| ExecError::Process {
@@ -158,7 +166,7 @@ impl Container {
         // SAFETY: the caller has promised that this is the only thread.
         let child = unsafe {
             child::spawn(0, cgroup.as_ref().map(AsFd::as_fd), |channel| {
-                let failed = match set_up(&mut workload, &container, &options, &proc) {
+                let failed = match set_up(&mut workload, &container, &options, &proc, &channel) {
                     Ok(file) => workload.exec(&file).into(),
                     Err(error) => error,
                 };
@@ -167,11 +175,11 @@ impl Container {
         };
         drop(for_children);
         let child = child.map_err(starting("clone a process"))?;
-        match heard_of_exec(&child.channel) {
-            Ok(()) => Ok(Executed {
+        match heard_of_exec(&child.channel, options.console_socket.as_ref()) {
+            Ok(terminal) => Ok(Executed {
                 pid: child.pid,
                 pidfd: child.pidfd,
-                terminal: None,
+                terminal,
             }),
             Err(error) => {
                 end(&child.pidfd);
@@ -216,12 +224,22 @@ fn set_up(
     container: &Enterable<'_>,
     options: &ExecOptions<'_>,
     proc: &Proc,
+    engine: &Channel,
 ) -> Result<CString, InitError> {
     workload.leave_the_engine(&options.stdio, proc)?;
     container.namespaces.enter()?;
     if let Some(root) = &container.root {
         fchdir(root).step(|| "change to the container's root")?;
         chroot(".").step(|| "make the container's root this process's")?;
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    if workload.has_terminal() {
+        let root = open("/", flags, Mode::empty()).step(|| "open the container's root")?;
+        if let Some(terminal) = workload.make_terminal(root.as_fd())? {
+            let master = terminal.become_controlling()?;
+            let told = engine.report_with_fd(&Report::Ready, Some(master.as_fd()));
+            told.step(|| "pass the terminal on")?;
+        }
     }
     workload.get_ready(options.preserve_fds)
 }
@@ -259,19 +277,35 @@ fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ExecErr
     }
 }
 
-fn heard_of_exec(channel: &Channel) -> Result<(), ExecError> {
-    match channel.wait_for_report(EXEC_BOUND) {
-        // The exec closed the other end. Or it was killed: its exit status tells.
-        Ok(None) => Ok(()),
-        Ok(Some(Report::Failed(failure))) => Err(ExecError::Process {
-            message: failure.message,
-            status: failure.status,
-        }),
-        Ok(Some(Report::Ready)) => Err(starting("hear from the process")(io::Error::from(
-            io::ErrorKind::InvalidData,
-        ))),
-        Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(ExecError::TimedOut),
-        Err(error) => Err(starting("hear from the process")(error)),
+/// Waits for the exec. Returns the master of the process's terminal, unless it was sent to
+/// `console_socket`.
+fn heard_of_exec(
+    channel: &Channel,
+    console_socket: Option<&OwnedFd>,
+) -> Result<Option<OwnedFd>, ExecError> {
+    let mut terminal = None;
+    loop {
+        match channel.wait_for_report_and_fd(EXEC_BOUND) {
+            // The exec closed the other end. Or it was killed: its exit status tells.
+            Ok(None) => return Ok(terminal),
+            Ok(Some((Report::Failed(failure), _))) => {
+                return Err(ExecError::Process {
+                    message: failure.message,
+                    status: failure.status,
+                });
+            }
+            // It has a terminal, and says so once.
+            Ok(Some((Report::Ready, Some(master)))) => match console_socket {
+                Some(socket) => terminal::send(socket, &master)?,
+                None => terminal = Some(master),
+            },
+            Ok(Some((Report::Ready, None))) => {
+                let error = io::Error::from(io::ErrorKind::InvalidData);
+                return Err(starting("hear from the process")(error));
+            }
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(ExecError::TimedOut),
+            Err(error) => return Err(starting("hear from the process")(error)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{Mode, umask};
@@ -11,6 +11,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use super::channel::{Channel, Report};
 use super::config::ConfigError;
+use super::create::Options;
 use super::devices::Device;
 use super::error::{InitError, Step};
 use super::gate::Gate;
@@ -19,9 +20,9 @@ use super::namespaces::Namespaces;
 use super::procfs::Proc;
 use super::rootfs::{Propagation, Rootfs};
 use super::safe_path::{self, Kind};
-use super::stdio::Stdio;
+use super::terminal::Terminal;
 use super::workload::Workload;
-use super::{devices, masked, network, sys, sysctl};
+use super::{devices, keyring, masked, network, sys, sysctl};
 
 /// A configuration, understood: what the init goes by.
 pub(super) struct Plan<'a> {
@@ -74,6 +75,11 @@ impl Plan<'_> {
     pub(super) fn root(&self) -> &Path {
         self.root
     }
+
+    /// `process.terminal`.
+    pub(super) fn has_terminal(&self) -> bool {
+        self.workload.has_terminal()
+    }
 }
 
 /// What the init is given besides the plan.
@@ -81,9 +87,15 @@ pub(super) struct Surroundings<'a> {
     pub(super) namespaces: &'a Namespaces,
     /// The directory of the container's cgroup.
     pub(super) cgroup: Option<PathBuf>,
-    pub(super) stdio: &'a Stdio,
-    /// Where to wait for the start, if the engine isn't who says so.
-    pub(super) gate: Option<&'a Gate>,
+    pub(super) options: &'a Options<'a>,
+}
+
+/// What the init has when all is set up.
+struct Prepared {
+    /// The file to exec.
+    file: CString,
+    /// The master of the workload's terminal, for the engine.
+    terminal: Option<OwnedFd>,
 }
 
 /// The whole life of the init. Returns, with an exit status, only if it fails.
@@ -91,21 +103,30 @@ pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: C
     let mut listener = engine;
     let failed = match set_up(&mut plan, surroundings) {
         Err(error) => error,
-        Ok(file) => match wait_for_start(listener, surroundings.gate) {
-            Some(starter) => {
-                listener = starter;
-                plan.workload.exec(&file).into()
+        Ok(Prepared { file, terminal }) => {
+            match wait_for_start(listener, terminal, surroundings.options.gate.as_ref()) {
+                Some(starter) => {
+                    listener = starter;
+                    plan.workload.exec(&file).into()
+                }
+                // Nobody is left who could start it, and with that all reason to be.
+                None => return 1,
             }
-            // Nobody is left who could start it, and with that all reason to be.
-            None => return 1,
-        },
+        }
     };
     listener.give_up(&failed)
 }
 
 /// Says that all is ready, and waits for the word to go on. Returns the line to who said it.
-fn wait_for_start(engine: Channel, gate: Option<&Gate>) -> Option<Channel> {
-    engine.report(&Report::Ready).ok()?;
+fn wait_for_start(
+    engine: Channel,
+    terminal: Option<OwnedFd>,
+    gate: Option<&Gate>,
+) -> Option<Channel> {
+    let fd = terminal.as_ref().map(AsFd::as_fd);
+    engine.report_with_fd(&Report::Ready, fd).ok()?;
+    // Or it would never be seen that all others have let go of it.
+    drop(terminal);
     let starter = match gate {
         Some(gate) => {
             drop(engine);
@@ -119,10 +140,11 @@ fn wait_for_start(engine: Channel, gate: Option<&Gate>) -> Option<Channel> {
         .then_some(starter)
 }
 
-/// Everything up to the exec. Returns the file to exec.
-fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CString, InitError> {
+/// Everything up to the exec.
+fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Prepared, InitError> {
+    let options = surroundings.options;
     let proc = Proc::open()?;
-    plan.workload.leave_the_engine(surroundings.stdio, &proc)?;
+    plan.workload.leave_the_engine(&options.stdio, &proc)?;
     let namespaces = surroundings.namespaces;
     namespaces.enter()?;
     if namespaces.has_new(LinuxNamespaceType::Network) {
@@ -131,14 +153,26 @@ fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<CStrin
     // By the caller's /proc, which is out of the container's reach.
     sysctl::write(proc.as_fd(), &plan.sysctl)?;
 
-    let root = assemble_root(plan, surroundings)?;
-    root.enter(plan.readonly_root)?;
+    let (root, terminal) = assemble_root(plan, surroundings)?;
+    root.enter(plan.readonly_root, options.no_pivot)?;
+    let terminal = match terminal {
+        Some(terminal) => Some(terminal.become_controlling()?),
+        None => None,
+    };
     set_names(plan)?;
-    plan.workload.get_ready(0)
+    if !options.no_new_keyring {
+        keyring::join(options.id)?;
+    }
+    let file = plan.workload.get_ready(options.preserve_fds)?;
+    Ok(Prepared { file, terminal })
 }
 
-/// Mounts all that there is to be in the container, while the caller's files are still there.
-fn assemble_root(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Rootfs, InitError> {
+/// Mounts all that there is to be in the container, while the caller's files are still there,
+/// and makes its terminal.
+fn assemble_root(
+    plan: &Plan<'_>,
+    surroundings: &Surroundings<'_>,
+) -> Result<(Rootfs, Option<Terminal>), InitError> {
     umask(Mode::empty());
     let mut root = Rootfs::attach(plan.root, plan.propagation)?;
     let new_cgroup_namespace = surroundings.namespaces.has_new(LinuxNamespaceType::Cgroup);
@@ -152,12 +186,16 @@ fn assemble_root(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Roo
     if !plan.mounts.iter().any(Mount::is_bind_of_dev) {
         devices::make(root.fd(), &plan.devices)?;
     }
+    let terminal = plan.workload.make_terminal(root.fd())?;
+    if let Some(terminal) = &terminal {
+        terminal.bind_console(root.fd())?;
+    }
     let cwd = plan.workload.cwd();
     safe_path::open_or_make(root.fd(), &mounts::clean(cwd), Kind::Directory)
         .step(|| format!("make process.cwd {}", cwd.display()))?;
     masked::make_readonly(root.fd(), plan.readonly_paths)?;
     masked::mask(root.fd(), plan.masked_paths)?;
-    Ok(root)
+    Ok((root, terminal))
 }
 
 fn set_names(plan: &Plan<'_>) -> Result<(), InitError> {

@@ -1,14 +1,16 @@
 //! The container's root file system.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use libc::MOUNT_ATTR_RDONLY;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
-use nix::unistd::{chdir, fchdir, pivot_root};
+use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -98,29 +100,19 @@ impl Rootfs {
         self.readonly_at_end.push(mount);
     }
 
-    /// Makes it the root of this mount namespace, and lets go of all else in there.
-    pub(super) fn enter(self, readonly: bool) -> Result<(), InitError> {
+    /// Makes it the root of this mount namespace, and lets go of all else in there. With
+    /// `no_pivot` all else stays, out of reach of whoever can't leave a chroot.
+    pub(super) fn enter(self, readonly: bool, no_pivot: bool) -> Result<(), InitError> {
         let propagation = match self.propagation {
             Propagation::Slave => 0,
             Propagation::Private => libc::MS_PRIVATE,
             Propagation::Shared => libc::MS_SHARED,
             Propagation::Unbindable => libc::MS_UNBINDABLE,
         };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let old_root = open("/", flags, Mode::empty()).step(|| "open the old root")?;
-        fchdir(&self.mount).step(|| "change to the container's root")?;
-        // With the same directory twice, the old root ends up on top of the new one, and no
-        // directory is needed to hold it
-        // (https://man7.org/linux/man-pages/man2/pivot_root.2.html).
-        pivot_root(".", ".").step(|| "pivot to the container's root")?;
-        // So that unmounting the old root reaches nobody else's.
-        let slave = MountAttributes {
-            propagation: libc::MS_SLAVE,
-            ..Default::default()
-        };
-        mount_setattr(old_root, slave, true).step(|| "detach the old root")?;
-        umount2(".", MntFlags::MNT_DETACH).step(|| "unmount the old root")?;
-        chdir("/").step(|| "change to the new root")?;
+        match no_pivot {
+            false => self.pivot()?,
+            true => self.cover_the_old_root()?,
+        }
 
         let read_only = MountAttributes {
             set: MOUNT_ATTR_RDONLY,
@@ -141,6 +133,97 @@ impl Rootfs {
     }
 }
 
+impl Rootfs {
+    fn pivot(&self) -> Result<(), InitError> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let old_root = open("/", flags, Mode::empty()).step(|| "open the old root")?;
+        fchdir(&self.mount).step(|| "change to the container's root")?;
+        // With the same directory twice, the old root ends up on top of the new one, and no
+        // directory is needed to hold it
+        // (https://man7.org/linux/man-pages/man2/pivot_root.2.html).
+        pivot_root(".", ".").step(|| "pivot to the container's root")?;
+        // So that unmounting the old root reaches nobody else's.
+        let slave = MountAttributes {
+            propagation: libc::MS_SLAVE,
+            ..Default::default()
+        };
+        mount_setattr(old_root, slave, true).step(|| "detach the old root")?;
+        umount2(".", MntFlags::MNT_DETACH).step(|| "unmount the old root")?;
+        chdir("/").step(|| "change to the new root")?;
+        Ok(())
+    }
+
+    fn cover_the_old_root(&self) -> Result<(), InitError> {
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", self.mount.as_raw_fd()))
+            .step(|| "read the path of the container's root")?;
+        let mounts = std::fs::read("/proc/self/mountinfo").step(|| "list the mounts")?;
+        for at in revealing_mounts(&mounts) {
+            if !at.starts_with(&path) {
+                hide(&at).step(|| format!("unmount {}", at.display()))?;
+            }
+        }
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let old_root = open("/", flags, Mode::empty()).step(|| "open the old root")?;
+        fchdir(&self.mount).step(|| "change to the container's root")?;
+        attach(&self.mount, old_root).step(|| "move the container's root over the old one")?;
+        chroot(".").step(|| "change to the container's root")?;
+        chdir("/").step(|| "change to the new root")
+    }
+}
+
+/// Where whole proc and sys file systems are mounted. As long as one is in a mount namespace,
+/// with all that it shows, its members may mount another like it in a user namespace of their
+/// own, whatever is masked in the container's
+/// ([proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)).
+fn revealing_mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
+    let lines = mountinfo.split(|b| *b == b'\n');
+    lines
+        .filter_map(|line| {
+            let mut fields = line.split(|b| *b == b' ');
+            let whole = fields.nth(3)? == b"/";
+            let at = fields.next()?;
+            // A variable number of fields ends with a dash.
+            let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+            let reveals = whole && matches!(kind, b"proc" | b"sysfs");
+            reveals.then(|| PathBuf::from(OsString::from_vec(unescape(at))))
+        })
+        .collect()
+}
+
+/// Blanks, tabs, newlines and backslashes are written in octal there.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..3).and_then(|d| str::from_utf8(d).ok());
+        let octal = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match (first, octal) {
+            (b'\\', Some(byte)) => {
+                path.push(byte);
+                rest = tail.get(3..).unwrap_or_default();
+            }
+            _ => {
+                path.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    path
+}
+
+/// Unmounts what is mounted at `path`, in this namespace only, or covers it.
+fn hide(path: &Path) -> nix::Result<()> {
+    change_propagation(path, MsFlags::MS_SLAVE | MsFlags::MS_REC)?;
+    match umount2(path, MntFlags::MNT_DETACH) {
+        // It belongs to a user namespace above, and can't be taken away.
+        Err(Errno::EINVAL | Errno::EPERM) => {
+            let none = None::<&str>;
+            mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), none)
+        }
+        other => other,
+    }
+}
+
 fn change_propagation(path: &Path, flags: MsFlags) -> nix::Result<()> {
     mount(None::<&str>, path, None::<&str>, flags, None::<&str>)
 }
@@ -158,4 +241,23 @@ fn make_mount_above_private(path: &Path) -> Result<(), InitError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_proc_and_sys_file_systems_are_found() {
+        let mountinfo = b"21 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n\
+            22 21 0:5 / /proc rw shared:12 master:3 - proc proc rw\n\
+            23 22 0:5 /sys /proc/sys ro - proc proc rw\n\
+            24 21 0:6 / /a\\040b\\134 rw - sysfs sysfs rw\n\
+            25 21 0:7 / /proc/fs/proc rw - tmpfs proc rw\n\
+            broken\n";
+        let expected = ["/proc", "/a b\\"].map(PathBuf::from);
+        assert_eq!(revealing_mounts(mountinfo), expected);
+        assert_eq!(unescape(b"\\"), b"\\");
+        assert_eq!(unescape(b"\\9x\\"), b"\\9x\\");
+    }
 }

@@ -35,20 +35,28 @@ impl Stdio {
 
     /// Makes them this process's descriptors 0 to 2.
     pub(super) fn install(&self) -> nix::Result<()> {
-        // Copies above 2 first: one of them may have the number of another's place.
+        install([&self.stdin, &self.stdout, &self.stderr])
+    }
+}
+
+/// Makes these this process's descriptors 0 to 2.
+pub(super) fn install(streams: [&OwnedFd; 3]) -> nix::Result<()> {
+    // Copies above 2 first where one of them may have the number of another's place.
+    if streams.iter().any(|fd| fd.as_raw_fd() < 3) {
         let copy = |fd: &OwnedFd| {
             let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3))?;
             // SAFETY: fcntl just made this descriptor, and nothing else knows of it.
             Ok::<_, Errno>(unsafe { OwnedFd::from_raw_fd(copy) })
         };
-        let copies = [copy(&self.stdin)?, copy(&self.stdout)?, copy(&self.stderr)?];
-        for (place, copy) in copies.iter().enumerate() {
-            // SAFETY: dup2 touches no memory. What it closes is one of the standard streams,
-            // of which nothing in this process has the ownership.
-            Errno::result(unsafe { libc::dup2(copy.as_raw_fd(), place as RawFd) })?;
-        }
-        Ok(())
+        let [stdin, stdout, stderr] = streams;
+        return install([&copy(stdin)?, &copy(stdout)?, &copy(stderr)?]);
     }
+    for (place, fd) in streams.iter().enumerate() {
+        // SAFETY: dup2 touches no memory. What it closes is one of the standard streams,
+        // of which nothing in this process has the ownership.
+        Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), place as RawFd) })?;
+    }
+    Ok(())
 }
 
 /// Gives descriptors 0 to 2 to `user`, so that it can open `/dev/stdout` and the like: that

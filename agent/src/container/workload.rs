@@ -2,6 +2,7 @@
 //! init goes this way, and so does a process that is started in it later.
 
 use std::ffi::CString;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -16,6 +17,7 @@ use super::error::{InitError, Step};
 use super::process::{Program, ProgramError};
 use super::procfs::Proc;
 use super::stdio::{self, Stdio};
+use super::terminal::{self, Terminal};
 use super::{io_priority, personality, rlimits, signals, sys, user};
 
 /// The umask of a process that none is asked for, as runc gives it.
@@ -44,10 +46,29 @@ impl<'a> Workload<'a> {
         self.program.cwd()
     }
 
-    /// The first steps, in the caller's namespaces: a session, streams and signals of its own.
+    /// `process.terminal`.
+    pub(super) fn has_terminal(&self) -> bool {
+        self.process.terminal() == Some(true)
+    }
+
+    /// Its terminal, if it is to have one, of the devpts in `root`.
+    pub(super) fn make_terminal(
+        &self,
+        root: BorrowedFd<'_>,
+    ) -> Result<Option<Terminal>, InitError> {
+        match self.has_terminal() {
+            true => Terminal::make(root, terminal::size(self.process)).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The first steps, in the caller's namespaces: a session, signals and, without a terminal,
+    /// streams of its own.
     pub(super) fn leave_the_engine(&self, stdio: &Stdio, proc: &Proc) -> Result<(), InitError> {
         signals::reset().step(|| "reset signals")?;
-        stdio.install().step(|| "set the standard streams up")?;
+        if !self.has_terminal() {
+            stdio.install().step(|| "set the standard streams up")?;
+        }
         setsid().step(|| "start a session")?;
         // Until the exec this is a process of the engine's program, and what it holds is none
         // of the business of whom it meets in namespaces that it joins.

@@ -47,12 +47,7 @@ impl Guest for Machine {
     }
 
     fn create(&self, id: &str, spec: &Spec, stdio: Stdio) -> Result<Container, Failure> {
-        let options = Options {
-            id,
-            bundle: Path::new("/"),
-            stdio,
-            gate: None,
-        };
+        let options = Options::new(id, Path::new("/"), stdio);
         Container::create(spec, options).map_err(|error| Failure {
             message: describe(&error),
             status: error.exit_status(),

@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What busybox is asked to be in the tests.
-const APPLETS: [&str; 30] = [
+const APPLETS: [&str; 32] = [
     "sh", "cat", "ls", "id", "env", "echo", "grep", "hostname", "readlink", "stat", "touch",
     "mkdir", "sleep", "true", "false", "mount", "umount", "dd", "ip", "ps", "kill", "sort", "wc",
-    "test", "mkfifo", "chroot", "head", "seq", "uname", "ionice",
+    "test", "mkfifo", "chroot", "head", "seq", "uname", "ionice", "stty", "tty",
 ];
 
 /// How long a container may run in a test.
@@ -95,17 +95,22 @@ impl Bundle {
     }
 
     pub(crate) fn create(&self, stdio: Stdio) -> Result<Container, CreateError> {
+        self.create_with(stdio, |_| {})
+    }
+
+    /// Creates it with options that `set` sets.
+    pub(crate) fn create_with(
+        &self,
+        stdio: Stdio,
+        set: impl FnOnce(&mut Options<'_>),
+    ) -> Result<Container, CreateError> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let id = format!("nacre-test-{}-{number}", std::process::id());
         let mut spec = config::load(self.config.to_string().as_bytes())?;
         config::resolve_paths(&mut spec, self.directory.path());
-        let options = Options {
-            id: &id,
-            bundle: self.directory.path(),
-            stdio,
-            gate: None,
-        };
+        let mut options = Options::new(&id, self.directory.path(), stdio);
+        set(&mut options);
         Container::create(&spec, options)
     }
 

@@ -51,12 +51,7 @@ fn create(mut words: std::iter::Skip<std::env::Args>) -> Container {
     let config = fs::read(bundle.join("config.json")).unwrap();
     let mut spec = config::load(&config).unwrap();
     config::resolve_paths(&mut spec, &bundle);
-    let options = Options {
-        id: "unused",
-        bundle: &bundle,
-        stdio: null_stdio(),
-        gate: None,
-    };
+    let options = Options::new("unused", &bundle, null_stdio());
     Container::create(&spec, options).unwrap()
 }
 

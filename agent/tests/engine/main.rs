@@ -19,6 +19,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod terminal;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     let modules = [
         ("lifecycle", lifecycle::TESTS),
         ("process", process::TESTS),
+        ("terminal", terminal::TESTS),
         ("mounts", mounts::TESTS),
         ("namespaces", namespaces::TESTS),
         ("hostile", hostile::TESTS),

@@ -7,11 +7,12 @@ use nix::mount::MsFlags;
 use serde_json::json;
 
 use crate::Skipped;
-use crate::bundle::{Bundle, has, mounted, text};
+use crate::bundle::{Bundle, has, mounted, null_stdio, text, wait_for_exit};
 
 tests![
     the_root_is_the_bundles,
     a_readonly_root_is,
+    a_root_can_be_entered_without_pivot_root,
     the_default_mounts_have_their_options,
     file_systems_take_parameters,
     a_wrong_parameter_is_told,
@@ -49,6 +50,31 @@ fn a_readonly_root_is() -> Result<(), Skipped> {
     );
     assert!(has(&mounted(&outcome.stdout, "/").0, "ro"));
     assert!(has(&mounted(&outcome.stdout, "/dev/shm").0, "rw"));
+    Ok(())
+}
+
+fn a_root_can_be_entered_without_pivot_root() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("ls /; pwd; cat /proc/self/mountinfo; touch /file");
+    bundle.config["root"]["readonly"] = json!(true);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let mut stdio = null_stdio();
+    stdio.stdout = writer;
+    let mut container = bundle
+        .create_with(stdio, |options| options.no_pivot = true)
+        .unwrap();
+    container.start().unwrap();
+    let output = std::io::read_to_string(fs::File::from(reader)).unwrap();
+    assert_ne!(wait_for_exit(&container), 0);
+    container.destroy().unwrap();
+    assert!(output.starts_with("bin\ndev\nproc\nsys\n/\n"), "{output}");
+    assert!(has(&mounted(&output, "/").0, "ro"));
+    // The caller's, with nothing masked, are out of this namespace.
+    let whole = |kind: &str| {
+        let kind = format!(" - {kind} ");
+        let lines = output.lines().filter(|l| l.contains(&kind));
+        lines.filter(|l| l.split(' ').nth(3) == Some("/")).count()
+    };
+    assert_eq!((whole("proc"), whole("sysfs")), (1, 1), "{output}");
     Ok(())
 }
 

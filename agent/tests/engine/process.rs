@@ -27,6 +27,9 @@ tests![
     the_personality_is_set,
     the_io_priority_is_set,
     no_descriptor_leaks,
+    descriptors_are_preserved_up_to_the_number,
+    what_the_caller_did_not_pass_is_not_preserved,
+    the_session_keyring_is_its_own,
     streams_can_be_opened_by_the_user,
 ];
 
@@ -279,6 +282,118 @@ fn no_descriptor_leaks() -> Result<(), Skipped> {
     bundle.config["process"]["args"] = json!(["ls", "/proc/self/fd"]);
     // The last one is that of the directory being listed.
     assert_eq!(bundle.output(), "0\n1\n2\n3\n");
+    Ok(())
+}
+
+/// Makes descriptors from 3 up as a caller passes them, and closes them when dropped.
+struct Passed(std::ops::Range<i32>);
+
+impl Passed {
+    /// Unless there is something of this program's already.
+    fn new(count: i32) -> Result<Self, Skipped> {
+        let range = 3..3 + count;
+        for fd in range.clone() {
+            // SAFETY: neither call touches memory; the descriptor was free.
+            unsafe {
+                if libc::fcntl(fd, libc::F_GETFD) != -1 {
+                    return Err(Skipped("descriptors 3 and up are in use here"));
+                }
+                assert_eq!(libc::dup2(0, fd), fd);
+            }
+        }
+        Ok(Passed(range))
+    }
+}
+
+impl Drop for Passed {
+    fn drop(&mut self) {
+        for fd in self.0.clone() {
+            // SAFETY: they are ours, and nothing else closes them.
+            unsafe { libc::close(fd) };
+        }
+    }
+}
+
+fn descriptors_are_preserved_up_to_the_number() -> Result<(), Skipped> {
+    let passed = Passed::new(3)?;
+    let mut bundle = Bundle::new("");
+    bundle.config["process"]["args"] = json!(["ls", "/proc/self/fd"]);
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    let mut stdio = null_stdio();
+    stdio.stdout = writer;
+    let mut container = bundle
+        .create_with(stdio, |options| options.preserve_fds = 2)
+        .unwrap();
+    container.start().unwrap();
+    let output = std::io::read_to_string(fs::File::from(reader)).unwrap();
+    // The fifth is that of the directory being listed.
+    assert_eq!(output, "0\n1\n2\n3\n4\n5\n");
+    wait_for_exit(&container);
+    container.destroy().unwrap();
+    drop(passed);
+    Ok(())
+}
+
+fn what_the_caller_did_not_pass_is_not_preserved() -> Result<(), Skipped> {
+    let passed = Passed::new(1)?;
+    let bundle = Bundle::new("true");
+    let error = |count| {
+        let result = bundle.create_with(null_stdio(), |options| options.preserve_fds = count);
+        result.map(|c| c.destroy()).unwrap_err().to_string()
+    };
+    // What the engine's program has opened since is close-on-exec.
+    let own = fs::File::open("/dev/null").unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&own);
+    assert_eq!(
+        error(2),
+        format!("descriptor {fd}, which is to be preserved, isn't one that this program was given")
+    );
+    drop(passed);
+    Ok(())
+}
+
+fn the_session_keyring_is_its_own() -> Result<(), Skipped> {
+    if !Path::new("/proc/keys").exists() {
+        return Err(Skipped("the kernel has no keyrings"));
+    }
+    // A key that only who possesses it can see.
+    let (kind, name) = (c"user".as_ptr(), c"nacre-test-key".as_ptr());
+    // SAFETY: the type, the name and the payload are C strings, the latter of one byte.
+    let key = unsafe {
+        let session = libc::KEY_SPEC_SESSION_KEYRING;
+        libc::syscall(libc::SYS_add_key, kind, name, c"x".as_ptr(), 1, session)
+    };
+    // SAFETY: these take integers alone.
+    let keyctl = |call: u32, key: i64, value: u32| unsafe {
+        libc::syscall(libc::SYS_keyctl, call, key, value)
+    };
+    assert!(key > 0);
+    assert_eq!(keyctl(libc::KEYCTL_SETPERM, key, 0x3f00_0000), 0);
+    let mut bundle = Bundle::new("cat /proc/keys");
+    bundle.config["linux"]["maskedPaths"] = json!([]);
+    let keys = |no_new_keyring| {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let mut stdio = null_stdio();
+        stdio.stdout = writer;
+        let mut container = bundle
+            .create_with(stdio, |options| options.no_new_keyring = no_new_keyring)
+            .unwrap();
+        container.start().unwrap();
+        let keys = std::io::read_to_string(fs::File::from(reader)).unwrap();
+        wait_for_exit(&container);
+        container.destroy().unwrap();
+        keys
+    };
+    let (own, callers) = (keys(false), keys(true));
+    keyctl(libc::KEYCTL_INVALIDATE, key, 0);
+    assert!(!own.contains("nacre-test-key"), "{own}");
+    assert!(callers.contains("nacre-test-key"), "{callers}");
+    // To be searched by later processes of the container.
+    let own_keyring = own.lines().find(|line| line.contains(" _ses.nacre-test-"));
+    assert!(
+        own_keyring.is_some_and(|line| line.contains(" 3f1b0000 ")),
+        "{own}"
+    );
     Ok(())
 }
 

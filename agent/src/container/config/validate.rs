@@ -13,7 +13,7 @@ use crate::container::cgroups::{self, Cgroup};
 use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
-use crate::container::{devices, io_priority, namespaces, rlimits, sysctl};
+use crate::container::{devices, io_priority, namespaces, rlimits, sysctl, terminal};
 
 /// The kernel's limit on host and domain names, in bytes.
 const MAX_HOSTNAME: usize = 64;
@@ -100,7 +100,6 @@ fn version(version: &str) -> Result<(), ConfigError> {
 pub fn validate_process(process: &Process) -> Result<(), ConfigError> {
     let affinity = process.exec_cpu_affinity().as_ref();
     refuse([
-        ("process.terminal", process.terminal() == Some(true)),
         ("process.user.username", says(process.user().username())),
         ("process.commandLine", says(process.command_line())),
         ("process.apparmorProfile", says(process.apparmor_profile())),
@@ -114,6 +113,7 @@ pub fn validate_process(process: &Process) -> Result<(), ConfigError> {
     if let Some(priority) = process.io_priority() {
         io_priority::validate(priority)?;
     }
+    terminal::validate(process)?;
     Program::parse(process)?;
     rlimits::validate(process.rlimits().as_deref().unwrap_or_default())?;
     if let Some(name) = Sets::of(process.capabilities().as_ref()).effective_without_permitted() {
@@ -366,7 +366,6 @@ mod tests {
     fn what_is_not_done_yet_is_refused_by_name() {
         let id_map = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
         for (pointer, value) in [
-            ("/process/terminal", json!(true)),
             ("/process/apparmorProfile", json!("x")),
             ("/process/selinuxLabel", json!("x")),
             ("/process/scheduler", json!({"policy": "SCHED_OTHER"})),
@@ -453,6 +452,12 @@ mod tests {
                 "/process/capabilities/permitted",
                 json!([]),
                 "process.capabilities.effective: CAP_KILL isn't in the permitted set",
+            ),
+            (
+                "/process",
+                json!({"user": {}, "cwd": "/", "args": ["x"], "terminal": true,
+                       "consoleSize": {"height": 1, "width": 65536}}),
+                "process.consoleSize.width: 65536 is over 65535",
             ),
             (
                 "/process/oomScoreAdj",

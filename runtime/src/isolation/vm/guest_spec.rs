@@ -70,6 +70,8 @@ pub(crate) enum GuestSpecError {
         path: PathBuf,
         kind: &'static str,
     },
+    #[error("{0} isn't supported in a VM yet")]
+    Unsupported(&'static str),
     #[error("linux.namespaces: a VM can't join the {kind} namespace {path}")]
     NamespacePath { kind: String, path: PathBuf },
     #[error(
@@ -89,6 +91,7 @@ pub(super) fn translate(
         directory,
         mut spec,
     } = bundle;
+    check_process(&spec)?;
     check_namespaces(&spec)?;
 
     let guest = Path::new(SHARE);
@@ -116,6 +119,15 @@ pub(super) fn translate(
         }
     }
     Ok((spec, shared))
+}
+
+/// Refuses what the engine does for a container of this kernel, but not yet for one in a guest.
+fn check_process(spec: &Spec) -> Result<(), GuestSpecError> {
+    let terminal = spec.process().as_ref().and_then(|p| p.terminal());
+    match terminal {
+        Some(true) => Err(GuestSpecError::Unsupported("process.terminal")),
+        _ => Ok(()),
+    }
 }
 
 fn check_namespaces(spec: &Spec) -> Result<(), GuestSpecError> {
@@ -352,6 +364,16 @@ mod tests {
         }
         scene.config["mounts"] = json!([{"destination": "/m", "type": "bind"}]);
         assert_eq!(scene.refusal(), "mounts[0].source is missing");
+    }
+
+    #[test]
+    fn what_guests_lack_yet_is_refused_by_name() {
+        let mut scene = Scene::new();
+        scene.config["process"]["terminal"] = json!(true);
+        assert_eq!(
+            scene.refusal(),
+            "process.terminal isn't supported in a VM yet"
+        );
     }
 
     #[test]
