@@ -18,9 +18,15 @@ pub(crate) enum Error {
     #[error(transparent)]
     State(#[from] state::StateError),
     #[error(transparent)]
-    Isolation(#[from] isolation::IsolationError),
-    #[error(transparent)]
     Vm(#[from] isolation::vm::VmError),
+    #[error(transparent)]
+    Process(#[from] isolation::process::ProcessError),
+    #[error("can't keep nacre's own program out of the container's reach")]
+    Executable(#[source] io::Error),
+    #[error("nacre {0} isn't supported with --isolation=vm yet")]
+    NotInVm(&'static str),
+    #[error("unknown signal {0:?}")]
+    UnknownSignal(String),
     #[error("{flag} isn't supported yet{reason}")]
     Flag {
         flag: &'static str,
@@ -36,9 +42,9 @@ pub(crate) enum Error {
     },
     #[error("can't write to standard output")]
     Output(#[source] io::Error),
-    #[error("container {id} is {status}; nacre delete --force ends it first")]
+    #[error("cannot delete container {id} that is not stopped: {status}; --force ends it first")]
     NotStopped { id: String, status: state::Status },
-    #[error("container {id} is {status}, so it can't be sent a signal")]
+    #[error("container not running: {id} is {status}")]
     NotRunning { id: String, status: state::Status },
     #[error(
         "{0:?} isn't a signal that a container can be sent yet; KILL and those that nacre run \
@@ -61,6 +67,7 @@ impl Error {
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Vm(error) => error.exit_status(),
+            Self::Process(error) => error.exit_status(),
             _ => 1,
         }
     }

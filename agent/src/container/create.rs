@@ -94,7 +94,8 @@ pub struct Options<'a> {
     pub bundle: &'a Path,
     /// The standard streams of a workload without a terminal.
     pub stdio: Stdio,
-    /// Where it waits for its start, if it is another process that says so.
+    /// Where it waits for its start, if it is another process that says so, once it is
+    /// [let go](Container::let_go).
     pub gate: Option<Gate>,
     /// Where the master of the workload's terminal is sent, as runc does it: a connected stream
     /// socket of the UNIX domain, which gets one message with the descriptor. Without it the
@@ -380,6 +381,19 @@ impl Container {
             Ok(Some(Report::Ready)) => Err(StartError::Init(io::ErrorKind::InvalidData.into())),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(StartError::TimedOut),
             Err(error) => Err(StartError::Init(error)),
+        }
+    }
+
+    /// Lets a container that has a gate wait there for its start, even when this process is
+    /// gone. Until then it ends with this process.
+    ///
+    /// # Errors
+    ///
+    /// What telling the init gives, which has ended then.
+    pub fn let_go(&self) -> io::Result<()> {
+        match &self.start {
+            Start::Channel(channel) => channel.release(),
+            Start::Gate(_) | Start::Done => Ok(()),
         }
     }
 

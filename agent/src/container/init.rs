@@ -127,17 +127,16 @@ fn wait_for_start(
     engine.report_with_fd(&Report::Ready, fd).ok()?;
     // Or it would never be seen that all others have let go of it.
     drop(terminal);
-    let starter = match gate {
+    let released = |channel: Channel| channel.wait_for_release().ok()?.then_some(channel);
+    let engine = released(engine)?;
+    match gate {
         Some(gate) => {
+            // It only lets go; somebody else says when to start.
             drop(engine);
-            gate.wait().ok()?
+            released(gate.wait().ok()?)
         }
-        None => engine,
-    };
-    starter
-        .wait_for_release()
-        .unwrap_or(false)
-        .then_some(starter)
+        None => Some(engine),
+    }
 }
 
 /// Everything up to the exec.

@@ -11,7 +11,8 @@ use crate::{
     cli::{Delete, Global},
     error::Error,
     id::Id,
-    state::{Folder, StateError, Status, Store},
+    isolation::process,
+    state::{By, Folder, StateError, Status, Store},
 };
 
 use super::store;
@@ -22,22 +23,38 @@ const END_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) fn delete(global: &Global, arguments: &Delete) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
-    let folder = match store.take_stopped(&id) {
-        Err(StateError::NoContainer(_)) if arguments.force => return Ok(0),
-        Ok(None) if arguments.force => end(&store, &id)?,
+    let deleted = match store.look(&id) {
+        Ok(seen) => match &seen.record.by {
+            By::Process(_) => Ok(process::delete(&store, &id, seen, arguments.force)?),
+            By::Vm(_) => delete_vm(&store, &id, arguments.force),
+        },
+        // A command that was killed may have left a folder, which is no container.
+        Err(StateError::NoContainer(_)) => store
+            .take(&id)
+            .and_then(|folder| folder.map_or(Ok(()), Folder::remove))
+            .and(Err(StateError::NoContainer(id)))
+            .map_err(Error::from),
+        Err(error) => Err(error.into()),
+    };
+    match deleted {
+        Err(Error::State(StateError::NoContainer(_))) if arguments.force => Ok(0),
+        other => other.map(|()| 0),
+    }
+}
+
+fn delete_vm(store: &Store, id: &Id, force: bool) -> Result<(), Error> {
+    let folder = match store.take(id) {
+        Ok(None) if force => end(store, id)?,
         other => other?,
     };
     match folder {
-        Some(folder) => folder.remove()?,
-        None if arguments.force => {}
-        None => {
-            return Err(Error::NotStopped {
-                id: id.to_string(),
-                status: store.look(&id).map_or(Status::Creating, |seen| seen.status),
-            });
-        }
+        Some(folder) => Ok(folder.remove()?),
+        None if force => Ok(()),
+        None => Err(Error::NotStopped {
+            id: id.to_string(),
+            status: store.look(id).map_or(Status::Creating, |seen| seen.status),
+        }),
     }
-    Ok(0)
 }
 
 /// Kills a container's sandbox process, and takes its folder; `None` if that is gone as well.
@@ -46,7 +63,7 @@ fn end(store: &Store, id: &Id) -> Result<Option<Folder>, Error> {
     loop {
         // It may end by itself meanwhile, and then there is nothing to kill.
         let _ = super::signal(store, id, Signal::SIGKILL);
-        match store.take_stopped(id) {
+        match store.take(id) {
             Ok(None) if Instant::now() < deadline => sleep(Duration::from_millis(20)),
             Ok(None) => {
                 return Err(Error::StillRunning {

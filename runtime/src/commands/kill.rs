@@ -1,4 +1,4 @@
-//! `nacre kill`: a signal to a container's first process.
+//! `nacre kill`: a signal to a container's first process, or to all of them.
 
 use std::str::FromStr;
 
@@ -8,30 +8,54 @@ use crate::{
     cli::{Global, Kill},
     error::Error,
     id::Id,
-    isolation::vm::FORWARDED,
+    isolation::{process, vm},
+    state::By,
 };
 
 use super::store;
 
+/// The number of the last signal, as Linux has them.
+const MAX_SIGNAL: i32 = 64;
+
 pub(super) fn kill(global: &Global, arguments: &Kill) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
-    let signal = parse(&arguments.signal).ok_or_else(|| Error::Signal(arguments.signal.clone()))?;
-    // The sandbox process passes it on to the guest; SIGKILL ends it, and the guest with it.
-    super::signal(&store(global)?, &id, signal)?;
+    let signal =
+        parse(&arguments.signal).ok_or_else(|| Error::UnknownSignal(arguments.signal.clone()))?;
+    let store = store(global)?;
+    match store.record(&id)?.by {
+        By::Vm(_) => {
+            if arguments.all {
+                return Err(Error::Flag {
+                    flag: "--all",
+                    reason: " with --isolation=vm",
+                });
+            }
+            let forwarded = vm::FORWARDED.into_iter().chain([Signal::SIGKILL]);
+            let signal = forwarded
+                .into_iter()
+                .find(|s| *s as i32 == signal)
+                .ok_or_else(|| Error::Signal(arguments.signal.clone()))?;
+            // The sandbox process passes it on to the guest; SIGKILL ends it, and the guest
+            // with it.
+            super::signal(&store, &id, signal)?;
+        }
+        By::Process(process) => {
+            process::kill(&id, &process, &store.folder(&id), signal, arguments.all)?;
+        }
+    }
     Ok(0)
 }
 
-/// A signal that can be sent, from its number or its name with or without `SIG`.
-fn parse(text: &str) -> Option<Signal> {
-    let signal = match text.parse::<i32>() {
-        Ok(number) => Signal::try_from(number).ok()?,
-        Err(_) => {
-            let name = text.to_ascii_uppercase();
-            let name = name.strip_prefix("SIG").unwrap_or(&name);
-            Signal::from_str(&format!("SIG{name}")).ok()?
-        }
-    };
-    (signal == Signal::SIGKILL || FORWARDED.contains(&signal)).then_some(signal)
+/// A signal's number, from that or its name with or without `SIG`.
+fn parse(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (0..=MAX_SIGNAL).contains(&number).then_some(number);
+    }
+    let name = text.to_ascii_uppercase();
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    Signal::from_str(&format!("SIG{name}"))
+        .ok()
+        .map(|signal| signal as i32)
 }
 
 #[cfg(test)]
@@ -41,14 +65,18 @@ mod tests {
     #[test]
     fn signals_have_names_and_numbers() {
         for text in ["15", "TERM", "SIGTERM", "term", "sigterm"] {
-            assert_eq!(parse(text), Some(Signal::SIGTERM), "{text}");
+            assert_eq!(parse(text), Some(libc::SIGTERM), "{text}");
         }
-        assert_eq!(parse("KILL"), Some(Signal::SIGKILL));
+        assert_eq!(parse("KILL"), Some(libc::SIGKILL));
+        assert_eq!(
+            (parse("0"), parse("37"), parse("64")),
+            (Some(0), Some(37), Some(64))
+        );
     }
 
     #[test]
-    fn what_the_sandbox_process_does_not_pass_on_is_refused() {
-        for text in ["", "0", "65", "-1", "STOP", "SEGV", "SIGSIGTERM", "NONE"] {
+    fn what_is_no_signal_is_refused() {
+        for text in ["", "65", "-1", "SIGSIGTERM", "NONE", "15 "] {
             assert_eq!(parse(text), None, "{text}");
         }
     }

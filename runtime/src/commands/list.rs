@@ -1,16 +1,20 @@
 //! `nacre list`: all containers.
 
-use std::fmt::Write;
-
-use serde_json::Value;
+use nix::unistd::{Uid, User};
+use serde_json::{Value, json};
 
 use crate::{
-    cli::{Global, List, ListFormat},
+    cli::{Format, Global, List},
     error::Error,
     state::Seen,
 };
 
-use super::{print, print_json, state::document, store};
+use super::{
+    print, print_json,
+    state::{document, pid},
+    store,
+    table::Table,
+};
 
 pub(super) fn list(global: &Global, arguments: &List) -> Result<u8, Error> {
     let containers = store(global)?.list()?;
@@ -20,36 +24,41 @@ pub(super) fn list(global: &Global, arguments: &List) -> Result<u8, Error> {
             .map(|seen| format!("{}\n", seen.record.id))
             .collect();
         print(&ids)?;
-    } else if arguments.format == ListFormat::Json {
-        print_json(&Value::Array(containers.iter().map(document).collect()))?;
+    } else if arguments.format == Format::Json {
+        print_json(&Value::Array(containers.iter().map(entry).collect()))?;
     } else {
-        print(&table(&containers))?;
+        print(&table(&containers).to_string())?;
     }
     Ok(0)
 }
 
-fn table(containers: &[Seen]) -> String {
-    let width = containers
-        .iter()
-        .map(|seen| seen.record.id.len())
-        .fold(10, usize::max);
-    let mut table = String::new();
-    let mut row = |id: &str, pid: &str, status: &str, created: &str, bundle: &str| {
-        // Writing to a string can't fail.
-        let _ = writeln!(
-            table,
-            "{id:width$}  {pid:8}  {status:8}  {created:20}  {bundle}"
-        );
-    };
-    row("ID", "PID", "STATUS", "CREATED", "BUNDLE");
-    for Seen { record, status } in containers {
-        row(
-            &record.id,
-            &record.pid.to_string(),
-            &status.to_string(),
-            &record.created,
-            &record.bundle.display().to_string(),
-        );
+fn entry(seen: &Seen) -> Value {
+    let mut entry = document(seen);
+    entry["owner"] = json!(owner(seen));
+    entry
+}
+
+/// The name of who created the container, or `#UID` if the user has none.
+fn owner(seen: &Seen) -> String {
+    let uid = seen.record.owner;
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => user.name,
+        _ => format!("#{uid}"),
+    }
+}
+
+fn table(containers: &[Seen]) -> Table<6> {
+    let mut table = Table::new(["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]);
+    for seen in containers {
+        let record = &seen.record;
+        table.row([
+            record.id.clone(),
+            pid(seen).to_string(),
+            seen.status.to_string(),
+            record.bundle.display().to_string(),
+            record.created.clone(),
+            owner(seen),
+        ]);
     }
     table
 }

@@ -1,5 +1,6 @@
 //! The commands, each in a file of its name.
 
+mod create;
 mod delete;
 mod doctor;
 mod features;
@@ -7,7 +8,9 @@ mod kill;
 mod list;
 mod run;
 mod spec;
+mod start;
 mod state;
+mod table;
 
 use std::{
     io::{self, Write},
@@ -20,7 +23,7 @@ use crate::{
     cli::{Cli, Command, Global},
     error::Error,
     id::Id,
-    state::{StateError, Status, Store},
+    state::{By, StateError, Status, Store},
 };
 
 /// The newest version of the OCI runtime spec that nacre knows.
@@ -31,6 +34,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
     let global = &cli.global;
     match &cli.command {
         Command::Run(arguments) => run::run(global, arguments),
+        Command::Create(arguments) => create::create(global, arguments),
+        Command::Start(arguments) => start::start(global, arguments),
         Command::Spec(arguments) => spec::spec(arguments),
         Command::Features => features::features(),
         Command::Doctor(arguments) => doctor::doctor(global, arguments),
@@ -86,15 +91,15 @@ fn signal(store: &Store, id: &Id, signal: Signal) -> Result<(), Error> {
     }
 }
 
-/// The pid of a container's sandbox process, if that lives.
+/// The pid of a VM's sandbox process, if that lives.
 fn alive(store: &Store, id: &Id) -> Result<i32, Error> {
     let seen = store.look(id)?;
-    match seen.status {
-        Status::Stopped => Err(Error::NotRunning {
+    match (&seen.record.by, seen.status) {
+        (By::Vm(vm), status) if status != Status::Stopped => Ok(vm.pid),
+        _ => Err(Error::NotRunning {
             id: id.to_string(),
             status: seen.status,
         }),
-        _ => Ok(seen.record.pid),
     }
 }
 

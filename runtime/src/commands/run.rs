@@ -1,62 +1,59 @@
 //! `nacre run`: a container from its bundle to its workload's exit status.
 
-use std::env;
-
 use crate::{
     cli::{Global, Run},
-    config::{Config, ConfigError, annotations::Annotations, bundle::Bundle},
     error::Error,
-    id::Id,
-    isolation::{Isolation, IsolationError, vm},
+    isolation::{Isolation, process, vm},
 };
 
-use super::store;
+use super::{create::Prepared, store};
 
 pub(super) fn run(global: &Global, arguments: &Run) -> Result<u8, Error> {
-    let id = Id::new(&arguments.id)?;
-    refuse_flags(arguments)?;
-    let config = Config::load(global.config.as_deref())?;
-    let bundle = Bundle::load(&arguments.bundle)?;
-    let annotations =
-        Annotations::parse(bundle.spec.annotations().as_ref()).map_err(ConfigError::from)?;
-    let isolation = Isolation::choose(
-        global.isolation,
-        annotations.isolation,
-        Isolation::from_binary(env::args_os().next().as_deref()),
-        config.isolation,
-    );
-    let options = vm::Options {
-        detach: arguments.detach,
-        keep: arguments.keep || arguments.detach,
-        pid_file: arguments.pid_file.clone(),
-        debug: global.debug,
-    };
+    let create = &arguments.create;
+    let prepared = Prepared::new(global, &create.id, &create.bundle)?;
     let store = store(global)?;
-    match isolation {
-        Isolation::Vm => Ok(vm::run(
-            &store,
-            id,
-            bundle,
-            &annotations,
-            &config.vm,
-            options,
-        )?),
-        Isolation::Process => Err(IsolationError::NoProcess.into()),
+    match prepared.isolation {
+        Isolation::Vm => {
+            refuse_flags(arguments)?;
+            let options = vm::Options {
+                detach: arguments.detach,
+                keep: arguments.keep || arguments.detach,
+                pid_file: create.pid_file.clone(),
+                debug: global.debug,
+            };
+            let Prepared {
+                id,
+                bundle,
+                annotations,
+                config,
+                ..
+            } = prepared;
+            let status = vm::run(&store, id, bundle, &annotations, &config.vm, options)?;
+            Ok(status)
+        }
+        Isolation::Process => {
+            let how = process::How {
+                detach: arguments.detach,
+                keep: arguments.keep,
+                subreaper: !arguments.no_subreaper,
+            };
+            Ok(process::run(&store, prepared.request(create), how)?)
+        }
     }
 }
 
-/// Refuses what can't be honoured yet.
+/// Refuses what can't be honoured in a VM yet.
 fn refuse_flags(arguments: &Run) -> Result<(), Error> {
-    if arguments.console_socket.is_some() {
+    if arguments.create.console_socket.is_some() {
         return Err(Error::Flag {
             flag: "--console-socket",
-            reason: ", as terminals aren't",
+            reason: " with --isolation=vm, as terminals aren't",
         });
     }
-    if arguments.preserve_fds != 0 {
+    if arguments.create.preserve_fds != 0 {
         return Err(Error::Flag {
             flag: "--preserve-fds",
-            reason: ": a VM has no way to the caller's files",
+            reason: " with --isolation=vm: a VM has no way to the caller's files",
         });
     }
     Ok(())

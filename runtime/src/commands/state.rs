@@ -6,7 +6,7 @@ use crate::{
     cli::{Container, Global},
     error::Error,
     id::Id,
-    state::{Seen, Status},
+    state::{By, Seen, Status},
 };
 
 use super::{print_json, store};
@@ -18,19 +18,31 @@ pub(super) fn state(global: &Global, arguments: &Container) -> Result<u8, Error>
     Ok(0)
 }
 
-/// The state, with runc's additions, the isolation that was obtained and the guest's kernel.
+/// The state, with runc's additions, the isolation that was obtained and a guest's kernel.
 pub(super) fn document(seen: &Seen) -> Value {
     let record = &seen.record;
-    json!({
+    let mut document = json!({
         "ociVersion": record.oci_version,
         "id": record.id,
         "status": seen.status,
-        "pid": if seen.status == Status::Stopped { 0 } else { record.pid },
+        "pid": pid(seen),
         "bundle": record.bundle,
         "rootfs": record.rootfs,
         "created": record.created,
         "annotations": record.annotations,
-        "isolation": record.isolation,
-        "guestKernel": record.guest_kernel,
-    })
+        "isolation": record.isolation(),
+    });
+    if let By::Vm(vm) = &record.by {
+        document["guestKernel"] = json!(vm.guest_kernel);
+    }
+    document
+}
+
+/// The process that stands for a container, 0 if it has ended.
+pub(super) fn pid(seen: &Seen) -> i32 {
+    match (&seen.record.by, seen.status) {
+        (_, Status::Stopped) => 0,
+        (By::Vm(vm), _) => vm.pid,
+        (By::Process(process), _) => process.init.map_or(0, |init| init.pid),
+    }
 }

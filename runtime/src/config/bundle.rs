@@ -17,6 +17,8 @@ pub(crate) struct Bundle {
     /// Its directory, absolute and without links.
     pub(crate) directory: PathBuf,
     pub(crate) spec: Spec,
+    /// What `spec` was read from.
+    pub(crate) json: Vec<u8>,
 }
 
 /// Why a bundle can't be used.
@@ -56,7 +58,11 @@ impl Bundle {
         let path = directory.join("config.json");
         let json = read(&path)?;
         let spec = config::load(&json).map_err(|source| BundleError::Config { path, source })?;
-        Ok(Self { directory, spec })
+        Ok(Self {
+            directory,
+            spec,
+            json,
+        })
     }
 }
 

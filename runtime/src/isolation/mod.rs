@@ -1,5 +1,8 @@
 //! What a container can be isolated by, and the choice of it.
 
+pub(crate) mod pid_file;
+pub(crate) mod process;
+mod signals;
 pub(crate) mod vm;
 
 use std::{ffi::OsStr, path::Path};
@@ -15,13 +18,6 @@ pub(crate) enum Isolation {
     Vm,
     /// The host kernel's namespaces and cgroups
     Process,
-}
-
-/// Why an isolation can't be given.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum IsolationError {
-    #[error("isolation \"process\" isn't in this version of nacre yet, only \"vm\" is")]
-    NoProcess,
 }
 
 impl Isolation {

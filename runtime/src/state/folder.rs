@@ -11,12 +11,15 @@ use std::{
     time::Duration,
 };
 
+use nacre_agent::container::Gate;
+
 use crate::id::Id;
 
-use super::{Record, StateError};
+use super::{By, Record, StateError, record::Process};
 
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
+const CONFIG: &str = "config.json";
 const SHARE: &str = "share";
 
 /// How often a lock is tried for, and how long after one another: a command that looks at a
@@ -30,32 +33,31 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Folder {
     path: PathBuf,
     /// The folder itself, with the lock (`flock`) that its open file description carries.
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
     pub(super) fn claim(root: &Path, id: &Id) -> Result<Self, StateError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(root)
-            .map_err(failed("can't create the state directory", root))?;
         let path = root.join(id.as_str());
         for _ in 0..ATTEMPTS {
             let created = match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Ok(()) => true,
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    fs::DirBuilder::new()
+                        .recursive(true)
+                        .mode(0o700)
+                        .create(root)
+                        .map_err(failed("can't create the state directory", root))?;
+                    continue;
+                }
                 Err(e) => return Err(failed("can't create", &path)(e)),
             };
             match lock(&path)? {
                 Lock::Held(lock) => {
-                    let folder = Self { path, _lock: lock };
+                    let folder = Self { path, lock };
                     if !created {
-                        // Left by a container that has ended.
-                        if read_record(&folder.path)?.is_some_and(|record| record.is_kept()) {
-                            return Err(StateError::InUse(id.clone()));
-                        }
-                        folder.clear()?;
+                        folder.reclaim(id)?;
                     }
                     return Ok(folder);
                 }
@@ -71,7 +73,7 @@ impl Folder {
         let path = root.join(id.as_str());
         for _ in 0..ATTEMPTS {
             match lock(&path)? {
-                Lock::Held(lock) => return Ok(Some(Self { path, _lock: lock })),
+                Lock::Held(lock) => return Ok(Some(Self { path, lock })),
                 Lock::Busy => std::thread::sleep(PAUSE),
                 Lock::Gone => return Err(StateError::NoContainer(id.clone())),
             }
@@ -91,65 +93,118 @@ impl Folder {
         }
     }
 
-    /// Writes the record, in place of what there was.
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its record; `None` if it has none.
+    pub(crate) fn record(&self) -> Result<Option<Record>, StateError> {
+        read_record(&self.path)
+    }
+
+    /// Writes the record, in place of what there was. It isn't synced: no container outlives
+    /// the memory that it is written to.
     pub(crate) fn write(&self, record: &Record) -> Result<(), StateError> {
         let new = self.path.join(NEW_RECORD);
         let json = serde_json::to_vec(record).map_err(|source| StateError::Record {
             path: new.clone(),
             source,
         })?;
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&new)?;
-            file.write_all(&json)?;
-            file.sync_all()?;
-            fs::rename(&new, self.path.join(RECORD))
-        };
-        write().map_err(failed("can't write", &new))
+        create(&new, &json)
+            .and_then(|()| fs::rename(&new, self.path.join(RECORD)))
+            .map_err(failed("can't write", &new))
+    }
+
+    /// Keeps the container's `config.json`, for the commands that come later. Nobody reads it
+    /// before the container is there.
+    pub(crate) fn write_config(&self, json: &[u8]) -> Result<(), StateError> {
+        let path = self.path.join(CONFIG);
+        create(&path, json).map_err(failed("can't write", &path))
+    }
+
+    /// Lets go of the folder, even if a process that was forked since has the lock's
+    /// descriptor too.
+    pub(crate) fn release(self) -> Result<(), StateError> {
+        flock(&self.lock, libc::LOCK_UN)
+            .map(drop)
+            .map_err(failed("can't unlock", &self.path))
+    }
+
+    /// Takes over what a container has left that has ended, or a command that was killed.
+    fn reclaim(&self, id: &Id) -> Result<(), StateError> {
+        let record = self.record()?;
+        if record.as_ref().is_some_and(Record::is_kept) {
+            return Err(StateError::InUse(id.clone()));
+        }
+        if let Some(By::Process(Process {
+            cgroup: Some(cgroup),
+            ..
+        })) = record.map(|record| record.by)
+        {
+            cgroup.remove().map_err(|source| StateError::Remains {
+                id: id.clone(),
+                source,
+            })?;
+        }
+        self.clear()
     }
 
     /// Removes the folder. Only what nacre puts there is removed, by name: the sandbox
     /// process has the container's root file system mounted below this path.
     pub(crate) fn remove(self) -> Result<(), StateError> {
+        // Most have no more than these. Without its record a folder stands for nothing.
+        self.remove_file(CONFIG)?;
+        self.remove_file(RECORD)?;
+        if fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
+        }
         self.clear()?;
-        match fs::remove_dir(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(failed("can't remove", &self.path)(e))
-            }
+        self.remove_directory(&self.path)
+    }
+
+    fn clear(&self) -> Result<(), StateError> {
+        for name in [CONFIG, NEW_RECORD, RECORD] {
+            self.remove_file(name)?;
+        }
+        Gate::remove(&self.path).map_err(failed("can't remove the socket in", &self.path))?;
+        self.remove_directory(&self.path.join(SHARE))
+    }
+
+    fn remove_file(&self, name: &str) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("can't remove", &path)(e)),
             _ => Ok(()),
         }
     }
 
-    fn clear(&self) -> Result<(), StateError> {
-        for name in [NEW_RECORD, RECORD] {
-            let path = self.path.join(name);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("can't remove", &path)(e));
-                }
-                _ => {}
-            }
-        }
-        let share = self.path.join(SHARE);
-        match fs::remove_dir(&share) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("can't remove", &share)(e)),
+    fn remove_directory(&self, path: &Path) -> Result<(), StateError> {
+        match fs::remove_dir(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("can't remove", path)(e)),
             _ => Ok(()),
         }
     }
 }
 
-/// Whether a container's folder is locked, that is, whether its sandbox process lives.
-pub(super) fn is_locked(root: &Path, id: &Id) -> Result<bool, StateError> {
-    let path = root.join(id.as_str());
-    let folder = match open(&path) {
+/// Whether a container's folder is locked: its sandbox process lives, or a command makes or
+/// removes it just now.
+pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
+    let folder = match open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        folder => folder.map_err(failed("can't open", &path))?,
+        folder => folder.map_err(failed("can't open", path))?,
     };
-    Ok(!flock(&folder, libc::LOCK_SH).map_err(failed("can't lock", &path))?)
+    Ok(!flock(&folder, libc::LOCK_SH).map_err(failed("can't lock", path))?)
+}
+
+fn create(path: &Path, content: &[u8]) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(content)
 }
 
 /// A folder's record; `None` if it has none.
@@ -219,25 +274,36 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateErr
 mod tests {
     use std::collections::HashMap;
 
-    use super::super::{Progress, Status, Store};
-    use super::*;
-    use crate::isolation::Isolation;
+    use nacre_agent::container::Identity;
+    use nix::unistd::Pid;
 
-    fn record(id: &Id, keep: bool) -> Record {
+    use super::super::record::{Progress, Vm};
+    use super::super::{Status, Store};
+    use super::*;
+
+    fn record(id: &Id, by: By) -> Record {
         Record {
             oci_version: "1.2.1".into(),
             id: id.to_string(),
-            pid: 1,
             bundle: "/b".into(),
             rootfs: "/b/rootfs".into(),
             created: "2026-01-01T00:00:00Z".into(),
+            owner: 0,
             annotations: HashMap::new(),
-            isolation: Isolation::Vm,
-            guest_kernel: None,
-            progress: Progress::Started,
-            keep,
+            by,
         }
     }
+
+    fn vm(progress: Progress, keep: bool) -> By {
+        By::Vm(Vm {
+            pid: 1,
+            guest_kernel: None,
+            progress,
+            keep,
+        })
+    }
+
+    const STARTED: Progress = Progress::Started;
 
     fn store() -> (tempfile::TempDir, Store, Id) {
         let root = tempfile::tempdir().unwrap();
@@ -250,8 +316,8 @@ mod tests {
         let (_root, store, id) = store();
         let folder = store.claim(&id).unwrap();
         assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
-        assert!(store.take_stopped(&id).unwrap().is_none());
-        folder.write(&record(&id, false)).unwrap();
+        assert!(store.take(&id).unwrap().is_none());
+        folder.write(&record(&id, vm(STARTED, false))).unwrap();
         assert_eq!(store.look(&id).unwrap().status, Status::Running);
         folder.remove().unwrap();
         assert!(matches!(store.look(&id), Err(StateError::NoContainer(_))));
@@ -263,7 +329,7 @@ mod tests {
         let (root, store, id) = store();
         let folder = store.claim(&id).unwrap();
         folder.share().unwrap();
-        folder.write(&record(&id, false)).unwrap();
+        folder.write(&record(&id, vm(STARTED, false))).unwrap();
         drop(folder); // as the kernel does when the process is killed
         fs::write(root.path().join("run/a").join(NEW_RECORD), "half a rec").unwrap();
         assert!(store.list().unwrap().is_empty());
@@ -278,27 +344,21 @@ mod tests {
     fn what_is_to_be_kept_is_kept() {
         let (_root, store, id) = store();
         let folder = store.claim(&id).unwrap();
-        folder.write(&record(&id, true)).unwrap();
+        folder.write(&record(&id, vm(STARTED, true))).unwrap();
         drop(folder);
         assert_eq!(store.look(&id).unwrap().status, Status::Stopped);
         assert_eq!(store.list().unwrap().len(), 1);
         assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
-        store.take_stopped(&id).unwrap().unwrap().remove().unwrap();
-        assert!(matches!(
-            store.take_stopped(&id),
-            Err(StateError::NoContainer(_))
-        ));
+        store.take(&id).unwrap().unwrap().remove().unwrap();
+        assert!(matches!(store.take(&id), Err(StateError::NoContainer(_))));
     }
 
     #[test]
     fn what_never_started_is_not_kept() {
         let (_root, store, id) = store();
         let folder = store.claim(&id).unwrap();
-        let record = Record {
-            progress: Progress::Creating,
-            ..record(&id, true)
-        };
-        folder.write(&record).unwrap();
+        let by = vm(Progress::Creating, true);
+        folder.write(&record(&id, by)).unwrap();
         assert_eq!(store.look(&id).unwrap().status, Status::Creating);
         drop(folder);
         assert!(store.list().unwrap().is_empty());
@@ -306,10 +366,63 @@ mod tests {
     }
 
     #[test]
+    fn a_first_process_tells_how_its_container_stands() {
+        let (root, store, id) = store();
+        let status = || store.look(&id).unwrap().status;
+        let by = |init| {
+            By::Process(Process {
+                init,
+                cgroup: None,
+                own_pids: true,
+            })
+        };
+        let folder = store.claim(&id).unwrap();
+        folder.write(&record(&id, by(None))).unwrap();
+        assert_eq!(status(), Status::Creating);
+        let this = Identity::of(Pid::this()).unwrap();
+        let gate = Gate::make(folder.path()).unwrap();
+        folder.write(&record(&id, by(Some(this)))).unwrap();
+        // Whoever was forked meanwhile has the lock's descriptor too.
+        let forked = folder.lock.try_clone().unwrap();
+        folder.release().unwrap();
+        assert_eq!(status(), Status::Created);
+        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
+        Gate::remove(&root.path().join("run/a")).unwrap();
+        drop((gate, forked));
+        assert_eq!(status(), Status::Running);
+        let folder = store.take(&id).unwrap().unwrap();
+        let gone = Identity {
+            start_time: 1,
+            ..this
+        };
+        folder.write(&record(&id, by(Some(gone)))).unwrap();
+        assert_eq!(status(), Status::Stopped);
+        folder.release().unwrap();
+        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
+    }
+
+    #[test]
+    fn the_remains_of_a_creation_are_seen_and_reclaimed() {
+        let (_root, store, id) = store();
+        let folder = store.claim(&id).unwrap();
+        let by = By::Process(Process {
+            init: None,
+            cgroup: None,
+            own_pids: true,
+        });
+        folder.write(&record(&id, by)).unwrap();
+        folder.write_config(b"{}").unwrap();
+        drop(Gate::make(folder.path()).unwrap());
+        drop(folder);
+        assert_eq!(store.look(&id).unwrap().status, Status::Stopped);
+        store.claim(&id).unwrap().remove().unwrap();
+    }
+
+    #[test]
     fn what_cannot_be_read_does_not_hide_the_others() {
         let (root, store, id) = store();
         let folder = store.claim(&id).unwrap();
-        folder.write(&record(&id, false)).unwrap();
+        folder.write(&record(&id, vm(STARTED, false))).unwrap();
         let run = root.path().join("run");
         fs::write(run.join("file"), "").unwrap();
         fs::create_dir(run.join("folder")).unwrap();

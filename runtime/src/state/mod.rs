@@ -1,79 +1,41 @@
 //! What is known of containers between commands: one folder a container in `--root`.
 //!
-//! A container's sandbox process holds a lock on its folder for as long as it lives, so a
-//! folder that isn't locked belongs to a container that has ended, however it ended. Files
-//! in it are replaced, never changed: whoever dies at whatever moment leaves either the old
-//! or the new.
+//! Files in a folder are replaced, never changed: whoever dies at whatever moment leaves either
+//! the old or the new. None is synced to a disk: a reboot ends every container, and with it all
+//! that a record is good for.
+//!
+//! Whether a container is there is never taken from what was written. A VM's sandbox process
+//! holds a lock on the folder for as long as it lives. A container on the host's kernel leaves
+//! no process of nacre's behind: its own first process, known by pid and start time, tells; the
+//! lock is then held by a command only while it makes or removes the container.
 
 mod folder;
+pub(crate) mod record;
 
 use std::{
-    collections::HashMap,
     fmt, fs, io,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use nacre_agent::container::cgroups::CgroupError;
+use serde::Serialize;
 
 use crate::{
     id::{Id, IdError},
-    isolation::Isolation,
     log::chain,
 };
 
 pub(crate) use folder::Folder;
+pub(crate) use record::{By, Record};
 
-/// What is kept of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Record {
-    /// The version of the OCI runtime spec that the container's `config.json` is for.
-    pub(crate) oci_version: String,
-    pub(crate) id: String,
-    /// The sandbox process.
-    pub(crate) pid: i32,
-    /// The bundle's directory.
-    pub(crate) bundle: PathBuf,
-    /// The root file system on the host.
-    pub(crate) rootfs: PathBuf,
-    /// When the container was created (RFC 3339).
-    pub(crate) created: String,
-    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
-    pub(crate) annotations: HashMap<String, String>,
-    /// The isolation that was obtained.
-    pub(crate) isolation: Isolation,
-    /// The guest kernel's release, once the guest has said it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) guest_kernel: Option<String>,
-    /// How far the container had come when this was written.
-    pub(crate) progress: Progress,
-    /// Whether the record outlives the container, until `nacre delete`.
-    pub(crate) keep: bool,
-}
-
-impl Record {
-    /// Whether this stays when the sandbox process is gone: a container that never started
-    /// isn't worth keeping.
-    fn is_kept(&self) -> bool {
-        self.keep && self.progress == Progress::Started
-    }
-}
-
-/// How far a container has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Progress {
-    /// Its VM is booting, or the container in it is being made.
-    Creating,
-    /// Its workload has been started.
-    Started,
-}
+use record::Progress;
 
 /// A container's status (OCI runtime spec, runtime.md, "State").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Status {
     Creating,
+    Created,
     Running,
     Stopped,
 }
@@ -82,21 +44,28 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Creating => "creating",
+            Self::Created => "created",
             Self::Running => "running",
             Self::Stopped => "stopped",
         })
     }
 }
 
-/// Why the state can't be read or changed.
+/// Why the state can't be read or changed. Callers look for runc's words for the first two.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
+    #[error("container with given ID already exists: {0}")]
+    InUse(Id),
+    #[error("container does not exist: {0}")]
+    NoContainer(Id),
     #[error(transparent)]
     Id(#[from] IdError),
-    #[error("container id {0} is already in use")]
-    InUse(Id),
-    #[error("there is no container {0}")]
-    NoContainer(Id),
+    #[error("can't remove the cgroup of container {id}, whose creation was cut short")]
+    Remains {
+        id: Id,
+        #[source]
+        source: CgroupError,
+    },
     #[error("{what} {path}")]
     Io {
         what: &'static str,
@@ -145,9 +114,14 @@ impl Store {
             .ok_or_else(|| StateError::NoContainer(id.clone()))
     }
 
-    /// Takes hold of a container that has ended, to remove what is left of it; `None` if it
-    /// hasn't ended.
-    pub(crate) fn take_stopped(&self, id: &Id) -> Result<Option<Folder>, StateError> {
+    /// A container's record, for those who look at the container itself.
+    pub(crate) fn record(&self, id: &Id) -> Result<Record, StateError> {
+        folder::read_record(&self.folder(id))?.ok_or_else(|| StateError::NoContainer(id.clone()))
+    }
+
+    /// Takes hold of a container's folder, to remove what is left of it; `None` if it is some
+    /// other process's: that of a VM which hasn't ended, or of a command.
+    pub(crate) fn take(&self, id: &Id) -> Result<Option<Folder>, StateError> {
         Folder::open(&self.root, id)
     }
 
@@ -177,19 +151,44 @@ impl Store {
         Ok(containers)
     }
 
+    /// The folder of the container `id`, whether it is there or not.
+    pub(crate) fn folder(&self, id: &Id) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+
     /// A container, unless there is none of that id, or only the remains of one that was not
     /// to be kept.
     fn seen(&self, id: &Id) -> Result<Option<Seen>, StateError> {
-        let alive = folder::is_locked(&self.root, id)?;
-        let Some(record) = folder::read_record(&self.root.join(id.as_str()))? else {
+        let folder = self.folder(id);
+        let Some(record) = folder::read_record(&folder)? else {
             return Ok(None);
         };
-        let status = match (alive, record.progress) {
-            (true, Progress::Creating) => Status::Creating,
-            (true, Progress::Started) => Status::Running,
-            (false, _) if record.is_kept() => Status::Stopped,
-            (false, _) => return Ok(None),
-        };
-        Ok(Some(Seen { record, status }))
+        match &record.by {
+            By::Process(process) => {
+                let status = match process.init {
+                    Some(_) => process.status(&folder),
+                    None if folder::is_locked(&folder)? => Status::Creating,
+                    // What is left when a creation is cut short, to be deleted.
+                    None => Status::Stopped,
+                };
+                Ok(Some(Seen { record, status }))
+            }
+            By::Vm(_) => {
+                let alive = folder::is_locked(&folder)?;
+                // It may have come further before it ended.
+                Ok(folder::read_record(&folder)?.and_then(|record| seen_vm(record, alive)))
+            }
+        }
     }
+}
+
+fn seen_vm(record: Record, alive: bool) -> Option<Seen> {
+    let By::Vm(vm) = &record.by else { return None };
+    let status = match (alive, vm.progress) {
+        (true, Progress::Creating) => Status::Creating,
+        (true, Progress::Started) => Status::Running,
+        (false, _) if record.is_kept() => Status::Stopped,
+        (false, _) => return None,
+    };
+    Some(Seen { record, status })
 }

@@ -90,6 +90,7 @@ pub(super) fn translate(
     let Bundle {
         directory,
         mut spec,
+        ..
     } = bundle;
     check_process(&spec)?;
     check_namespaces(&spec)?;
@@ -273,6 +274,7 @@ mod tests {
             let bundle = Bundle {
                 directory: self.directory.path().into(),
                 spec: serde_json::from_value(self.config.clone()).unwrap(),
+                json: Vec::new(),
             };
             translate(bundle, &Id::new("a").unwrap(), vcpus)
         }

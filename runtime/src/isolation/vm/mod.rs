@@ -31,6 +31,7 @@ use crate::{
         size::{Host, Size, SizeError},
     },
     id::Id,
+    isolation::pid_file::PidFileError,
     log::chain,
     state::{StateError, Store},
 };
@@ -107,12 +108,8 @@ pub(crate) enum VmError {
         #[source]
         source: io::Error,
     },
-    #[error("can't write the pid file {path}")]
-    PidFile {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
     #[error("the sandbox process was killed by {0}")]
     Killed(nix::sys::signal::Signal),
 }

@@ -1,18 +1,22 @@
 //! The sandbox process: monitor and shim in one. It boots the container's microVM, relays the
 //! standard streams that it inherited, and exits with the workload's exit status.
 
-use std::{fs, io::Write, os::unix::net::UnixStream, path::Path, time::SystemTime};
+use std::{fs, io::Write, os::unix::net::UnixStream, time::SystemTime};
 
 use nacre_agent::protocol::{CONTROL_PORT, Create, SHARE_TAG};
 use nacre_vmm::{
     RunningVm, Vm, VmConfig,
     devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
 };
+use nix::unistd::getuid;
 
 use crate::{
-    isolation::Isolation,
+    isolation::pid_file,
     log,
-    state::{Folder, Progress, Record},
+    state::{
+        By, Folder, Record,
+        record::{self, Progress},
+    },
 };
 
 use super::{
@@ -71,7 +75,13 @@ struct Sandbox<'a> {
 
 impl Sandbox<'_> {
     fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
-        let mut record = record(&plan);
+        let mut vm = record::Vm {
+            pid: std::process::id() as i32,
+            guest_kernel: None,
+            progress: Progress::Creating,
+            keep: plan.options.keep,
+        };
+        let mut record = record(&plan, &vm);
         self.folder.write(&record)?;
         let share = Share::assemble(self.folder.share()?, &plan.shared)?;
         let share = self.share.insert(share);
@@ -129,10 +139,11 @@ impl Sandbox<'_> {
                 .start()
                 .map_err(VmError::host("can't start a stream's thread"))?;
             if let Some(path) = &plan.options.pid_file {
-                write_pid_file(path)?;
+                pid_file::write(path, std::process::id())?;
             }
-            record.guest_kernel = Some(hello.kernel);
-            record.progress = Progress::Started;
+            vm.guest_kernel = Some(hello.kernel);
+            vm.progress = Progress::Started;
+            record.by = By::Vm(vm);
             let started = self
                 .folder
                 .write(&record)
@@ -184,35 +195,17 @@ fn cmdline(with_log: bool) -> String {
     }
 }
 
-fn record(plan: &Plan) -> Record {
+fn record(plan: &Plan, vm: &record::Vm) -> Record {
     Record {
         oci_version: plan.spec.version().clone(),
         id: plan.id.to_string(),
-        pid: std::process::id() as i32,
         bundle: plan.bundle.clone(),
         rootfs: plan.shared.root.clone(),
         created: log::rfc3339(SystemTime::now()),
+        owner: getuid().as_raw(),
         annotations: plan.annotations.clone(),
-        isolation: Isolation::Vm,
-        guest_kernel: None,
-        progress: Progress::Creating,
-        keep: plan.options.keep,
+        by: By::Vm(vm.clone()),
     }
-}
-
-/// Writes this process's pid, which stands for the container's.
-fn write_pid_file(path: &Path) -> Result<(), VmError> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    fs::write(&new, std::process::id().to_string())
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|source| {
-            let _ = fs::remove_file(&new);
-            VmError::PidFile {
-                path: path.into(),
-                source,
-            }
-        })
 }
 
 /// Ends the machine. What the machine says of its end explains what went wrong before.

@@ -1,15 +1,14 @@
 //! Signals to `nacre run` reach the workload: it passes them to its sandbox process, which
 //! sends them to the guest. Both read them from a signalfd.
 
-use std::{io, os::fd::AsFd};
-
-use nix::{
-    errno::Errno,
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
-    },
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
 };
+
+use nix::sys::signal::{SigSet, Signal};
+
+use crate::isolation::signals;
 
 /// The signals that reach the workload.
 pub(crate) const FORWARDED: [Signal; 7] = [
@@ -29,30 +28,25 @@ const JOB_CONTROL: [Signal; 3] = [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGT
 
 /// The signals to forward, as they arrive.
 #[derive(Debug)]
-pub(super) struct Signals(SignalFd);
+pub(super) struct Signals(signals::Signals);
 
 impl Signals {
     /// Blocks the signals in this thread, and so in all that are made of it from now on.
     pub(super) fn block() -> io::Result<Self> {
         let forwarded: SigSet = FORWARDED.into_iter().collect();
         let blocked: SigSet = FORWARDED.into_iter().chain(JOB_CONTROL).collect();
-        blocked.thread_block()?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self(SignalFd::with_flags(&forwarded, flags)?))
+        Ok(Self(signals::Signals::block(&blocked, &forwarded)?))
     }
 
     /// A signal that has arrived, if one has.
     pub(super) fn next(&self) -> io::Result<Option<Signal>> {
-        match self.0.read_signal() {
-            Ok(info) => Ok(info.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok())),
-            Err(Errno::EINTR) => Ok(None),
-            Err(e) => Err(e.into()),
-        }
+        let signal = self.0.next()?;
+        Ok(signal.and_then(|signal| Signal::try_from(signal).ok()))
     }
 }
 
 impl AsFd for Signals {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }

@@ -1,11 +1,15 @@
 //! The command line. Flags have runc's names and meanings, so that what calls runc can call
 //! nacre.
 
+mod container;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::isolation::Isolation;
+
+pub(crate) use container::{Container, Create, Delete, Kill, List, Run};
 
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
@@ -76,6 +80,10 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Create a container, start it and wait for its end
     Run(Run),
+    /// Create a container, up to its workload's start
+    Create(Create),
+    /// Start a created container's workload
+    Start(Container),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)
@@ -92,37 +100,13 @@ pub(crate) enum Command {
     Delete(Delete),
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct Run {
-    /// The directory with config.json and the root file system
-    #[arg(long, short, value_name = "DIR", default_value = ".")]
-    pub(crate) bundle: PathBuf,
-    /// Return once the workload runs; its state stays until `nacre delete`
-    #[arg(long, short)]
-    pub(crate) detach: bool,
-    /// Write the pid of the container's sandbox process to this file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) pid_file: Option<PathBuf>,
-    /// Keep the container's state after its end, until `nacre delete`
-    #[arg(long)]
-    pub(crate) keep: bool,
-    /// Not supported yet, as terminals aren't
-    #[arg(long, value_name = "SOCKET")]
-    pub(crate) console_socket: Option<PathBuf>,
-    /// Not supported yet, unless 0
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) preserve_fds: u32,
-    /// Without effect in a VM, where pivot_root always works
-    #[arg(long)]
-    pub(crate) no_pivot: bool,
-    /// Without effect in a VM, where there is no keyring of the caller's
-    #[arg(long)]
-    pub(crate) no_new_keyring: bool,
-    /// Without effect: nacre never becomes a subreaper
-    #[arg(long)]
-    pub(crate) no_subreaper: bool,
-    /// The container's id
-    pub(crate) id: String,
+/// The form of what is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For a person
+    Table,
+    /// For a program
+    Json,
 }
 
 #[derive(Debug, Args)]
@@ -145,49 +129,6 @@ pub(crate) enum ReportFormat {
     Text,
     /// For a program
     Json,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Container {
-    /// The container's id
-    pub(crate) id: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct List {
-    /// The form of the list
-    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
-    pub(crate) format: ListFormat,
-    /// Print ids only
-    #[arg(long, short)]
-    pub(crate) quiet: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ListFormat {
-    /// For a person
-    Table,
-    /// For a program
-    Json,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Kill {
-    /// The container's id
-    pub(crate) id: String,
-    /// The signal's name, with or without SIG, or its number: KILL, INT, TERM, HUP, QUIT, USR1,
-    /// USR2 or WINCH
-    #[arg(default_value = "TERM")]
-    pub(crate) signal: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Delete {
-    /// The container's id
-    pub(crate) id: String,
-    /// Kill the container if it runs; no error if there is no such container
-    #[arg(long, short)]
-    pub(crate) force: bool,
 }
 
 #[cfg(test)]
@@ -250,7 +191,9 @@ mod tests {
         let Command::Run(run) = cli.command else {
             panic!()
         };
-        assert!(run.detach && run.keep && run.no_pivot && run.no_new_keyring && run.no_subreaper);
-        assert_eq!((run.preserve_fds, run.id.as_str()), (2, "a"));
+        let create = run.create;
+        assert!(run.detach && run.keep && run.no_subreaper);
+        assert!(create.no_pivot && create.no_new_keyring);
+        assert_eq!((create.preserve_fds, create.id.as_str()), (2, "a"));
     }
 }

@@ -1,0 +1,84 @@
+//! `nacre create`: a container up to its workload's exec.
+
+use std::{env, path::Path};
+
+use nacre_agent::container::protect_executable;
+
+use crate::{
+    cli::{Create, Global},
+    config::{Config, ConfigError, annotations::Annotations, bundle::Bundle},
+    error::Error,
+    id::Id,
+    isolation::{
+        Isolation,
+        process::{self, Request},
+    },
+};
+
+use super::store;
+
+pub(super) fn create(global: &Global, arguments: &Create) -> Result<u8, Error> {
+    let prepared = Prepared::new(global, &arguments.id, &arguments.bundle)?;
+    match prepared.isolation {
+        Isolation::Vm => Err(Error::NotInVm("create")),
+        Isolation::Process => {
+            process::create(&store(global)?, prepared.request(arguments))?;
+            Ok(0)
+        }
+    }
+}
+
+/// A bundle and how it is to be isolated.
+pub(super) struct Prepared {
+    pub(super) id: Id,
+    pub(super) bundle: Bundle,
+    pub(super) annotations: Annotations,
+    pub(super) config: Config,
+    pub(super) isolation: Isolation,
+}
+
+impl Prepared {
+    /// Reads and checks all there is to read before something is made.
+    pub(super) fn new(global: &Global, id: &str, bundle: &Path) -> Result<Self, Error> {
+        let id = Id::new(id)?;
+        let binary = Isolation::from_binary(env::args_os().next().as_deref());
+        // What is known early spares reading the bundle twice.
+        if global.isolation == Some(Isolation::Process) {
+            protect()?;
+        }
+        let config = Config::load(global.config.as_deref())?;
+        let bundle = Bundle::load(bundle)?;
+        let annotations =
+            Annotations::parse(bundle.spec.annotations().as_ref()).map_err(ConfigError::from)?;
+        let isolation = Isolation::choose(
+            global.isolation,
+            annotations.isolation,
+            binary,
+            config.isolation,
+        );
+        if isolation == Isolation::Process && global.isolation.is_none() {
+            protect()?;
+        }
+        Ok(Self {
+            id,
+            bundle,
+            annotations,
+            config,
+            isolation,
+        })
+    }
+
+    /// What is asked of process isolation.
+    pub(super) fn request(self, arguments: &Create) -> Request {
+        Request {
+            id: self.id,
+            bundle: self.bundle,
+            pid_file: arguments.pid_file.clone(),
+        }
+    }
+}
+
+/// Runs this program anew from a file that no container can write to, unless that was done.
+pub(super) fn protect() -> Result<(), Error> {
+    protect_executable().map_err(Error::Executable)
+}

@@ -1,0 +1,154 @@
+//! `nacre create`, and the part of `nacre run` that is the same.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use nacre_agent::container::{Container, Gate, Options, Stdio, config};
+use nix::unistd::getuid;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::{
+    config::bundle::Bundle,
+    id::Id,
+    isolation::pid_file,
+    log,
+    state::{By, Folder, Record, Store, record::Process},
+};
+
+use super::ProcessError;
+
+/// A container to be made.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) id: Id,
+    pub(crate) bundle: Bundle,
+    /// Where to write its first process's pid.
+    pub(crate) pid_file: Option<PathBuf>,
+}
+
+/// Makes a container, which waits for its start.
+pub(crate) fn create(store: &Store, request: Request) -> Result<(), ProcessError> {
+    let made = Made::new(store, request, true)?;
+    if let Err(source) = made.container.let_go() {
+        made.undo();
+        return Err(ProcessError::host("can't let the container's init wait")(
+            source,
+        ));
+    }
+    Ok(made.folder.release()?)
+}
+
+/// A container that was made, and is written down.
+pub(super) struct Made {
+    pub(super) container: Container,
+    /// Locked.
+    pub(super) folder: Folder,
+}
+
+impl Made {
+    /// Makes a container that another process can start if it has a gate. Nothing is left of it
+    /// if that fails.
+    pub(super) fn new(store: &Store, request: Request, gate: bool) -> Result<Self, ProcessError> {
+        let Bundle {
+            directory,
+            mut spec,
+            json,
+        } = request.bundle;
+        config::resolve_paths(&mut spec, &directory);
+        let folder = store.claim(&request.id)?;
+        let make = || -> Result<Container, ProcessError> {
+            let mut record = record(&request.id, directory.clone(), &spec);
+            // Whoever finds the folder after this process was killed knows what to remove.
+            folder.write(&record)?;
+            folder.write_config(&json)?;
+            let gate = match gate {
+                true => Some(
+                    Gate::make(folder.path())
+                        .map_err(ProcessError::host("can't make the socket to wait at"))?,
+                ),
+                false => None,
+            };
+            let stdio = Stdio::inherit()
+                .map_err(ProcessError::host("can't duplicate the standard streams"))?;
+            let options = Options {
+                gate,
+                ..Options::new(request.id.as_str(), &directory, stdio)
+            };
+            let container = Container::create(&spec, options)?;
+            let handle = container.handle();
+            record.by = By::Process(Process {
+                init: Some(handle.init),
+                cgroup: handle.cgroup,
+                own_pids: has_own_pids(&spec),
+            });
+            let written = folder.write(&record).map_err(ProcessError::from);
+            let written = written.and_then(|()| match &request.pid_file {
+                Some(path) => Ok(pid_file::write(path, container.pid())?),
+                None => Ok(()),
+            });
+            match written {
+                Ok(()) => Ok(container),
+                Err(error) => {
+                    undo(container);
+                    Err(error)
+                }
+            }
+        };
+        match make() {
+            Ok(container) => Ok(Self { container, folder }),
+            Err(error) => {
+                remove(folder);
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes it, now that it has ended.
+    pub(super) fn destroy(self) -> Result<(), ProcessError> {
+        self.container.destroy()?;
+        Ok(self.folder.remove()?)
+    }
+
+    /// Leaves nothing of it, because of an error that is the one to tell.
+    pub(super) fn undo(self) {
+        undo(self.container);
+        remove(self.folder);
+    }
+}
+
+fn undo(container: Container) {
+    if let Err(error) = container.destroy() {
+        tracing::warn!("{}", log::chain(&error));
+    }
+}
+
+fn remove(folder: Folder) {
+    if let Err(error) = folder.remove() {
+        tracing::warn!("{}", log::chain(&error));
+    }
+}
+
+fn record(id: &Id, bundle: PathBuf, spec: &Spec) -> Record {
+    let rootfs = spec.root().as_ref().map(|root| root.path().clone());
+    Record {
+        oci_version: spec.version().clone(),
+        id: id.to_string(),
+        bundle,
+        rootfs: rootfs.unwrap_or_default(),
+        created: log::rfc3339(SystemTime::now()),
+        owner: getuid().as_raw(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        by: By::Process(Process {
+            init: None,
+            cgroup: None,
+            own_pids: has_own_pids(spec),
+        }),
+    }
+}
+
+/// Whether the container's processes end with its first one: those of a pid namespace do.
+fn has_own_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces());
+    namespaces
+        .flatten()
+        .any(|ns| ns.typ() == LinuxNamespaceType::Pid && ns.path().is_none())
+}

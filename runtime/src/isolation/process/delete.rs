@@ -1,0 +1,89 @@
+//! `nacre delete`.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    id::Id,
+    state::{By, Folder, Seen, StateError, Status, Store, record},
+};
+
+use super::{ProcessError, attach};
+
+/// How long whoever holds the container may take to be done with it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Removes a container that has ended or was never started; with `force` one that runs too.
+pub(crate) fn delete(
+    store: &Store,
+    id: &Id,
+    mut seen: Seen,
+    force: bool,
+) -> Result<(), ProcessError> {
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let By::Process(process) = &seen.record.by else {
+            // Another container has taken the id's place.
+            return Err(StateError::NoContainer(id.clone()).into());
+        };
+        match seen.status {
+            Status::Stopped => {}
+            Status::Created => end(process, &store.folder(id))?,
+            _ if force => end(process, &store.folder(id))?,
+            status => {
+                return Err(ProcessError::NotStopped {
+                    id: id.to_string(),
+                    status,
+                });
+            }
+        }
+        match store.take(id) {
+            // Somebody else was faster.
+            Err(StateError::NoContainer(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+            Ok(Some(folder)) => match folder.record()? {
+                Some(record) if same(&record.by, process) => return destroy(folder, process),
+                // It was deleted meanwhile, and made anew.
+                Some(_) => {}
+                None => return Ok(folder.remove()?),
+            },
+            Ok(None) if Instant::now() >= deadline => {
+                return Err(ProcessError::Busy {
+                    id: id.to_string(),
+                    seconds: TIMEOUT.as_secs(),
+                });
+            }
+            Ok(None) => {}
+        }
+        seen = store.look(id)?;
+    }
+}
+
+/// Kills a container, without waiting for its end.
+fn end(process: &record::Process, folder: &Path) -> Result<(), ProcessError> {
+    if let Some(container) = attach(process, folder)? {
+        // It may end by itself meanwhile, and then there is nothing to kill.
+        let _ = container.signal(libc::SIGKILL);
+    } else if let Some(cgroup) = &process.cgroup {
+        // It is being created, or was to be.
+        cgroup.kill()?;
+    }
+    Ok(())
+}
+
+/// Removes all that is left of a container, and its folder.
+pub(super) fn destroy(folder: Folder, process: &record::Process) -> Result<(), ProcessError> {
+    match (attach(process, folder.path())?, &process.cgroup) {
+        (Some(container), _) => container.destroy()?,
+        (None, Some(cgroup)) => cgroup.clone().remove()?,
+        (None, None) => {}
+    }
+    Ok(folder.remove()?)
+}
+
+/// Whether two records are of the same container.
+fn same(by: &By, process: &record::Process) -> bool {
+    matches!(by, By::Process(other) if other.init == process.init)
+}

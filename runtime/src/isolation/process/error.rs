@@ -1,0 +1,61 @@
+//! What can go wrong with a container on the host's kernel.
+
+use std::io;
+
+use nacre_agent::container::{CreateError, StartError, cgroups::CgroupError};
+
+use crate::{
+    isolation::pid_file::PidFileError,
+    state::{StateError, Status},
+};
+
+/// Why a command failed on a container on the host's kernel. Callers look for runc's words.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProcessError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("unable to start container process")]
+    Create(#[from] CreateError),
+    #[error("unable to start container process")]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    PidFile(#[from] PidFileError),
+    #[error("cannot start an already running container")]
+    AlreadyRunning,
+    #[error("cannot start a container that has stopped")]
+    HasStopped,
+    #[error("container not running: {id} is {status}")]
+    NotRunning { id: String, status: Status },
+    #[error("cannot delete container {id} that is not stopped: {status}; --force ends it first")]
+    NotStopped { id: String, status: Status },
+    #[error("container {id} is in another command's hands, which isn't done after {seconds} s")]
+    Busy { id: String, seconds: u64 },
+    #[error("--all isn't supported yet with a signal other than KILL")]
+    AllOnlyKill,
+    #[error("{what}")]
+    Host {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ProcessError {
+    /// What the command exits with.
+    pub(crate) fn exit_status(&self) -> u8 {
+        match self {
+            Self::Create(error) => error.exit_status(),
+            Self::Start(error) => error.exit_status(),
+            _ => 1,
+        }
+    }
+
+    pub(super) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Host {
+            what,
+            source: source.into(),
+        }
+    }
+}

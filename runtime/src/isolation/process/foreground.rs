@@ -1,0 +1,99 @@
+//! Waiting for a container's process in the foreground: signals that come are passed on to it,
+//! and its exit status is nacre's.
+
+use std::{io, os::fd::AsFd};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{SigSet, Signal},
+    unistd::Pid,
+};
+
+use crate::isolation::signals::Signals;
+
+use super::ProcessError;
+
+/// What a fault of nacre's own raises, which must end it.
+const FAULTS: [Signal; 6] = [
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGABRT,
+];
+
+/// Keeps signals for a process that is going to be waited for.
+pub(super) fn block_signals() -> io::Result<Signals> {
+    let mut signals = SigSet::all();
+    for fault in FAULTS {
+        signals.remove(fault);
+    }
+    Signals::block(&signals, &signals)
+}
+
+/// Who waits.
+pub(super) struct Foreground {
+    signals: Signals,
+}
+
+impl Foreground {
+    pub(super) fn new(signals: Signals) -> Self {
+        Self { signals }
+    }
+
+    /// Waits for a child's end, and for that of others that come to be children; returns its
+    /// exit status, 128+n if signal n ended it.
+    pub(super) fn wait(&mut self, child: Pid) -> Result<u8, ProcessError> {
+        loop {
+            let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(e) => return Err(ProcessError::host("can't wait for the container")(e)),
+            }
+            while let Some(signal) = self
+                .signals
+                .next()
+                .map_err(ProcessError::host("can't read a signal"))?
+            {
+                if signal != libc::SIGCHLD {
+                    // SAFETY: the call touches no memory. The child isn't reaped yet, so this
+                    // can't meet another process; that it has ended is fine.
+                    unsafe { libc::kill(child.as_raw(), signal) };
+                } else if let Some(status) = reap(child)? {
+                    return Ok(status);
+                }
+            }
+        }
+    }
+}
+
+/// Reaps all children that have ended; the exit status of `child` if that is among them.
+fn reap(child: Pid) -> Result<Option<u8>, ProcessError> {
+    let mut found = None;
+    loop {
+        let mut status = 0;
+        // By the C library's call: nix doesn't know the realtime signals, which may have ended
+        // the process.
+        // SAFETY: `status` is valid for the call.
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+            0 => return Ok(found),
+            -1 => match Errno::last() {
+                Errno::EINTR => {}
+                Errno::ECHILD => return Ok(found),
+                e => return Err(ProcessError::host("can't wait for the container")(e)),
+            },
+            pid if pid == child.as_raw() => found = Some(exit_status(status)),
+            _ => {}
+        }
+    }
+}
+
+/// As a shell has it.
+fn exit_status(status: i32) -> u8 {
+    match libc::WIFSIGNALED(status) {
+        true => 128 + libc::WTERMSIG(status) as u8,
+        false => libc::WEXITSTATUS(status) as u8,
+    }
+}

@@ -1,0 +1,111 @@
+//! What is written down of a container.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use nacre_agent::container::{Gate, Identity, cgroups::Cgroup};
+use serde::{Deserialize, Serialize};
+
+use crate::isolation::Isolation;
+
+use super::Status;
+
+/// What is kept of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    /// The version of the OCI runtime spec that the container's `config.json` is for.
+    pub(crate) oci_version: String,
+    pub(crate) id: String,
+    /// The bundle's directory.
+    pub(crate) bundle: PathBuf,
+    /// The root file system on the host.
+    pub(crate) rootfs: PathBuf,
+    /// When the container was created (RFC 3339).
+    pub(crate) created: String,
+    /// The user who created it.
+    pub(crate) owner: u32,
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub(crate) annotations: HashMap<String, String>,
+    pub(crate) by: By,
+}
+
+/// What the container is isolated by, and what there is to know of that.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum By {
+    Vm(Vm),
+    Process(Process),
+}
+
+/// A container in a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Vm {
+    /// The sandbox process.
+    pub(crate) pid: i32,
+    /// The guest kernel's release, once the guest has said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) guest_kernel: Option<String>,
+    /// How far the container had come when this was written.
+    pub(crate) progress: Progress,
+    /// Whether the record outlives the container, until `nacre delete`.
+    pub(crate) keep: bool,
+}
+
+/// How far a VM's container has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Progress {
+    /// Its VM is booting, or the container in it is being made.
+    Creating,
+    /// Its workload has been started.
+    Started,
+}
+
+/// A container on the host's kernel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Process {
+    /// The first process; `None` until it is ready. If whoever creates the container dies
+    /// before that, it ends by itself.
+    pub(crate) init: Option<Identity>,
+    pub(crate) cgroup: Option<Cgroup>,
+    /// Whether the container has a pid namespace of its own, so that its processes end with
+    /// the first.
+    pub(crate) own_pids: bool,
+}
+
+impl Record {
+    /// What the container is isolated by.
+    pub(crate) fn isolation(&self) -> Isolation {
+        match self.by {
+            By::Vm(_) => Isolation::Vm,
+            By::Process(_) => Isolation::Process,
+        }
+    }
+
+    /// Whether this stays when the container has ended, until it is deleted: one that never
+    /// was there in full isn't worth keeping.
+    pub(super) fn is_kept(&self) -> bool {
+        match &self.by {
+            By::Vm(vm) => vm.keep && vm.progress == Progress::Started,
+            By::Process(process) => process.init.is_some(),
+        }
+    }
+}
+
+impl Process {
+    /// How a container stands that has its first process, and this `folder`.
+    pub(super) fn status(&self, folder: &Path) -> Status {
+        match self.init {
+            Some(init) if init.is_alive() => match Gate::exists(folder) {
+                true => Status::Created,
+                false => Status::Running,
+            },
+            _ => Status::Stopped,
+        }
+    }
+}
