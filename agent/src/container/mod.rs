@@ -38,6 +38,8 @@ mod procfs;
 mod rlimits;
 mod rootfs;
 mod safe_path;
+pub mod seccomp;
+
 mod signals;
 mod stdio;
 mod sys;
