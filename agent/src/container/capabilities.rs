@@ -62,8 +62,10 @@ impl Sets {
         Ok(())
     }
 
-    /// Gives this process these sets, and no others.
-    pub(super) fn set(&self) -> Result<(), InitError> {
+    /// Gives this process these sets, and no others. Of `until_exec` it keeps what it has, for
+    /// itself only: what an exec gives depends on the other three sets
+    /// ([capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html)).
+    pub(super) fn set(&self, until_exec: CapabilitySet) -> Result<(), InitError> {
         let held = capabilities(None)
             .step(|| "read the capabilities")?
             .permitted;
@@ -71,9 +73,10 @@ impl Sets {
         if lacking != 0 {
             return Err(not_held(lacking));
         }
+        let kept = until_exec & held;
         let sets = CapabilitySets {
-            effective: CapabilitySet::from_bits_retain(self.effective),
-            permitted: CapabilitySet::from_bits_retain(self.permitted),
+            effective: CapabilitySet::from_bits_retain(self.effective) | kept,
+            permitted: CapabilitySet::from_bits_retain(self.permitted) | kept,
             inheritable: CapabilitySet::from_bits_retain(self.inheritable),
         };
         set_capabilities(None, sets).step(|| "set the capabilities")?;

@@ -167,7 +167,7 @@ impl Container {
         let child = unsafe {
             child::spawn(0, cgroup.as_ref().map(AsFd::as_fd), |channel| {
                 let failed = match set_up(&mut workload, &container, &options, &proc, &channel) {
-                    Ok(file) => workload.exec(&file).into(),
+                    Ok(file) => workload.exec(&file),
                     Err(error) => error,
                 };
                 channel.give_up(&failed)

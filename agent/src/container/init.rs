@@ -107,7 +107,7 @@ pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: C
             match wait_for_start(listener, terminal, surroundings.options.gate.as_ref()) {
                 Some(starter) => {
                     listener = starter;
-                    plan.workload.exec(&file).into()
+                    plan.workload.exec(&file)
                 }
                 // Nobody is left who could start it, and with that all reason to be.
                 None => return 1,

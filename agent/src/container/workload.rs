@@ -10,12 +10,14 @@ use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, setsid};
 use oci_spec::runtime::{Linux, LinuxPersonality, Process};
+use rustix::thread::CapabilitySet;
 
 use super::capabilities::Sets;
 use super::config::ConfigError;
 use super::error::{InitError, Step};
-use super::process::{Program, ProgramError};
+use super::process::Program;
 use super::procfs::Proc;
+use super::seccomp::Filter;
 use super::stdio::{self, Stdio};
 use super::terminal::{self, Terminal};
 use super::{io_priority, personality, rlimits, signals, sys, user};
@@ -28,6 +30,7 @@ pub(super) struct Workload<'a> {
     process: &'a Process,
     personality: Option<&'a LinuxPersonality>,
     capabilities: Sets,
+    filter: Option<Filter>,
     program: Program,
 }
 
@@ -37,6 +40,7 @@ impl<'a> Workload<'a> {
             process,
             personality: linux.personality().as_ref(),
             capabilities: Sets::of(process.capabilities().as_ref()),
+            filter: linux.seccomp().as_ref().map(Filter::compile).transpose()?,
             program: Program::parse(process)?,
         })
     }
@@ -91,9 +95,19 @@ impl<'a> Workload<'a> {
         Ok(file)
     }
 
-    /// Becomes the program. Returns only if that fails.
-    pub(super) fn exec(&self, file: &CString) -> ProgramError {
-        self.program.exec(file)
+    /// Becomes the program, below its filter of system calls: from then on only the exec has to
+    /// be among those allowed. Returns only if that fails.
+    pub(super) fn exec(&self, file: &CString) -> InitError {
+        if let Some(filter) = &self.filter
+            && let Err(error) = filter.load()
+        {
+            return error;
+        }
+        self.program.exec(file).into()
+    }
+
+    fn has_no_new_privileges(&self) -> bool {
+        self.process.no_new_privileges() == Some(true)
     }
 
     fn set_limits(&self) -> Result<(), InitError> {
@@ -115,12 +129,20 @@ impl<'a> Workload<'a> {
         let entered = self.program.enter_cwd()?;
         self.capabilities.limit_bounding()?;
         user::become_user(id)?;
-        self.capabilities.set()?;
+        // Where anything may gain privileges by an exec, only who has this one may filter.
+        // The exec takes it away.
+        let filters = self.filter.is_some() && !self.has_no_new_privileges();
+        let until_exec = if filters {
+            CapabilitySet::SYS_ADMIN
+        } else {
+            CapabilitySet::empty()
+        };
+        self.capabilities.set(until_exec)?;
         if !entered && !self.program.enter_cwd()? {
             let cwd = self.cwd().display();
             return Err(Errno::EACCES).step(|| format!("change to process.cwd {cwd}"));
         }
-        if self.process.no_new_privileges() == Some(true) {
+        if self.has_no_new_privileges() {
             set_no_new_privs().step(|| "set noNewPrivileges")?;
         }
         umask(Mode::from_bits_truncate(id.umask().unwrap_or(UMASK)));

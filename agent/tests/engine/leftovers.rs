@@ -34,8 +34,10 @@ pub(crate) fn now() -> BTreeSet<String> {
 fn cgroups(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            // Others may make and remove cgroups on this machine meanwhile.
-            if entry.file_name().to_string_lossy().starts_with("nacre-") {
+            // Others may make and remove cgroups on this machine meanwhile, another run of these
+            // tests too.
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("nacre-") && name.contains(&format!("-{}", std::process::id())) {
                 found.insert(format!("cgroup {}", entry.path().display()));
             }
             cgroups(&entry.path(), found);

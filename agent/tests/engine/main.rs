@@ -19,6 +19,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod seccomp;
 mod terminal;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let modules = [
         ("lifecycle", lifecycle::TESTS),
         ("process", process::TESTS),
+        ("seccomp", seccomp::TESTS),
         ("terminal", terminal::TESTS),
         ("mounts", mounts::TESTS),
         ("namespaces", namespaces::TESTS),

@@ -1,5 +1,6 @@
 //! `nacre features`: what this runtime supports (OCI runtime spec, features.md).
 
+use nacre_agent::container::seccomp;
 use serde_json::{Value, json};
 
 use crate::{
@@ -30,7 +31,7 @@ fn document() -> Value {
                 "systemdUser": false,
                 "rdma": false
             },
-            "seccomp": {"enabled": false},
+            "seccomp": seccomp(),
             "apparmor": {"enabled": false},
             "selinux": {"enabled": false},
             "intelRdt": {"enabled": false},
@@ -38,6 +39,18 @@ fn document() -> Value {
         },
         "annotations": {"dev.nacre.version": env!("CARGO_PKG_VERSION")},
         "potentiallyUnsafeConfigAnnotations": [ISOLATION, CPUS, MEMORY]
+    })
+}
+
+fn seccomp() -> Value {
+    let supported = seccomp::FLAGS.iter().filter(|f| seccomp::kernel_has(**f));
+    json!({
+        "enabled": true,
+        "actions": seccomp::ACTIONS,
+        "operators": seccomp::OPERATORS,
+        "archs": seccomp::ARCHITECTURES,
+        "knownFlags": seccomp::FLAGS,
+        "supportedFlags": supported.collect::<Vec<_>>(),
     })
 }
 
@@ -193,6 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn what_filters_may_ask_for_is_as_the_spec_spells_it() {
+        let seccomp = seccomp();
+        for (list, name) in [
+            ("actions", "SCMP_ACT_KILL_PROCESS"),
+            ("operators", "SCMP_CMP_MASKED_EQ"),
+            ("archs", "SCMP_ARCH_X86_64"),
+            ("knownFlags", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"),
+            ("supportedFlags", "SECCOMP_FILTER_FLAG_LOG"),
+        ] {
+            let list = seccomp[list].as_array().unwrap();
+            assert!(list.contains(&json!(name)), "{list:?}");
+        }
+    }
+
+    #[test]
     fn the_versions_are_the_engines() {
         let version = |version: &str| accepts(|spec| spec["ociVersion"] = json!(version));
         assert!(version("1.0.0") && version(OCI_VERSION));
@@ -203,8 +231,6 @@ mod tests {
     fn what_is_said_to_be_missing_is_refused() {
         let hooks = json!({"poststop": [{"path": "/bin/true"}]});
         assert!(!accepts(|spec| spec["hooks"] = hooks));
-        let seccomp = json!({"defaultAction": "SCMP_ACT_ERRNO"});
-        assert!(!accepts(|spec| spec["linux"]["seccomp"] = seccomp));
         assert!(!accepts(
             |spec| spec["process"]["apparmorProfile"] = json!("x")
         ));

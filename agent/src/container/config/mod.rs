@@ -139,6 +139,10 @@ fn explain(
         p if p.starts_with("process.capabilities.") => "a capability",
         "process.rlimits.type" => "a resource limit",
         "linux.namespaces.type" => "a kind of namespace",
+        "linux.seccomp.defaultAction" | "linux.seccomp.syscalls.action" => "an action",
+        "linux.seccomp.architectures" => "an architecture",
+        "linux.seccomp.flags" => "a flag",
+        "linux.seccomp.syscalls.args.op" => "a comparison",
         "linux.devices.type" | "linux.resources.devices.type" => "a type of device",
         _ => "",
     };
@@ -264,6 +268,31 @@ mod tests {
             *config.pointer_mut(pointer).unwrap() = value;
             let found = load_value(&config).unwrap_err();
             assert!(found.starts_with(error), "{found}");
+        }
+    }
+
+    #[test]
+    fn words_of_a_filter_that_are_not_known_are_named() {
+        let with = |seccomp: Value| {
+            let mut config = sample();
+            config["linux"]["seccomp"] = seccomp;
+            load_value(&config).unwrap_err()
+        };
+        for (seccomp, error) in [
+            (
+                json!({"defaultAction": "ALLOW"}),
+                "linux.seccomp.defaultAction: \"ALLOW\" isn't an action that is known",
+            ),
+            (
+                json!({"defaultAction": "SCMP_ACT_ALLOW", "flags": ["X"]}),
+                "linux.seccomp.flags[0]: \"X\" isn't a flag that is known",
+            ),
+            (
+                json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["X"]}),
+                "linux.seccomp.architectures[0]: \"X\" isn't an architecture that is known",
+            ),
+        ] {
+            assert_eq!(with(seccomp), error);
         }
     }
 

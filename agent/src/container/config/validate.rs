@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxSeccompAction, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
 use super::{ConfigError, NEWEST_MINOR};
 use crate::container::capabilities::Sets;
@@ -13,7 +13,7 @@ use crate::container::cgroups::{self, Cgroup};
 use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
-use crate::container::{devices, io_priority, namespaces, rlimits, sysctl, terminal};
+use crate::container::{devices, io_priority, namespaces, rlimits, seccomp, sysctl, terminal};
 
 /// The kernel's limit on host and domain names, in bytes.
 const MAX_HOSTNAME: usize = 64;
@@ -173,13 +173,9 @@ fn has_hooks(hooks: &oci_spec::runtime::Hooks) -> bool {
 }
 
 fn linux(linux: &Linux) -> Result<(), ConfigError> {
-    let filters = linux.seccomp().as_ref().is_some_and(|seccomp| {
-        seccomp.default_action() != LinuxSeccompAction::ScmpActAllow || some(seccomp.syscalls())
-    });
     refuse([
         ("linux.uidMappings", some(linux.uid_mappings())),
         ("linux.gidMappings", some(linux.gid_mappings())),
-        ("linux.seccomp", filters),
         ("linux.mountLabel", says(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         ("linux.memoryPolicy", linux.memory_policy().is_some()),
@@ -195,6 +191,9 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
             linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()),
         ),
     ])?;
+    if let Some(seccomp) = linux.seccomp() {
+        seccomp::validate(seccomp)?;
+    }
     namespace_list(linux)?;
     namespaces::validate_time_offsets(linux)?;
     devices::list(linux.devices().as_deref().unwrap_or_default())?;
@@ -377,7 +376,6 @@ mod tests {
             ("/vm", json!({"kernel": {"path": "/x"}})),
             ("/linux/uidMappings", id_map.clone()),
             ("/linux/gidMappings", id_map),
-            ("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ERRNO"})),
             ("/linux/mountLabel", json!("x")),
             ("/linux/intelRdt", json!({"closID": "x"})),
             ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"})),

@@ -17,6 +17,7 @@ use oci_spec::runtime::{
 };
 
 use super::config::ConfigError;
+use super::error::{InitError, Step};
 use arch::{Abi, Call};
 use program::{Answer, Comparison, Condition, Defaults, Rule, Table};
 
@@ -134,14 +135,17 @@ impl Filter {
     /// # Errors
     ///
     /// What [seccomp(2)](https://man7.org/linux/man-pages/man2/seccomp.2.html) says.
-    pub(super) fn load(&self) -> io::Result<Option<OwnedFd>> {
+    pub(super) fn load(&self) -> Result<Option<OwnedFd>, InitError> {
         let program = libc::sock_fprog {
             len: self.program.len() as libc::c_ushort,
             filter: self.program.as_ptr().cast_mut(),
         };
-        let result = seccomp(self.flags, &raw const program);
-        match result {
-            -1 => Err(io::Error::last_os_error()),
+        match seccomp(self.flags, &raw const program) {
+            -1 => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::EACCES) => Err(error)
+                    .step(|| "set linux.seccomp without process.noNewPrivileges or CAP_SYS_ADMIN"),
+                error => Err(error).step(|| "set linux.seccomp"),
+            },
             // SAFETY: with that flag the call has just made this descriptor.
             fd if self.notifies() => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as i32) })),
             _ => Ok(None),
@@ -171,6 +175,7 @@ pub(super) fn validate(seccomp: &LinuxSeccomp) -> Result<(), ConfigError> {
         None if asks_for_notifications(seccomp) => {
             Err(ConfigError::missing("linux.seccomp.listenerPath"))
         }
+        Some(_) => Err(ConfigError::unsupported("linux.seccomp.listenerPath")),
         None if seccomp.listener_metadata().iter().any(|m| !m.is_empty()) => {
             Err(ConfigError::invalid(
                 "linux.seccomp.listenerMetadata",
