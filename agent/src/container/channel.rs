@@ -18,9 +18,17 @@ use super::error::{InitError, describe};
 /// The longest message. Only paths and the kernel's words are of any length in it.
 const MAX_MESSAGE: usize = 64 << 10;
 
+/// Longer than anybody waits.
+pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// What the init tells the engine.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
+    /// Its namespaces are there: it is time for the hooks of the caller's namespaces. It waits
+    /// to be released.
+    RuntimeHooks,
+    /// It runs hooks, which may take that many seconds.
+    Hooks(u64),
     /// Everything is set up; nothing but the exec is left.
     Ready,
     /// It gave up.

@@ -11,10 +11,11 @@ use oci_spec::runtime::{Linux, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::cgroups::{self, Cgroup, CgroupError};
-use super::channel::{Channel, Report, wait_until_readable};
+use super::channel::{Channel, FOREVER, Report, wait_until_readable};
 use super::child::{self, Child};
 use super::config::{self, ConfigError};
 use super::gate::Gate;
+use super::hooks::{HookError, Hooks};
 use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
 use super::namespaces::{NamespaceError, Namespaces};
@@ -66,6 +67,9 @@ pub enum CreateError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// A hook of the caller's namespaces failed. Those of the container's are the init's.
+    #[error(transparent)]
+    Hook(#[from] HookError),
     /// The init could not set the container up.
     #[error("{message}")]
     Init {
@@ -81,8 +85,8 @@ pub enum CreateError {
     #[error("the container's init ended before it was ready: {0}")]
     Died(String),
     /// The init was not ready in time.
-    #[error("the container's init isn't ready after {} s", READY_BOUND.as_secs())]
-    TimedOut,
+    #[error("the container's init isn't ready after {0} s")]
+    TimedOut(u64),
 }
 
 /// How a container is created, besides what its configuration says.
@@ -157,7 +161,7 @@ pub enum StartError {
     /// The init is gone, or can't be reached.
     #[error("can't reach the container's init")]
     Init(#[source] io::Error),
-    /// The workload's program could not be executed. The init has ended.
+    /// The workload's program could not be executed, or a hook failed. The init has ended.
     #[error("{message}")]
     Exec {
         /// What happened.
@@ -166,8 +170,8 @@ pub enum StartError {
         status: u8,
     },
     /// The exec takes too long.
-    #[error("the exec isn't done after {} s", EXEC_BOUND.as_secs())]
-    TimedOut,
+    #[error("the exec isn't done after {0} s")]
+    TimedOut(u64),
 }
 
 impl StartError {
@@ -230,7 +234,9 @@ impl Container {
         }
         let namespaces = Namespaces::open(linux)?;
         let cgroup = make_cgroup(options.id, linux)?;
+        let hooks = Hooks::of(spec, options.id, options.bundle);
         let surroundings = Surroundings {
+            hooks: hooks.as_ref(),
             namespaces: &namespaces,
             cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
             options: &options,
@@ -255,8 +261,7 @@ impl Container {
             cgroup,
             terminal: None,
         };
-        let console_socket = options.console_socket.as_ref();
-        match container.wait_until_ready(&init.channel, console_socket) {
+        match container.wait_until_ready(&init.channel, &surroundings) {
             Ok(()) => {
                 container.start = Start::Channel(init.channel);
                 Ok(container)
@@ -293,30 +298,44 @@ impl Container {
         })
     }
 
-    /// Waits until the init is ready, and passes the terminal on that it may have made.
+    /// Waits until the init is ready. Meanwhile runs the hooks that it asks for, and passes the
+    /// terminal on that it may have made.
     fn wait_until_ready(
         &mut self,
         channel: &Channel,
-        console_socket: Option<&OwnedFd>,
+        surroundings: &Surroundings<'_>,
     ) -> Result<(), CreateError> {
-        match channel.wait_for_report_and_fd(READY_BOUND) {
-            Ok(Some((Report::Ready, terminal))) => {
-                match (console_socket, terminal) {
-                    (Some(socket), Some(terminal)) => terminal::send(socket, &terminal)?,
-                    (_, terminal) => self.terminal = terminal,
+        let mut bound = READY_BOUND;
+        loop {
+            match channel.wait_for_report_and_fd(bound) {
+                Ok(Some((Report::RuntimeHooks, _))) => {
+                    if let Some(hooks) = surroundings.hooks {
+                        hooks.run_in_runtime(self.init.pid)?;
+                    }
+                    if channel.release().is_err() {
+                        return Err(self.how_it_died());
+                    }
                 }
-                Ok(())
+                Ok(Some((Report::Hooks(seconds), _))) => bound = with_hooks(READY_BOUND, seconds),
+                Ok(Some((Report::Ready, terminal))) => {
+                    match (&surroundings.options.console_socket, terminal) {
+                        (Some(socket), Some(terminal)) => terminal::send(socket, &terminal)?,
+                        (_, terminal) => self.terminal = terminal,
+                    }
+                    return Ok(());
+                }
+                Ok(Some((Report::Failed(failure), _))) => {
+                    return Err(CreateError::Init {
+                        message: failure.message,
+                        status: failure.status,
+                    });
+                }
+                Ok(None) => return Err(self.how_it_died()),
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    return Err(CreateError::TimedOut(bound.as_secs()));
+                }
+                Err(error) => return Err(starting("hear from the container's init")(error)),
             }
-            Ok(Some((Report::Failed(failure), _))) => Err(CreateError::Init {
-                message: failure.message,
-                status: failure.status,
-            }),
-            Ok(None) => Err(self.how_it_died()),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(CreateError::TimedOut),
-            Err(source) => Err(CreateError::Start {
-                step: "hear from the container's init",
-                source,
-            }),
         }
     }
 
@@ -357,7 +376,8 @@ impl Container {
         self.terminal.take()
     }
 
-    /// Lets the workload go, and waits for its exec.
+    /// Runs the `startContainer` hooks, lets the workload go, and waits for its exec. The
+    /// `poststart` hooks are for the caller to run then ([`hooks::run`](super::hooks::run)).
     ///
     /// # Errors
     ///
@@ -371,16 +391,26 @@ impl Container {
             Start::Done => return Err(StartError::AlreadyStarted),
         };
         channel.release().map_err(StartError::Init)?;
-        match channel.wait_for_report(EXEC_BOUND) {
-            // The exec closed the other end. Or the init was killed: its exit status tells.
-            Ok(None) => Ok(()),
-            Ok(Some(Report::Failed(failure))) => Err(StartError::Exec {
-                message: failure.message,
-                status: failure.status,
-            }),
-            Ok(Some(Report::Ready)) => Err(StartError::Init(io::ErrorKind::InvalidData.into())),
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(StartError::TimedOut),
-            Err(error) => Err(StartError::Init(error)),
+        let mut bound = EXEC_BOUND;
+        loop {
+            match channel.wait_for_report(bound) {
+                // The exec closed the other end. Or the init was killed: its exit status tells.
+                Ok(None) => return Ok(()),
+                Ok(Some(Report::Hooks(seconds))) => bound = with_hooks(EXEC_BOUND, seconds),
+                Ok(Some(Report::Failed(failure))) => {
+                    return Err(StartError::Exec {
+                        message: failure.message,
+                        status: failure.status,
+                    });
+                }
+                Ok(Some(Report::Ready | Report::RuntimeHooks)) => {
+                    return Err(StartError::Init(io::ErrorKind::InvalidData.into()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
+                    return Err(StartError::TimedOut(bound.as_secs()));
+                }
+                Err(error) => return Err(StartError::Init(error)),
+            }
         }
     }
 
@@ -447,6 +477,12 @@ impl Container {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
         Ok(waitid(Id::PIDFd(pidfd), flags)?)
     }
+}
+
+/// How long what may take `bound` may take with hooks that may take so many seconds.
+fn with_hooks(bound: Duration, seconds: u64) -> Duration {
+    let hooks = Duration::from_secs(seconds);
+    bound.saturating_add(hooks).min(FOREVER)
 }
 
 fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> CreateError {

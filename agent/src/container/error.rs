@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 
+use super::hooks::HookError;
 use super::mounts::MountError;
 use super::process::ProgramError;
 
@@ -44,6 +45,8 @@ pub(super) enum InitError {
     CwdOutside { path: String },
     #[error("process.capabilities: {name} can't be given, the runtime itself doesn't have it")]
     CapabilityNotHeld { name: String },
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error(transparent)]
     Program(#[from] ProgramError),
 }

@@ -299,7 +299,7 @@ fn heard_of_exec(
                 Some(socket) => terminal::send(socket, &master)?,
                 None => terminal = Some(master),
             },
-            Ok(Some((Report::Ready, None))) => {
+            Ok(Some((Report::Ready | Report::RuntimeHooks | Report::Hooks(_), _))) => {
                 let error = io::Error::from(io::ErrorKind::InvalidData);
                 return Err(starting("hear from the process")(error));
             }

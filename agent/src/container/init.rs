@@ -5,6 +5,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -15,13 +16,14 @@ use super::create::Options;
 use super::devices::Device;
 use super::error::{InitError, Step};
 use super::gate::Gate;
+use super::hooks::{HookError, Hooks};
 use super::mounts::{self, Mount};
 use super::namespaces::Namespaces;
 use super::procfs::Proc;
 use super::rootfs::{Propagation, Rootfs};
 use super::safe_path::{self, Kind};
 use super::terminal::Terminal;
-use super::workload::Workload;
+use super::workload::{UMASK, Workload};
 use super::{devices, keyring, masked, network, sys, sysctl};
 
 /// A configuration, understood: what the init goes by.
@@ -87,6 +89,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) namespaces: &'a Namespaces,
     /// The directory of the container's cgroup.
     pub(super) cgroup: Option<PathBuf>,
+    pub(super) hooks: Option<&'a Hooks<'a>>,
     pub(super) options: &'a Options<'a>,
 }
 
@@ -101,13 +104,16 @@ struct Prepared {
 /// The whole life of the init. Returns, with an exit status, only if it fails.
 pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel) -> i32 {
     let mut listener = engine;
-    let failed = match set_up(&mut plan, surroundings) {
+    let failed = match set_up(&mut plan, surroundings, &listener) {
         Err(error) => error,
         Ok(Prepared { file, terminal }) => {
             match wait_for_start(listener, terminal, surroundings.options.gate.as_ref()) {
                 Some(starter) => {
                     listener = starter;
-                    plan.workload.exec(&file)
+                    match run_start_hooks(surroundings.hooks, &listener) {
+                        Err(error) => error.into(),
+                        Ok(()) => plan.workload.exec(&file),
+                    }
                 }
                 // Nobody is left who could start it, and with that all reason to be.
                 None => return 1,
@@ -140,7 +146,11 @@ fn wait_for_start(
 }
 
 /// Everything up to the exec.
-fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Prepared, InitError> {
+fn set_up(
+    plan: &mut Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    engine: &Channel,
+) -> Result<Prepared, InitError> {
     let options = surroundings.options;
     let proc = Proc::open()?;
     plan.workload.leave_the_engine(&options.stdio, &proc)?;
@@ -153,6 +163,9 @@ fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Prepar
     sysctl::write(proc.as_fd(), &plan.sysctl)?;
 
     let (root, terminal) = assemble_root(plan, surroundings)?;
+    if let Some(hooks) = surroundings.hooks {
+        run_create_hooks(hooks, engine)?;
+    }
     root.enter(plan.readonly_root, options.no_pivot)?;
     let terminal = match terminal {
         Some(terminal) => Some(terminal.become_controlling()?),
@@ -164,6 +177,36 @@ fn set_up(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Prepar
     }
     let file = plan.workload.get_ready(options.preserve_fds)?;
     Ok(Prepared { file, terminal })
+}
+
+/// The caller's files are still there, and the container's root can still be changed.
+fn run_create_hooks(hooks: &Hooks<'_>, engine: &Channel) -> Result<(), InitError> {
+    if hooks.has_runtimes() {
+        let step = || "let the engine run hooks";
+        engine.report(&Report::RuntimeHooks).step(step)?;
+        if !engine.wait_for_release().step(step)? {
+            return Err(Errno::EPIPE).step(step);
+        }
+    }
+    if let Some(limit) = hooks.create_container_limit() {
+        let step = || "tell the engine of hooks";
+        engine.report(&Report::Hooks(limit.as_secs())).step(step)?;
+        // The init makes files with exactly the mode that they are to have. Hooks don't.
+        let own = umask(Mode::from_bits_truncate(UMASK));
+        let ran = hooks.run_create_container();
+        umask(own);
+        ran?;
+    }
+    Ok(())
+}
+
+fn run_start_hooks(hooks: Option<&Hooks<'_>>, starter: &Channel) -> Result<(), HookError> {
+    let Some((hooks, limit)) = hooks.and_then(|h| Some((h, h.start_container_limit()?))) else {
+        return Ok(());
+    };
+    // If the starter is gone meanwhile, so be it: it has said the word.
+    let _ = starter.report(&Report::Hooks(limit.as_secs()));
+    hooks.run_start_container()
 }
 
 /// Mounts all that there is to be in the container, while the caller's files are still there,

@@ -13,6 +13,7 @@
 
 pub mod cgroups;
 pub mod config;
+pub mod hooks;
 
 mod capabilities;
 mod channel;

@@ -23,7 +23,7 @@ use super::terminal::{self, Terminal};
 use super::{io_priority, personality, rlimits, signals, sys, user};
 
 /// The umask of a process that none is asked for, as runc gives it.
-const UMASK: u32 = 0o022;
+pub(super) const UMASK: u32 = 0o022;
 
 /// `process`, understood, and what else makes a process one of the container.
 pub(super) struct Workload<'a> {

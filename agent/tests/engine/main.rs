@@ -13,6 +13,7 @@ macro_rules! tests {
 mod bundle;
 mod cgroup;
 mod exec;
+mod hooks;
 mod hostile;
 mod leftovers;
 mod lifecycle;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("process", process::TESTS),
         ("seccomp", seccomp::TESTS),
         ("terminal", terminal::TESTS),
+        ("hooks", hooks::TESTS),
         ("mounts", mounts::TESTS),
         ("namespaces", namespaces::TESTS),
         ("hostile", hostile::TESTS),

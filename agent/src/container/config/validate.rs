@@ -13,7 +13,9 @@ use crate::container::cgroups::{self, Cgroup};
 use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
-use crate::container::{devices, io_priority, namespaces, rlimits, seccomp, sysctl, terminal};
+use crate::container::{
+    devices, hooks, io_priority, namespaces, rlimits, seccomp, sysctl, terminal,
+};
 
 /// The kernel's limit on host and domain names, in bytes.
 const MAX_HOSTNAME: usize = 64;
@@ -40,12 +42,14 @@ pub fn validate(spec: &Spec) -> Result<(), ConfigError> {
         Mount::parse(index, mount)?;
     }
     refuse([
-        ("hooks", spec.hooks().as_ref().is_some_and(has_hooks)),
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
         ("vm", spec.vm().is_some()),
         ("zos", spec.zos().is_some()),
     ])?;
+    if let Some(list) = spec.hooks() {
+        hooks::validate(list)?;
+    }
     linux(spec.linux().as_ref().ok_or(missing("linux"))?)?;
     names(spec)
 }
@@ -156,20 +160,6 @@ pub fn validate_process(process: &Process) -> Result<(), ConfigError> {
         ));
     }
     Ok(())
-}
-
-#[allow(deprecated)] // Prestart hooks are, but clients give them.
-fn has_hooks(hooks: &oci_spec::runtime::Hooks) -> bool {
-    [
-        hooks.prestart(),
-        hooks.create_runtime(),
-        hooks.create_container(),
-        hooks.start_container(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ]
-    .into_iter()
-    .any(some)
 }
 
 fn linux(linux: &Linux) -> Result<(), ConfigError> {
@@ -371,7 +361,6 @@ mod tests {
             ("/process/execCPUAffinity", json!({"initial": "0"})),
             ("/process/commandLine", json!("x")),
             ("/process/user/username", json!("x")),
-            ("/hooks", json!({"poststop": [{"path": "/x"}]})),
             ("/windows", json!({"layerFolders": ["x"]})),
             ("/vm", json!({"kernel": {"path": "/x"}})),
             ("/linux/uidMappings", id_map.clone()),
@@ -456,6 +445,11 @@ mod tests {
                 json!({"user": {}, "cwd": "/", "args": ["x"], "terminal": true,
                        "consoleSize": {"height": 1, "width": 65536}}),
                 "process.consoleSize.width: 65536 is over 65535",
+            ),
+            (
+                "/hooks",
+                json!({"poststop": [{"path": "x"}]}),
+                "hooks.poststop[0].path: \"x\" isn't absolute",
             ),
             (
                 "/process/oomScoreAdj",

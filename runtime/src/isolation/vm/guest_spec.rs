@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nacre_agent::protocol::SHARE;
+use nacre_agent::{container::hooks, protocol::SHARE};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use crate::{
@@ -92,7 +92,7 @@ pub(super) fn translate(
         mut spec,
         ..
     } = bundle;
-    check_process(&spec)?;
+    check_unsupported(&spec)?;
     check_namespaces(&spec)?;
 
     let guest = Path::new(SHARE);
@@ -123,12 +123,17 @@ pub(super) fn translate(
 }
 
 /// Refuses what the engine does for a container of this kernel, but not yet for one in a guest.
-fn check_process(spec: &Spec) -> Result<(), GuestSpecError> {
+fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
     let terminal = spec.process().as_ref().and_then(|p| p.terminal());
-    match terminal {
-        Some(true) => Err(GuestSpecError::Unsupported("process.terminal")),
-        _ => Ok(()),
+    for (field, asks) in [
+        ("process.terminal", terminal == Some(true)),
+        ("hooks", spec.hooks().as_ref().is_some_and(hooks::any)),
+    ] {
+        if asks {
+            return Err(GuestSpecError::Unsupported(field));
+        }
     }
+    Ok(())
 }
 
 fn check_namespaces(spec: &Spec) -> Result<(), GuestSpecError> {
@@ -371,11 +376,21 @@ mod tests {
     #[test]
     fn what_guests_lack_yet_is_refused_by_name() {
         let mut scene = Scene::new();
-        scene.config["process"]["terminal"] = json!(true);
-        assert_eq!(
-            scene.refusal(),
-            "process.terminal isn't supported in a VM yet"
-        );
+        for (pointer, value) in [
+            ("/process/terminal", json!(true)),
+            ("/hooks", json!({"poststop": [{"path": "/x"}]})),
+        ] {
+            let (parent, name) = pointer.rsplit_once('/').unwrap();
+            scene.config.pointer_mut(parent).unwrap()[name] = value;
+            let field = pointer[1..].replace('/', ".");
+            assert_eq!(
+                scene.refusal(),
+                format!("{field} isn't supported in a VM yet")
+            );
+            scene.config.pointer_mut(parent).unwrap()[name] = Value::Null;
+        }
+        scene.config["hooks"] = json!({"poststop": []});
+        scene.translate(1).unwrap();
     }
 
     #[test]
