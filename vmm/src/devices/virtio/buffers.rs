@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use vm_memory::VolatileSlice;
 
 /// The kernel's limit on the parts of one vectored read or write.
-const MAX_PARTS: usize = libc::UIO_MAXIOV as usize;
+pub(crate) const MAX_PARTS: usize = libc::UIO_MAXIOV as usize;
 
 /// Pieces of guest memory, used from the front. Each was checked to lie in guest memory.
 #[derive(Default)]
@@ -138,7 +138,8 @@ fn message(iovecs: &mut [libc::iovec]) -> libc::msghdr {
     message
 }
 
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+/// Repeats a system call that a signal broke off.
+pub(crate) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {
             Ok(count) => return Ok(count),

@@ -6,6 +6,7 @@
 //! queues and hands them over at activation.
 
 pub mod balloon;
+pub mod block;
 mod buffers;
 mod config;
 pub mod console;
@@ -16,6 +17,7 @@ pub mod rng;
 #[cfg(test)]
 mod testing;
 mod thread;
+mod vector;
 pub mod vsock;
 
 use std::sync::Arc;

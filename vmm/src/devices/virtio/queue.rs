@@ -17,7 +17,7 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::buffers::Buffers;
-use super::{ActivateError, Activation, Interrupt};
+use super::{ActivateError, Activation, ActiveQueue, Interrupt};
 
 /// The features that every device here offers: virtio 1, and what [`DeviceQueue`] knows of
 /// rings (indirect descriptors, and notifications only where they are waited for).
@@ -181,6 +181,23 @@ impl DeviceQueue {
 pub(crate) fn start_queues<const N: usize>(
     activation: Activation,
 ) -> Result<[DeviceQueue; N], ActivateError> {
+    let queues = (0..).zip(start_ready_queues(activation)?);
+    let started = queues.map(|(index, queue)| queue.ok_or(ActivateError::QueueNotReady(index)));
+    started
+        .collect::<Result<Vec<_>, _>>()?
+        .try_into()
+        .map_err(|short: Vec<_>| ActivateError::QueueNotReady(short.len() as u16))
+}
+
+/// Makes the queues that the driver set up ready for work, for a device that can do without
+/// the others.
+///
+/// # Errors
+///
+/// [`ActivateError::QueueNotReady`] names the first whose rings aren't in guest memory.
+pub(crate) fn start_ready_queues(
+    activation: Activation,
+) -> Result<Vec<Option<DeviceQueue>>, ActivateError> {
     let Activation {
         memory,
         queues,
@@ -188,9 +205,11 @@ pub(crate) fn start_queues<const N: usize>(
         features,
     } = activation;
     let event_idx = features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
-    let mut started = Vec::with_capacity(N);
-    for (index, active) in (0..).zip(queues) {
+    let start = |(index, active): (u16, ActiveQueue)| {
         let mut queue = active.queue;
+        if !queue.ready() {
+            return Ok(None);
+        }
         if !rings_are_in_memory(&queue, &memory) {
             return Err(ActivateError::QueueNotReady(index));
         }
@@ -199,17 +218,15 @@ pub(crate) fn start_queues<const N: usize>(
             what: "setting a notification up",
             source,
         })?;
-        started.push(DeviceQueue {
+        Ok(Some(DeviceQueue {
             index,
             queue,
             notify: active.notify,
             memory: Arc::clone(&memory),
             interrupt: Arc::clone(&interrupt),
-        });
-    }
-    started
-        .try_into()
-        .map_err(|short: Vec<_>| ActivateError::QueueNotReady(short.len() as u16))
+        }))
+    };
+    (0..).zip(queues).map(start).collect()
 }
 
 fn set_nonblocking(event: &EventFd) -> io::Result<()> {
@@ -228,12 +245,11 @@ fn set_nonblocking(event: &EventFd) -> io::Result<()> {
 /// `Queue::is_valid` wants a byte to follow each ring and says so in the log; this doesn't.
 fn rings_are_in_memory(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
     let size = u64::from(queue.size());
-    queue.ready()
-        && [
-            (queue.desc_table(), 16 * size),
-            (queue.avail_ring(), 6 + 2 * size),
-            (queue.used_ring(), 6 + 8 * size),
-        ]
-        .iter()
-        .all(|(start, length)| memory.check_range(GuestAddress(*start), *length as usize))
+    [
+        (queue.desc_table(), 16 * size),
+        (queue.avail_ring(), 6 + 2 * size),
+        (queue.used_ring(), 6 + 8 * size),
+    ]
+    .iter()
+    .all(|(start, length)| memory.check_range(GuestAddress(*start), *length as usize))
 }

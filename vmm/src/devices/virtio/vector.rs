@@ -1,0 +1,107 @@
+//! Vectored reads and writes: a file on one side; on the other pieces of guest memory and of
+//! our own, in place.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::buffers::{Buffers, MAX_PARTS, retry};
+
+/// Pieces of memory in the order in which they are read into or written from. What is beyond
+/// the kernel's limit on their number is left out: such a transfer is a short one.
+pub(crate) struct Vector<'a> {
+    parts: Vec<libc::iovec>,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Vector<'a> {
+    /// None yet, with room for `count`.
+    pub(crate) fn with_capacity(count: usize) -> Vector<'a> {
+        Vector {
+            parts: Vec::with_capacity(count.min(MAX_PARTS)),
+            memory: PhantomData,
+        }
+    }
+
+    /// All of `buffers`.
+    pub(crate) fn of(buffers: &'a Buffers<'_>) -> Vector<'a> {
+        let mut vector = Vector::with_capacity(buffers.parts().len());
+        vector.extend(buffers);
+        vector
+    }
+
+    /// Adds guest memory.
+    pub(crate) fn extend(&mut self, buffers: &'a Buffers<'_>) {
+        for part in buffers.parts() {
+            self.add(part.ptr_guard_mut().as_ptr(), part.len());
+        }
+    }
+
+    fn add(&mut self, start: *mut u8, length: usize) {
+        if self.parts.len() < MAX_PARTS {
+            self.parts.push(libc::iovec {
+                iov_base: start.cast(),
+                iov_len: length,
+            });
+        }
+    }
+
+    /// `preadv(2)`: how many bytes came, 0 at the end of the file.
+    pub(crate) fn read_at(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+        let (parts, count) = self.raw();
+        let offset = file_offset(offset)?;
+        // SAFETY: `parts` describes guest memory, which may be written at any time.
+        retry(|| unsafe { libc::preadv(file.as_raw_fd(), parts, count, offset) })
+    }
+
+    /// `pwritev2(2)`: how many bytes went, with `flags` such as `RWF_DSYNC`.
+    pub(crate) fn write_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize> {
+        let (parts, count) = self.raw();
+        let offset = file_offset(offset)?;
+        // SAFETY: as in `read_at`.
+        retry(|| unsafe { libc::pwritev2(file.as_raw_fd(), parts, count, offset, flags) })
+    }
+
+    fn raw(&mut self) -> (*const libc::iovec, i32) {
+        // There are no more than `MAX_PARTS`.
+        (self.parts.as_ptr(), self.parts.len() as i32)
+    }
+}
+
+fn file_offset(offset: u64) -> io::Result<i64> {
+    i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+
+    use super::*;
+
+    fn bytes_of_guest<'m>(memory: &'m GuestMemoryMmap, parts: &[(u64, usize)]) -> Buffers<'m> {
+        let mut buffers = Buffers::default();
+        for (address, length) in parts {
+            buffers.push(memory.get_slice(GuestAddress(*address), *length).unwrap());
+        }
+        buffers
+    }
+
+    #[test]
+    fn more_parts_than_the_kernel_takes_make_a_short_transfer() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let guest = bytes_of_guest(&memory, &[(0, 1); MAX_PARTS + 1]);
+        let null = File::options().write(true).open("/dev/null").unwrap();
+        let written = Vector::of(&guest).write_at(null.as_fd(), 0, 0).unwrap();
+        assert_eq!(written, MAX_PARTS);
+        let beyond = Vector::of(&guest).read_at(null.as_fd(), 1 << 63);
+        assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+}
