@@ -1,0 +1,188 @@
+//! What `--isolation=vm` needs.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
+
+use nacre_vmm::{KvmError, kvm};
+
+use crate::{
+    config::{Config, size::Bytes},
+    isolation::vm,
+    log::chain,
+};
+
+use super::{
+    Finding,
+    host::{self, CgroupVersion},
+};
+
+pub(super) fn examine(config: &Config) -> Vec<Finding> {
+    vec![
+        kvm(kvm::check().map(drop)),
+        nested(is_virtualized()),
+        guest_kernel(&config.vm.kernel()),
+        agent(&config.vm.agent()),
+        memory(config.vm.memory.0, available_memory()),
+        privileges(host::has_cap_sys_admin()),
+        cgroups(CgroupVersion::of(Path::new("/sys/fs/cgroup"))),
+    ]
+}
+
+fn kvm(checked: Result<(), KvmError>) -> Finding {
+    let error = match checked {
+        Ok(()) => return Finding::ok("kvm", "/dev/kvm can run guests"),
+        Err(error) => error,
+    };
+    let name = match error {
+        KvmError::Missing(_) => "kvm-missing",
+        KvmError::Permission(_) => "kvm-permission",
+        _ => "kvm-unusable",
+    };
+    Finding::error(name, chain(&error), vm::remedy(&error))
+}
+
+fn nested(is_virtualized: bool) -> Finding {
+    let message = match is_virtualized {
+        true => "this host is a virtual machine, so its guests are nested",
+        false => "this host is not a virtual machine",
+    };
+    Finding::ok("nested", message)
+}
+
+fn guest_kernel(path: &Path) -> Finding {
+    let at = path.display();
+    match is_elf(path) {
+        Ok(()) => Finding::ok("guest-kernel", format!("the guest kernel is {at}")),
+        Err(error) => Finding::error(
+            "guest-kernel",
+            format!("there is no guest kernel at {at}: {error}"),
+            "build one with guest-kernel-config/build, or say where it is with vm.kernel in the \
+             configuration file",
+        ),
+    }
+}
+
+fn agent(path: &Path) -> Finding {
+    let at = path.display();
+    match is_elf(path) {
+        Ok(()) => Finding::ok("agent", format!("the agent is {at}")),
+        Err(error) => Finding::error(
+            "agent",
+            format!("there is no agent at {at}: {error}"),
+            "put nacre-agent, which is built with nacre, there, or say where it is with vm.agent \
+             in the configuration file",
+        ),
+    }
+}
+
+/// Both in bytes.
+fn memory(needed: u64, available: Option<u64>) -> Finding {
+    let Some(available) = available else {
+        return Finding::ok("memory", "how much memory is available can't be told");
+    };
+    let message = format!(
+        "{} MiB of memory are available, a VM without limits gets {}",
+        available >> 20,
+        Bytes(needed)
+    );
+    if available < needed {
+        let remedy = "free memory, or lower vm.memory in the configuration file";
+        return Finding::warning("memory", message, remedy);
+    }
+    Finding::ok("memory", message)
+}
+
+fn privileges(complete: bool) -> Finding {
+    match complete {
+        true => Finding::ok("privileges", "mount namespaces can be made"),
+        false => Finding::error(
+            "privileges",
+            "mount namespaces can't be made: CAP_SYS_ADMIN is missing",
+            "run nacre as root",
+        ),
+    }
+}
+
+fn cgroups(version: CgroupVersion) -> Finding {
+    let message =
+        format!("the host's control groups are {version}; a VM's limits don't depend on them");
+    Finding::ok("cgroups", message)
+}
+
+/// Whether the processor says that a hypervisor is below it.
+fn is_virtualized() -> bool {
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| {
+        info.lines()
+            .find(|line| line.starts_with("flags"))
+            .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
+    })
+}
+
+/// Whether a file is a 64-bit x86 ELF file, as guest kernel and agent are.
+fn is_elf(path: &Path) -> io::Result<()> {
+    let mut header = [0; 20];
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a file"));
+    }
+    let read = file.take(20).read(&mut header)?;
+    // Magic number, ELFCLASS64, ELFDATA2LSB; at 18 the machine, EM_X86_64.
+    if read == 20 && header.starts_with(b"\x7fELF\x02\x01") && header[18..] == [62, 0] {
+        Ok(())
+    } else {
+        Err(io::Error::other("not an ELF file for this processor"))
+    }
+}
+
+/// The kernel's estimate of what can be had without swapping, in bytes.
+fn available_memory() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info
+        .lines()
+        .find(|line| line.starts_with("MemAvailable:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn little_memory_is_a_warning() {
+        assert_eq!(memory(2, Some(1)).level, Level::Warning);
+        assert_eq!(memory(2, Some(2)).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_useless_kvm_is_named_for_programs() {
+        let error = || io::Error::other("");
+        let unusable = KvmError::Unusable {
+            reason: "it is a toy".into(),
+        };
+        for (checked, name) in [
+            (KvmError::Missing(error()), "kvm-missing"),
+            (KvmError::Permission(error()), "kvm-permission"),
+            (unusable, "kvm-unusable"),
+        ] {
+            let finding = kvm(Err(checked));
+            assert_eq!((finding.name, finding.level), (name, Level::Error));
+            assert!(finding.remedy.is_some());
+        }
+    }
+
+    #[test]
+    fn a_script_is_no_kernel() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vmlinux");
+        assert!(is_elf(&path).is_err());
+        fs::write(&path, "#!/bin/sh\nexit 0 # longer than a header\n").unwrap();
+        assert!(is_elf(&path).is_err());
+        assert!(is_elf(directory.path()).is_err());
+        assert!(is_elf(Path::new("/proc/self/exe")).is_ok());
+    }
+}
