@@ -2,11 +2,13 @@
 //! container, and the stage that brings them into a user namespace of others.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use nix::unistd::Pid;
 
+use super::cgroups::Placement;
 use super::channel::Channel;
+use super::error::Step;
 use super::sys::{self, Cloned};
 
 /// A child process of the engine's.
@@ -18,20 +20,20 @@ pub(super) struct Child {
     pub(super) channel: Channel,
 }
 
-/// Makes a child process in the new namespaces of `flags` and in `cgroup`, which does what
-/// `child` does, and ends with the status that this returns.
+/// Makes a child process in the new namespaces of `flags` and in the cgroup of `placement`, which
+/// does what `child` does, and ends with the status that this returns.
 ///
 /// # Safety
 ///
 /// As with [`sys::clone3`]: this process must have a single thread.
 pub(super) unsafe fn spawn(
     flags: u64,
-    cgroup: Option<BorrowedFd<'_>>,
+    placement: Option<&Placement>,
     child: impl FnOnce(Channel) -> i32,
 ) -> io::Result<Child> {
     let (engines_end, childs_end) = Channel::pair()?;
     // SAFETY: the caller's promise.
-    match unsafe { sys::clone3(flags, cgroup) }? {
+    match unsafe { sys::clone3(flags, placement.and_then(Placement::clone_into)) }? {
         Cloned::Parent { pid, pidfd } => Ok(Child {
             pid,
             pidfd,
@@ -43,7 +45,11 @@ pub(super) unsafe fn spawn(
             let _never_unwind = ExitOnDrop;
             // Or it would never be seen that the engine is gone.
             drop(engines_end);
-            exit(child(childs_end))
+            let entered = placement.map_or(Ok(()), Placement::enter);
+            exit(match entered.step(|| "enter the container's cgroup") {
+                Ok(()) => child(childs_end),
+                Err(error) => childs_end.give_up(&error),
+            })
         }
     }
 }

@@ -238,10 +238,10 @@ impl Container {
         let surroundings = Surroundings {
             hooks: hooks.as_ref(),
             namespaces: &namespaces,
-            cgroup: cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+            cgroup: cgroup.as_ref(),
             options: &options,
         };
-        let init = match clone_init(plan, &surroundings, cgroup.as_ref()) {
+        let init = match clone_init(plan, &surroundings) {
             Ok(init) => init,
             Err(error) => {
                 if let Some(cgroup) = cgroup {
@@ -261,7 +261,7 @@ impl Container {
             cgroup,
             terminal: None,
         };
-        match container.wait_until_ready(&init.channel, &surroundings) {
+        match container.wait_until_ready(&init.channel, hooks.as_ref(), &options) {
             Ok(()) => {
                 container.start = Start::Channel(init.channel);
                 Ok(container)
@@ -303,13 +303,14 @@ impl Container {
     fn wait_until_ready(
         &mut self,
         channel: &Channel,
-        surroundings: &Surroundings<'_>,
+        hooks: Option<&Hooks<'_>>,
+        options: &Options<'_>,
     ) -> Result<(), CreateError> {
         let mut bound = READY_BOUND;
         loop {
             match channel.wait_for_report_and_fd(bound) {
                 Ok(Some((Report::RuntimeHooks, _))) => {
-                    if let Some(hooks) = surroundings.hooks {
+                    if let Some(hooks) = hooks {
                         hooks.run_in_runtime(self.init.pid)?;
                     }
                     if channel.release().is_err() {
@@ -318,7 +319,7 @@ impl Container {
                 }
                 Ok(Some((Report::Hooks(seconds), _))) => bound = with_hooks(READY_BOUND, seconds),
                 Ok(Some((Report::Ready, terminal))) => {
-                    match (&surroundings.options.console_socket, terminal) {
+                    match (&options.console_socket, terminal) {
                         (Some(socket), Some(terminal)) => terminal::send(socket, &terminal)?,
                         (_, terminal) => self.terminal = terminal,
                     }
@@ -507,36 +508,30 @@ fn check_root(path: &Path) -> Result<(), CreateError> {
     }
 }
 
-/// Makes the container's cgroup. Where there is no cgroup2, a container that asks for none and
+/// Makes the container's cgroup. Where there is no cgroup file system, one that asks for none and
 /// for no limits goes without.
 fn make_cgroup(id: &str, linux: &Linux) -> Result<Option<Cgroup>, CgroupError> {
     let path = linux.cgroups_path().as_deref();
     let path = path.filter(|path| !path.as_os_str().is_empty());
     let resources = linux.resources().as_ref();
-    match Cgroup::create(&cgroups::relative_path(path, id)?, resources) {
+    match Cgroup::create(&cgroups::cgroup_path(path, id)?, resources) {
         Err(CgroupError::NotMounted) if path.is_none() && resources.is_none() => Ok(None),
         other => other.map(Some),
     }
 }
 
-fn clone_init(
-    plan: Plan<'_>,
-    surroundings: &Surroundings<'_>,
-    cgroup: Option<&Cgroup>,
-) -> Result<Child, CreateError> {
+fn clone_init(plan: Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Child, CreateError> {
     let namespaces = surroundings.namespaces;
-    let directory = match cgroup {
-        Some(cgroup) => Some(cgroup.directory().map_err(starting("open the cgroup"))?),
+    let placement = match surroundings.cgroup {
+        Some(cgroup) => Some(cgroup.placement().map_err(starting("open the cgroup"))?),
         None => None,
     };
     let _for_children = namespaces.set_for_children()?;
     // SAFETY: the caller of `Container::create` has promised that this is the only thread.
     let init = unsafe {
-        child::spawn(
-            namespaces.clone_flags(),
-            directory.as_ref().map(AsFd::as_fd),
-            |channel| init::run(plan, surroundings, channel),
-        )
+        child::spawn(namespaces.clone_flags(), placement.as_ref(), |channel| {
+            init::run(plan, surroundings, channel)
+        })
     };
     init.map_err(starting("clone the container's init"))
 }

@@ -12,7 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chroot, fchdir};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
-use super::cgroups::Cgroup;
+use super::cgroups::{Cgroup, CgroupError, Placement};
 use super::channel::{Channel, Report, wait_until_readable};
 use super::child;
 use super::config::{self, ConfigError};
@@ -20,7 +20,6 @@ use super::create::Container;
 use super::error::{InitError, Step};
 use super::namespaces::Others;
 use super::procfs::Proc;
-use super::safe_path;
 use super::stdio::Stdio;
 use super::sys;
 use super::terminal::{self, ConsoleSocketError};
@@ -88,11 +87,14 @@ pub enum ExecError {
     /// It can't be put into its cgroup.
     #[error("can't enter the cgroup {}", path.display())]
     Cgroup {
-        /// The cgroup's path, below the container's if it is relative.
+        /// The cgroup's path.
         path: PathBuf,
         /// The kernel's reason.
         source: io::Error,
     },
+    /// The cgroup below the container's can't be used.
+    #[error(transparent)]
+    Below(#[from] CgroupError),
     /// The process can't be made.
     #[error("can't {step}")]
     Start {
@@ -165,7 +167,7 @@ impl Container {
         let for_children = for_children.map_err(starting("enter the pid namespace"))?;
         // SAFETY: the caller has promised that this is the only thread.
         let child = unsafe {
-            child::spawn(0, cgroup.as_ref().map(AsFd::as_fd), |channel| {
+            child::spawn(0, cgroup.as_ref(), |channel| {
                 let failed = match set_up(&mut workload, &container, &options, &proc, &channel) {
                     Ok(file) => workload.exec(&file),
                     Err(error) => error,
@@ -257,16 +259,13 @@ fn has_new_mount_namespace(spec: &Spec) -> bool {
         })
 }
 
-fn open_cgroup(cgroup: &Cgroup, below: Option<&Path>) -> Result<OwnedFd, ExecError> {
-    let failed = |path: &Path, source| ExecError::Cgroup {
-        path: path.to_owned(),
-        source,
-    };
-    let directory = cgroup.directory().map_err(|e| failed(cgroup.path(), e))?;
+fn open_cgroup(cgroup: &Cgroup, below: Option<&Path>) -> Result<Placement, ExecError> {
     match below {
-        None => Ok(directory),
-        Some(path) => safe_path::open_without_links(directory.as_fd(), path)
-            .map_err(|e| failed(path, e.into())),
+        None => cgroup.placement().map_err(|source| ExecError::Cgroup {
+            path: cgroup.path().to_owned(),
+            source,
+        }),
+        Some(path) => Ok(cgroup.placement_below(path)?),
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use super::cgroups::Cgroup;
 use super::channel::{Channel, Report};
 use super::config::ConfigError;
 use super::create::Options;
@@ -87,8 +88,7 @@ impl Plan<'_> {
 /// What the init is given besides the plan.
 pub(super) struct Surroundings<'a> {
     pub(super) namespaces: &'a Namespaces,
-    /// The directory of the container's cgroup.
-    pub(super) cgroup: Option<PathBuf>,
+    pub(super) cgroup: Option<&'a Cgroup>,
     pub(super) hooks: Option<&'a Hooks<'a>>,
     pub(super) options: &'a Options<'a>,
 }
@@ -218,7 +218,7 @@ fn assemble_root(
     umask(Mode::empty());
     let mut root = Rootfs::attach(plan.root, plan.propagation)?;
     let new_cgroup_namespace = surroundings.namespaces.has_new(LinuxNamespaceType::Cgroup);
-    let cgroup = surroundings.cgroup.as_deref();
+    let cgroup = surroundings.cgroup.map(Cgroup::path);
     let cgroup = cgroup.filter(|_| !new_cgroup_namespace);
     for mount in &plan.mounts {
         if let Some(mount) = mount.make(root.fd(), cgroup)? {

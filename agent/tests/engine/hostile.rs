@@ -132,10 +132,15 @@ fn an_init_does_not_outlive_its_engine() -> Result<(), Skipped> {
     Ok(())
 }
 
-/// Removes a cgroup that an engine has left, once what was in it has ended.
+/// Removes a cgroup that an engine has left, once what was in it has ended: on cgroup2, and in
+/// each hierarchy of version 1.
 fn remove_cgroup(name: &str) {
-    for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-        let left = Path::new(mount).join(name);
+    let top = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(top).unwrap().flatten();
+    let mut tops: Vec<_> = hierarchies.map(|entry| entry.path()).collect();
+    tops.push(top.to_owned());
+    for top in tops {
+        let left = top.join(name);
         wait_until(|| !left.exists() || fs::remove_dir(&left).is_ok());
     }
 }

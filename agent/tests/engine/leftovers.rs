@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -19,11 +19,7 @@ pub(crate) fn now() -> BTreeSet<String> {
             found.insert(format!("descriptor {} {}", fd.display(), target.display()));
         }
     }
-    for mount in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-        if Path::new(mount).join("cgroup.controllers").exists() {
-            cgroups(&PathBuf::from(mount), &mut found);
-        }
-    }
+    cgroups(Path::new("/sys/fs/cgroup"), &mut found);
     match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         Err(Errno::ECHILD) => {}
         other => drop(found.insert(format!("child {other:?}"))),
@@ -31,6 +27,7 @@ pub(crate) fn now() -> BTreeSet<String> {
     found
 }
 
+/// In all hierarchies, of both versions.
 fn cgroups(directory: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -1,28 +1,24 @@
 //! `linux.resources.devices`: which devices the container may make, read and write.
 //!
-//! cgroup v2 has no files for this. A BPF program attached to the cgroup is asked at each
-//! access ([kernel document](https://docs.kernel.org/admin-guide/cgroup-v2.html#device-controller)),
-//! and here it is written from the rules.
-//!
-//! As on v1, and with runc, everything is denied that no rule allows, and the last rule for a
-//! device and a kind of access decides.
+//! Everything is denied that no rule allows, and the last rule for a device and a kind of access
+//! decides, as with runc.
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
 use super::CgroupError;
-use super::bpf::{Instruction, Register};
 
 /// Bits of a kind of access, `BPF_DEVCG_ACC_*`.
-const MKNOD: u8 = 1;
-const READ: u8 = 2;
-const WRITE: u8 = 4;
-const ALL: u8 = MKNOD | READ | WRITE;
+pub(super) const MKNOD: u8 = 1;
+pub(super) const READ: u8 = 2;
+pub(super) const WRITE: u8 = 4;
+pub(super) const ALL: u8 = MKNOD | READ | WRITE;
 
-/// More rules than this are refused: the program must stay within what the kernel verifies.
+/// More rules than this are refused: the program that enforces them on version 2 must stay
+/// within what the kernel verifies.
 const MAX_RULES: usize = 256;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
     /// `BPF_DEVCG_DEV_BLOCK`.
     Block = 1,
     /// `BPF_DEVCG_DEV_CHAR`.
@@ -31,12 +27,12 @@ enum Kind {
 
 /// One rule; `None` matches any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rule {
-    allow: bool,
-    kind: Option<Kind>,
-    major: Option<u32>,
-    minor: Option<u32>,
-    access: u8,
+pub(super) struct Rule {
+    pub(super) allow: bool,
+    pub(super) kind: Option<Kind>,
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
+    pub(super) access: u8,
 }
 
 const fn allow(kind: Kind, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
@@ -64,18 +60,34 @@ const DEFAULT: [Rule; 10] = [
     allow(Kind::Character, Some(136), None, ALL),  // pts/*
 ];
 
-/// The program that decides as `rules` and then the default ones say.
-pub(super) fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<Instruction>, CgroupError> {
-    if rules.len() > MAX_RULES {
-        let given = format!("a list of {} rules", rules.len());
-        return Err(CgroupError::invalid("devices", given, "one of at most 256"));
+/// Which access a container has: what the first rules say, and then the default ones.
+#[derive(Debug)]
+pub(super) struct Access {
+    pub(super) rules: Vec<Rule>,
+}
+
+impl Access {
+    /// That of `resources`.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Invalid`], naming the rule.
+    pub(super) fn of(resources: &LinuxResources) -> Result<Self, CgroupError> {
+        Self::by(resources.devices().as_deref().unwrap_or_default())
     }
-    let mut checked = Vec::with_capacity(rules.len() + DEFAULT.len());
-    for (index, rule) in rules.iter().enumerate() {
-        checked.push(parse(index, rule)?);
+
+    pub(super) fn by(rules: &[LinuxDeviceCgroup]) -> Result<Self, CgroupError> {
+        if rules.len() > MAX_RULES {
+            let given = format!("a list of {} rules", rules.len());
+            return Err(CgroupError::invalid("devices", given, "one of at most 256"));
+        }
+        let mut checked = Vec::with_capacity(rules.len() + DEFAULT.len());
+        for (index, rule) in rules.iter().enumerate() {
+            checked.push(parse(index, rule)?);
+        }
+        checked.extend(DEFAULT);
+        Ok(Access { rules: checked })
     }
-    checked.extend(DEFAULT);
-    Ok(compile(&checked))
 }
 
 fn parse(index: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> {
@@ -123,160 +135,24 @@ fn parse(index: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> {
     })
 }
 
-/// The program goes through the rules from the last to the first. It keeps the kinds of
-/// access that are asked for and not yet allowed; a rule that matches the device clears those
-/// that it allows, and access is granted when none is left. A rule that denies one of them
-/// ends it, and so does the end of the rules.
-///
-/// Its argument is a `struct bpf_cgroup_dev_ctx`: `u32 access_type` (access in the upper
-/// half, kind in the lower), `u32 major`, `u32 minor`. It returns 1 to allow, 0 to deny.
-fn compile(rules: &[Rule]) -> Vec<Instruction> {
-    use Register::{Context, Kind, Left, Major, Minor, Result};
-
-    let grant = [Instruction::set(Result, 1), Instruction::exit()];
-    let deny = [Instruction::set(Result, 0), Instruction::exit()];
-    let mut program = vec![
-        Instruction::load(Kind, Context, 0),
-        Instruction::copy(Left, Kind),
-        Instruction::and(Kind, 0xffff),
-        Instruction::shift_right(Left, 16),
-        Instruction::load(Major, Context, 4),
-        Instruction::load(Minor, Context, 8),
-    ];
-    for rule in rules.iter().rev() {
-        let mut verdict = Vec::with_capacity(4);
-        if rule.allow {
-            verdict.push(Instruction::and(Left, i32::from(!rule.access & ALL)));
-            verdict.push(Instruction::skip_unless_equal(Left, 0, grant.len()));
-            verdict.extend(grant);
-        } else {
-            verdict.push(Instruction::skip_if_any(Left, i32::from(rule.access), 1));
-            verdict.push(Instruction::skip(deny.len()));
-            verdict.extend(deny);
-        }
-        let matches: Vec<(Register, u32)> = [
-            (Kind, rule.kind.map(|kind| kind as u32)),
-            (Major, rule.major),
-            (Minor, rule.minor),
-        ]
-        .into_iter()
-        .filter_map(|(register, value)| Some((register, value?)))
-        .collect();
-        for (index, (register, value)) in matches.iter().enumerate() {
-            let rest = matches.len() - index - 1 + verdict.len();
-            // The same 32 bits, as the instruction's signed operand.
-            let value = value.cast_signed();
-            program.push(Instruction::skip_unless_equal(*register, value, rest));
-        }
-        program.append(&mut verdict);
+/// `major:minor`.
+pub(super) fn device_number(field: &str, major: i64, minor: i64) -> Result<String, CgroupError> {
+    match (u32::try_from(major), u32::try_from(minor)) {
+        (Ok(major), Ok(minor)) => Ok(format!("{major}:{minor}")),
+        _ => Err(CgroupError::invalid(
+            field,
+            format!("{major}:{minor}"),
+            "a device's number",
+        )),
     }
-    program.extend(deny);
-    program
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::cgroups::bpf::interpret;
-
-    fn decide(program: &[Instruction], kind: Kind, major: u32, minor: u32, access: u8) -> bool {
-        let access_type = (u32::from(access) << 16) | kind as u32;
-        interpret(program, [access_type, major, minor]) == 1
-    }
 
     fn rules(json: &str) -> Vec<LinuxDeviceCgroup> {
         serde_json::from_str(json).unwrap()
-    }
-
-    #[test]
-    fn without_rules_only_the_default_devices_can_be_used() {
-        let program = program(&[]).unwrap();
-        let character =
-            |major, minor, access| decide(&program, Kind::Character, major, minor, access);
-        assert!(character(1, 3, READ | WRITE));
-        assert!(character(136, 7, READ | WRITE));
-        assert!(character(5, 2, ALL));
-        assert!(character(10, 229, MKNOD));
-        assert!(!character(10, 229, READ));
-        assert!(!character(1, 1, READ)); // mem
-        assert!(!character(5, 1, WRITE)); // console
-        assert!(decide(&program, Kind::Block, 8, 0, MKNOD));
-        assert!(!decide(&program, Kind::Block, 8, 0, READ));
-        assert!(!decide(&program, Kind::Block, 1, 3, READ));
-    }
-
-    #[test]
-    fn the_last_rule_for_a_kind_of_access_decides() {
-        // As Docker gives it, and then a disk that is for reading only.
-        let rules = rules(
-            r#"[{"allow": false, "access": "rwm"},
-                {"allow": true, "type": "b", "major": 8, "minor": -1, "access": "rw"},
-                {"allow": false, "type": "b", "major": 8, "minor": 3, "access": "w"},
-                {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "r"},
-                {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "w"}]"#,
-        );
-        let program = program(&rules).unwrap();
-        assert!(decide(&program, Kind::Block, 8, 1, READ | WRITE));
-        assert!(decide(&program, Kind::Block, 8, 3, READ));
-        assert!(!decide(&program, Kind::Block, 8, 3, WRITE));
-        assert!(!decide(&program, Kind::Block, 8, 3, READ | WRITE));
-        assert!(!decide(&program, Kind::Block, 9, 1, READ));
-        // Allowed by two rules together.
-        assert!(decide(&program, Kind::Character, 10, 200, READ | WRITE));
-        assert!(!decide(&program, Kind::Character, 10, 201, READ));
-    }
-
-    #[test]
-    fn a_rule_for_all_devices_opens_everything() {
-        let program = program(&rules(r#"[{"allow": true, "type": "a"}]"#)).unwrap();
-        assert!(decide(&program, Kind::Block, 8, 0, ALL));
-        assert!(decide(&program, Kind::Character, u32::MAX, u32::MAX, ALL));
-    }
-
-    /// Every access, decided by the program and by the definition.
-    #[test]
-    fn the_program_does_what_the_rules_mean() {
-        let kinds = [None, Some(Kind::Block), Some(Kind::Character)];
-        let numbers = [None, Some(0), Some(u32::MAX)];
-        let mut seed = 1u64;
-        let mut random = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (seed >> 33) as usize % below
-        };
-        for _ in 0..500 {
-            let rules: Vec<Rule> = (0..random(6))
-                .map(|_| Rule {
-                    allow: random(2) == 0,
-                    kind: kinds[random(3)],
-                    major: numbers[random(3)],
-                    minor: numbers[random(3)],
-                    access: 1 + random(7) as u8,
-                })
-                .collect();
-            let program = compile(&rules);
-            for kind in [Kind::Block, Kind::Character] {
-                for (major, minor) in [(0, 0), (0, u32::MAX), (u32::MAX, 0), (7, 7)] {
-                    for access in 1..=ALL {
-                        let allowed = |bit: u8| {
-                            rules
-                                .iter()
-                                .rfind(|rule| {
-                                    rule.kind.is_none_or(|k| k == kind)
-                                        && rule.major.is_none_or(|m| m == major)
-                                        && rule.minor.is_none_or(|m| m == minor)
-                                        && rule.access & bit != 0
-                                })
-                                .is_some_and(|rule| rule.allow)
-                        };
-                        let expected = [MKNOD, READ, WRITE]
-                            .into_iter()
-                            .all(|bit| access & bit == 0 || allowed(bit));
-                        let got = decide(&program, kind, major, minor, access);
-                        assert_eq!(got, expected, "{kind:?} {major}:{minor} {access} {rules:?}");
-                    }
-                }
-            }
-        }
     }
 
     #[test]
@@ -295,7 +171,7 @@ mod tests {
                 "devices[0].access",
             ),
         ] {
-            let error = program(&rules(json)).unwrap_err().to_string();
+            let error = Access::by(&rules(json)).unwrap_err().to_string();
             assert!(error.contains(field), "{json}: {error}");
         }
         let many = |count| {
@@ -304,7 +180,7 @@ mod tests {
                 vec![r#"{"allow": true}"#; count].join(",")
             ))
         };
-        program(&many(MAX_RULES)).unwrap();
-        program(&many(MAX_RULES + 1)).unwrap_err();
+        Access::by(&many(MAX_RULES)).unwrap();
+        Access::by(&many(MAX_RULES + 1)).unwrap_err();
     }
 }

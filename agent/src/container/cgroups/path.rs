@@ -4,14 +4,15 @@ use std::path::{Component, Path, PathBuf};
 
 use super::CgroupError;
 
-/// The cgroup that `cgroups_path` names, relative to the cgroup2 mount: the path itself, or
-/// what systemd would make of `slice:prefix:name`, which Podman and Docker give where
-/// systemd manages the host's cgroups. Without it, a cgroup of the container's id.
+/// The cgroup that `cgroups_path` names: the path itself, which is from the hierarchy's root if
+/// it is absolute and from this process's own cgroup otherwise, or what systemd would make of
+/// `slice:prefix:name`, which Podman and Docker give where systemd manages the host's cgroups.
+/// Without it, one of the container's id in this process's own.
 ///
 /// # Errors
 ///
-/// [`CgroupError::Path`] for one that leads out of the mount or can't be a directory's name.
-pub fn relative_path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf, CgroupError> {
+/// [`CgroupError::Path`] for one that leads out of the hierarchy or can't be a directory's name.
+pub fn cgroup_path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf, CgroupError> {
     let Some(given) = cgroups_path else {
         return checked(Path::new(id), Path::new(id));
     };
@@ -21,9 +22,16 @@ pub fn relative_path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf, C
     let parts: Vec<&str> = text.split(':').collect();
     match parts[..] {
         [slice, prefix, name] if !text.contains('/') => {
-            checked(given, &systemd_path(given, slice, prefix, name)?)
+            let relative = checked(given, &systemd_path(given, slice, prefix, name)?)?;
+            Ok(Path::new("/").join(relative))
         }
-        _ => checked(given, given),
+        _ => {
+            let relative = checked(given, given)?;
+            Ok(match given.is_absolute() {
+                true => Path::new("/").join(relative),
+                false => relative,
+            })
+        }
     }
 }
 
@@ -34,6 +42,7 @@ fn error(path: &Path, reason: &'static str) -> CgroupError {
     }
 }
 
+/// A path without its root, which leads nowhere but down.
 pub(super) fn checked(given: &Path, path: &Path) -> Result<PathBuf, CgroupError> {
     let mut relative = PathBuf::new();
     for component in path.components() {
@@ -104,25 +113,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_taken_below_the_mount() {
+    fn a_path_is_from_the_root_or_from_the_own_cgroup() {
         for (given, expected) in [
             (None, "web"),
-            (Some("/a/b"), "a/b"),
+            (Some("/a/./b"), "/a/b"),
             (Some("a//b/./c/"), "a/b/c"),
             (
                 Some("machine.slice:libpod:1f"),
-                "machine.slice/libpod-1f.scope",
+                "/machine.slice/libpod-1f.scope",
             ),
-            (Some(":docker:1f"), "system.slice/docker-1f.scope"),
+            (Some(":docker:1f"), "/system.slice/docker-1f.scope"),
             (
                 Some("user-1000.slice:x:1f"),
-                "user.slice/user-1000.slice/x-1f.scope",
+                "/user.slice/user-1000.slice/x-1f.scope",
             ),
-            (Some("-.slice::1f"), "1f.scope"),
+            (Some("-.slice::1f"), "/1f.scope"),
             (Some("a:b"), "a:b"),
-            (Some("/a:b:c"), "a:b:c"),
+            (Some("/a:b:c"), "/a:b:c"),
         ] {
-            let got = relative_path(given.map(Path::new), "web").unwrap();
+            let got = cgroup_path(given.map(Path::new), "web").unwrap();
             assert_eq!(got, Path::new(expected), "{given:?}");
         }
     }
@@ -145,7 +154,7 @@ mod tests {
             "a.slice:b:",
             "a--b.slice:c:d",
         ] {
-            relative_path(Some(Path::new(given)), "web").expect_err(given);
+            cgroup_path(Some(Path::new(given)), "web").expect_err(given);
         }
     }
 }

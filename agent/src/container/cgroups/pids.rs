@@ -1,8 +1,8 @@
-//! The pids controller: `linux.resources.pids`.
+//! The pids controller: `linux.resources.pids`, in both versions.
 
 use oci_spec::runtime::LinuxPids;
 
-use super::Setting;
+use super::setting::Setting;
 
 /// No number of processes, and none at all, mean no limit: nothing could run in 0.
 pub(super) fn setting(pids: &LinuxPids) -> Setting {

@@ -1,3 +1,9 @@
+//! Cgroups of this machine, where it has some that can be written.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+
+use super::setting::write;
 use super::*;
 
 fn resources(json: &str) -> LinuxResources {
@@ -6,36 +12,66 @@ fn resources(json: &str) -> LinuxResources {
 
 #[test]
 fn what_cant_be_honoured_is_refused_by_name() {
-    for (json, field) in [
-        (r#"{"network": {"classID": 5}}"#, "network.classID "),
+    let v1 = |resources: &LinuxResources| {
+        Settings::new(resources, &Versions::all_v1())?;
+        Ok(())
+    };
+    type Check<'a> = &'a dyn Fn(&LinuxResources) -> Result<(), CgroupError>;
+    let cases: &[(Check<'_>, &str, &str)] = &[
         (
+            &Cgroup::validate_for_v2,
+            r#"{"network": {"classID": 5}}"#,
+            "network.classID ",
+        ),
+        (
+            &Cgroup::validate_for_v2,
             r#"{"network": {"priorities": [{"name": "eth0", "priority": 1}]}}"#,
             "network.priorities ",
         ),
-        (r#"{"rdma": {"mlx": {"hcaHandles": 1}}}"#, "rdma "),
-        (r#"{"memory": {"limit": -5}}"#, "memory.limit"),
+        (&v1, r#"{"unified": {"memory.high": "1"}}"#, "unified "),
         (
+            &Cgroup::validate,
+            r#"{"memory": {"limit": -5}}"#,
+            "memory.limit",
+        ),
+        (
+            &Cgroup::validate,
+            r#"{"memory": {"useHierarchy": false}}"#,
+            "memory.useHierarchy",
+        ),
+        (
+            &Cgroup::validate,
             r#"{"devices": [{"allow": true, "access": "z"}]}"#,
             "devices[0].access",
         ),
-    ] {
-        let error = Cgroup::validate(&resources(json)).unwrap_err().to_string();
+    ];
+    for (check, json, field) in cases {
+        let error = check(&resources(json)).unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("linux.resources.{field}")),
             "{json}: {error}"
         );
     }
     // What callers write without meaning a thing by it.
-    let json = r#"{"network": {"classID": 0, "priorities": []}, "rdma": {}}"#;
-    Cgroup::validate(&resources(json)).unwrap();
+    let json = r#"{"network": {"classID": 0, "priorities": []}, "rdma": {}, "unified": {}}"#;
+    Cgroup::validate_for_v2(&resources(json)).unwrap();
+    v1(&resources(json)).unwrap();
+    // What one of the versions can do, the host may have.
+    for json in [
+        r#"{"memory": {"swappiness": 3}}"#,
+        r#"{"unified": {"memory.high": "1"}}"#,
+    ] {
+        Cgroup::validate(&resources(json)).unwrap();
+    }
 }
 
 #[test]
 fn unified_has_the_last_word() {
     let json = r#"{"unified": {"memory.max": "5", "cpu.max": "1000 1000"},
                    "memory": {"limit": 4}, "pids": {"limit": 3}}"#;
-    let settings = settings(&resources(json)).unwrap();
-    let settings: Vec<_> = settings.iter().map(|s| (&*s.file, &*s.value)).collect();
+    let settings = Settings::new(&resources(json), &Versions::all_v2()).unwrap();
+    assert!(settings.v1.is_empty());
+    let settings: Vec<_> = settings.v2.iter().map(|s| (&*s.file, &*s.value)).collect();
     assert_eq!(
         settings,
         [
@@ -54,8 +90,8 @@ fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
         fs::write(directory.path().join(name), content).unwrap();
     }
     let cgroup = Cgroup {
-        directory: directory.path().to_owned(),
-        parents: Vec::new(),
+        v2: Some(Directory::existing(directory.path().to_owned())),
+        v1: Vec::new(),
     };
     (directory, cgroup)
 }
@@ -63,7 +99,7 @@ fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
 #[test]
 fn a_limit_without_its_controller_or_its_file_is_an_error() {
     let (_directory, cgroup) = fake(&[("cgroup.controllers", "cpu pids\n"), ("pids.max", "")]);
-    let limit = |json| cgroup.limit(&settings(&resources(json)).unwrap());
+    let limit = |json| cgroup.limit(&Settings::new(&resources(json), &Versions::all_v2()).unwrap());
     limit(r#"{"pids": {"limit": 7}}"#).unwrap();
     assert_eq!(
         fs::read_to_string(cgroup.path().join("pids.max")).unwrap(),
@@ -82,22 +118,6 @@ fn a_limit_without_its_controller_or_its_file_is_an_error() {
 }
 
 #[test]
-fn a_missing_file_means_what_its_setting_says() {
-    let (_directory, cgroup) = fake(&[("io.weight", "")]);
-    let weight = Setting::new("f", "io.bfq.weight", 10).if_missing(IfMissing::Instead {
-        file: "io.weight",
-        value: "1".to_owned(),
-    });
-    cgroup.apply(&weight).unwrap();
-    assert_eq!(
-        fs::read_to_string(cgroup.path().join("io.weight")).unwrap(),
-        "1"
-    );
-    let skipped = Setting::new("f", "memory.swap.max", "max").if_missing(IfMissing::Skip);
-    cgroup.apply(&skipped).unwrap();
-}
-
-#[test]
 fn oom_kills_are_read_from_memory_events() {
     let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n";
     let (_directory, cgroup) = fake(&[("memory.events", events)]);
@@ -106,233 +126,335 @@ fn oom_kills_are_read_from_memory_events() {
     assert_eq!(cgroup.oom_kills().unwrap(), 0);
 }
 
-mod real {
-    //! On a cgroup2 file system of this machine, where there is one that can be written.
+#[test]
+fn a_handle_is_read_back_as_it_was() {
+    let (_directory, mut cgroup) = fake(&[]);
+    cgroup.v1.push(v1::Member {
+        controllers: vec!["cpu".into(), "cpuacct".into()],
+        directory: Directory::existing("/x".into()),
+    });
+    let text = serde_json::to_string(&cgroup).unwrap();
+    let read: Cgroup = serde_json::from_str(&text).unwrap();
+    assert_eq!(read.v1, cgroup.v1);
+    assert_eq!(read.v2, cgroup.v2);
+}
 
-    use std::process::{Child, Command, Stdio};
-
-    use super::*;
-
-    /// The mount, or why not.
-    fn mount() -> Option<&'static Path> {
-        let reason = match mount_point() {
-            Err(error) => error.to_string(),
-            Ok(mount) if nix::unistd::access(mount, nix::unistd::AccessFlags::W_OK).is_err() => {
-                format!("{} can't be written", mount.display())
-            }
-            Ok(mount) => return Some(mount),
-        };
-        eprintln!("skipped: {reason}");
-        None
-    }
-
-    fn name(test: &str) -> PathBuf {
-        PathBuf::from(format!("nacre-test-{}-{test}/leaf", std::process::id()))
-    }
-
-    fn has(mount: &Path, controller: &str) -> bool {
-        let there = fs::read_to_string(mount.join("cgroup.controllers"))
-            .unwrap()
-            .split_whitespace()
-            .any(|c| c == controller);
-        if !there {
-            eprintln!("skipped: no {controller} controller in {}", mount.display());
+/// The host's cgroup file systems, or why not.
+fn host() -> Option<Layout> {
+    let layout = match Layout::find() {
+        Ok(layout) => layout,
+        Err(error) => {
+            eprintln!("skipped: {error}");
+            return None;
         }
-        there
-    }
-
-    fn sleeper() -> Child {
-        Command::new("sleep").arg("1000").spawn().unwrap()
-    }
-
-    fn enter(cgroup: &Cgroup, process: &Child) {
-        write(
-            &cgroup.path().join("cgroup.procs"),
-            &process.id().to_string(),
-        )
-        .unwrap();
-    }
-
-    #[test]
-    fn killing_and_removing_leaves_nothing() {
-        let Some(mount) = mount() else { return };
-        for one_by_one in [false, true] {
-            let path = name("kill");
-            let cgroup = Cgroup::create(&path, None).unwrap();
-            let nested = cgroup.path().join("a/b");
-            fs::create_dir_all(&nested).unwrap();
-            let mut processes = [sleeper(), sleeper()];
-            enter(&cgroup, &processes[0]);
-            write(&nested.join("cgroup.procs"), &processes[1].id().to_string()).unwrap();
-            assert!(matches!(
-                Cgroup::create(&path, None),
-                Err(CgroupError::InUse { .. })
-            ));
-            if one_by_one {
-                cgroup.kill_one_by_one().unwrap();
-            }
-            cgroup.remove().unwrap();
-            for process in &mut processes {
-                use std::os::unix::process::ExitStatusExt;
-                assert_eq!(process.wait().unwrap().signal(), Some(libc::SIGKILL));
-            }
-            assert!(!mount.join(&path).exists());
-            assert!(!mount.join(path.parent().unwrap()).exists());
+    };
+    let mounts = layout.v1.iter().map(|h| &h.mount).chain(&layout.v2);
+    for mount in mounts {
+        if nix::unistd::access(mount, nix::unistd::AccessFlags::W_OK).is_err() {
+            eprintln!("skipped: {} can't be written", mount.display());
+            return None;
         }
     }
+    Some(layout)
+}
 
-    #[test]
-    fn an_empty_cgroup_is_replaced() {
-        let Some(mount) = mount() else { return };
-        let path = name("empty");
-        fs::create_dir_all(mount.join(&path)).unwrap();
+fn name(test: &str) -> PathBuf {
+    PathBuf::from(format!("/nacre-test-{}-{test}/leaf", std::process::id()))
+}
+
+/// The directories of any cgroup of a test that are there.
+fn left(layout: &Layout, path: &Path) -> Vec<PathBuf> {
+    let top = path.components().nth(1).unwrap();
+    let mounts = layout.v1.iter().map(|h| &h.mount).chain(&layout.v2);
+    let tops = mounts.map(|mount| mount.join(top));
+    tops.filter(|top| top.exists()).collect()
+}
+
+/// Whether the host has a controller, in either version.
+fn has(layout: &Layout, controller: &str) -> bool {
+    let mounts = layout.v2.iter();
+    let mut lists =
+        mounts.map(|m| fs::read_to_string(m.join("cgroup.controllers")).unwrap_or_default());
+    let there = layout.v1_with(controller).is_some()
+        || lists.any(|list| list.split_whitespace().any(|c| c == controller));
+    if !there {
+        eprintln!("skipped: no {controller} controller here");
+    }
+    there
+}
+
+fn sleeper() -> Child {
+    Command::new("sleep").arg("1000").spawn().unwrap()
+}
+
+fn enter(cgroup: &Cgroup, below: &str, process: &Child) {
+    for directory in cgroup.directories() {
+        let file = directory.path.join(below).join("cgroup.procs");
+        write(&file, &process.id().to_string()).unwrap();
+    }
+}
+
+/// Runs a script in the cgroup.
+fn run(cgroup: &Cgroup, script: &str) -> bool {
+    let procs = cgroup.directories().map(|d| d.path.join("cgroup.procs"));
+    let enter: Vec<String> = procs
+        .map(|p| format!("echo $$ > {} &&", p.display()))
+        .collect();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("{} {script}", enter.join(" "))]);
+    shell.stdout(Stdio::null()).stderr(Stdio::null());
+    shell.status().unwrap().success()
+}
+
+#[test]
+fn killing_and_removing_leaves_nothing() {
+    let Some(layout) = host() else { return };
+    for one_by_one in [false, true] {
+        let path = name("kill");
         let cgroup = Cgroup::create(&path, None).unwrap();
-        cgroup.remove().unwrap();
-        // It wasn't made by `create`, so `remove` left it.
-        fs::remove_dir(mount.join(path.parent().unwrap())).unwrap();
-    }
-
-    #[test]
-    fn a_failed_creation_leaves_nothing() {
-        let Some(mount) = mount() else { return };
-        let path = name("failed");
-        let resources = resources(r#"{"unified": {"nonsense.max": "1"}}"#);
-        let error = Cgroup::create(&path, Some(&resources)).unwrap_err();
-        assert!(
-            matches!(&error, CgroupError::NoController { controller, .. } if controller == "nonsense"),
-            "{error}"
-        );
-        assert!(!mount.join(path.parent().unwrap()).exists());
-    }
-
-    #[test]
-    fn the_kernel_enforces_the_device_rules() {
-        let Some(_) = mount() else { return };
-        let resources = resources(
-            r#"{"devices": [{"allow": false},
-                {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "w"}]}"#,
-        );
-        let cgroup = Cgroup::create(&name("devices"), Some(&resources)).unwrap();
-        // Enters the cgroup by itself, then tries.
-        let can = |script: &str| {
-            let procs = cgroup.path().join("cgroup.procs");
-            let script = format!("echo $$ > {} && {script}", procs.display());
-            let mut shell = Command::new("sh");
-            shell.args(["-c", &script]).stderr(Stdio::null());
-            shell.status().unwrap().success()
-        };
-        let node = tempfile::tempdir().unwrap();
-        let node = node.path().join("node");
-        let node = node.display();
-        assert!(can(": < /dev/null"));
-        assert!(can(": > /dev/zero"));
-        // Making any node is allowed, opening this one is not.
-        if can(&format!("mknod {node} c 1 1")) {
-            assert!(!can(&format!(": < {node}")));
+        for directory in cgroup.directories() {
+            fs::create_dir_all(directory.path.join("a/b")).unwrap();
         }
-        if Path::new("/dev/kmsg").exists() {
-            assert!(can(": > /dev/kmsg"));
-            assert!(!can(": < /dev/kmsg"));
-        }
-        cgroup.remove().unwrap();
-    }
-
-    #[test]
-    fn a_program_of_many_rules_is_accepted() {
-        let Some(_) = mount() else { return };
-        let rules: Vec<String> = (0..256)
-            .map(|i| {
-                let (major, minor) = (i % 37, i);
-                let kind = ["b", "c"][i % 2];
-                format!(
-                    r#"{{"allow": {}, "type": "{kind}", "major": {major}, "minor": {minor}, "access": "rw"}}"#,
-                    i % 3 == 0
-                )
-            })
-            .collect();
-        let resources = resources(&format!(r#"{{"devices": [{}]}}"#, rules.join(",")));
-        let cgroup = Cgroup::create(&name("rules"), Some(&resources)).unwrap();
-        cgroup.remove().unwrap();
-    }
-
-    #[test]
-    fn limits_reach_the_kernel() {
-        let Some(mount) = mount() else { return };
-        for (controller, json, file, expected) in [
-            (
-                "memory",
-                r#"{"memory": {"limit": 8388608}}"#,
-                "memory.max",
-                "8388608",
-            ),
-            (
-                "memory",
-                r#"{"memory": {"reservation": 4096}}"#,
-                "memory.low",
-                "4096",
-            ),
-            ("cpu", r#"{"cpu": {"shares": 2048}}"#, "cpu.weight", "174"),
-            (
-                "cpu",
-                r#"{"cpu": {"quota": 20000}}"#,
-                "cpu.max",
-                "20000 100000",
-            ),
-            ("cpu", r#"{"cpu": {"idle": 1}}"#, "cpu.idle", "1"),
-            (
-                "cpuset",
-                r#"{"cpu": {"cpus": "0", "mems": "0"}}"#,
-                "cpuset.cpus",
-                "0",
-            ),
-            ("pids", r#"{"pids": {"limit": 5}}"#, "pids.max", "5"),
-            ("pids", r#"{"unified": {"pids.max": "6"}}"#, "pids.max", "6"),
-        ] {
-            if has(mount, controller) {
-                let cgroup = Cgroup::create(&name("limits"), Some(&resources(json))).unwrap();
-                let value = fs::read_to_string(cgroup.path().join(file)).unwrap();
-                assert_eq!(value.trim(), expected, "{json}");
-                cgroup.remove().unwrap();
+        for v1 in &cgroup.v1 {
+            if v1.has("cpuset") {
+                let mount = &layout.v1_with("cpuset").unwrap().mount;
+                for below in ["a", "a/b"] {
+                    v1::inherit_cpus(mount, &v1.directory.path.join(below));
+                }
             }
         }
-    }
-
-    #[test]
-    fn passing_the_memory_limit_kills_and_is_counted() {
-        let Some(mount) = mount() else { return };
-        if !has(mount, "memory") {
-            return;
+        let mut processes = [sleeper(), sleeper()];
+        enter(&cgroup, "", &processes[0]);
+        enter(&cgroup, "a/b", &processes[1]);
+        let mut pids: Vec<i32> = processes.iter().map(|p| p.id() as i32).collect();
+        pids.sort_unstable();
+        assert_eq!(cgroup.processes().unwrap(), pids);
+        assert!(matches!(
+            Cgroup::create(&path, None),
+            Err(CgroupError::InUse { .. })
+        ));
+        if one_by_one {
+            cgroup.kill_one_by_one().unwrap();
         }
-        let resources = resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
-        let cgroup = Cgroup::create(&name("oom"), Some(&resources)).unwrap();
-        let script = format!(
-            "echo $$ > {}/cgroup.procs && head -c 64M /dev/zero | tail",
-            cgroup.path().display()
-        );
-        Command::new("sh")
-            .args(["-c", &script])
-            .stdout(Stdio::null())
-            .status()
-            .unwrap();
-        assert_eq!(cgroup.oom_kills().unwrap(), 1);
+        cgroup.remove().unwrap();
+        for process in &mut processes {
+            use std::os::unix::process::ExitStatusExt;
+            assert_eq!(process.wait().unwrap().signal(), Some(libc::SIGKILL));
+        }
+        assert!(left(&layout, &path).is_empty());
+        assert!(cgroup.processes().unwrap().is_empty());
+        // Again: that it is gone is fine.
         cgroup.remove().unwrap();
     }
+}
 
-    #[test]
-    fn cpus_that_are_not_there_are_refused() {
-        let Some(mount) = mount() else { return };
-        if !has(mount, "cpuset") {
-            return;
-        }
-        let resources = resources(r#"{"cpu": {"cpus": "0,4095"}}"#);
-        let error = Cgroup::create(&name("cpus"), Some(&resources)).unwrap_err();
-        // Beyond what the kernel is built for, it says so itself.
-        assert!(
-            matches!(
-                error,
-                CgroupError::Unavailable { .. } | CgroupError::Write { .. }
-            ),
-            "{error}"
-        );
+#[test]
+fn signals_reach_all_and_freezing_stops_them() {
+    let Some(_) = host() else { return };
+    let cgroup = Cgroup::create(&name("freeze"), None).unwrap();
+    let mut process = sleeper();
+    enter(&cgroup, "", &process);
+    assert!(!cgroup.is_frozen().unwrap());
+    cgroup.freeze().unwrap();
+    assert!(cgroup.is_frozen().unwrap());
+    // What was frozen before stays so.
+    cgroup.signal_all(libc::SIGTERM).unwrap();
+    assert!(cgroup.is_frozen().unwrap());
+    cgroup.thaw().unwrap();
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(process.wait().unwrap().signal(), Some(libc::SIGTERM));
+    assert!(!cgroup.is_frozen().unwrap());
+    // What is frozen can be removed.
+    let mut process = sleeper();
+    enter(&cgroup, "", &process);
+    cgroup.freeze().unwrap();
+    cgroup.remove().unwrap();
+    assert_eq!(process.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert!(!cgroup.is_frozen().unwrap());
+}
+
+#[test]
+fn an_empty_cgroup_is_replaced() {
+    let Some(layout) = host() else { return };
+    let path = name("empty");
+    let relative = path.strip_prefix("/").unwrap();
+    let mounts = layout.v1.iter().map(|h| &h.mount).chain(&layout.v2);
+    for mount in mounts.clone() {
+        fs::create_dir_all(mount.join(relative)).unwrap();
     }
+    let cgroup = Cgroup::create(&path, None).unwrap();
+    cgroup.remove().unwrap();
+    // What wasn't made by `create`, `remove` left.
+    for mount in mounts {
+        fs::remove_dir(mount.join(relative.parent().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn a_failed_creation_leaves_nothing() {
+    let Some(layout) = host() else { return };
+    let path = name("failed");
+    let resources = resources(r#"{"rdma": {"no-such-device": {"hcaHandles": 1}}}"#);
+    let error = Cgroup::create(&path, Some(&resources)).unwrap_err();
+    assert!(
+        error.to_string().starts_with("linux.resources.rdma"),
+        "{error}"
+    );
+    assert!(left(&layout, &path).is_empty());
+}
+
+#[test]
+fn the_kernel_enforces_the_device_rules() {
+    let Some(_) = host() else { return };
+    let resources = resources(
+        r#"{"devices": [{"allow": false},
+            {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "w"}]}"#,
+    );
+    let cgroup = Cgroup::create(&name("devices"), Some(&resources)).unwrap();
+    let node = tempfile::tempdir().unwrap();
+    let node = node.path().join("node");
+    let node = node.display();
+    assert!(run(&cgroup, ": < /dev/null"));
+    assert!(run(&cgroup, ": > /dev/zero"));
+    // Making any node is allowed, opening this one is not.
+    if run(&cgroup, &format!("mknod {node} c 1 1")) {
+        assert!(!run(&cgroup, &format!(": < {node}")));
+    }
+    if Path::new("/dev/kmsg").exists() {
+        assert!(run(&cgroup, ": > /dev/kmsg"));
+        assert!(!run(&cgroup, ": < /dev/kmsg"));
+    }
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn the_program_for_device_rules_is_accepted_and_enforced() {
+    let Some(layout) = host() else { return };
+    let Some(mount) = &layout.v2 else { return };
+    let directory = v2::make(mount, name("rules").strip_prefix("/").unwrap()).unwrap();
+    let rules: Vec<String> = (0..256)
+        .map(|i| {
+            let (major, minor) = (i % 37, i);
+            let kind = ["b", "c"][i % 2];
+            format!(
+                r#"{{"allow": {}, "type": "{kind}", "major": {major}, "minor": {minor}, "access": "rw"}}"#,
+                i % 3 == 0
+            )
+        })
+        .collect();
+    let resources = resources(&format!(r#"{{"devices": [{}]}}"#, rules.join(",")));
+    let access = Access::of(&resources).unwrap();
+    v2::devices::attach(&directory.path, &access).unwrap();
+    let cgroup = Cgroup {
+        v2: Some(directory),
+        v1: Vec::new(),
+    };
+    assert!(run(&cgroup, ": < /dev/null"));
+    if Path::new("/dev/kmsg").exists() {
+        assert!(!run(&cgroup, ": < /dev/kmsg"));
+    }
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn limits_reach_the_kernel() {
+    let Some(layout) = host() else { return };
+    for (controller, json, v1, v2) in [
+        (
+            "memory",
+            r#"{"memory": {"limit": 8388608, "swap": 16777216}}"#,
+            ("memory.memsw.limit_in_bytes", "16777216"),
+            ("memory.max", "8388608"),
+        ),
+        (
+            "memory",
+            r#"{"memory": {"reservation": 4096}}"#,
+            ("memory.soft_limit_in_bytes", "4096"),
+            ("memory.low", "4096"),
+        ),
+        (
+            "cpu",
+            r#"{"cpu": {"shares": 2048}}"#,
+            ("cpu.shares", "2048"),
+            ("cpu.weight", "174"),
+        ),
+        (
+            "cpu",
+            r#"{"cpu": {"quota": 20000}}"#,
+            ("cpu.cfs_quota_us", "20000"),
+            ("cpu.max", "20000 100000"),
+        ),
+        (
+            "cpu",
+            r#"{"cpu": {"quota": 20000, "period": 50000, "burst": 10000}}"#,
+            ("cpu.cfs_burst_us", "10000"),
+            ("cpu.max", "20000 50000"),
+        ),
+        (
+            "cpu",
+            r#"{"cpu": {"idle": 1}}"#,
+            ("cpu.idle", "1"),
+            ("cpu.idle", "1"),
+        ),
+        (
+            "cpuset",
+            r#"{"cpu": {"cpus": "0", "mems": "0"}}"#,
+            ("cpuset.cpus", "0"),
+            ("cpuset.cpus", "0"),
+        ),
+        (
+            "pids",
+            r#"{"pids": {"limit": 5}}"#,
+            ("pids.max", "5"),
+            ("pids.max", "5"),
+        ),
+        (
+            "hugetlb",
+            r#"{"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}"#,
+            ("hugetlb.2MB.limit_in_bytes", "4194304"),
+            ("hugetlb.2MB.max", "4194304"),
+        ),
+    ] {
+        if has(&layout, controller) {
+            let cgroup = Cgroup::create(&name("limits"), Some(&resources(json))).unwrap();
+            let (directory, (file, expected)) = match cgroup.v1_with(controller) {
+                Some(directory) => (directory, v1),
+                None => (cgroup.path(), v2),
+            };
+            let value = fs::read_to_string(directory.join(file)).unwrap();
+            assert_eq!(value.trim(), expected, "{json}");
+            cgroup.remove().unwrap();
+        }
+    }
+}
+
+#[test]
+fn passing_the_memory_limit_kills_and_is_counted() {
+    let Some(layout) = host() else { return };
+    if !has(&layout, "memory") {
+        return;
+    }
+    let resources = resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
+    let cgroup = Cgroup::create(&name("oom"), Some(&resources)).unwrap();
+    run(&cgroup, "head -c 64M /dev/zero | tail");
+    assert_eq!(cgroup.oom_kills().unwrap(), 1);
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn cpus_that_are_not_there_are_refused() {
+    let Some(layout) = host() else { return };
+    if !has(&layout, "cpuset") {
+        return;
+    }
+    let resources = resources(r#"{"cpu": {"cpus": "0,4095"}}"#);
+    let error = Cgroup::create(&name("cpus"), Some(&resources)).unwrap_err();
+    // Beyond what the kernel is built for, it says so itself.
+    assert!(
+        matches!(
+            error,
+            CgroupError::Unavailable { .. } | CgroupError::Write { .. }
+        ),
+        "{error}"
+    );
 }

@@ -221,7 +221,7 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
         .as_ref()
         .filter(|p| !p.as_os_str().is_empty())
     {
-        cgroups::relative_path(Some(path), "")?;
+        cgroups::cgroup_path(Some(path), "")?;
     }
     Ok(())
 }

@@ -13,7 +13,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nacre_agent::{container::hooks, protocol::SHARE};
+use nacre_agent::{
+    container::{
+        cgroups::{Cgroup, CgroupError},
+        hooks,
+    },
+    protocol::SHARE,
+};
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 
 use crate::{
@@ -79,6 +85,9 @@ pub(crate) enum GuestSpecError {
          add {{\"type\": \"network\"}}"
     )]
     HostNetwork,
+    /// A limit that the guest, which has only cgroup v2, can't honour.
+    #[error(transparent)]
+    Resources(#[from] CgroupError),
 }
 
 /// Translates a bundle's configuration for a guest with that many vCPUs.
@@ -116,6 +125,7 @@ pub(super) fn translate(
         // The path is for the host's hierarchy. The guest's holds this container only.
         linux.set_cgroups_path(Some(Path::new("/").join(id.as_str())));
         if let Some(resources) = linux.resources_mut() {
+            Cgroup::validate_for_v2(resources)?;
             translate_cpuset(resources, vcpus);
         }
     }
@@ -403,6 +413,9 @@ mod tests {
         );
         scene.config["linux"]["namespaces"] = json!([{"type": "pid"}]);
         assert!(scene.refusal().contains("host's network"));
+        let mut scene = Scene::new();
+        scene.config["linux"]["resources"] = json!({"memory": {"swappiness": 3}});
+        assert!(scene.refusal().contains("memory.swappiness"));
     }
 
     #[test]

@@ -2,10 +2,13 @@
 
 use oci_spec::runtime::LinuxMemory;
 
-use super::{CgroupError, IfMissing, Setting};
+use crate::container::cgroups::CgroupError;
+use crate::container::cgroups::setting::{IfMissing, Setting};
 
 /// Limits in bytes; -1 means none, 0 means not given.
-pub(super) fn settings(memory: &LinuxMemory) -> Result<Vec<Setting>, CgroupError> {
+pub(in crate::container::cgroups) fn settings(
+    memory: &LinuxMemory,
+) -> Result<Vec<Setting>, CgroupError> {
     for (given, field, reason) in [
         (
             memory.kernel().is_some_and(|limit| limit > 0),

@@ -2,25 +2,20 @@
 
 use oci_spec::runtime::LinuxHugepageLimit;
 
-use super::{CgroupError, IfMissing, Setting};
+use crate::container::cgroups::CgroupError;
+use crate::container::cgroups::setting::{IfMissing, Setting};
 
 /// Limits in bytes for each page size.
-pub(super) fn settings(limits: &[LinuxHugepageLimit]) -> Result<Vec<Setting>, CgroupError> {
+pub(in crate::container::cgroups) fn settings(
+    limits: &[LinuxHugepageLimit],
+) -> Result<Vec<Setting>, CgroupError> {
     let field = "hugepageLimits";
     let mut settings = Vec::new();
     for limit in limits {
         let size = limit.page_size();
-        if !is_page_size(size) {
-            let expected = "a page size like 2MB";
-            return Err(CgroupError::invalid(field, format!("{size:?}"), expected));
-        }
-        let value = match limit.limit() {
+        let value = match checked(limit)? {
             -1 => "max".to_owned(),
-            bytes if bytes >= 0 => bytes.to_string(),
-            other => {
-                let expected = "a number of bytes, or -1";
-                return Err(CgroupError::invalid(field, other, expected));
-            }
+            bytes => bytes.to_string(),
         };
         settings.push(Setting::new(field, format!("hugetlb.{size}.max"), &value));
         // Reservations fail where the fault would otherwise kill; kernels before 5.7 lack it.
@@ -30,6 +25,25 @@ pub(super) fn settings(limits: &[LinuxHugepageLimit]) -> Result<Vec<Setting>, Cg
         );
     }
     Ok(settings)
+}
+
+/// The number of bytes, or -1 for none, once it and its page size are known to be sound.
+pub(in crate::container::cgroups) fn checked(
+    limit: &LinuxHugepageLimit,
+) -> Result<i64, CgroupError> {
+    let field = "hugepageLimits";
+    let size = limit.page_size();
+    if !is_page_size(size) {
+        let expected = "a page size like 2MB";
+        return Err(CgroupError::invalid(field, format!("{size:?}"), expected));
+    }
+    match limit.limit() {
+        bytes @ -1.. => Ok(bytes),
+        other => {
+            let expected = "a number of bytes, or -1";
+            Err(CgroupError::invalid(field, other, expected))
+        }
+    }
 }
 
 /// `<number><KB, MB or GB>`, as the kernel names its files.

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
-use super::{CgroupError, Setting};
+use crate::container::cgroups::CgroupError;
+use crate::container::cgroups::setting::Setting;
 
 /// The kernel takes at most a page.
 const MAX_VALUE: usize = 4095;
 
 /// Sorted by name, so that what goes wrong first doesn't depend on the map's order.
-pub(super) fn settings(unified: &HashMap<String, String>) -> Result<Vec<Setting>, CgroupError> {
+pub(in crate::container::cgroups) fn settings(
+    unified: &HashMap<String, String>,
+) -> Result<Vec<Setting>, CgroupError> {
     let mut files: Vec<_> = unified.iter().collect();
     files.sort_unstable();
     let mut settings = Vec::new();

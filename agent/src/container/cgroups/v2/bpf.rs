@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use super::CgroupError;
+use crate::container::cgroups::CgroupError;
 
 /// The registers that a device program uses, by what it holds in them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +106,9 @@ const BPF_CGROUP_DEVICE: u32 = 6;
 /// Programs of cgroups below run as well, so that a container can limit its own.
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 
+/// As libbpf has it.
+const LOAD_ATTEMPTS: usize = 5;
+
 /// The start of `union bpf_attr` for `BPF_PROG_LOAD`; what is left out is zero.
 #[repr(C)]
 struct LoadAttributes {
@@ -157,7 +160,16 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         kern_version: 0,
         prog_flags: 0,
     };
-    let fd = bpf(BPF_PROG_LOAD, &attributes)?;
+    // The verifier gives up when a signal comes in between.
+    let mut attempt = 0;
+    let fd = loop {
+        match bpf(BPF_PROG_LOAD, &attributes) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock && attempt < LOAD_ATTEMPTS => {
+                attempt += 1;
+            }
+            other => break other?,
+        }
+    };
     // SAFETY: the kernel just made this descriptor for us, with close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

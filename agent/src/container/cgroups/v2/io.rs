@@ -2,11 +2,15 @@
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice};
 
-use super::{CgroupError, IfMissing, Setting};
+use crate::container::cgroups::CgroupError;
+use crate::container::cgroups::devices::device_number;
+use crate::container::cgroups::setting::{IfMissing, Setting};
 
 const LEAF_WEIGHT: &str = "cgroup v2 has no weights of leaves";
 
-pub(super) fn settings(block_io: &LinuxBlockIo) -> Result<Vec<Setting>, CgroupError> {
+pub(in crate::container::cgroups) fn settings(
+    block_io: &LinuxBlockIo,
+) -> Result<Vec<Setting>, CgroupError> {
     let mut settings = Vec::new();
     if block_io.leaf_weight().is_some_and(|weight| weight != 0) {
         return Err(CgroupError::unsupported("blockIO.leafWeight", LEAF_WEIGHT));
@@ -94,17 +98,6 @@ fn check_weight(field: &str, weight: u16) -> Result<(), CgroupError> {
 /// Weights of 10 to 1000 on a scale of 1 to 10000.
 fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight).saturating_sub(10) * 9999 / 990
-}
-
-fn device_number(field: &str, major: i64, minor: i64) -> Result<String, CgroupError> {
-    match (u32::try_from(major), u32::try_from(minor)) {
-        (Ok(major), Ok(minor)) => Ok(format!("{major}:{minor}")),
-        _ => Err(CgroupError::invalid(
-            field,
-            format!("{major}:{minor}"),
-            "a device's number",
-        )),
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The cpuset controller: `cpus` and `mems` of `linux.resources.cpu`.
+//! The cpuset controller: `cpus` and `mems` of `linux.resources.cpu`, in both versions.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,8 @@ use std::path::Path;
 
 use oci_spec::runtime::LinuxCpu;
 
-use super::{CgroupError, Setting};
+use super::CgroupError;
+use super::setting::Setting;
 
 /// More than any kernel is built for (`NR_CPUS` is at most 8192), so that a list can't make
 /// us allocate without bound.
@@ -31,7 +32,7 @@ pub(super) fn settings(cpu: &LinuxCpu) -> Result<Vec<Setting>, CgroupError> {
     Ok(settings)
 }
 
-/// The kernel takes CPUs and nodes that aren't there and then uses others, so what came of
+/// v2's kernel takes CPUs and nodes that aren't there and then uses others, so what came of
 /// it has to be looked at.
 pub(super) fn check_effective(directory: &Path, settings: &[Setting]) -> Result<(), CgroupError> {
     for setting in settings {

@@ -2,12 +2,13 @@
 
 use oci_spec::runtime::LinuxCpu;
 
-use super::{CgroupError, Setting};
+use crate::container::cgroups::CgroupError;
+use crate::container::cgroups::setting::Setting;
 
 /// The kernel's period when none is given, in microseconds.
 const DEFAULT_PERIOD: u64 = 100_000;
 
-pub(super) fn settings(cpu: &LinuxCpu) -> Result<Vec<Setting>, CgroupError> {
+pub(in crate::container::cgroups) fn settings(cpu: &LinuxCpu) -> Result<Vec<Setting>, CgroupError> {
     for (given, field) in [
         (
             cpu.realtime_runtime().is_some_and(|runtime| runtime != 0),

@@ -1,0 +1,134 @@
+//! Stopping all of a container's processes where they are, and letting them go on.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::removal::Pause;
+use super::setting::{keyed, write};
+use super::{Cgroup, CgroupError};
+
+/// How long [`Cgroup::freeze`] waits. A process stops when it next returns from the kernel.
+pub(super) const FREEZING_BOUND: Duration = Duration::from_secs(10);
+
+/// What stops a container's processes.
+enum Freezer {
+    /// `cgroup.freeze`, which leaves them open to being killed.
+    V2(PathBuf),
+    /// v1's controller.
+    V1(PathBuf),
+}
+
+impl Cgroup {
+    /// Stops all of its processes, and waits until they are.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::NotFrozen`] after 10 s; they go on then. [`CgroupError::NoFreezer`];
+    /// [`CgroupError::Directory`].
+    pub fn freeze(&self) -> Result<(), CgroupError> {
+        let freezer = self.freezer()?;
+        let frozen = freezer.freeze();
+        if frozen.is_err() {
+            // The first error is the one to tell.
+            let _ = freezer.thaw();
+        }
+        frozen
+    }
+
+    /// Lets its processes go on.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::NoFreezer`] or [`CgroupError::Directory`].
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        self.freezer()?.thaw()
+    }
+
+    /// Whether its processes were stopped by [`Cgroup::freeze`], or are about to be. Without a
+    /// freezer they can't have been.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Directory`], but not for a cgroup that is gone.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        match self.freezer() {
+            Ok(freezer) => freezer.is_frozen(),
+            Err(_) => Ok(false),
+        }
+    }
+
+    fn freezer(&self) -> Result<Freezer, CgroupError> {
+        match (&self.v2, self.v1_with("freezer")) {
+            (Some(v2), _) => Ok(Freezer::V2(v2.path.clone())),
+            (None, Some(v1)) => Ok(Freezer::V1(v1.to_owned())),
+            (None, None) => Err(CgroupError::NoFreezer),
+        }
+    }
+}
+
+impl Freezer {
+    fn freeze(&self) -> Result<(), CgroupError> {
+        self.set(true)?;
+        let mut pause = Pause::new(Instant::now() + FREEZING_BOUND);
+        while !self.has_frozen()? {
+            if !pause.rest() {
+                let path = self.directory().to_owned();
+                return Err(CgroupError::NotFrozen { path });
+            }
+            // v1 misses a process that is being forked, until it is told again.
+            if let Freezer::V1(_) = self {
+                self.set(true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn thaw(&self) -> Result<(), CgroupError> {
+        self.set(false)
+    }
+
+    fn directory(&self) -> &Path {
+        match self {
+            Freezer::V2(directory) | Freezer::V1(directory) => directory,
+        }
+    }
+
+    fn set(&self, frozen: bool) -> Result<(), CgroupError> {
+        let (file, value) = match (self, frozen) {
+            (Freezer::V2(_), true) => ("cgroup.freeze", "1"),
+            (Freezer::V2(_), false) => ("cgroup.freeze", "0"),
+            (Freezer::V1(_), true) => ("freezer.state", "FROZEN"),
+            (Freezer::V1(_), false) => ("freezer.state", "THAWED"),
+        };
+        let file = self.directory().join(file);
+        write(&file, value).map_err(CgroupError::directory("write", &file))
+    }
+
+    fn read(&self, file: &str) -> Result<String, CgroupError> {
+        let file = self.directory().join(file);
+        fs::read_to_string(&file).map_err(CgroupError::directory("read", &file))
+    }
+
+    fn has_frozen(&self) -> Result<bool, CgroupError> {
+        Ok(match self {
+            Freezer::V2(_) => keyed(&self.read("cgroup.events")?, "frozen") == Some(1),
+            Freezer::V1(_) => self.read("freezer.state")?.trim() == "FROZEN",
+        })
+    }
+
+    fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let state = match self {
+            Freezer::V2(_) => self.read("cgroup.freeze"),
+            Freezer::V1(_) => self.read("freezer.state"),
+        };
+        match state {
+            Ok(state) => Ok(matches!(state.trim(), "1" | "FROZEN" | "FREEZING")),
+            Err(CgroupError::Directory { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
