@@ -31,6 +31,9 @@ pub(super) enum Report {
     Hooks(u64),
     /// Everything is set up; nothing but the exec is left.
     Ready,
+    /// It is below the filter of system calls whose listener comes along; the engine is to pass
+    /// that on.
+    Filtered,
     /// It gave up.
     Failed(Failure),
 }
@@ -202,6 +205,8 @@ pub(super) fn send_fd(
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), &parts, &rights, flags, None) {
             Err(Errno::EINTR) => {}
+            // What a stream takes no more of would never get there.
+            Ok(sent) if sent < message.len() => return Err(ErrorKind::WriteZero.into()),
             other => return Ok(other.map(drop)?),
         }
     }

@@ -15,10 +15,11 @@ use super::channel::{Channel, FOREVER, Report, wait_until_readable};
 use super::child::{self, Child};
 use super::config::{self, ConfigError};
 use super::gate::Gate;
-use super::hooks::{HookError, Hooks};
+use super::hooks::{self, HookError, Hooks};
 use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
 use super::namespaces::{NamespaceError, Namespaces};
+use super::seccomp::{self, ListenerError};
 use super::stdio::Stdio;
 use super::sys;
 use super::terminal::{self, ConsoleSocketError};
@@ -59,6 +60,9 @@ pub enum CreateError {
     /// One of the descriptors to preserve isn't the caller's to give.
     #[error("descriptor {0}, which is to be preserved, isn't one that this program was given")]
     Descriptor(u32),
+    /// Nobody listens to what the filter of system calls has to tell.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// The init can't be started.
     #[error("can't {step}")]
     Start {
@@ -261,7 +265,16 @@ impl Container {
             cgroup,
             terminal: None,
         };
-        match container.wait_until_ready(&init.channel, hooks.as_ref(), &options) {
+        let filtered = |listener: &OwnedFd| {
+            let Some(seccomp) = linux.seccomp() else {
+                return Ok(());
+            };
+            let pid = init.pid.as_raw();
+            let mut state = hooks::creating(spec, options.id, options.bundle);
+            state.set_pid(Some(pid));
+            seccomp::tell(seccomp, listener, pid, state)
+        };
+        match container.wait_until_ready(&init.channel, hooks.as_ref(), &options, filtered) {
             Ok(()) => {
                 container.start = Start::Channel(init.channel);
                 Ok(container)
@@ -299,12 +312,14 @@ impl Container {
     }
 
     /// Waits until the init is ready. Meanwhile runs the hooks that it asks for, and passes the
-    /// terminal on that it may have made.
+    /// terminal on that it may have made. `filtered` passes the listener of the filter of system
+    /// calls on.
     fn wait_until_ready(
         &mut self,
         channel: &Channel,
         hooks: Option<&Hooks<'_>>,
         options: &Options<'_>,
+        filtered: impl Fn(&OwnedFd) -> Result<(), ListenerError>,
     ) -> Result<(), CreateError> {
         let mut bound = READY_BOUND;
         loop {
@@ -318,6 +333,11 @@ impl Container {
                     }
                 }
                 Ok(Some((Report::Hooks(seconds), _))) => bound = with_hooks(READY_BOUND, seconds),
+                Ok(Some((Report::Filtered, listener))) => {
+                    if let Some(listener) = listener {
+                        filtered(&listener)?;
+                    }
+                }
                 Ok(Some((Report::Ready, terminal))) => {
                     match (&options.console_socket, terminal) {
                         (Some(socket), Some(terminal)) => terminal::send(socket, &terminal)?,
@@ -404,7 +424,7 @@ impl Container {
                         status: failure.status,
                     });
                 }
-                Ok(Some(Report::Ready | Report::RuntimeHooks)) => {
+                Ok(Some(Report::Ready | Report::RuntimeHooks | Report::Filtered)) => {
                     return Err(StartError::Init(io::ErrorKind::InvalidData.into()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => {

@@ -10,7 +10,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chroot, fchdir};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec, State};
 
 use super::cgroups::{Cgroup, CgroupError, Placement};
 use super::channel::{Channel, Report, wait_until_readable};
@@ -20,6 +20,7 @@ use super::create::Container;
 use super::error::{InitError, Step};
 use super::namespaces::Others;
 use super::procfs::Proc;
+use super::seccomp::{self, ListenerError};
 use super::stdio::Stdio;
 use super::sys;
 use super::terminal::{self, ConsoleSocketError};
@@ -41,6 +42,8 @@ pub struct ExecOptions<'a> {
     /// How many of the caller's descriptors from 3 on it gets besides its streams. They must
     /// be open, and not close-on-exec.
     pub preserve_fds: u32,
+    /// The container's state, for the listener of a filter with `SCMP_ACT_NOTIFY`.
+    pub state: Option<State>,
     /// A cgroup below the container's for it to be in, by its path from there.
     pub cgroup: Option<&'a Path>,
 }
@@ -52,6 +55,7 @@ impl ExecOptions<'_> {
             stdio,
             console_socket: None,
             preserve_fds: 0,
+            state: None,
             cgroup: None,
         }
     }
@@ -75,6 +79,9 @@ pub enum ExecError {
     /// The process can't be as it should.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Nobody listens to what its filter has to tell.
+    #[error(transparent)]
+    Listener(#[from] ListenerError),
     /// The container's first process has ended.
     #[error("the container doesn't run")]
     NotRunning,
@@ -149,6 +156,10 @@ impl Container {
         let linux = spec.linux().as_ref();
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
         let mut workload = Workload::new(process, linux)?;
+        if workload.has_listener() && options.state.is_none() {
+            let problem = "it must be told of the container's state, which the caller doesn't give";
+            return Err(ConfigError::invalid("linux.seccomp.listenerPath", problem).into());
+        }
         if let Some(socket) = &options.console_socket {
             terminal::check_socket(socket.as_fd(), workload.has_terminal())?;
         }
@@ -177,7 +188,13 @@ impl Container {
         };
         drop(for_children);
         let child = child.map_err(starting("clone a process"))?;
-        match heard_of_exec(&child.channel, options.console_socket.as_ref()) {
+        let filtered = |listener: &OwnedFd| match (linux.seccomp(), &options.state) {
+            (Some(seccomp), Some(state)) => {
+                seccomp::tell(seccomp, listener, child.pid.as_raw(), state.clone())
+            }
+            _ => Ok(()),
+        };
+        match heard_of_exec(&child.channel, options.console_socket.as_ref(), filtered) {
             Ok(terminal) => Ok(Executed {
                 pid: child.pid,
                 pidfd: child.pidfd,
@@ -243,7 +260,9 @@ fn set_up(
             told.step(|| "pass the terminal on")?;
         }
     }
-    workload.get_ready(options.preserve_fds)
+    let file = workload.get_ready(options.preserve_fds)?;
+    workload.filter_for_listener(engine)?;
+    Ok(file)
 }
 
 fn has_new_mount_namespace(spec: &Spec) -> bool {
@@ -281,6 +300,7 @@ fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ExecErr
 fn heard_of_exec(
     channel: &Channel,
     console_socket: Option<&OwnedFd>,
+    filtered: impl Fn(&OwnedFd) -> Result<(), ListenerError>,
 ) -> Result<Option<OwnedFd>, ExecError> {
     let mut terminal = None;
     loop {
@@ -298,7 +318,8 @@ fn heard_of_exec(
                 Some(socket) => terminal::send(socket, &master)?,
                 None => terminal = Some(master),
             },
-            Ok(Some((Report::Ready | Report::RuntimeHooks | Report::Hooks(_), _))) => {
+            Ok(Some((Report::Filtered, Some(listener)))) => filtered(&listener)?,
+            Ok(Some((_, _))) => {
                 let error = io::Error::from(io::ErrorKind::InvalidData);
                 return Err(starting("hear from the process")(error));
             }

@@ -235,13 +235,7 @@ impl<'a> Hooks<'a> {
         if used.iter().all(|list| list.is_empty()) {
             return None;
         }
-        let mut state = State::default();
-        state
-            .set_version(spec.version().clone())
-            .set_id(id.to_owned())
-            .set_status(ContainerState::Creating)
-            .set_bundle(bundle.to_owned())
-            .set_annotations(spec.annotations().clone());
+        let state = creating(spec, id, bundle);
         Some(Hooks {
             prestart,
             create_runtime,
@@ -292,6 +286,18 @@ impl<'a> Hooks<'a> {
         state.set_pid(Some(init));
         state
     }
+}
+
+/// The state of a container that is being created.
+pub(super) fn creating(spec: &Spec, id: &str, bundle: &Path) -> State {
+    let mut state = State::default();
+    state
+        .set_version(spec.version().clone())
+        .set_id(id.to_owned())
+        .set_status(ContainerState::Creating)
+        .set_bundle(bundle.to_owned())
+        .set_annotations(spec.annotations().clone());
+    state
 }
 
 /// How long `hooks` may take; `None` if there are none.

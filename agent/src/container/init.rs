@@ -176,6 +176,7 @@ fn set_up(
         keyring::join(options.id)?;
     }
     let file = plan.workload.get_ready(options.preserve_fds)?;
+    plan.workload.filter_for_listener(engine)?;
     Ok(Prepared { file, terminal })
 }
 

@@ -2,7 +2,7 @@
 //! init goes this way, and so does a process that is started in it later.
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -13,6 +13,7 @@ use oci_spec::runtime::{Linux, LinuxPersonality, Process};
 use rustix::thread::CapabilitySet;
 
 use super::capabilities::Sets;
+use super::channel::{Channel, Report};
 use super::config::ConfigError;
 use super::error::{InitError, Step};
 use super::process::Program;
@@ -93,6 +94,24 @@ impl<'a> Workload<'a> {
         sys::close_on_exec_from(3u32.saturating_add(preserve_fds))
             .step(|| "close the engine's descriptors at exec")?;
         Ok(file)
+    }
+
+    /// Whether the profile asks somebody else about system calls.
+    pub(super) fn has_listener(&self) -> bool {
+        self.filter.as_ref().is_some_and(Filter::notifies)
+    }
+
+    /// If somebody listens to what the filter has to tell, it is loaded now, before the start,
+    /// and the engine gets the listener's end.
+    pub(super) fn filter_for_listener(&mut self, engine: &Channel) -> Result<(), InitError> {
+        let Some(filter) = self.filter.take_if(|filter| filter.notifies()) else {
+            return Ok(());
+        };
+        let listener = filter.load()?;
+        let listener = listener.as_ref().map(AsFd::as_fd);
+        engine
+            .report_with_fd(&Report::Filtered, listener)
+            .step(|| "pass the filter's listener on")
     }
 
     /// Becomes the program, below its filter of system calls: from then on only the exec has to

@@ -65,7 +65,7 @@ pub(crate) fn start(
 }
 
 /// Waits for a process to end. Its status is 128+n for a signal.
-fn wait(executed: &Executed) -> i32 {
+pub(crate) fn wait(executed: &Executed) -> i32 {
     let mut fds = [PollFd::new(executed.pidfd.as_fd(), PollFlags::POLLIN)];
     let ready = poll(&mut fds, PollTimeout::from(LIMIT_MS)).unwrap();
     assert_eq!(ready, 1, "the process doesn't end");

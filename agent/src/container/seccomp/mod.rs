@@ -1,6 +1,7 @@
 //! `linux.seccomp`: which system calls the workload may make.
 
 mod arch;
+mod listener;
 mod program;
 
 use std::io;
@@ -19,6 +20,8 @@ use oci_spec::runtime::{
 use super::config::ConfigError;
 use super::error::{InitError, Step};
 use arch::{Abi, Call};
+pub use listener::ListenerError;
+pub(super) use listener::tell;
 use program::{Answer, Comparison, Condition, Defaults, Rule, Table};
 
 /// The actions that a profile may ask for.
@@ -175,7 +178,6 @@ pub(super) fn validate(seccomp: &LinuxSeccomp) -> Result<(), ConfigError> {
         None if asks_for_notifications(seccomp) => {
             Err(ConfigError::missing("linux.seccomp.listenerPath"))
         }
-        Some(_) => Err(ConfigError::unsupported("linux.seccomp.listenerPath")),
         None if seccomp.listener_metadata().iter().any(|m| !m.is_empty()) => {
             Err(ConfigError::invalid(
                 "linux.seccomp.listenerMetadata",

@@ -135,9 +135,15 @@ pub(super) fn translate(
 /// Refuses what the engine does for a container of this kernel, but not yet for one in a guest.
 fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
     let terminal = spec.process().as_ref().and_then(|p| p.terminal());
+    let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let listener = seccomp.and_then(|s| s.listener_path().as_ref());
     for (field, asks) in [
         ("process.terminal", terminal == Some(true)),
         ("hooks", spec.hooks().as_ref().is_some_and(hooks::any)),
+        (
+            "linux.seccomp.listenerPath",
+            listener.is_some_and(|path| !path.as_os_str().is_empty()),
+        ),
     ] {
         if asks {
             return Err(GuestSpecError::Unsupported(field));
@@ -386,7 +392,9 @@ mod tests {
     #[test]
     fn what_guests_lack_yet_is_refused_by_name() {
         let mut scene = Scene::new();
+        scene.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
         for (pointer, value) in [
+            ("/linux/seccomp/listenerPath", json!("/run/x")),
             ("/process/terminal", json!(true)),
             ("/hooks", json!({"poststop": [{"path": "/x"}]})),
         ] {
