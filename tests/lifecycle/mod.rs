@@ -1,19 +1,31 @@
 //! The life of a container, from bundle to exit status: what a caller sees in both modes.
 
 mod cgroups;
+mod console;
+mod create;
 mod debian;
 mod detached;
 mod devices;
+mod events;
+mod exec;
 mod failures;
 mod filesystem;
+mod flags;
+mod hooks;
+mod kill;
+mod list;
 mod namespaces;
+mod pause;
 mod process;
 mod signals;
 pub(crate) mod status;
 mod streams;
 mod terminal;
+mod update;
 
+use nacre_tests::Isolation::Process;
 use nacre_tests::Test;
+use nacre_tests::suite::only;
 
 /// All tests here; each says if one mode only is meant.
 pub(crate) fn tests() -> Vec<Test> {
@@ -30,6 +42,17 @@ pub(crate) fn tests() -> Vec<Test> {
         detached::tests(),
         debian::tests(),
         failures::tests(),
+        // What a VM can't do yet.
+        only(Process, create::tests()),
+        only(Process, flags::tests()),
+        only(Process, kill::tests()),
+        only(Process, exec::tests()),
+        only(Process, console::tests()),
+        only(Process, list::tests()),
+        only(Process, pause::tests()),
+        only(Process, update::tests()),
+        only(Process, events::tests()),
+        only(Process, hooks::tests()),
     ]
     .into_iter()
     .flatten()

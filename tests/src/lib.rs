@@ -10,6 +10,7 @@
 
 pub mod bundle;
 pub mod case;
+pub mod console;
 pub mod container;
 pub mod elf;
 pub mod fixtures;

@@ -277,6 +277,13 @@ impl Outcome {
 }
 
 impl Outcome {
+    /// Fails unless it ended with an error, whichever, and said one.
+    #[track_caller]
+    pub fn refused_somehow(&self) {
+        let failed = self.status.code().is_some_and(|status| status != 0);
+        assert!(failed && !self.stderr.is_empty(), "{self:?}");
+    }
+
     /// The message of another runtime's error, of which only that is expected.
     #[track_caller]
     fn reference_refused(&self) -> String {

@@ -1,0 +1,241 @@
+//! Terminals: given to the caller over a socket, or the caller's own in the foreground.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Command;
+
+use nacre_tests::console::ConsoleSocket;
+use nacre_tests::{Bundle, Case, Running};
+use serde_json::json;
+
+nacre_tests::tests![
+    over_a_socket,
+    its_size_is_the_one_asked_for,
+    interrupts_and_hang_ups,
+    exec_over_a_socket,
+    it_is_the_users,
+    no_socket_to_send_it_to,
+    a_socket_of_the_wrong_kind,
+    in_the_foreground,
+    exec_in_the_foreground,
+];
+
+fn with_terminal(bundle: Bundle) -> Bundle {
+    bundle.set("/process/terminal", true)
+}
+
+/// Runs a command with a console socket, and returns the terminal.
+fn over_socket(case: &Case, words: &[&str], rest: &[&str]) -> nacre_tests::console::Terminal {
+    let socket = ConsoleSocket::listen(case.directory());
+    let mut command = case.nacre();
+    command
+        .args(words)
+        .arg("--console-socket")
+        .arg(socket.path())
+        .args(rest);
+    let (status, terminal) = std::thread::scope(|scope| {
+        let status = scope.spawn(move || case.leave(command));
+        let terminal = socket.receive();
+        (status.join().unwrap(), terminal)
+    });
+    assert_eq!(status, 0, "{}", case.output());
+    fs::remove_file(socket.path()).unwrap();
+    terminal
+}
+
+fn over_a_socket(case: &Case) {
+    let bundle = with_terminal(case.busybox()).shell(
+        "tty; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three; stat -c '%t:%T' /dev/console
+         echo through >/dev/tty; while read line; do echo \"read $line\"; done",
+    );
+    let directory = bundle.write().to_str().unwrap();
+    let mut terminal = over_socket(case, &["create", "--bundle", directory], &[case.id()]);
+    // Named as in the container, or as whoever made it knows it.
+    assert!(!terminal.name.is_empty());
+    case.command(&["start", case.id()]).ok();
+    let seen = terminal.wait_for("through\r\n");
+    assert!(seen.starts_with("/dev/pts/0\r\nall three\r\n"), "{seen:?}");
+    terminal.write("some words\n");
+    terminal.wait_for("read some words\r\n");
+    // End of file.
+    terminal.write("\x04");
+    case.wait_for_status("stopped");
+    case.remove_container();
+}
+
+fn its_size_is_the_one_asked_for(case: &Case) {
+    let bundle = with_terminal(case.busybox())
+        .set("/process/consoleSize", json!({ "height": 31, "width": 79 }))
+        .shell("trap 'stty size' WINCH; stty size; while :; do sleep 0.05; done");
+    let directory = bundle.write().to_str().unwrap();
+    let words = ["run", "--detach", "--bundle", directory];
+    let mut terminal = over_socket(case, &words, &[case.id()]);
+    terminal.wait_for("31 79\r\n");
+    terminal.resize(40, 100);
+    terminal.wait_for("40 100\r\n");
+    case.remove_container();
+}
+
+fn interrupts_and_hang_ups(case: &Case) {
+    let bundle = with_terminal(case.busybox()).shell(
+        "trap 'echo interrupted' INT; trap 'echo hung up >/hung-up; exit 0' HUP; echo ready
+         while :; do sleep 0.05; done",
+    );
+    let marker = bundle.rootfs().join("hung-up");
+    let directory = bundle.write().to_str().unwrap();
+    let words = ["run", "--detach", "--bundle", directory];
+    let mut terminal = over_socket(case, &words, &[case.id()]);
+    terminal.wait_for("ready");
+    terminal.write("\x03");
+    terminal.wait_for("interrupted");
+    // Nobody else holds the terminal's other end.
+    drop(terminal);
+    case.wait_for_status("stopped");
+    assert!(marker.exists());
+    case.remove_container();
+}
+
+fn exec_over_a_socket(case: &Case) {
+    case.idle();
+    let words = ["exec", "--detach", "--tty"];
+    let rest = [
+        case.id(),
+        "sh",
+        "-c",
+        "tty; read line; echo \"read $line\"; sleep 1000",
+    ];
+    let mut terminal = over_socket(case, &words, &rest);
+    terminal.wait_for("/dev/pts/0\r\n");
+    terminal.write("words\n");
+    terminal.wait_for("read words\r\n");
+    case.remove_container();
+}
+
+fn it_is_the_users(case: &Case) {
+    let bundle = with_terminal(case.busybox())
+        .set("/process/user", json!({ "uid": 1000, "gid": 1000 }))
+        .shell("stat -c '%u %a' $(tty); echo fine >/dev/console; sleep 1000");
+    let directory = bundle.write().to_str().unwrap();
+    let words = ["run", "--detach", "--bundle", directory];
+    let mut terminal = over_socket(case, &words, &[case.id()]);
+    let seen = terminal.wait_for("fine\r\n");
+    assert!(seen.contains("1000 620\r\n"), "{seen:?}");
+    case.remove_container();
+}
+
+fn no_socket_to_send_it_to(case: &Case) {
+    let bundle = with_terminal(case.busybox());
+    let directory = bundle.write().to_str().unwrap();
+    for words in [
+        ["create", "--bundle", directory, case.id()].as_slice(),
+        &["run", "--detach", "--bundle", directory, case.id()],
+    ] {
+        case.command(words).refused_somehow();
+    }
+    // And a socket where there is no terminal.
+    case.busybox().write();
+    let socket = ConsoleSocket::listen(case.directory());
+    let path = socket.path().to_str().unwrap();
+    case.command(&[
+        "create",
+        "--bundle",
+        directory,
+        "--console-socket",
+        path,
+        case.id(),
+    ])
+    .refused_somehow();
+}
+
+fn a_socket_of_the_wrong_kind(case: &Case) {
+    let bundle = with_terminal(case.busybox());
+    let directory = bundle.write().to_str().unwrap();
+    let place = |name: &str| case.directory().join(name);
+    fs::write(place("file"), "").unwrap();
+    let _datagram = UnixDatagram::bind(place("datagram")).unwrap();
+    drop(UnixListener::bind(place("abandoned")).unwrap());
+    for name in ["file", "datagram", "abandoned", "missing", "rootfs"] {
+        let path = place(name);
+        let path = path.to_str().unwrap();
+        case.command(&[
+            "create",
+            "--bundle",
+            directory,
+            "--console-socket",
+            path,
+            case.id(),
+        ])
+        .refused_somehow();
+        assert_eq!(case.command(&["list", "-q"]).ok(), "", "{name}");
+    }
+}
+
+/// A shell at a terminal of its own, given by script(1), which types what it reads.
+fn at_a_terminal(case: &Case, session: &str) -> Running {
+    let mut script = case.mark(Command::new("script"));
+    script.args(["--quiet", "--return", "--command", session, "/dev/null"]);
+    case.spawn(script)
+}
+
+fn words(command: &Command) -> String {
+    let words: Vec<String> = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    words.join(" ")
+}
+
+fn in_the_foreground(case: &Case) {
+    let bundle = with_terminal(case.busybox()).shell(
+        "trap 'echo interrupted' INT; tty; stty size; echo ready
+         until read line; do :; done; echo \"the line is $line\"; exit 6",
+    );
+    let mut run = case.nacre();
+    run.args(["run", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    let session = format!(
+        "stty -echo rows 33 cols 77; stty -g >{0}/before; {1}; echo status $?
+         stty -g >{0}/after; read line; echo the shell reads $line",
+        case.directory().display(),
+        words(&run)
+    );
+    let mut running = at_a_terminal(case, &session);
+    let seen = running.wait_for_line("ready\r").replace('\r', "");
+    assert_eq!(seen, "/dev/pts/0\n33 77\n");
+    let mut keyboard = running.stdin.take().unwrap();
+    keyboard.write_all(b"\x03").unwrap();
+    running.wait_for_line("interrupted\r");
+    keyboard.write_all(b"words\n").unwrap();
+    running.wait_for_line("the line is words\r");
+    running.wait_for_line("status 6\r");
+    keyboard.write_all(b"two\n").unwrap();
+    running.wait_for_line("the shell reads two\r");
+    drop(keyboard);
+    running.finish().expect(0);
+    let saved = |name: &str| fs::read_to_string(case.directory().join(name)).unwrap();
+    assert_eq!(saved("before"), saved("after"), "the terminal's settings");
+}
+
+fn exec_in_the_foreground(case: &Case) {
+    case.idle();
+    let mut exec = case.nacre();
+    exec.args(["exec", "--tty", case.id(), "sh", "-c"]);
+    exec.arg("tty; stty size; echo ready; read line; echo \"read $line\"; exit 8");
+    let session = format!(
+        "stty -echo rows 22 cols 66; {}; echo status $?",
+        words(&exec)
+    );
+    let mut running = at_a_terminal(case, &session);
+    let seen = running.wait_for_line("ready\r").replace('\r', "");
+    assert_eq!(seen, "/dev/pts/0\n22 66\n");
+    let mut keyboard = running.stdin.take().unwrap();
+    keyboard.write_all(b"words\n").unwrap();
+    running.wait_for_line("read words\r");
+    running.wait_for_line("status 8\r");
+    drop(keyboard);
+    running.finish().expect(0);
+    case.remove_container();
+}

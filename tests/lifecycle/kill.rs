@@ -1,0 +1,131 @@
+//! `nacre kill`.
+
+use nacre_tests::{Case, leftovers};
+
+use super::status::own_namespaces_but;
+
+nacre_tests::tests![
+    signals_have_names_and_numbers,
+    term_is_the_default,
+    what_is_no_signal,
+    a_created_container,
+    an_ended_container,
+    all_of_a_containers_processes,
+    all_that_an_ended_container_left,
+    a_stopped_process_is_killed,
+];
+
+fn signals_have_names_and_numbers(case: &Case) {
+    let bundle = case.busybox().shell(
+        "trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo hup' HUP; trap 'echo rt' 40
+         echo ready; while :; do sleep 0.02; done",
+    );
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    let mut expected = "ready\n".to_owned();
+    for (signal, name) in [
+        ("USR1", "usr1"),
+        ("SIGUSR1", "usr1"),
+        ("usr1", "usr1"),
+        ("10", "usr1"),
+        ("sigusr2", "usr2"),
+        ("1", "hup"),
+        ("40", "rt"),
+    ] {
+        assert_eq!(case.command(&["kill", case.id(), signal]).ok(), "");
+        expected += &format!("{name}\n");
+        case.wait_for(&format!("{name} for {signal}"), || {
+            case.output() == expected
+        });
+    }
+    case.remove_container();
+}
+
+fn term_is_the_default(case: &Case) {
+    let bundle = case
+        .busybox()
+        .shell("trap 'echo term; exit' TERM; echo ready; while :; do sleep 0.02; done");
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    assert_eq!(case.command(&["kill", case.id()]).ok(), "");
+    case.wait_for_status("stopped");
+    assert_eq!(case.output(), "ready\nterm\n");
+    case.remove_container();
+}
+
+fn what_is_no_signal(case: &Case) {
+    case.idle();
+    for signal in ["NONE", "SIGSIGTERM", "", "1000", "TERM2"] {
+        case.command(&["kill", case.id(), signal]).refused(1);
+    }
+    assert_eq!(case.status(), "running");
+    case.remove_container();
+}
+
+fn a_created_container(case: &Case) {
+    case.create(&case.busybox().shell("echo runs"));
+    assert_eq!(case.command(&["kill", case.id(), "KILL"]).ok(), "");
+    case.wait_for_status("stopped");
+    case.command(&["start", case.id()]).refused(1);
+    assert_eq!(case.command(&["delete", case.id()]).ok(), "");
+    assert_eq!(case.output(), "");
+}
+
+fn an_ended_container(case: &Case) {
+    case.detach(&case.busybox().args(["true"]));
+    case.wait_for_status("stopped");
+    case.command(&["kill", case.id(), "KILL"]).refused(1);
+    // Of all its processes there is none, which isn't an error.
+    case.command(&["kill", "--all", case.id(), "KILL"]).ok();
+    case.command(&["delete", case.id()]).ok();
+}
+
+/// The processes of the container, which has no pid namespace, so that nothing ends the others
+/// with the first.
+fn with_company(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/namespaces", own_namespaces_but("pid"))
+        .shell(
+            "trap 'echo first; exit' TERM
+             for i in 1 2 3; do sh -c 'trap \"echo other; exit\" TERM; while :; do sleep 0.02; done' & done
+             sleep 0.2; echo ready; while :; do sleep 0.02; done",
+        );
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+}
+
+fn all_of_a_containers_processes(case: &Case) {
+    with_company(case);
+    assert_eq!(case.command(&["kill", "--all", case.id(), "TERM"]).ok(), "");
+    case.wait_for_status("stopped");
+    case.wait_for("the end of all", || {
+        case.output().matches("other").count() == 3 && case.output().contains("first")
+    });
+    case.command(&["delete", case.id()]).ok();
+}
+
+fn all_that_an_ended_container_left(case: &Case) {
+    with_company(case);
+    assert_eq!(case.command(&["kill", case.id(), "KILL"]).ok(), "");
+    case.wait_for_status("stopped");
+    assert!(!leftovers::processes(case.id()).is_empty());
+    assert_eq!(case.command(&["kill", "--all", case.id(), "KILL"]).ok(), "");
+    case.wait_for("the end of all", || {
+        leftovers::processes(case.id()).is_empty()
+    });
+    case.command(&["delete", case.id()]).ok();
+}
+
+fn a_stopped_process_is_killed(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/namespaces", own_namespaces_but("pid"))
+        .shell("echo ready; kill -STOP $$; echo goes on");
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    assert_eq!(case.command(&["kill", case.id(), "KILL"]).ok(), "");
+    case.wait_for_status("stopped");
+    assert_eq!(case.output(), "ready\n");
+    case.remove_container();
+}

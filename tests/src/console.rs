@@ -1,0 +1,141 @@
+//! The caller's end of a container's terminal.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+/// How long a terminal, or what is written to it, may take to come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A socket at which a terminal is waited for, as `--console-socket` takes it.
+pub struct ConsoleSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ConsoleSocket {
+    /// A socket in a directory.
+    pub fn listen(directory: &Path) -> Self {
+        let path = directory.join("console");
+        let listener = UnixListener::bind(&path).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Self { listener, path }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Waits for the terminal.
+    ///
+    /// # Panics
+    ///
+    /// If none comes.
+    #[track_caller]
+    pub fn receive(&self) -> Terminal {
+        let end = Instant::now() + PATIENCE;
+        let connection = loop {
+            match self.listener.accept() {
+                Ok((connection, _)) => break connection,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    assert!(Instant::now() < end, "nobody connected");
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Err(e) => panic!("{e}"),
+            }
+        };
+        connection.set_nonblocking(false).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut name = [0; 4096];
+        let mut parts = [IoSliceMut::new(&mut name)];
+        let mut space = cmsg_space!([RawFd; 2]);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message =
+            recvmsg::<()>(connection.as_raw_fd(), &mut parts, Some(&mut space), flags).unwrap();
+        let descriptors: Vec<RawFd> = message
+            .cmsgs()
+            .unwrap()
+            .filter_map(|part| match part {
+                ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let length = message.bytes;
+        assert_eq!(descriptors.len(), 1, "descriptors received");
+        // SAFETY: the kernel has just made it for this process, and nobody else knows it.
+        let master = unsafe { OwnedFd::from_raw_fd(descriptors[0]) };
+        Terminal {
+            name: String::from_utf8_lossy(&name[..length]).into_owned(),
+            master: File::from(master),
+        }
+    }
+}
+
+/// A container's terminal.
+pub struct Terminal {
+    /// What came with it: its path in the container.
+    pub name: String,
+    master: File,
+}
+
+impl Terminal {
+    /// Types.
+    pub fn write(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Reads until a text has come, and returns everything up to there.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let so_far = String::from_utf8_lossy(&seen).into_owned();
+            assert!(Instant::now() < end, "no {text:?} in {so_far:?}");
+            let mut byte = [0];
+            if !self.is_readable() {
+                continue;
+            }
+            match self.master.read(&mut byte) {
+                Ok(1) => seen.push(byte[0]),
+                // EIO: nobody has the other end open any more.
+                end => panic!("{end:?}: no {text:?} in {so_far:?}"),
+            }
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+
+    /// Whether there is something to read, or an end, within a moment.
+    fn is_readable(&self) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.master.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: one structure, which lives as long as the call.
+        unsafe { libc::poll(&raw mut poll, 1, 100) == 1 }
+    }
+
+    /// Sets its size.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        // SAFETY: the call reads the structure it is given.
+        let done =
+            unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        assert_eq!(done, 0, "{}", io::Error::last_os_error());
+    }
+}
