@@ -45,6 +45,12 @@ pub(super) enum InitError {
     CwdOutside { path: String },
     #[error("process.capabilities: {name} can't be given, the runtime itself doesn't have it")]
     CapabilityNotHeld { name: String },
+    #[error("{field}: can't set {value:?}")]
+    Label {
+        field: &'static str,
+        value: String,
+        source: io::Error,
+    },
     #[error(transparent)]
     Hook(#[from] HookError),
     #[error(transparent)]

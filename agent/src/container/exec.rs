@@ -12,6 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, chroot, fchdir};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec, State};
 
+use super::affinity::{Affinity, Cpus};
 use super::cgroups::{Cgroup, CgroupError, Placement};
 use super::channel::{Channel, Report, wait_until_readable};
 use super::child;
@@ -44,6 +45,8 @@ pub struct ExecOptions<'a> {
     pub preserve_fds: u32,
     /// The container's state, for the listener of a filter with `SCMP_ACT_NOTIFY`.
     pub state: Option<State>,
+    /// The id of the container whose session keyring it joins; none, to stay in the caller's.
+    pub session_keyring: Option<&'a str>,
     /// A cgroup below the container's for it to be in, by its path from there.
     pub cgroup: Option<&'a Path>,
 }
@@ -56,6 +59,7 @@ impl ExecOptions<'_> {
             console_socket: None,
             preserve_fds: 0,
             state: None,
+            session_keyring: None,
             cgroup: None,
         }
     }
@@ -160,6 +164,7 @@ impl Container {
             let problem = "it must be told of the container's state, which the caller doesn't give";
             return Err(ConfigError::invalid("linux.seccomp.listenerPath", problem).into());
         }
+        let affinity = Affinity::parse(process)?;
         if let Some(socket) = &options.console_socket {
             terminal::check_socket(socket.as_fd(), workload.has_terminal())?;
         }
@@ -174,19 +179,31 @@ impl Container {
             .cgroup()
             .map(|cgroup| open_cgroup(cgroup, options.cgroup));
         let cgroup = cgroup.transpose()?;
+        let own_cpus = match &affinity.initial {
+            Some(cpus) => Some(run_on(cpus)?),
+            None => None,
+        };
         let for_children = container.namespaces.set_for_children();
         let for_children = for_children.map_err(starting("enter the pid namespace"))?;
         // SAFETY: the caller has promised that this is the only thread.
         let child = unsafe {
             child::spawn(0, cgroup.as_ref(), |channel| {
-                let failed = match set_up(&mut workload, &container, &options, &proc, &channel) {
+                let ready = set_up(
+                    &mut workload,
+                    &container,
+                    &options,
+                    &affinity,
+                    &proc,
+                    &channel,
+                );
+                let failed = match ready {
                     Ok(file) => workload.exec(&file),
                     Err(error) => error,
                 };
                 channel.give_up(&failed)
             })
         };
-        drop(for_children);
+        drop((for_children, own_cpus));
         let child = child.map_err(starting("clone a process"))?;
         let filtered = |listener: &OwnedFd| match (linux.seccomp(), &options.state) {
             (Some(seccomp), Some(state)) => {
@@ -230,6 +247,27 @@ impl Container {
     }
 }
 
+/// Lets this process run on `cpus` only, for its child to begin there, until what this returns
+/// is dropped.
+fn run_on(cpus: &Cpus) -> Result<RunsElsewhere, ExecError> {
+    let step = "set process.execCPUAffinity.initial";
+    let own = Cpus::current().map_err(starting(step))?;
+    cpus.set().map_err(starting(step))?;
+    Ok(RunsElsewhere { own })
+}
+
+/// This process, on CPUs that are another's.
+struct RunsElsewhere {
+    own: Cpus,
+}
+
+impl Drop for RunsElsewhere {
+    fn drop(&mut self) {
+        // It could run there before.
+        let _ = self.own.set();
+    }
+}
+
 /// What makes a process one of the container.
 struct Enterable<'a> {
     namespaces: Others<'a>,
@@ -242,10 +280,14 @@ fn set_up(
     workload: &mut Workload<'_>,
     container: &Enterable<'_>,
     options: &ExecOptions<'_>,
+    affinity: &Affinity,
     proc: &Proc,
     engine: &Channel,
 ) -> Result<CString, InitError> {
     workload.leave_the_engine(&options.stdio, proc)?;
+    if let Some(cpus) = &affinity.last {
+        cpus.set().step(|| "set process.execCPUAffinity.final")?;
+    }
     container.namespaces.enter()?;
     if let Some(root) = &container.root {
         fchdir(root).step(|| "change to the container's root")?;
@@ -260,7 +302,10 @@ fn set_up(
             told.step(|| "pass the terminal on")?;
         }
     }
-    let file = workload.get_ready(options.preserve_fds)?;
+    if let Some(id) = options.session_keyring {
+        workload.join_keyring(id, proc)?;
+    }
+    let file = workload.get_ready(options.preserve_fds, proc)?;
     workload.filter_for_listener(engine)?;
     Ok(file)
 }

@@ -25,7 +25,7 @@ use super::rootfs::{Propagation, Rootfs};
 use super::safe_path::{self, Kind};
 use super::terminal::Terminal;
 use super::workload::{UMASK, Workload};
-use super::{devices, keyring, masked, network, sys, sysctl};
+use super::{devices, masked, network, sys, sysctl};
 
 /// A configuration, understood: what the init goes by.
 pub(super) struct Plan<'a> {
@@ -173,9 +173,9 @@ fn set_up(
     };
     set_names(plan)?;
     if !options.no_new_keyring {
-        keyring::join(options.id)?;
+        plan.workload.join_keyring(options.id, &proc)?;
     }
-    let file = plan.workload.get_ready(options.preserve_fds)?;
+    let file = plan.workload.get_ready(options.preserve_fds, &proc)?;
     plan.workload.filter_for_listener(engine)?;
     Ok(Prepared { file, terminal })
 }

@@ -15,6 +15,7 @@ pub mod cgroups;
 pub mod config;
 pub mod hooks;
 
+mod affinity;
 mod capabilities;
 mod channel;
 mod child;
@@ -28,7 +29,9 @@ mod identity;
 mod init;
 mod io_priority;
 mod keyring;
+mod lsm;
 mod masked;
+mod memory_policy;
 mod mount_options;
 mod mounts;
 mod namespaces;
@@ -39,6 +42,7 @@ mod procfs;
 mod rlimits;
 mod rootfs;
 mod safe_path;
+mod scheduler;
 pub mod seccomp;
 
 mod signals;

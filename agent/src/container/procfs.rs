@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::Mode;
 
 use super::error::{InitError, Step};
@@ -33,6 +33,22 @@ impl Proc {
             return Err(InitError::NotProc);
         }
         file.write_all(value.as_bytes()).step(step)
+    }
+
+    /// Writes one of the attributes by which security modules know this thread
+    /// ([proc_pid_attr(5)](https://man7.org/linux/man-pages/man5/proc_pid_attr.5.html)).
+    pub(super) fn write_attribute(&self, name: &str, value: &str) -> io::Result<()> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC)
+            // Another file may be mounted over it that takes what it is given.
+            .resolve(
+                ResolveFlag::RESOLVE_BENEATH
+                    | ResolveFlag::RESOLVE_NO_MAGICLINKS
+                    | ResolveFlag::RESOLVE_NO_XDEV,
+            );
+        let path = format!("thread-self/attr/{name}");
+        let mut file = File::from(openat2(&self.0, path.as_str(), how)?);
+        file.write_all(value.as_bytes())
     }
 
     /// Opens a file in it.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Uid, setsid};
-use oci_spec::runtime::{Linux, LinuxPersonality, Process};
+use oci_spec::runtime::{Linux, LinuxMemoryPolicy, LinuxPersonality, Process};
 use rustix::thread::CapabilitySet;
 
 use super::capabilities::Sets;
@@ -21,7 +21,9 @@ use super::procfs::Proc;
 use super::seccomp::Filter;
 use super::stdio::{self, Stdio};
 use super::terminal::{self, Terminal};
-use super::{io_priority, personality, rlimits, signals, sys, user};
+use super::{
+    io_priority, keyring, lsm, memory_policy, personality, rlimits, scheduler, signals, sys, user,
+};
 
 /// The umask of a process that none is asked for, as runc gives it.
 pub(super) const UMASK: u32 = 0o022;
@@ -30,6 +32,7 @@ pub(super) const UMASK: u32 = 0o022;
 pub(super) struct Workload<'a> {
     process: &'a Process,
     personality: Option<&'a LinuxPersonality>,
+    memory_policy: Option<&'a LinuxMemoryPolicy>,
     capabilities: Sets,
     filter: Option<Filter>,
     program: Program,
@@ -40,6 +43,7 @@ impl<'a> Workload<'a> {
         Ok(Workload {
             process,
             personality: linux.personality().as_ref(),
+            memory_policy: linux.memory_policy().as_ref(),
             capabilities: Sets::of(process.capabilities().as_ref()),
             filter: linux.seccomp().as_ref().map(Filter::compile).transpose()?,
             program: Program::parse(process)?,
@@ -67,6 +71,21 @@ impl<'a> Workload<'a> {
         }
     }
 
+    /// Puts this process into the session keyring of the container of that name.
+    pub(super) fn join_keyring(&self, id: &str, proc: &Proc) -> Result<(), InitError> {
+        let Some(label) = self.label() else {
+            return keyring::join(id);
+        };
+        lsm::set_key_label(proc, label)?;
+        keyring::join(id)?;
+        lsm::set_key_label(proc, "")
+    }
+
+    /// `process.selinuxLabel`.
+    fn label(&self) -> Option<&str> {
+        says(self.process.selinux_label())
+    }
+
     /// The first steps, in the caller's namespaces: a session, signals and, without a terminal,
     /// streams of its own.
     pub(super) fn leave_the_engine(&self, stdio: &Stdio, proc: &Proc) -> Result<(), InitError> {
@@ -86,9 +105,19 @@ impl<'a> Workload<'a> {
 
     /// The last steps, in the container's namespaces and root: its limits, user, capabilities
     /// and directory. Of the descriptors from 3 on, the first `preserve_fds` outlive the exec.
-    /// Returns the file to exec.
-    pub(super) fn get_ready(&mut self, preserve_fds: u32) -> Result<CString, InitError> {
+    /// `proc` is still the caller's. Returns the file to exec.
+    pub(super) fn get_ready(
+        &mut self,
+        preserve_fds: u32,
+        proc: &Proc,
+    ) -> Result<CString, InitError> {
         self.set_limits()?;
+        if let Some(profile) = says(self.process.apparmor_profile()) {
+            lsm::set_apparmor_profile(proc, profile)?;
+        }
+        if let Some(label) = self.label() {
+            lsm::set_selinux_label(proc, label)?;
+        }
         self.become_the_user()?;
         let file = self.program.find()?;
         sys::close_on_exec_from(3u32.saturating_add(preserve_fds))
@@ -133,6 +162,13 @@ impl<'a> Workload<'a> {
         if let Some(personality) = self.personality {
             personality::set(personality).step(|| "set linux.personality")?;
         }
+        if let Some(policy) = self.memory_policy {
+            memory_policy::set(policy).step(|| "set linux.memoryPolicy")?;
+        }
+        if let Some(scheduler) = self.process.scheduler() {
+            let policy = scheduler.policy();
+            scheduler::set(scheduler).step(|| format!("set process.scheduler to {policy}"))?;
+        }
         if let Some(priority) = self.process.io_priority() {
             io_priority::set(priority).step(|| "set process.ioPriority")?;
         }
@@ -167,4 +203,8 @@ impl<'a> Workload<'a> {
         umask(Mode::from_bits_truncate(id.umask().unwrap_or(UMASK)));
         Ok(())
     }
+}
+
+fn says(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.is_empty())
 }

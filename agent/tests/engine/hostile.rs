@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use nacre_agent::container::{Container, Options, config, protect_executable};
+use nacre_agent::container::{Container, ExecOptions, Options, config, protect_executable};
 use nix::sys::stat::Mode;
 use serde_json::json;
 
@@ -22,6 +22,8 @@ tests![
     links_do_not_lead_devices_out,
     proc_and_sys_are_not_mounted_through_links,
     proc_is_not_covered,
+    labels_are_not_written_elsewhere,
+    labels_of_later_processes_are_not_written_elsewhere,
     a_leaked_directory_is_no_cwd,
     a_dev_null_of_the_image_masks_nothing,
     a_passwd_that_blocks_is_not_waited_for,
@@ -237,6 +239,63 @@ fn proc_is_not_covered() -> Result<(), Skipped> {
     }));
     bundle.config["process"]["args"] = json!(["cat", "/proc/meminfo"]);
     assert_eq!(bundle.output(), "little\n");
+    Ok(())
+}
+
+/// Files that a label could be written to, if it was looked for in the container.
+const LABELS: [&str; 4] = [
+    "proc/self/attr/exec",
+    "proc/self/attr/apparmor/exec",
+    "proc/thread-self/attr/exec",
+    "proc/thread-self/attr/apparmor/exec",
+];
+
+// CVE-2019-16884, CVE-2025-52881.
+fn labels_are_not_written_elsewhere() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|m| m["destination"] != "/proc");
+    bundle.config["linux"]["maskedPaths"] = json!([]);
+    bundle.config["linux"]["readonlyPaths"] = json!([]);
+    for path in LABELS {
+        fs::create_dir_all(bundle.at(path).parent().unwrap()).unwrap();
+        fs::write(bundle.at(path), "").unwrap();
+    }
+    for field in ["apparmorProfile", "selinuxLabel"] {
+        bundle.config["process"][field] = json!("no-such-label");
+        let (message, _) = bundle.error();
+        let words = format!("process.{field}: can't set \"no-such-label\"");
+        assert!(message.starts_with(&words), "{message}");
+        bundle.config["process"][field] = json!("");
+    }
+    for path in LABELS {
+        assert_eq!(fs::read(bundle.at(path)).unwrap(), b"", "{path}");
+    }
+    Ok(())
+}
+
+// CVE-2019-16884, CVE-2025-52881.
+fn labels_of_later_processes_are_not_written_elsewhere() -> Result<(), Skipped> {
+    // What the image couldn't do, the workload does.
+    let mut script = "mount -t tmpfs t /proc".to_owned();
+    for path in LABELS {
+        let directory = Path::new(path).parent().unwrap();
+        script += &format!(" && mkdir -p /{} && touch /{path}", text(directory));
+    }
+    let mut bundle = Bundle::new(&format!("{script} && echo ready && sleep 60"));
+    bundle.all_capabilities();
+    let mut running = bundle.start();
+    running.wait_for("ready");
+    for field in ["apparmorProfile", "selinuxLabel"] {
+        let mut process = bundle.config["process"].clone();
+        process[field] = json!("no-such-label");
+        let options = ExecOptions::new(null_stdio());
+        let error = exec::start(&bundle, running.container(), &process, options).unwrap_err();
+        let words = format!("process.{field}: can't set \"no-such-label\"");
+        assert!(error.to_string().starts_with(&words), "{error}");
+    }
+    let written = LABELS.map(|path| format!("cat /{path};")).concat();
+    assert_eq!(exec::output(&bundle, &mut running, &written), "");
     Ok(())
 }
 

@@ -20,6 +20,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod scheduling;
 mod seccomp;
 mod terminal;
 
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         ("lifecycle", lifecycle::TESTS),
         ("process", process::TESTS),
         ("seccomp", seccomp::TESTS),
+        ("scheduling", scheduling::TESTS),
         ("terminal", terminal::TESTS),
         ("hooks", hooks::TESTS),
         ("mounts", mounts::TESTS),

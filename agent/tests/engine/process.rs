@@ -25,11 +25,11 @@ tests![
     oom_score_adj_is_set,
     signals_are_as_in_a_fresh_session,
     the_personality_is_set,
-    the_io_priority_is_set,
     no_descriptor_leaks,
     descriptors_are_preserved_up_to_the_number,
     what_the_caller_did_not_pass_is_not_preserved,
     the_session_keyring_is_its_own,
+    a_label_that_cannot_be_set_is_named,
     streams_can_be_opened_by_the_user,
 ];
 
@@ -397,6 +397,39 @@ fn the_session_keyring_is_its_own() -> Result<(), Skipped> {
     Ok(())
 }
 
+fn a_label_that_cannot_be_set_is_named() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    for (field, value, enabled, lacking) in [
+        (
+            "apparmorProfile",
+            "no-such-profile",
+            "/sys/kernel/security/apparmor",
+            "(is AppArmor enabled on this kernel?)",
+        ),
+        (
+            "selinuxLabel",
+            "no:such:label",
+            "/sys/fs/selinux/enforce",
+            "(is SELinux enabled on this kernel?)",
+        ),
+    ] {
+        bundle.config["process"][field] = json!(value);
+        let (message, status) = bundle.error();
+        let words = format!("process.{field}: can't set {value:?}: ");
+        assert!(message.starts_with(&words), "{message}");
+        if !Path::new(enabled).exists() {
+            assert!(message.ends_with(lacking), "{message}");
+        }
+        assert_eq!(status, 1);
+        bundle.config["process"][field] = json!("");
+    }
+    if Path::new("/sys/kernel/security/apparmor").exists() {
+        bundle.config["process"]["apparmorProfile"] = json!("unconfined");
+        bundle.output();
+    }
+    Ok(())
+}
+
 fn streams_can_be_opened_by_the_user() -> Result<(), Skipped> {
     let mut bundle = Bundle::new("echo out > /dev/stdout && echo err > /dev/stderr");
     bundle.config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
@@ -425,12 +458,5 @@ fn the_personality_is_set() -> Result<(), Skipped> {
     assert_eq!(bundle.output(), "x86_64\n");
     bundle.config["linux"]["personality"] = json!({"domain": "LINUX32"});
     assert_eq!(bundle.output(), "i686\n");
-    Ok(())
-}
-
-fn the_io_priority_is_set() -> Result<(), Skipped> {
-    let mut bundle = Bundle::new("ionice -p $$");
-    bundle.config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
-    assert_eq!(bundle.output(), "best-effort: prio 6\n");
     Ok(())
 }

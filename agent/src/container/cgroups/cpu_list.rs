@@ -60,8 +60,8 @@ pub(super) fn check_effective(directory: &Path, settings: &[Setting]) -> Result<
     Ok(())
 }
 
-/// The numbers of a list like `0-2,4`.
-fn parse(list: &str) -> Option<BTreeSet<u32>> {
+/// The numbers of a list like `0-2,4`; `None` if it isn't one.
+pub(in crate::container) fn parse(list: &str) -> Option<BTreeSet<u32>> {
     let mut numbers = BTreeSet::new();
     for part in list.trim().split(',').filter(|part| !part.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

@@ -30,6 +30,7 @@ use std::time::Instant;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+pub(super) use cpu_list::parse as number_list;
 pub use error::CgroupError;
 pub use path::cgroup_path;
 pub use processes::Placement;

@@ -5,7 +5,8 @@ mod validate;
 
 use std::path::Path;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
 use serde_path_to_error::Segment;
 
 use super::cgroups::CgroupError;
@@ -84,20 +85,66 @@ impl ConfigError {
 ///
 /// As [`ConfigError`] tells, with the path of the field.
 pub fn load(json: &[u8]) -> Result<Spec, ConfigError> {
+    let spec = parse(json, "")?;
+    validate(&spec)?;
+    Ok(spec)
+}
+
+/// As [`load`], of a `process` alone: one that is to be started in a container that runs.
+///
+/// # Errors
+///
+/// As [`ConfigError`] tells. The field's path begins with `process`.
+pub fn load_process(json: &[u8]) -> Result<Process, ConfigError> {
+    let process = parse(json, "process.")?;
+    validate_process(&process)?;
+    Ok(process)
+}
+
+/// `parent` is what the paths of the document's fields begin with in a configuration.
+fn parse<T: DeserializeOwned>(json: &[u8], parent: &str) -> Result<T, ConfigError> {
     if json.len() > MAX_SIZE {
         return Err(ConfigError::TooLarge(json.len()));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let spec: Spec = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        if error.inner().is_data() {
-            explain(json, error.path(), error.inner())
-        } else {
-            ConfigError::Json(error.into_inner())
+    let value = match serde_path_to_error::deserialize(&mut deserializer) {
+        Ok(value) => value,
+        Err(error) if error.inner().is_data() => {
+            let explained = explain(json, parent, error.path(), error.inner());
+            let of_flags = matches!(&explained, ConfigError::Invalid { field, .. }
+                if field.starts_with("process.scheduler.flags"));
+            let renamed = of_flags.then(|| with_flags_renamed(json, parent));
+            return match renamed.flatten() {
+                Some(renamed) => parse(&renamed, parent),
+                None => Err(explained),
+            };
         }
-    })?;
+        Err(error) => return Err(ConfigError::Json(error.into_inner())),
+    };
     deserializer.end().map_err(ConfigError::Json)?;
-    validate(&spec)?;
-    Ok(spec)
+    Ok(value)
+}
+
+/// The document with oci-spec's names of two flags in the place of the runtime spec's; `None`
+/// if it has none of them.
+fn with_flags_renamed(json: &[u8], parent: &str) -> Option<Vec<u8>> {
+    let mut document: serde_json::Value = serde_json::from_slice(json).ok()?;
+    let process = match parent {
+        "" => document.get_mut("process")?,
+        _ => &mut document,
+    };
+    let flags = process.pointer_mut("/scheduler/flags")?.as_array_mut()?;
+    let mut renamed = false;
+    for flag in flags {
+        let name = match flag.as_str()? {
+            "SCHED_FLAG_RESET_ON_FORK" => "SCHED_RESET_ON_FORK",
+            "SCHED_FLAG_DL_OVERRUN" => "SCHED_FLAG_D_L_OVERRUN",
+            _ => continue,
+        };
+        *flag = name.into();
+        renamed = true;
+    }
+    renamed.then(|| document.to_string().into_bytes())
 }
 
 /// Makes `root.path` and the sources of bind mounts absolute: relative ones are so to the
@@ -124,10 +171,16 @@ pub fn resolve_paths(spec: &mut Spec, bundle: &Path) {
 /// of many, the list of them all helps nobody.
 fn explain(
     json: &[u8],
+    parent: &str,
     path: &serde_path_to_error::Path,
     error: &serde_json::Error,
 ) -> ConfigError {
-    let field = path.to_string();
+    let field = match path.to_string().as_str() {
+        // Of the document itself.
+        "." if parent.is_empty() => ".".to_owned(),
+        "." => parent.trim_end_matches('.').to_owned(),
+        field => format!("{parent}{field}"),
+    };
     let value = serde_json::from_slice::<serde_json::Value>(json)
         .ok()
         .and_then(|document| value_at(&document, path));
@@ -138,6 +191,8 @@ fn explain(
     let what = match plain.as_str() {
         p if p.starts_with("process.capabilities.") => "a capability",
         "process.rlimits.type" => "a resource limit",
+        "process.scheduler.policy" => "a scheduling policy",
+        "process.scheduler.flags" => "a scheduling flag",
         "linux.namespaces.type" => "a kind of namespace",
         "linux.seccomp.defaultAction" | "linux.seccomp.syscalls.action" => "an action",
         "linux.seccomp.architectures" => "an architecture",
@@ -318,6 +373,53 @@ mod tests {
                 format!("{field} is missing")
             );
         }
+    }
+
+    #[test]
+    fn a_process_alone_has_its_fields_named_as_in_a_configuration() {
+        let process = sample()["process"].clone();
+        let load = |value: &Value| load_process(value.to_string().as_bytes()).map(drop);
+        load(&process).unwrap();
+        for (name, value, error) in [
+            ("cwd", Value::Null, "process.cwd: invalid type: null"),
+            ("cwd", json!("x"), "process.cwd: \"x\" isn't absolute"),
+            (
+                "rlimits",
+                json!([{"type": "x", "soft": 1, "hard": 1}]),
+                "process.rlimits[0].type: \"x\" isn't a resource limit that is known",
+            ),
+        ] {
+            let mut process = process.clone();
+            process[name] = value;
+            let found = load(&process).unwrap_err().to_string();
+            assert!(found.starts_with(error), "{found}");
+        }
+        let mut without = process.clone();
+        without.as_object_mut().unwrap().remove("user");
+        let found = load(&without).unwrap_err().to_string();
+        assert_eq!(found, "process.user is missing");
+    }
+
+    #[test]
+    fn scheduling_flags_have_the_specs_names() {
+        let all = [
+            "RESET_ON_FORK",
+            "RECLAIM",
+            "DL_OVERRUN",
+            "KEEP_POLICY",
+            "KEEP_PARAMS",
+            "UTIL_CLAMP_MIN",
+            "UTIL_CLAMP_MAX",
+        ];
+        let mut config = sample();
+        let flags = all.map(|name| format!("SCHED_FLAG_{name}"));
+        config["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "flags": flags});
+        load_value(&config).unwrap();
+        load_process(config["process"].to_string().as_bytes()).unwrap();
+        config["process"]["scheduler"]["flags"][1] = json!("SCHED_FLAG_X");
+        let words = "\"SCHED_FLAG_X\" isn't a scheduling flag that is known";
+        let found = load_value(&config).unwrap_err();
+        assert_eq!(found, format!("process.scheduler.flags[1]: {words}"));
     }
 
     #[test]

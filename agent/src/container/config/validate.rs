@@ -8,13 +8,15 @@ use std::path::Path;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 
 use super::{ConfigError, NEWEST_MINOR};
+use crate::container::affinity::Affinity;
 use crate::container::capabilities::Sets;
 use crate::container::cgroups::{self, Cgroup};
 use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
 use crate::container::{
-    devices, hooks, io_priority, namespaces, rlimits, seccomp, sysctl, terminal,
+    devices, hooks, io_priority, memory_policy, namespaces, rlimits, scheduler, seccomp, sysctl,
+    terminal,
 };
 
 /// The kernel's limit on host and domain names, in bytes.
@@ -41,10 +43,10 @@ pub fn validate(spec: &Spec) -> Result<(), ConfigError> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         Mount::parse(index, mount)?;
     }
-    refuse([
+    refuse([("vm", spec.vm().is_some())])?;
+    elsewhere([
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
-        ("vm", spec.vm().is_some()),
         ("zos", spec.zos().is_some()),
     ])?;
     if let Some(list) = spec.hooks() {
@@ -62,6 +64,17 @@ fn missing(field: &str) -> ConfigError {
 fn refuse<const N: usize>(fields: [(&str, bool); N]) -> Result<(), ConfigError> {
     match fields.iter().find(|(_, asks)| *asks) {
         Some((field, _)) => Err(ConfigError::unsupported(*field)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the first field that asks for something, when none of them is for Linux.
+fn elsewhere<const N: usize>(fields: [(&str, bool); N]) -> Result<(), ConfigError> {
+    match fields.iter().find(|(_, asks)| *asks) {
+        Some((field, _)) => {
+            let problem = "it is for containers of another operating system";
+            Err(ConfigError::invalid(*field, problem))
+        }
         None => Ok(()),
     }
 }
@@ -102,18 +115,14 @@ fn version(version: &str) -> Result<(), ConfigError> {
 ///
 /// As [`ConfigError`] tells, with the path of the field.
 pub fn validate_process(process: &Process) -> Result<(), ConfigError> {
-    let affinity = process.exec_cpu_affinity().as_ref();
-    refuse([
+    elsewhere([
         ("process.user.username", says(process.user().username())),
         ("process.commandLine", says(process.command_line())),
-        ("process.apparmorProfile", says(process.apparmor_profile())),
-        ("process.selinuxLabel", says(process.selinux_label())),
-        ("process.scheduler", process.scheduler().is_some()),
-        (
-            "process.execCPUAffinity",
-            affinity.is_some_and(|a| says(a.initial()) || says(a.cpu_affinity_final())),
-        ),
     ])?;
+    if let Some(scheduler) = process.scheduler() {
+        scheduler::validate(scheduler)?;
+    }
+    Affinity::parse(process)?;
     if let Some(priority) = process.io_priority() {
         io_priority::validate(priority)?;
     }
@@ -168,19 +177,22 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
         ("linux.gidMappings", some(linux.gid_mappings())),
         ("linux.mountLabel", says(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.memoryPolicy", linux.memory_policy().is_some()),
-        (
-            "linux.personality.flags",
-            linux
-                .personality()
-                .as_ref()
-                .is_some_and(|p| some(p.flags())),
-        ),
         (
             "linux.netDevices",
             linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()),
         ),
     ])?;
+    if let Some(policy) = linux.memory_policy() {
+        memory_policy::validate(policy)?;
+    }
+    if linux
+        .personality()
+        .as_ref()
+        .is_some_and(|p| some(p.flags()))
+    {
+        let problem = "the runtime spec has no flag that could be set";
+        return Err(ConfigError::invalid("linux.personality.flags", problem));
+    }
     if let Some(seccomp) = linux.seccomp() {
         seccomp::validate(seccomp)?;
     }
@@ -355,19 +367,11 @@ mod tests {
     fn what_is_not_done_yet_is_refused_by_name() {
         let id_map = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
         for (pointer, value) in [
-            ("/process/apparmorProfile", json!("x")),
-            ("/process/selinuxLabel", json!("x")),
-            ("/process/scheduler", json!({"policy": "SCHED_OTHER"})),
-            ("/process/execCPUAffinity", json!({"initial": "0"})),
-            ("/process/commandLine", json!("x")),
-            ("/process/user/username", json!("x")),
-            ("/windows", json!({"layerFolders": ["x"]})),
             ("/vm", json!({"kernel": {"path": "/x"}})),
             ("/linux/uidMappings", id_map.clone()),
             ("/linux/gidMappings", id_map),
             ("/linux/mountLabel", json!("x")),
             ("/linux/intelRdt", json!({"closID": "x"})),
-            ("/linux/memoryPolicy", json!({"mode": "MPOL_BIND"})),
             ("/linux/netDevices", json!({"eth0": {}})),
         ] {
             let field = pointer[1..].replace('/', ".");
@@ -447,6 +451,36 @@ mod tests {
                 "process.consoleSize.width: 65536 is over 65535",
             ),
             (
+                "/process/commandLine",
+                json!("x"),
+                "process.commandLine: it is for containers of another operating system",
+            ),
+            (
+                "/process/user/username",
+                json!("x"),
+                "process.user.username: it is for containers of another operating system",
+            ),
+            (
+                "/windows",
+                json!({"layerFolders": ["x"]}),
+                "windows: it is for containers of another operating system",
+            ),
+            (
+                "/process/scheduler",
+                json!({"policy": "SCHED_FIFO"}),
+                "process.scheduler.priority: 0 isn't between 1 and 99",
+            ),
+            (
+                "/process/execCPUAffinity",
+                json!({"initial": "3-1"}),
+                "process.execCPUAffinity.initial: \"3-1\" isn't a list of CPUs, like 0-2,4",
+            ),
+            (
+                "/linux/memoryPolicy",
+                json!({"mode": "MPOL_BIND"}),
+                "linux.memoryPolicy.nodes: MPOL_BIND needs some",
+            ),
+            (
                 "/hooks",
                 json!({"poststop": [{"path": "x"}]}),
                 "hooks.poststop[0].path: \"x\" isn't absolute",
@@ -464,7 +498,7 @@ mod tests {
             (
                 "/linux/personality",
                 json!({"domain": "LINUX32", "flags": ["x"]}),
-                "linux.personality.flags isn't supported yet",
+                "linux.personality.flags: the runtime spec has no flag that could be set",
             ),
             (
                 "/linux/timeOffsets",
