@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{config, id::IdError, isolation, log, state};
+use crate::{commands, config, id::IdError, isolation, log, state};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,8 @@ pub(crate) enum Error {
     Executable(#[source] io::Error),
     #[error("nacre {0} isn't supported with --isolation=vm yet")]
     NotInVm(&'static str),
+    #[error("exec failed")]
+    Exec(#[from] commands::ExecProcessError),
     #[error("unknown signal {0:?}")]
     UnknownSignal(String),
     #[error("{flag} isn't supported yet{reason}")]
@@ -68,6 +70,7 @@ impl Error {
         match self {
             Self::Vm(error) => error.exit_status(),
             Self::Process(error) => error.exit_status(),
+            Self::Exec(_) => isolation::process::EXEC_FAILED,
             _ => 1,
         }
     }

@@ -2,6 +2,7 @@
 //! nacre.
 
 mod container;
+mod exec;
 
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::isolation::Isolation;
 
 pub(crate) use container::{Container, Create, Delete, Kill, List, Run};
+pub(crate) use exec::Exec;
 
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
@@ -84,6 +86,8 @@ pub(crate) enum Command {
     Create(Create),
     /// Start a created container's workload
     Start(Container),
+    /// Start a further process in a container
+    Exec(Exec),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)

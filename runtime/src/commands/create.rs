@@ -74,6 +74,10 @@ impl Prepared {
             id: self.id,
             bundle: self.bundle,
             pid_file: arguments.pid_file.clone(),
+            console_socket: arguments.console_socket.clone(),
+            preserve_fds: arguments.preserve_fds,
+            no_pivot: arguments.no_pivot,
+            no_new_keyring: arguments.no_new_keyring,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod doctor;
+mod exec;
 mod features;
 mod kill;
 mod list;
@@ -26,6 +27,8 @@ use crate::{
     state::{By, StateError, Status, Store},
 };
 
+pub(crate) use exec::ExecProcessError;
+
 /// The newest version of the OCI runtime spec that nacre knows.
 pub(crate) const OCI_VERSION: &str = "1.3.0";
 
@@ -35,6 +38,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
     match &cli.command {
         Command::Run(arguments) => run::run(global, arguments),
         Command::Create(arguments) => create::create(global, arguments),
+        Command::Exec(arguments) => exec::exec(global, arguments),
         Command::Start(arguments) => start::start(global, arguments),
         Command::Spec(arguments) => spec::spec(arguments),
         Command::Features => features::features(),

@@ -56,7 +56,7 @@ impl Bundle {
             source,
         })?;
         let path = directory.join("config.json");
-        let json = read(&path)?;
+        let json = read_json(&path)?;
         let spec = config::load(&json).map_err(|source| BundleError::Config { path, source })?;
         Ok(Self {
             directory,
@@ -67,7 +67,7 @@ impl Bundle {
 }
 
 /// Reads a file that is as long as a `config.json` may be.
-fn read(path: &Path) -> Result<Vec<u8>, BundleError> {
+pub(crate) fn read_json(path: &Path) -> Result<Vec<u8>, BundleError> {
     let failed = |source| BundleError::Read {
         path: path.into(),
         source,

@@ -11,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use nacre_agent::container::Gate;
+use nacre_agent::container::{Gate, config};
+use oci_spec::runtime::Spec;
 
 use crate::id::Id;
 
@@ -217,6 +218,13 @@ pub(super) fn read_record(folder: &Path) -> Result<Option<Record>, StateError> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(failed("can't read", &path)(e)),
     }
+}
+
+/// The configuration that [`Folder::write_config`] wrote.
+pub(super) fn read_config(folder: &Path) -> Result<Spec, StateError> {
+    let path = folder.join(CONFIG);
+    let json = fs::read(&path).map_err(failed("can't read", &path))?;
+    config::load(&json).map_err(|source| StateError::Config { path, source })
 }
 
 enum Lock {

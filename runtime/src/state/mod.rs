@@ -17,7 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nacre_agent::container::cgroups::CgroupError;
+use nacre_agent::container::{cgroups::CgroupError, config::ConfigError};
+use oci_spec::runtime::Spec;
 use serde::Serialize;
 
 use crate::{
@@ -73,6 +74,12 @@ pub(crate) enum StateError {
         #[source]
         source: io::Error,
     },
+    #[error("{path}")]
+    Config {
+        path: PathBuf,
+        #[source]
+        source: ConfigError,
+    },
     #[error("{path} isn't what nacre wrote")]
     Record {
         path: PathBuf,
@@ -117,6 +124,11 @@ impl Store {
     /// A container's record, for those who look at the container itself.
     pub(crate) fn record(&self, id: &Id) -> Result<Record, StateError> {
         folder::read_record(&self.folder(id))?.ok_or_else(|| StateError::NoContainer(id.clone()))
+    }
+
+    /// The container's configuration, as it is in its bundle or was changed since.
+    pub(crate) fn spec(&self, id: &Id) -> Result<Spec, StateError> {
+        folder::read_config(&self.folder(id))
     }
 
     /// Takes hold of a container's folder, to remove what is left of it; `None` if it is some

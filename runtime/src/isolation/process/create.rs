@@ -14,7 +14,7 @@ use crate::{
     state::{By, Folder, Record, Store, record::Process},
 };
 
-use super::ProcessError;
+use super::{ProcessError, descriptors};
 
 /// A container to be made.
 #[derive(Debug)]
@@ -23,11 +23,17 @@ pub(crate) struct Request {
     pub(crate) bundle: Bundle,
     /// Where to write its first process's pid.
     pub(crate) pid_file: Option<PathBuf>,
+    /// Where its terminal's master is sent.
+    pub(crate) console_socket: Option<PathBuf>,
+    /// How many more descriptors it gets.
+    pub(crate) preserve_fds: u32,
+    pub(crate) no_pivot: bool,
+    pub(crate) no_new_keyring: bool,
 }
 
 /// Makes a container, which waits for its start.
 pub(crate) fn create(store: &Store, request: Request) -> Result<(), ProcessError> {
-    let made = Made::new(store, request, true)?;
+    let made = Made::new(store, request, Starter::Another)?;
     if let Err(source) = made.container.let_go() {
         made.undo();
         return Err(ProcessError::host("can't let the container's init wait")(
@@ -35,6 +41,17 @@ pub(crate) fn create(store: &Store, request: Request) -> Result<(), ProcessError
         ));
     }
     Ok(made.folder.release()?)
+}
+
+/// Who starts a container that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Starter {
+    /// Another process.
+    Another,
+    /// This one, which then leaves it alone.
+    Detached,
+    /// This one, which then waits for its end.
+    InForeground,
 }
 
 /// A container that was made, and is written down.
@@ -45,32 +62,48 @@ pub(super) struct Made {
 }
 
 impl Made {
-    /// Makes a container that another process can start if it has a gate. Nothing is left of it
-    /// if that fails.
-    pub(super) fn new(store: &Store, request: Request, gate: bool) -> Result<Self, ProcessError> {
+    /// Makes a container. Nothing is left of it if that fails.
+    pub(super) fn new(
+        store: &Store,
+        request: Request,
+        starter: Starter,
+    ) -> Result<Self, ProcessError> {
         let Bundle {
             directory,
             mut spec,
             json,
         } = request.bundle;
         config::resolve_paths(&mut spec, &directory);
+        let console_socket = descriptors::console_socket(
+            request.console_socket.as_deref(),
+            descriptors::has_terminal(spec.process().as_ref()),
+            starter != Starter::InForeground,
+        )?;
+        let preserve_fds = match spec.process_mut() {
+            Some(process) => descriptors::pass_on(process, request.preserve_fds)?,
+            None => request.preserve_fds,
+        };
         let folder = store.claim(&request.id)?;
         let make = || -> Result<Container, ProcessError> {
             let mut record = record(&request.id, directory.clone(), &spec);
             // Whoever finds the folder after this process was killed knows what to remove.
             folder.write(&record)?;
             folder.write_config(&json)?;
-            let gate = match gate {
-                true => Some(
+            let gate = match starter {
+                Starter::Another => Some(
                     Gate::make(folder.path())
                         .map_err(ProcessError::host("can't make the socket to wait at"))?,
                 ),
-                false => None,
+                Starter::Detached | Starter::InForeground => None,
             };
             let stdio = Stdio::inherit()
                 .map_err(ProcessError::host("can't duplicate the standard streams"))?;
             let options = Options {
                 gate,
+                console_socket,
+                preserve_fds,
+                no_pivot: request.no_pivot,
+                no_new_keyring: request.no_new_keyring,
                 ..Options::new(request.id.as_str(), &directory, stdio)
             };
             let container = Container::create(&spec, options)?;

@@ -1,8 +1,8 @@
 //! What can go wrong with a container on the host's kernel.
 
-use std::io;
+use std::{io, path::PathBuf};
 
-use nacre_agent::container::{CreateError, StartError, cgroups::CgroupError};
+use nacre_agent::container::{CreateError, ExecError, StartError, cgroups::CgroupError};
 
 use crate::{
     isolation::pid_file::PidFileError,
@@ -22,6 +22,24 @@ pub(crate) enum ProcessError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     PidFile(#[from] PidFileError),
+    #[error("exec failed: unable to start container process")]
+    Exec(#[from] ExecError),
+    #[error("cannot exec in a stopped container")]
+    ExecStopped,
+    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
+    ExecPaused,
+    #[error("cannot allocate tty if nacre will detach without setting console socket")]
+    NoConsoleSocket,
+    #[error("cannot use console socket if nacre will not detach or allocate tty")]
+    UselessConsoleSocket,
+    #[error("can't connect to the console socket {path}")]
+    ConsoleSocket {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("--preserve-fds: with those of LISTEN_FDS it is too many")]
+    TooManyDescriptors,
     #[error("cannot start an already running container")]
     AlreadyRunning,
     #[error("cannot start a container that has stopped")]
@@ -42,12 +60,21 @@ pub(crate) enum ProcessError {
     },
 }
 
+/// What `nacre exec` exits with if it fails, which a program hardly does.
+pub(crate) const EXEC_FAILED: u8 = 255;
+
 impl ProcessError {
     /// What the command exits with.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Create(error) => error.exit_status(),
             Self::Start(error) => error.exit_status(),
+            // As runc has it, except that a program's absence can be told.
+            Self::Exec(error) => match error.exit_status() {
+                1 => EXEC_FAILED,
+                status => status,
+            },
+            Self::ExecStopped | Self::ExecPaused => EXEC_FAILED,
             _ => 1,
         }
     }

@@ -1,7 +1,10 @@
 //! Waiting for a container's process in the foreground: signals that come are passed on to it,
 //! and its exit status is nacre's.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use nix::{
     errno::Errno,
@@ -12,7 +15,7 @@ use nix::{
 
 use crate::isolation::signals::Signals;
 
-use super::ProcessError;
+use super::{ProcessError, terminal::Terminal};
 
 /// What a fault of nacre's own raises, which must end it.
 const FAULTS: [Signal; 6] = [
@@ -33,23 +36,45 @@ pub(super) fn block_signals() -> io::Result<Signals> {
     Signals::block(&signals, &signals)
 }
 
-/// Who waits.
+/// Who waits, with the terminal of who is waited for.
 pub(super) struct Foreground {
     signals: Signals,
+    terminal: Option<Terminal>,
 }
 
 impl Foreground {
-    pub(super) fn new(signals: Signals) -> Self {
-        Self { signals }
+    /// For a process that is about to start, of whose terminal this is the master.
+    pub(super) fn new(signals: Signals, master: Option<OwnedFd>) -> Result<Self, ProcessError> {
+        let terminal = master
+            .map(Terminal::new)
+            .transpose()
+            .map_err(ProcessError::host("can't use the terminal of this process"))?;
+        Ok(Self { signals, terminal })
     }
 
     /// Waits for a child's end, and for that of others that come to be children; returns its
     /// exit status, 128+n if signal n ended it.
-    pub(super) fn wait(&mut self, child: Pid) -> Result<u8, ProcessError> {
+    pub(super) fn wait(mut self, child: Pid) -> Result<u8, ProcessError> {
+        let status = self.wait_for_status(child);
+        if let Some(terminal) = self.terminal {
+            terminal.finish();
+        }
+        status
+    }
+
+    fn wait_for_status(&mut self, child: Pid) -> Result<u8, ProcessError> {
         loop {
-            let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
+            let signals = self.signals.as_fd();
+            let woken = match &mut self.terminal {
+                Some(terminal) => terminal.carry_until(signals),
+                None => poll(
+                    &mut [PollFd::new(signals, PollFlags::POLLIN)],
+                    PollTimeout::NONE,
+                )
+                .map(drop),
+            };
+            match woken {
+                Ok(()) | Err(Errno::EINTR) => {}
                 Err(e) => return Err(ProcessError::host("can't wait for the container")(e)),
             }
             while let Some(signal) = self
@@ -57,12 +82,16 @@ impl Foreground {
                 .next()
                 .map_err(ProcessError::host("can't read a signal"))?
             {
-                if signal != libc::SIGCHLD {
+                match (signal, &self.terminal) {
+                    (libc::SIGCHLD, _) => {
+                        if let Some(status) = reap(child)? {
+                            return Ok(status);
+                        }
+                    }
+                    (libc::SIGWINCH, Some(terminal)) => terminal.resize(),
                     // SAFETY: the call touches no memory. The child isn't reaped yet, so this
                     // can't meet another process; that it has ended is fine.
-                    unsafe { libc::kill(child.as_raw(), signal) };
-                } else if let Some(status) = reap(child)? {
-                    return Ok(status);
+                    _ => drop(unsafe { libc::kill(child.as_raw(), signal) }),
                 }
             }
         }

@@ -4,11 +4,14 @@
 
 mod create;
 mod delete;
+mod descriptors;
 mod error;
+mod exec;
 mod foreground;
 mod kill;
 mod run;
 mod start;
+mod terminal;
 
 use std::path::Path;
 
@@ -18,7 +21,8 @@ use crate::state::record;
 
 pub(crate) use create::{Request, create};
 pub(crate) use delete::delete;
-pub(crate) use error::ProcessError;
+pub(crate) use error::{EXEC_FAILED, ProcessError};
+pub(crate) use exec::{ExecRequest, exec};
 pub(crate) use kill::kill;
 pub(crate) use run::{How, run};
 pub(crate) use start::start;

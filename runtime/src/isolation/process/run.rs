@@ -1,12 +1,13 @@
 //! `nacre run`.
 
+use nacre_agent::container::Container;
 use nix::sys::prctl::set_child_subreaper;
 
-use crate::state::Store;
+use crate::{isolation::signals::Signals, state::Store};
 
 use super::{
     ProcessError, Request,
-    create::Made,
+    create::{Made, Starter},
     foreground::{Foreground, block_signals},
 };
 
@@ -31,20 +32,30 @@ pub(crate) fn run(store: &Store, request: Request, how: How) -> Result<u8, Proce
     if how.subreaper {
         set_child_subreaper(true).map_err(ProcessError::host("can't become a subreaper"))?;
     }
-    let mut made = Made::new(store, request, false)?;
-    if let Err(error) = made.container.start() {
-        made.undo();
-        return Err(error.into());
-    }
-    let status = Foreground::new(signals).wait(made.container.pid());
+    let mut made = Made::new(store, request, Starter::InForeground)?;
+    let foreground = match start(&mut made.container, signals) {
+        Ok(foreground) => foreground,
+        Err(error) => {
+            made.undo();
+            return Err(error);
+        }
+    };
+    let status = foreground.wait(made.container.pid());
     if status.is_err() || !how.keep {
         made.destroy()?;
     }
     status
 }
 
+/// Starts a container that is to be waited for, once its terminal has one that shows it.
+fn start(container: &mut Container, signals: Signals) -> Result<Foreground, ProcessError> {
+    let foreground = Foreground::new(signals, container.take_terminal())?;
+    container.start()?;
+    Ok(foreground)
+}
+
 fn detached(store: &Store, request: Request) -> Result<u8, ProcessError> {
-    let mut made = Made::new(store, request, false)?;
+    let mut made = Made::new(store, request, Starter::Detached)?;
     match made.container.start() {
         Ok(()) => {
             made.folder.release()?;

@@ -1,0 +1,226 @@
+//! A container's terminal in the foreground: what is typed at nacre's own terminal goes to the
+//! container's, and what that shows is shown here. Nacre's is raw meanwhile, so that control
+//! characters mean what the container's makes of them.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{read, write},
+};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+/// What is carried at a time, in bytes: a pipe that can be written to takes this much without
+/// blocking (pipe(7), `PIPE_BUF`).
+const CHUNK: usize = 4096;
+
+/// How often something left in a container's terminal is shown after its end: the kernel keeps
+/// less than that many chunks, but a process outside of the container may still write.
+const LEFT: usize = 256;
+
+/// The container's terminal, and ours.
+#[derive(Debug)]
+pub(super) struct Terminal {
+    master: OwnedFd,
+    ours: Raw,
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    typed: Carrier,
+    shown: Carrier,
+}
+
+/// What can be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Interrupt,
+    Stdin,
+    Stdout,
+    Master,
+}
+
+impl Terminal {
+    /// Makes ours raw, and the container's as large as it.
+    ///
+    /// # Errors
+    ///
+    /// `ENXIO` if this process has no terminal.
+    pub(super) fn new(master: OwnedFd) -> io::Result<Self> {
+        fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let terminal = Self {
+            master,
+            ours: Raw::new()?,
+            stdin: io::stdin().as_fd().try_clone_to_owned()?,
+            stdout: io::stdout().as_fd().try_clone_to_owned()?,
+            typed: Carrier::default(),
+            shown: Carrier::default(),
+        };
+        terminal.resize();
+        Ok(terminal)
+    }
+
+    /// Makes the container's terminal as large as ours. If that can't be, nobody is hurt.
+    pub(super) fn resize(&self) {
+        if let Ok(size) = tcgetwinsize(&self.ours.terminal) {
+            let _ = tcsetwinsize(&self.master, size);
+        }
+    }
+
+    /// Carries what there is to carry until `interrupt` can be read.
+    pub(super) fn carry_until(&mut self, interrupt: BorrowedFd<'_>) -> nix::Result<()> {
+        loop {
+            let ready = self.wait(interrupt)?;
+            let mut interrupted = false;
+            for (source, events) in ready {
+                match source {
+                    Source::Interrupt => interrupted = true,
+                    Source::Stdin => self.typed.read(&self.stdin),
+                    Source::Stdout => self.shown.write(&self.stdout),
+                    Source::Master => {
+                        if events.contains(PollFlags::POLLOUT) {
+                            self.typed.write(&self.master);
+                        }
+                        // Input, an error or a hang-up, which reading tells.
+                        if self.shown.has_room() && events != PollFlags::POLLOUT {
+                            self.shown.read(&self.master);
+                        }
+                    }
+                }
+            }
+            if interrupted {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Shows what the container has left.
+    pub(super) fn finish(mut self) {
+        for _ in 0..LEFT {
+            if self.shown.has_room() {
+                self.shown.read(&self.master);
+            }
+            if !self.shown.has_some() {
+                break;
+            }
+            self.shown.write(&self.stdout);
+        }
+    }
+
+    /// Waits until something can be done, and says what.
+    fn wait(&self, interrupt: BorrowedFd<'_>) -> nix::Result<Vec<(Source, PollFlags)>> {
+        // What isn't waited for is left out: poll reports hang-ups unasked.
+        let mut of_master = PollFlags::empty();
+        of_master.set(PollFlags::POLLIN, self.shown.has_room());
+        of_master.set(PollFlags::POLLOUT, self.typed.has_some());
+        let mut sources = vec![Source::Interrupt];
+        let mut fds = vec![PollFd::new(interrupt, PollFlags::POLLIN)];
+        let mut wait_for = |source, fd, events| {
+            sources.push(source);
+            fds.push(PollFd::new(fd, events));
+        };
+        if self.typed.has_room() {
+            wait_for(Source::Stdin, self.stdin.as_fd(), PollFlags::POLLIN);
+        }
+        if self.shown.has_some() {
+            wait_for(Source::Stdout, self.stdout.as_fd(), PollFlags::POLLOUT);
+        }
+        if !of_master.is_empty() {
+            wait_for(Source::Master, self.master.as_fd(), of_master);
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+        let events = fds
+            .iter()
+            .map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
+        let ready = sources.into_iter().zip(events);
+        Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
+    }
+}
+
+/// What has been read and not yet been written.
+#[derive(Debug, Default)]
+struct Carrier {
+    bytes: Vec<u8>,
+    /// There is nothing more to come.
+    ended: bool,
+    /// Nobody takes it any more. It is read all the same, or who writes it would wait for ever.
+    discard: bool,
+}
+
+impl Carrier {
+    fn has_room(&self) -> bool {
+        self.bytes.is_empty() && !self.ended
+    }
+
+    fn has_some(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
+    /// Reads from what can be read from.
+    fn read(&mut self, from: &OwnedFd) {
+        let mut chunk = [0; CHUNK];
+        match read(from, &mut chunk) {
+            Ok(1..) if self.discard => {}
+            Ok(length @ 1..) => self.bytes.extend_from_slice(&chunk[..length]),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            // A master gives EIO once nobody has its terminal any more.
+            Ok(0) | Err(_) => self.ended = true,
+        }
+    }
+
+    /// Writes to what can be written to.
+    fn write(&mut self, to: &OwnedFd) {
+        match write(to, &self.bytes) {
+            Ok(length) => drop(self.bytes.drain(..length)),
+            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Err(_) => {
+                self.bytes.clear();
+                self.discard = true;
+            }
+        }
+    }
+}
+
+/// This process's terminal, raw until this is dropped.
+#[derive(Debug)]
+struct Raw {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl Raw {
+    fn new() -> io::Result<Self> {
+        let (terminal, before) = Self::find()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&terminal, OptionalActions::Now, &raw)?;
+        Ok(Self { terminal, before })
+    }
+
+    /// One of the standard streams, or else the controlling terminal.
+    fn find() -> io::Result<(OwnedFd, Termios)> {
+        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+        for stream in [stderr.as_fd(), stdout.as_fd(), stdin.as_fd()] {
+            if let Ok(settings) = tcgetattr(stream) {
+                return Ok((stream.try_clone_to_owned()?, settings));
+            }
+        }
+        let terminal = OwnedFd::from(File::open("/dev/tty")?);
+        let settings = tcgetattr(&terminal)?;
+        Ok((terminal, settings))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // SIGTTOU is blocked, so this works from the background.
+        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+    }
+}
