@@ -10,10 +10,9 @@ use crate::{
     error::Error,
     id::Id,
     isolation::process::{self, ExecRequest},
-    state::By,
 };
 
-use super::{create::protect, store};
+use super::{create::protect, on_host, store};
 
 pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
     let (id, program) = match arguments.words.split_first() {
@@ -22,9 +21,7 @@ pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
     };
     let store = store(global)?;
     let seen = store.look(&id)?;
-    let By::Process(record) = &seen.record.by else {
-        return Err(Error::NotInVm("exec"));
-    };
+    let found = on_host(&store, &id, &seen.record, "exec")?;
     protect()?;
     let spec = store.spec(&id)?;
     let process = match &arguments.process {
@@ -40,14 +37,7 @@ pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
         cgroup: cgroup(&arguments.cgroup)?,
         ignore_paused: arguments.ignore_paused,
     };
-    let folder = store.folder(&id);
-    Ok(process::exec(
-        seen.status,
-        record,
-        &folder,
-        &spec,
-        &request,
-    )?)
+    Ok(process::exec(&found, seen.status, &spec, &request)?)
 }
 
 /// What is wrong with the process that the flags describe.

@@ -8,8 +8,11 @@ use crate::{
     cli::{Global, Kill},
     error::Error,
     id::Id,
-    isolation::{process, vm},
-    state::By,
+    isolation::{
+        process::{self, Found},
+        vm,
+    },
+    state::Store,
 };
 
 use super::store;
@@ -22,28 +25,29 @@ pub(super) fn kill(global: &Global, arguments: &Kill) -> Result<u8, Error> {
     let signal =
         parse(&arguments.signal).ok_or_else(|| Error::UnknownSignal(arguments.signal.clone()))?;
     let store = store(global)?;
-    match store.record(&id)?.by {
-        By::Vm(_) => {
-            if arguments.all {
-                return Err(Error::Flag {
-                    flag: "--all",
-                    reason: " with --isolation=vm",
-                });
-            }
-            let forwarded = vm::FORWARDED.into_iter().chain([Signal::SIGKILL]);
-            let signal = forwarded
-                .into_iter()
-                .find(|s| *s as i32 == signal)
-                .ok_or_else(|| Error::Signal(arguments.signal.clone()))?;
-            // The sandbox process passes it on to the guest; SIGKILL ends it, and the guest
-            // with it.
-            super::signal(&store, &id, signal)?;
-        }
-        By::Process(process) => {
-            process::kill(&id, &process, &store.folder(&id), signal, arguments.all)?;
-        }
+    let record = store.record(&id)?;
+    match Found::new(&store, &id, &record) {
+        Some(found) => process::kill(&found, signal, arguments.all)?,
+        None => kill_vm(&store, &id, signal, arguments)?,
     }
     Ok(0)
+}
+
+/// The sandbox process passes the signal on to the guest; SIGKILL ends it, and the guest with
+/// it.
+fn kill_vm(store: &Store, id: &Id, signal: i32, arguments: &Kill) -> Result<(), Error> {
+    if arguments.all {
+        return Err(Error::Flag {
+            flag: "--all",
+            reason: " with --isolation=vm",
+        });
+    }
+    let signal = vm::FORWARDED
+        .into_iter()
+        .chain([Signal::SIGKILL])
+        .find(|s| *s as i32 == signal)
+        .ok_or_else(|| Error::Signal(arguments.signal.clone()))?;
+    super::signal(store, id, signal)
 }
 
 /// A signal's number, from that or its name with or without `SIG`.

@@ -24,7 +24,8 @@ use crate::{
     cli::{Cli, Command, Global},
     error::Error,
     id::Id,
-    state::{By, StateError, Status, Store},
+    isolation::process::Found,
+    state::{By, Record, StateError, Status, Store},
 };
 
 pub(crate) use exec::ExecProcessError;
@@ -60,6 +61,17 @@ fn store(global: &Global) -> Result<Store, Error> {
         }
         .into()
     })
+}
+
+/// The container of a record, if it is on the host's kernel: what `command` does can't be done
+/// in a VM yet.
+fn on_host<'a>(
+    store: &Store,
+    id: &Id,
+    record: &'a Record,
+    command: &'static str,
+) -> Result<Found<'a>, Error> {
+    Found::new(store, id, record).ok_or(Error::NotInVm(command))
 }
 
 /// Sends a signal to a container's sandbox process.

@@ -5,19 +5,14 @@ use crate::{
     error::Error,
     id::Id,
     isolation::process,
-    state::By,
 };
 
-use super::store;
+use super::{on_host, store};
 
 pub(super) fn start(global: &Global, arguments: &Container) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
-    match store.record(&id)?.by {
-        By::Vm(_) => Err(Error::NotInVm("start")),
-        By::Process(process) => {
-            process::start(&process, &store.folder(&id))?;
-            Ok(0)
-        }
-    }
+    let record = store.record(&id)?;
+    process::start(&on_host(&store, &id, &record, "start")?)?;
+    Ok(0)
 }

@@ -382,6 +382,8 @@ mod tests {
                 init,
                 cgroup: None,
                 own_pids: true,
+                poststart: Vec::new(),
+                poststop: Vec::new(),
             })
         };
         let folder = store.claim(&id).unwrap();
@@ -417,6 +419,8 @@ mod tests {
             init: None,
             cgroup: None,
             own_pids: true,
+            poststart: Vec::new(),
+            poststop: Vec::new(),
         });
         folder.write(&record(&id, by)).unwrap();
         folder.write_config(b"{}").unwrap();

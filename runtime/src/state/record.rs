@@ -6,6 +6,7 @@ use std::{
 };
 
 use nacre_agent::container::{Gate, Identity, cgroups::Cgroup};
+use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::isolation::Isolation;
@@ -76,6 +77,12 @@ pub(crate) struct Process {
     /// Whether the container has a pid namespace of its own, so that its processes end with
     /// the first.
     pub(crate) own_pids: bool,
+    /// `hooks.poststart`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststart: Vec<Hook>,
+    /// `hooks.poststop`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststop: Vec<Hook>,
 }
 
 impl Record {

@@ -14,7 +14,7 @@ use crate::{
     state::{By, Folder, Record, Store, record::Process},
 };
 
-use super::{ProcessError, descriptors};
+use super::{ProcessError, descriptors, hooks};
 
 /// A container to be made.
 #[derive(Debug)]
@@ -59,6 +59,7 @@ pub(super) struct Made {
     pub(super) container: Container,
     /// Locked.
     pub(super) folder: Folder,
+    pub(super) record: Record,
 }
 
 impl Made {
@@ -84,8 +85,9 @@ impl Made {
             None => request.preserve_fds,
         };
         let folder = store.claim(&request.id)?;
-        let make = || -> Result<Container, ProcessError> {
-            let mut record = record(&request.id, directory.clone(), &spec);
+        let mut process = process(&spec);
+        let mut record = record(&request.id, directory.clone(), &spec, &process);
+        let mut make = || -> Result<Container, ProcessError> {
             // Whoever finds the folder after this process was killed knows what to remove.
             folder.write(&record)?;
             folder.write_config(&json)?;
@@ -108,11 +110,9 @@ impl Made {
             };
             let container = Container::create(&spec, options)?;
             let handle = container.handle();
-            record.by = By::Process(Process {
-                init: Some(handle.init),
-                cgroup: handle.cgroup,
-                own_pids: has_own_pids(&spec),
-            });
+            process.init = Some(handle.init);
+            process.cgroup = handle.cgroup;
+            record.by = By::Process(process);
             let written = folder.write(&record).map_err(ProcessError::from);
             let written = written.and_then(|()| match &request.pid_file {
                 Some(path) => Ok(pid_file::write(path, container.pid())?),
@@ -127,7 +127,11 @@ impl Made {
             }
         };
         match make() {
-            Ok(container) => Ok(Self { container, folder }),
+            Ok(container) => Ok(Self {
+                container,
+                folder,
+                record,
+            }),
             Err(error) => {
                 remove(folder);
                 Err(error)
@@ -138,7 +142,9 @@ impl Made {
     /// Removes it, now that it has ended.
     pub(super) fn destroy(self) -> Result<(), ProcessError> {
         self.container.destroy()?;
-        Ok(self.folder.remove()?)
+        self.folder.remove()?;
+        hooks::poststop(&self.record);
+        Ok(())
     }
 
     /// Leaves nothing of it, because of an error that is the one to tell.
@@ -160,7 +166,19 @@ fn remove(folder: Folder) {
     }
 }
 
-fn record(id: &Id, bundle: PathBuf, spec: &Spec) -> Record {
+/// A container of which there is nothing yet.
+fn process(spec: &Spec) -> Process {
+    let (poststart, poststop) = hooks::of(spec);
+    Process {
+        init: None,
+        cgroup: None,
+        own_pids: has_own_pids(spec),
+        poststart,
+        poststop,
+    }
+}
+
+fn record(id: &Id, bundle: PathBuf, spec: &Spec, process: &Process) -> Record {
     let rootfs = spec.root().as_ref().map(|root| root.path().clone());
     Record {
         oci_version: spec.version().clone(),
@@ -170,11 +188,7 @@ fn record(id: &Id, bundle: PathBuf, spec: &Spec) -> Record {
         created: log::rfc3339(SystemTime::now()),
         owner: getuid().as_raw(),
         annotations: spec.annotations().clone().unwrap_or_default(),
-        by: By::Process(Process {
-            init: None,
-            cgroup: None,
-            own_pids: has_own_pids(spec),
-        }),
+        by: By::Process(process.clone()),
     }
 }
 

@@ -1,16 +1,13 @@
 //! `nacre delete`.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use crate::{
     id::Id,
     state::{By, Folder, Seen, StateError, Status, Store, record},
 };
 
-use super::{ProcessError, attach};
+use super::{Found, ProcessError, hooks};
 
 /// How long whoever holds the container may take to be done with it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,14 +21,14 @@ pub(crate) fn delete(
 ) -> Result<(), ProcessError> {
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let By::Process(process) = &seen.record.by else {
+        let Some(found) = Found::new(store, id, &seen.record) else {
             // Another container has taken the id's place.
             return Err(StateError::NoContainer(id.clone()).into());
         };
         match seen.status {
             Status::Stopped => {}
-            Status::Created => end(process, &store.folder(id))?,
-            _ if force => end(process, &store.folder(id))?,
+            Status::Created => end(&found)?,
+            _ if force => end(&found)?,
             status => {
                 return Err(ProcessError::NotStopped {
                     id: id.to_string(),
@@ -44,7 +41,7 @@ pub(crate) fn delete(
             Err(StateError::NoContainer(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
             Ok(Some(folder)) => match folder.record()? {
-                Some(record) if same(&record.by, process) => return destroy(folder, process),
+                Some(record) if same(&record.by, found.process) => return destroy(&found, folder),
                 // It was deleted meanwhile, and made anew.
                 Some(_) => {}
                 None => return Ok(folder.remove()?),
@@ -62,11 +59,11 @@ pub(crate) fn delete(
 }
 
 /// Kills a container, without waiting for its end.
-fn end(process: &record::Process, folder: &Path) -> Result<(), ProcessError> {
-    if let Some(container) = attach(process, folder)? {
+fn end(found: &Found<'_>) -> Result<(), ProcessError> {
+    if let Some(container) = found.attach()? {
         // It may end by itself meanwhile, and then there is nothing to kill.
         let _ = container.signal(libc::SIGKILL);
-    } else if let Some(cgroup) = &process.cgroup {
+    } else if let Some(cgroup) = &found.process.cgroup {
         // It is being created, or was to be.
         cgroup.kill()?;
     }
@@ -74,13 +71,15 @@ fn end(process: &record::Process, folder: &Path) -> Result<(), ProcessError> {
 }
 
 /// Removes all that is left of a container, and its folder.
-pub(super) fn destroy(folder: Folder, process: &record::Process) -> Result<(), ProcessError> {
-    match (attach(process, folder.path())?, &process.cgroup) {
+fn destroy(found: &Found<'_>, folder: Folder) -> Result<(), ProcessError> {
+    match (found.attach()?, &found.process.cgroup) {
         (Some(container), _) => container.destroy()?,
         (None, Some(cgroup)) => cgroup.clone().remove()?,
         (None, None) => {}
     }
-    Ok(folder.remove()?)
+    folder.remove()?;
+    hooks::poststop(found.record);
+    Ok(())
 }
 
 /// Whether two records are of the same container.

@@ -2,7 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use nacre_agent::container::{CreateError, ExecError, StartError, cgroups::CgroupError};
+use nacre_agent::container::{
+    CreateError, ExecError, StartError, cgroups::CgroupError, hooks::HookError,
+};
 
 use crate::{
     isolation::pid_file::PidFileError,
@@ -20,6 +22,8 @@ pub(crate) enum ProcessError {
     Start(#[from] StartError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error(transparent)]
     PidFile(#[from] PidFileError),
     #[error("exec failed: unable to start container process")]

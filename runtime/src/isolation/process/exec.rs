@@ -9,13 +9,10 @@ use nix::sys::{
 };
 use oci_spec::runtime::{Process, Spec};
 
-use crate::{
-    isolation::pid_file,
-    state::{Status, record},
-};
+use crate::{isolation::pid_file, state::Status};
 
 use super::{
-    ProcessError, attach, descriptors,
+    Found, ProcessError, descriptors,
     foreground::{Foreground, block_signals},
 };
 
@@ -36,9 +33,8 @@ pub(crate) struct ExecRequest<'a> {
 /// Starts a process in the container of `spec`; returns its exit status, or 0 if it was
 /// detached.
 pub(crate) fn exec(
+    found: &Found<'_>,
     status: Status,
-    record: &record::Process,
-    folder: &Path,
     spec: &Spec,
     request: &ExecRequest<'_>,
 ) -> Result<u8, ProcessError> {
@@ -56,7 +52,7 @@ pub(crate) fn exec(
         // From here on a signal is the process's.
         false => Some(block_signals().map_err(ProcessError::host("can't block signals"))?),
     };
-    let container = attach(record, folder)?.ok_or(ProcessError::ExecStopped)?;
+    let container = found.attach()?.ok_or(ProcessError::ExecStopped)?;
     let stdio =
         Stdio::inherit().map_err(ProcessError::host("can't duplicate the standard streams"))?;
     let options = ExecOptions {

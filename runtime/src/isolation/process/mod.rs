@@ -8,16 +8,20 @@ mod descriptors;
 mod error;
 mod exec;
 mod foreground;
+mod hooks;
 mod kill;
 mod run;
 mod start;
 mod terminal;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use nacre_agent::container::{Container, Handle};
 
-use crate::state::record;
+use crate::{
+    id::Id,
+    state::{By, Record, Store, record},
+};
 
 pub(crate) use create::{Request, create};
 pub(crate) use delete::delete;
@@ -27,19 +31,40 @@ pub(crate) use kill::kill;
 pub(crate) use run::{How, run};
 pub(crate) use start::start;
 
-/// Takes hold of a container by its record; `None` if that was written before the container
-/// was there in full.
-fn attach(process: &record::Process, folder: &Path) -> Result<Option<Container>, ProcessError> {
-    let Some(init) = process.init else {
-        return Ok(None);
-    };
-    let handle = Handle {
-        init,
-        cgroup: process.cgroup.clone(),
-    };
-    Container::attach(handle, folder)
-        .map(Some)
-        .map_err(ProcessError::host(
-            "can't look for the container's first process",
-        ))
+/// A container that a command found.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    record: &'a Record,
+    process: &'a record::Process,
+    folder: PathBuf,
+}
+
+impl<'a> Found<'a> {
+    /// The one that a record is of; `None` if it isn't isolated in this way.
+    pub(crate) fn new(store: &Store, id: &Id, record: &'a Record) -> Option<Self> {
+        match &record.by {
+            By::Process(process) => Some(Self {
+                record,
+                process,
+                folder: store.folder(id),
+            }),
+            By::Vm(_) => None,
+        }
+    }
+
+    /// Takes hold of it; `None` if its record was written before it was there in full.
+    fn attach(&self) -> Result<Option<Container>, ProcessError> {
+        let Some(init) = self.process.init else {
+            return Ok(None);
+        };
+        let handle = Handle {
+            init,
+            cgroup: self.process.cgroup.clone(),
+        };
+        Container::attach(handle, &self.folder)
+            .map(Some)
+            .map_err(ProcessError::host(
+                "can't look for the container's first process",
+            ))
+    }
 }

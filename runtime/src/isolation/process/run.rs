@@ -1,14 +1,14 @@
 //! `nacre run`.
 
-use nacre_agent::container::Container;
 use nix::sys::prctl::set_child_subreaper;
 
-use crate::{isolation::signals::Signals, state::Store};
+use crate::state::Store;
 
 use super::{
     ProcessError, Request,
     create::{Made, Starter},
     foreground::{Foreground, block_signals},
+    hooks,
 };
 
 /// How `nacre run` differs from `create` and `start`.
@@ -25,21 +25,19 @@ pub(crate) struct How {
 /// Runs a container; returns its workload's exit status, or 0 if it was detached.
 pub(crate) fn run(store: &Store, request: Request, how: How) -> Result<u8, ProcessError> {
     if how.detach {
-        return detached(store, request);
+        let made = started(Made::new(store, request, Starter::Detached)?, |_| Ok(()))?.0;
+        made.folder.release()?;
+        return Ok(0);
     }
     // From here on a signal is the workload's.
     let signals = block_signals().map_err(ProcessError::host("can't block signals"))?;
     if how.subreaper {
         set_child_subreaper(true).map_err(ProcessError::host("can't become a subreaper"))?;
     }
-    let mut made = Made::new(store, request, Starter::InForeground)?;
-    let foreground = match start(&mut made.container, signals) {
-        Ok(foreground) => foreground,
-        Err(error) => {
-            made.undo();
-            return Err(error);
-        }
-    };
+    let made = Made::new(store, request, Starter::InForeground)?;
+    let (made, foreground) = started(made, |made| {
+        Foreground::new(signals, made.container.take_terminal())
+    })?;
     let status = foreground.wait(made.container.pid());
     if status.is_err() || !how.keep {
         made.destroy()?;
@@ -47,23 +45,23 @@ pub(crate) fn run(store: &Store, request: Request, how: How) -> Result<u8, Proce
     status
 }
 
-/// Starts a container that is to be waited for, once its terminal has one that shows it.
-fn start(container: &mut Container, signals: Signals) -> Result<Foreground, ProcessError> {
-    let foreground = Foreground::new(signals, container.take_terminal())?;
-    container.start()?;
-    Ok(foreground)
-}
-
-fn detached(store: &Store, request: Request) -> Result<u8, ProcessError> {
-    let mut made = Made::new(store, request, Starter::Detached)?;
-    match made.container.start() {
-        Ok(()) => {
-            made.folder.release()?;
-            Ok(0)
-        }
+/// Starts a container that was made, after a preparation for it. Nothing is left of the
+/// container if that fails.
+fn started<T>(
+    mut made: Made,
+    prepare: impl FnOnce(&mut Made) -> Result<T, ProcessError>,
+) -> Result<(Made, T), ProcessError> {
+    let start = || {
+        let prepared = prepare(&mut made)?;
+        made.container.start()?;
+        hooks::poststart(&made.record)?;
+        Ok(prepared)
+    };
+    match start() {
+        Ok(prepared) => Ok((made, prepared)),
         Err(error) => {
             made.undo();
-            Err(error.into())
+            Err(error)
         }
     }
 }

@@ -1,21 +1,21 @@
 //! `nacre start`.
 
-use std::path::Path;
-
 use nacre_agent::container::StartError;
 
-use crate::state::record;
-
-use super::{ProcessError, attach};
+use super::{Found, ProcessError, hooks};
 
 /// Lets a created container's workload go.
-pub(crate) fn start(process: &record::Process, folder: &Path) -> Result<(), ProcessError> {
-    let mut container = attach(process, folder)?.ok_or(ProcessError::HasStopped)?;
+pub(crate) fn start(found: &Found<'_>) -> Result<(), ProcessError> {
+    let mut container = found.attach()?.ok_or(ProcessError::HasStopped)?;
     if container.pidfd().is_none() {
         return Err(ProcessError::HasStopped);
     }
     container.start().map_err(|error| match error {
         StartError::AlreadyStarted => ProcessError::AlreadyRunning,
         error => error.into(),
+    })?;
+    hooks::poststart(found.record).inspect_err(|_| {
+        // The container is to be stopped then.
+        let _ = container.signal(libc::SIGKILL);
     })
 }
