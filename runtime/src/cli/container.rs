@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Format;
+use super::{Format, id_and_rest};
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
@@ -84,4 +84,26 @@ pub(crate) struct Delete {
     /// Kill the container if it runs; no error if there is no such container
     #[arg(long, short)]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ps {
+    /// The form of the list
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    pub(crate) format: Format,
+    /// The container's id, and after it arguments of ps [default: -ef], which makes the table
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        value_names = ["ID", "ARGUMENT"],
+        num_args = 1..
+    )]
+    words: Vec<String>,
+}
+
+impl Ps {
+    /// The container's id, and what follows it.
+    pub(crate) fn words(&self) -> (&str, &[String]) {
+        id_and_rest(&self.words)
+    }
 }

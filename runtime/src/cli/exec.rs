@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::id_and_rest;
+
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
     /// An AF_UNIX socket that is sent the master of the process's terminal
@@ -62,5 +64,12 @@ pub(crate) struct Exec {
         value_names = ["ID", "PROGRAM"],
         num_args = 1..
     )]
-    pub(crate) words: Vec<String>,
+    words: Vec<String>,
+}
+
+impl Exec {
+    /// The container's id, and what follows it.
+    pub(crate) fn words(&self) -> (&str, &[String]) {
+        id_and_rest(&self.words)
+    }
 }

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::isolation::Isolation;
 
-pub(crate) use container::{Container, Create, Delete, Kill, List, Run};
+pub(crate) use container::{Container, Create, Delete, Kill, List, Ps, Run};
 pub(crate) use exec::Exec;
 
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
@@ -88,6 +88,12 @@ pub(crate) enum Command {
     Start(Container),
     /// Start a further process in a container
     Exec(Exec),
+    /// List a container's processes
+    Ps(Ps),
+    /// Stop all processes of a container, until they are resumed
+    Pause(Container),
+    /// Let the processes of a paused container go on
+    Resume(Container),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)
@@ -102,6 +108,15 @@ pub(crate) enum Command {
     Kill(Kill),
     /// Remove a container that has ended
     Delete(Delete),
+}
+
+/// A container's id and what follows it, which isn't nacre's to understand: even what looks like
+/// a flag isn't one.
+fn id_and_rest(words: &[String]) -> (&str, &[String]) {
+    match words.split_first() {
+        Some((id, rest)) => (id, rest),
+        None => ("", &[]),
+    }
 }
 
 /// The form of what is printed.

@@ -15,10 +15,8 @@ use crate::{
 use super::{create::protect, on_host, store};
 
 pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
-    let (id, program) = match arguments.words.split_first() {
-        Some((id, program)) => (Id::new(id)?, program),
-        None => return Err(Error::Exec(ExecProcessError::NoProgram)),
-    };
+    let (id, program) = arguments.words();
+    let id = Id::new(id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
     let found = on_host(&store, &id, &seen.record, "exec")?;
@@ -195,7 +193,7 @@ mod tests {
         };
         let spec = super::super::spec::document();
         let process = serde_json::from_value(spec["process"].clone()).unwrap();
-        assemble(Some(process), &exec, &exec.words[1..])
+        assemble(Some(process), &exec, exec.words().1)
     }
 
     #[test]

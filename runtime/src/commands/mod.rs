@@ -7,6 +7,8 @@ mod exec;
 mod features;
 mod kill;
 mod list;
+mod pause;
+mod ps;
 mod run;
 mod spec;
 mod start;
@@ -40,6 +42,9 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Run(arguments) => run::run(global, arguments),
         Command::Create(arguments) => create::create(global, arguments),
         Command::Exec(arguments) => exec::exec(global, arguments),
+        Command::Ps(arguments) => ps::ps(global, arguments),
+        Command::Pause(arguments) => pause::pause(global, arguments),
+        Command::Resume(arguments) => pause::resume(global, arguments),
         Command::Start(arguments) => start::start(global, arguments),
         Command::Spec(arguments) => spec::spec(arguments),
         Command::Features => features::features(),

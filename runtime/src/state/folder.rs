@@ -145,7 +145,7 @@ impl Folder {
         {
             cgroup.remove().map_err(|source| StateError::Remains {
                 id: id.clone(),
-                source,
+                source: source.into(),
             })?;
         }
         self.clear()
@@ -224,7 +224,10 @@ pub(super) fn read_record(folder: &Path) -> Result<Option<Record>, StateError> {
 pub(super) fn read_config(folder: &Path) -> Result<Spec, StateError> {
     let path = folder.join(CONFIG);
     let json = fs::read(&path).map_err(failed("can't read", &path))?;
-    config::load(&json).map_err(|source| StateError::Config { path, source })
+    config::load(&json).map_err(|source| StateError::Config {
+        path,
+        source: source.into(),
+    })
 }
 
 enum Lock {

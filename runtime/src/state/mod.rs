@@ -38,6 +38,7 @@ pub(crate) enum Status {
     Creating,
     Created,
     Running,
+    Paused,
     Stopped,
 }
 
@@ -47,6 +48,7 @@ impl fmt::Display for Status {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopped => "stopped",
         })
     }
@@ -61,11 +63,17 @@ pub(crate) enum StateError {
     NoContainer(Id),
     #[error(transparent)]
     Id(#[from] IdError),
+    #[error("can't tell whether container {id} is paused")]
+    Freezer {
+        id: Id,
+        #[source]
+        source: Box<CgroupError>,
+    },
     #[error("can't remove the cgroup of container {id}, whose creation was cut short")]
     Remains {
         id: Id,
         #[source]
-        source: CgroupError,
+        source: Box<CgroupError>,
     },
     #[error("{what} {path}")]
     Io {
@@ -78,7 +86,7 @@ pub(crate) enum StateError {
     Config {
         path: PathBuf,
         #[source]
-        source: ConfigError,
+        source: Box<ConfigError>,
     },
     #[error("{path} isn't what nacre wrote")]
     Record {
@@ -178,7 +186,7 @@ impl Store {
         match &record.by {
             By::Process(process) => {
                 let status = match process.init {
-                    Some(_) => process.status(&folder),
+                    Some(_) => process.status(&folder, id)?,
                     None if folder::is_locked(&folder)? => Status::Creating,
                     // What is left when a creation is cut short, to be deleted.
                     None => Status::Stopped,

@@ -9,9 +9,9 @@ use nacre_agent::container::{Gate, Identity, cgroups::Cgroup};
 use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
-use crate::isolation::Isolation;
+use crate::{id::Id, isolation::Isolation};
 
-use super::Status;
+use super::{StateError, Status};
 
 /// What is kept of a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -105,14 +105,20 @@ impl Record {
 }
 
 impl Process {
-    /// How a container stands that has its first process, and this `folder`.
-    pub(super) fn status(&self, folder: &Path) -> Status {
-        match self.init {
-            Some(init) if init.is_alive() => match Gate::exists(folder) {
-                true => Status::Created,
-                false => Status::Running,
-            },
-            _ => Status::Stopped,
+    /// How the container `id` stands that has its first process, and this `folder`.
+    pub(super) fn status(&self, folder: &Path, id: &Id) -> Result<Status, StateError> {
+        if !self.init.is_some_and(|init| init.is_alive()) {
+            return Ok(Status::Stopped);
         }
+        let frozen = self.cgroup.as_ref().map_or(Ok(false), Cgroup::is_frozen);
+        let frozen = frozen.map_err(|source| StateError::Freezer {
+            id: id.clone(),
+            source: source.into(),
+        })?;
+        Ok(match (frozen, Gate::exists(folder)) {
+            (true, _) => Status::Paused,
+            (false, true) => Status::Created,
+            (false, false) => Status::Running,
+        })
     }
 }

@@ -87,7 +87,7 @@ impl Made {
         let folder = store.claim(&request.id)?;
         let mut process = process(&spec);
         let mut record = record(&request.id, directory.clone(), &spec, &process);
-        let mut make = || -> Result<Container, ProcessError> {
+        let make = || -> Result<Container, ProcessError> {
             // Whoever finds the folder after this process was killed knows what to remove.
             folder.write(&record)?;
             folder.write_config(&json)?;

@@ -7,7 +7,7 @@ use crate::{
     state::{By, Folder, Seen, StateError, Status, Store, record},
 };
 
-use super::{Found, ProcessError, hooks};
+use super::{Found, ProcessError, hooks, kill};
 
 /// How long whoever holds the container may take to be done with it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ pub(crate) fn delete(
 fn end(found: &Found<'_>) -> Result<(), ProcessError> {
     if let Some(container) = found.attach()? {
         // It may end by itself meanwhile, and then there is nothing to kill.
-        let _ = container.signal(libc::SIGKILL);
+        let _ = kill::send(&container, libc::SIGKILL);
     } else if let Some(cgroup) = &found.process.cgroup {
         // It is being created, or was to be.
         cgroup.kill()?;

@@ -1,6 +1,6 @@
 //! What can go wrong with a container on the host's kernel.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, process::ExitStatus};
 
 use nacre_agent::container::{
     CreateError, ExecError, StartError, cgroups::CgroupError, hooks::HookError,
@@ -54,8 +54,16 @@ pub(crate) enum ProcessError {
     NotStopped { id: String, status: Status },
     #[error("container {id} is in another command's hands, which isn't done after {seconds} s")]
     Busy { id: String, seconds: u64 },
-    #[error("--all isn't supported yet with a signal other than KILL")]
-    AllOnlyKill,
+    #[error("container not paused")]
+    NotPaused,
+    #[error("container {id} has no cgroup, without which {command} can't be done")]
+    NoCgroup { id: String, command: &'static str },
+    #[error("can't run ps, which makes the table")]
+    Ps(#[source] io::Error),
+    #[error("ps {status}: {message}")]
+    PsFailed { status: ExitStatus, message: String },
+    #[error("couldn't find PID field in ps output")]
+    NoPidInPs,
     #[error("{what}")]
     Host {
         what: &'static str,

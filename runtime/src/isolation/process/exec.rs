@@ -40,6 +40,7 @@ pub(crate) fn exec(
 ) -> Result<u8, ProcessError> {
     match status {
         Status::Stopped | Status::Creating => return Err(ProcessError::ExecStopped),
+        Status::Paused if !request.ignore_paused => return Err(ProcessError::ExecPaused),
         _ => {}
     }
     let console_socket = descriptors::console_socket(

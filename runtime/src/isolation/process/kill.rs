@@ -1,5 +1,9 @@
 //! `nacre kill`: a signal to a container's first process, or to all of them.
 
+use std::io;
+
+use nacre_agent::container::Container;
+
 use crate::state::Status;
 
 use super::{Found, ProcessError};
@@ -9,18 +13,28 @@ pub(crate) fn kill(found: &Found<'_>, signal: i32, all: bool) -> Result<(), Proc
     // Without a pid namespace of their own the others would outlive the first.
     let all = all || (signal == libc::SIGKILL && !found.process.own_pids);
     if all && let Some(cgroup) = &found.process.cgroup {
-        return match signal {
-            libc::SIGKILL => Ok(cgroup.kill()?),
-            _ => Err(ProcessError::AllOnlyKill),
-        };
+        return Ok(cgroup.signal_all(signal)?);
     }
     let not_running = || ProcessError::NotRunning {
         id: found.record.id.clone(),
         status: Status::Stopped,
     };
     let container = found.attach()?.ok_or_else(not_running)?;
-    match container.signal(signal) {
-        Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Err(not_running()),
-        other => other.map_err(ProcessError::host("can't signal the container")),
+    send(&container, signal).map_err(|error| match error.raw_os_error() {
+        Some(libc::ESRCH) => not_running(),
+        _ => ProcessError::host("can't signal the container")(error),
+    })
+}
+
+/// Sends a signal to a container's first process.
+pub(super) fn send(container: &Container, signal: i32) -> io::Result<()> {
+    container.signal(signal)?;
+    if signal == libc::SIGKILL
+        && let Some(cgroup) = container.cgroup()
+        && cgroup.is_frozen().unwrap_or(false)
+    {
+        // A freezer of cgroup v1 keeps even from being killed.
+        let _ = cgroup.thaw();
     }
+    Ok(())
 }

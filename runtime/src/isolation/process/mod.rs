@@ -10,13 +10,15 @@ mod exec;
 mod foreground;
 mod hooks;
 mod kill;
+mod pause;
+mod ps;
 mod run;
 mod start;
 mod terminal;
 
 use std::path::PathBuf;
 
-use nacre_agent::container::{Container, Handle};
+use nacre_agent::container::{Container, Handle, cgroups::Cgroup};
 
 use crate::{
     id::Id,
@@ -28,6 +30,8 @@ pub(crate) use delete::delete;
 pub(crate) use error::{EXEC_FAILED, ProcessError};
 pub(crate) use exec::{ExecRequest, exec};
 pub(crate) use kill::kill;
+pub(crate) use pause::{pause, resume};
+pub(crate) use ps::{pids, table};
 pub(crate) use run::{How, run};
 pub(crate) use start::start;
 
@@ -50,6 +54,15 @@ impl<'a> Found<'a> {
             }),
             By::Vm(_) => None,
         }
+    }
+
+    /// Its cgroup, without which `command` can't be done.
+    fn cgroup(&self, command: &'static str) -> Result<&Cgroup, ProcessError> {
+        let cgroup = self.process.cgroup.as_ref();
+        cgroup.ok_or_else(|| ProcessError::NoCgroup {
+            id: self.record.id.clone(),
+            command,
+        })
     }
 
     /// Takes hold of it; `None` if its record was written before it was there in full.

@@ -1,0 +1,24 @@
+//! `nacre pause` and `nacre resume`: the cgroup's freezer.
+
+use crate::state::Status;
+
+use super::{Found, ProcessError};
+
+/// Stops all processes of a container that has some.
+pub(crate) fn pause(found: &Found<'_>, status: Status) -> Result<(), ProcessError> {
+    match status {
+        Status::Created | Status::Running => Ok(found.cgroup("pause")?.freeze()?),
+        status => Err(ProcessError::NotRunning {
+            id: found.record.id.clone(),
+            status,
+        }),
+    }
+}
+
+/// Lets them go on.
+pub(crate) fn resume(found: &Found<'_>, status: Status) -> Result<(), ProcessError> {
+    match status {
+        Status::Paused => Ok(found.cgroup("resume")?.thaw()?),
+        _ => Err(ProcessError::NotPaused),
+    }
+}
