@@ -14,6 +14,7 @@ mod directory;
 mod error;
 mod freezer;
 mod layout;
+mod oom;
 mod path;
 mod pids;
 mod processes;
@@ -21,6 +22,8 @@ mod rdma;
 mod removal;
 mod resources;
 mod setting;
+mod stats;
+mod update;
 mod v1;
 mod v2;
 
@@ -32,8 +35,10 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use cpu_list::parse as number_list;
 pub use error::CgroupError;
+pub use oom::OomWatch;
 pub use path::cgroup_path;
 pub use processes::Placement;
+pub use stats::Stats;
 
 use devices::Access;
 use directory::Directory;

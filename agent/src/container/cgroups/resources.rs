@@ -4,7 +4,7 @@ use oci_spec::runtime::LinuxResources;
 
 use super::layout::Layout;
 use super::setting::Setting;
-use super::{CgroupError, pids, rdma, v1, v2};
+use super::{Cgroup, CgroupError, pids, rdma, v1, v2};
 
 /// In which version of cgroups a host's controllers are.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ enum Kind<'a> {
     V2,
     /// Version 1 for those that have a hierarchy there.
     Hybrid(&'a Layout),
+    /// The same, by what a container is in.
+    HybridCgroup(&'a Cgroup),
 }
 
 impl<'a> Versions<'a> {
@@ -35,12 +37,21 @@ impl<'a> Versions<'a> {
         })
     }
 
+    pub(super) fn of_cgroup(cgroup: &'a Cgroup) -> Self {
+        Versions(match (cgroup.v1.is_empty(), &cgroup.v2) {
+            (true, _) => Kind::V2,
+            (false, None) => Kind::V1,
+            (false, Some(_)) => Kind::HybridCgroup(cgroup),
+        })
+    }
+
     /// Whether a controller, by its name in version 1, is in that.
     fn in_v1(&self, controller: &str) -> bool {
         match self.0 {
             Kind::V1 => true,
             Kind::V2 => false,
             Kind::Hybrid(layout) => layout.v1_with(controller).is_some(),
+            Kind::HybridCgroup(cgroup) => cgroup.v1_with(controller).is_some(),
         }
     }
 }

@@ -458,3 +458,180 @@ fn cpus_that_are_not_there_are_refused() {
         "{error}"
     );
 }
+
+#[test]
+fn only_what_is_given_is_updated() {
+    let Some(layout) = host() else { return };
+    if !has(&layout, "memory") || !has(&layout, "pids") {
+        return;
+    }
+    let json = r#"{"memory": {"limit": 8388608, "swap": 8388608}, "pids": {"limit": 5}}"#;
+    let cgroup = Cgroup::create(&name("update"), Some(&resources(json))).unwrap();
+    let read = |v1: &str, v2: &str| {
+        let (controller, _) = v1.split_once('.').unwrap();
+        let file = match cgroup.v1_with(controller) {
+            Some(directory) => directory.join(v1),
+            None => cgroup.path().join(v2),
+        };
+        fs::read_to_string(file).unwrap().trim().to_owned()
+    };
+    let limit = || read("memory.limit_in_bytes", "memory.max");
+    let pids = || read("pids.max", "pids.max");
+    let update = |json: &str| cgroup.update(&resources(json));
+    update(r#"{"pids": {"limit": 6}}"#).unwrap();
+    assert_eq!((limit(), pids()), ("8388608".into(), "6".into()));
+    // Up and down: on version 1 the limit must not pass the one with swap at any time.
+    for limits in [(33_554_432, 67_108_864), (4_194_304, 8_388_608)] {
+        let (memory, swap) = limits;
+        update(&format!(
+            r#"{{"memory": {{"limit": {memory}, "swap": {swap}}}}}"#
+        ))
+        .unwrap();
+        assert_eq!(limit(), memory.to_string());
+    }
+    // Swap alone: the limit on memory, which it includes, stays.
+    update(r#"{"memory": {"swap": 12582912}}"#).unwrap();
+    assert_eq!(limit(), "4194304");
+    let swap = read("memory.memsw.limit_in_bytes", "memory.swap.max");
+    assert!(["12582912", "8388608"].contains(&&*swap), "{swap}");
+    // What can't be changed as a whole isn't changed in part.
+    let error = update(r#"{"pids": {"limit": 7}, "rdma": {"none": {"hcaHandles": 1}}}"#);
+    assert!(error.unwrap_err().to_string().contains("rdma"));
+    let error = update(r#"{"pids": {"limit": 7}, "cpu": {"mems": "7"}}"#);
+    error.unwrap_err();
+    assert_eq!(pids(), "6");
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn a_limit_below_what_is_used_is_refused_if_so_asked() {
+    let Some(layout) = host() else { return };
+    if !has(&layout, "memory") {
+        return;
+    }
+    let cgroup = Cgroup::create(&name("usage"), None).unwrap();
+    let mut process = Command::new("sh")
+        .args(["-c", "read x; exec sleep 1000"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    enter(&cgroup, "", &process);
+    drop(process.stdin.take());
+    let limit = r#"{"memory": {"limit": 4096, "checkBeforeUpdate": true}}"#;
+    let until = Instant::now() + std::time::Duration::from_secs(5);
+    let refused = loop {
+        // Until it has used something.
+        match cgroup.update(&resources(limit)) {
+            Err(error) => break error.to_string(),
+            Ok(()) if Instant::now() < until => {
+                cgroup
+                    .update(&resources(r#"{"memory": {"limit": -1}}"#))
+                    .unwrap();
+            }
+            Ok(()) => panic!("it was never refused"),
+        }
+    };
+    assert!(refused.contains("memory.limit: 4096"), "{refused}");
+    cgroup.remove().unwrap();
+    process.wait().unwrap();
+}
+
+#[test]
+fn device_rules_can_be_replaced() {
+    let Some(layout) = host() else { return };
+    let rules = |allow: bool| {
+        resources(&format!(
+            r#"{{"devices": [{{"allow": false}},
+                {{"allow": {allow}, "type": "c", "major": 1, "minor": 11}}]}}"#
+        ))
+    };
+    if !Path::new("/dev/kmsg").exists() {
+        eprintln!("skipped: there is no /dev/kmsg");
+        return;
+    }
+    let check = |cgroup: Cgroup| {
+        assert!(!run(&cgroup, ": < /dev/kmsg"));
+        cgroup.update(&rules(true)).unwrap();
+        assert!(run(&cgroup, ": < /dev/kmsg"));
+        // Others are left alone.
+        cgroup.update(&resources(r#"{"devices": []}"#)).unwrap();
+        assert!(run(&cgroup, ": < /dev/kmsg"));
+        cgroup.update(&rules(false)).unwrap();
+        assert!(!run(&cgroup, ": < /dev/kmsg"));
+        assert!(run(&cgroup, ": < /dev/null"));
+        cgroup.remove().unwrap();
+    };
+    check(Cgroup::create(&name("replace"), Some(&rules(false))).unwrap());
+    // Version 2's way, on a hybrid host too.
+    if let Some(mount) = &layout.v2 {
+        let directory = v2::make(mount, name("replace2").strip_prefix("/").unwrap()).unwrap();
+        v2::devices::attach(&directory.path, &Access::of(&rules(false)).unwrap()).unwrap();
+        check(Cgroup {
+            v2: Some(directory),
+            v1: Vec::new(),
+        });
+    }
+}
+
+#[test]
+fn use_is_counted() {
+    let Some(layout) = host() else { return };
+    let json = r#"{"pids": {"limit": 5}}"#;
+    let limits = has(&layout, "pids").then(|| resources(json));
+    let cgroup = Cgroup::create(&name("stats"), limits.as_ref()).unwrap();
+    let mut process = sleeper();
+    enter(&cgroup, "", &process);
+    run(&cgroup, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done");
+    let stats = cgroup.stats().unwrap();
+    assert!(stats.cpu.usage.total > 0, "{stats:?}");
+    if limits.is_some() {
+        assert_eq!((stats.pids.current, stats.pids.limit), (1, 5));
+    }
+    if has(&layout, "memory") {
+        assert!(stats.memory.usage.usage > 0, "{stats:?}");
+        assert!(
+            stats.memory.swap.usage >= stats.memory.usage.usage,
+            "{stats:?}"
+        );
+        assert!(!stats.memory.raw.is_empty());
+    }
+    cgroup.remove().unwrap();
+    process.wait().unwrap();
+}
+
+#[test]
+fn running_out_of_memory_is_heard_of() {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    let Some(layout) = host() else { return };
+    if !has(&layout, "memory") {
+        return;
+    }
+    let limit = resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
+    let cgroup = Cgroup::create(&name("watch"), Some(&limit)).unwrap();
+    let mut process = sleeper();
+    enter(&cgroup, "", &process);
+    let mut watch = cgroup.oom_watch().unwrap().unwrap();
+    let readable = |watch: &OomWatch| {
+        let mut fds = [PollFd::new(watch.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::from(5000u16)).unwrap() == 1
+    };
+    assert_eq!(watch.count().unwrap(), Some(0));
+    run(&cgroup, "head -c 64M /dev/zero | tail");
+    assert!(readable(&watch));
+    let mut seen = watch.count().unwrap().unwrap();
+    for _ in 0..50 {
+        // The count may come a little after the news that there is one.
+        if seen > 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        seen += watch.count().unwrap().unwrap();
+    }
+    assert!(seen > 0);
+    cgroup.remove().unwrap();
+    process.wait().unwrap();
+    assert!(readable(&watch));
+    assert_eq!(watch.count().unwrap(), None);
+}

@@ -101,6 +101,9 @@ impl Instruction {
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_DETACH: libc::c_int = 9;
+const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
 /// Programs of cgroups below run as well, so that a container can limit its own.
@@ -132,24 +135,92 @@ struct AttachAttributes {
     attach_flags: u32,
 }
 
+/// The start of `union bpf_attr` for `BPF_PROG_QUERY`.
+#[repr(C)]
+struct QueryAttributes {
+    target_fd: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    prog_cnt: u32,
+}
+
+/// The start of `union bpf_attr` for `BPF_PROG_GET_FD_BY_ID`.
+#[repr(C)]
+struct ByIdAttributes {
+    prog_id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
 /// Loads `program` and has it asked about every access to a device from `cgroup`, until
 /// the cgroup is removed.
 pub(super) fn attach(program: &[Instruction], cgroup: &impl AsFd) -> Result<(), CgroupError> {
-    let failed = |action| move |source| CgroupError::Devices { action, source };
     let loaded = load(program).map_err(failed("load the program that enforces it"))?;
-    let attributes = AttachAttributes {
-        target_fd: cgroup.as_fd().as_raw_fd() as u32,
-        attach_bpf_fd: loaded.as_raw_fd() as u32,
-        attach_type: BPF_CGROUP_DEVICE,
-        attach_flags: BPF_F_ALLOW_MULTI,
-    };
-    bpf(BPF_PROG_ATTACH, &attributes)
+    bpf(BPF_PROG_ATTACH, &mut attach_attributes(&loaded, cgroup))
         .map(drop)
         .map_err(failed("attach the program that enforces it"))
 }
 
+/// As [`attach`], and then detaches all that were attached before. Both are asked in between, so
+/// that there is no moment without either.
+pub(super) fn replace(program: &[Instruction], cgroup: &impl AsFd) -> Result<(), CgroupError> {
+    let before = attached(cgroup).map_err(failed("find the program that enforced it so far"))?;
+    attach(program, cgroup)?;
+    for program in before {
+        let mut attributes = AttachAttributes {
+            attach_flags: 0,
+            ..attach_attributes(&program, cgroup)
+        };
+        bpf(BPF_PROG_DETACH, &mut attributes)
+            .map_err(failed("detach the program that enforced it so far"))?;
+    }
+    Ok(())
+}
+
+fn failed(action: &'static str) -> impl FnOnce(io::Error) -> CgroupError {
+    move |source| CgroupError::Devices { action, source }
+}
+
+fn attach_attributes(program: &OwnedFd, cgroup: &impl AsFd) -> AttachAttributes {
+    AttachAttributes {
+        target_fd: cgroup.as_fd().as_raw_fd() as u32,
+        attach_bpf_fd: program.as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        attach_flags: BPF_F_ALLOW_MULTI,
+    }
+}
+
+/// The device programs that are attached to a cgroup itself.
+fn attached(cgroup: &impl AsFd) -> io::Result<Vec<OwnedFd>> {
+    // The kernel allows 64.
+    let mut ids = [0u32; 64];
+    let mut query = QueryAttributes {
+        target_fd: cgroup.as_fd().as_raw_fd() as u32,
+        attach_type: BPF_CGROUP_DEVICE,
+        query_flags: 0,
+        attach_flags: 0,
+        prog_ids: ids.as_mut_ptr() as u64,
+        prog_cnt: ids.len() as u32,
+    };
+    bpf(BPF_PROG_QUERY, &mut query)?;
+    let count = usize::try_from(query.prog_cnt).unwrap_or(0);
+    let by_id = |id: &u32| {
+        let mut attributes = ByIdAttributes {
+            prog_id: *id,
+            next_id: 0,
+            open_flags: 0,
+        };
+        let fd = bpf(BPF_PROG_GET_FD_BY_ID, &mut attributes)?;
+        // SAFETY: the kernel just made this descriptor for us, with close-on-exec.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    ids.iter().take(count).map(by_id).collect()
+}
+
 fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
-    let attributes = LoadAttributes {
+    let mut attributes = LoadAttributes {
         prog_type: BPF_PROG_TYPE_CGROUP_DEVICE,
         insn_cnt: program.len() as u32,
         insns: program.as_ptr() as u64,
@@ -163,7 +234,7 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     // The verifier gives up when a signal comes in between.
     let mut attempt = 0;
     let fd = loop {
-        match bpf(BPF_PROG_LOAD, &attributes) {
+        match bpf(BPF_PROG_LOAD, &mut attributes) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock && attempt < LOAD_ATTEMPTS => {
                 attempt += 1;
             }
@@ -174,14 +245,14 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
-    // SAFETY: the kernel reads `attributes` as far as its size says; the addresses in it,
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the kernel reads and writes `attributes` as far as its size says; the addresses in it,
     // if any, are of slices that outlive the call, with their lengths.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
             command,
-            std::ptr::from_ref(attributes),
+            std::ptr::from_mut(attributes),
             size_of::<T>() as u32,
         )
     };

@@ -20,6 +20,15 @@ pub(in crate::container::cgroups) fn attach(
     bpf::attach(&compile(&access.rules), &cgroup)
 }
 
+/// Has `access` enforced from now on, in the place of what was before.
+pub(in crate::container::cgroups) fn replace(
+    directory: &Path,
+    access: &Access,
+) -> Result<(), CgroupError> {
+    let cgroup = File::open(directory).map_err(CgroupError::directory("open", directory))?;
+    bpf::replace(&compile(&access.rules), &cgroup)
+}
+
 /// The program goes through the rules from the last to the first. It keeps the kinds of
 /// access that are asked for and not yet allowed; a rule that matches the device clears those
 /// that it allows, and access is granted when none is left. A rule that denies one of them

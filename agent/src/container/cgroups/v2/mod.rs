@@ -12,6 +12,8 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use oci_spec::runtime::LinuxResources;
+
 use super::CgroupError;
 use super::directory::Directory;
 use super::setting::{Setting, keyed, write};
@@ -79,5 +81,89 @@ pub(super) fn oom_kills(directory: &Path) -> Result<u64, CgroupError> {
         Ok(events) => Ok(keyed(&events, "oom_kill").unwrap_or(0)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(0),
         Err(e) => Err(CgroupError::directory("read", &file)(e)),
+    }
+}
+
+/// `resources`, with what is there now for what can only be written together with what they give.
+pub(super) fn with_present(
+    directory: &Path,
+    resources: &LinuxResources,
+) -> Result<LinuxResources, CgroupError> {
+    let mut resources = resources.clone();
+    let read = |name: &str| {
+        let file = directory.join(name);
+        match fs::read_to_string(&file) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
+            other => other.map_err(CgroupError::directory("read", &file)),
+        }
+    };
+    let given = |number: Option<i64>| number.is_some_and(|number| number != 0);
+    // The spec's limit on swap includes that on memory.
+    if let Some(memory) = resources.memory().as_ref()
+        && given(memory.swap())
+        && !given(memory.limit())
+    {
+        let mut memory = *memory;
+        memory.set_limit(number(read("memory.max")?.trim()));
+        resources.set_memory(Some(memory));
+    }
+    // One file has both.
+    if let Some(cpu) = resources.cpu().as_ref()
+        && given(cpu.quota()) != cpu.period().is_some_and(|period| period != 0)
+    {
+        let mut cpu = cpu.clone();
+        let present = read("cpu.max")?;
+        let mut present = present.split_whitespace();
+        let quota = present.next().and_then(number);
+        if given(cpu.quota()) {
+            cpu.set_period(present.next().and_then(|period| period.parse().ok()));
+        } else {
+            cpu.set_quota(quota);
+        }
+        resources.set_cpu(Some(cpu));
+    }
+    Ok(resources)
+}
+
+/// -1 for `max`.
+fn number(text: &str) -> Option<i64> {
+    match text {
+        "max" => Some(-1),
+        number => number.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_together_is_completed_from_what_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("memory.max"), "4096\n").unwrap();
+        fs::write(directory.path().join("cpu.max"), "max 50000\n").unwrap();
+        for (given, expected) in [
+            (
+                r#"{"memory": {"swap": 8192}}"#,
+                r#"{"memory": {"swap": 8192, "limit": 4096}}"#,
+            ),
+            (
+                r#"{"memory": {"swap": 8192, "limit": 1}}"#,
+                r#"{"memory": {"swap": 8192, "limit": 1}}"#,
+            ),
+            (
+                r#"{"cpu": {"quota": 2000}}"#,
+                r#"{"cpu": {"quota": 2000, "period": 50000}}"#,
+            ),
+            (
+                r#"{"cpu": {"period": 20000}}"#,
+                r#"{"cpu": {"quota": -1, "period": 20000}}"#,
+            ),
+            (r#"{"cpu": {"shares": 2}}"#, r#"{"cpu": {"shares": 2}}"#),
+        ] {
+            let given: LinuxResources = serde_json::from_str(given).unwrap();
+            let expected: LinuxResources = serde_json::from_str(expected).unwrap();
+            assert_eq!(with_present(directory.path(), &given).unwrap(), expected);
+        }
     }
 }
