@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::sethostname;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use super::cgroup_mount::View;
 use super::cgroups::Cgroup;
 use super::channel::{Channel, Report};
 use super::config::ConfigError;
@@ -218,11 +219,12 @@ fn assemble_root(
 ) -> Result<(Rootfs, Option<Terminal>), InitError> {
     umask(Mode::empty());
     let mut root = Rootfs::attach(plan.root, plan.propagation)?;
-    let new_cgroup_namespace = surroundings.namespaces.has_new(LinuxNamespaceType::Cgroup);
-    let cgroup = surroundings.cgroup.map(Cgroup::path);
-    let cgroup = cgroup.filter(|_| !new_cgroup_namespace);
+    let view = View {
+        cgroup: surroundings.cgroup,
+        has_namespace: surroundings.namespaces.has_new(LinuxNamespaceType::Cgroup),
+    };
     for mount in &plan.mounts {
-        if let Some(mount) = mount.make(root.fd(), cgroup)? {
+        if let Some(mount) = mount.make(root.fd(), view)? {
             root.make_readonly_at_end(mount);
         }
     }

@@ -17,6 +17,7 @@ pub mod hooks;
 
 mod affinity;
 mod capabilities;
+mod cgroup_mount;
 mod channel;
 mod child;
 mod create;

@@ -17,6 +17,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
+use super::cgroup_mount::View;
 use super::config::ConfigError;
 use super::mount_options::MountOptions;
 use super::safe_path::{self, Kind};
@@ -149,20 +150,16 @@ impl Mount {
     pub(super) fn make(
         &self,
         root: BorrowedFd<'_>,
-        cgroup: Option<&Path>,
+        view: View<'_>,
     ) -> Result<Option<OwnedFd>, MountError> {
-        self.try_make(root, cgroup).map_err(|problem| MountError {
+        self.try_make(root, view).map_err(|problem| MountError {
             index: self.index,
             destination: self.destination.clone(),
             problem,
         })
     }
 
-    fn try_make(
-        &self,
-        root: BorrowedFd<'_>,
-        cgroup: Option<&Path>,
-    ) -> Result<Option<OwnedFd>, Problem> {
+    fn try_make(&self, root: BorrowedFd<'_>, view: View<'_>) -> Result<Option<OwnedFd>, Problem> {
         if let Some(recursive) = self.options.bind {
             let tree = self.clone_tree(&self.source, recursive)?;
             let target = self.target(root, Some(&tree))?;
@@ -170,9 +167,14 @@ impl Mount {
             attach(&tree, &target).map_err(step("attach it"))?;
             return Ok(None);
         }
-        match (self.kind.as_str(), cgroup) {
-            // Without a cgroup namespace a cgroup file system would show the caller's whole
-            // tree. The container gets to see its own part.
+        match (self.kind.as_str(), view.in_place_of_v2()) {
+            ("cgroup", _) if view.has_v1() => {
+                let target = self.target(root, None)?;
+                let tree = view.mount_v1(&target).map_err(|(what, e)| step(what)(e))?;
+                mount_setattr(&tree, self.options.attributes, true)
+                    .map_err(step("set its options"))?;
+                Ok(None)
+            }
             ("cgroup" | "cgroup2", Some(cgroup)) => {
                 let target = self.target(root, None)?;
                 let tree = self.clone_tree(cgroup, false)?;
@@ -194,8 +196,7 @@ impl Mount {
 
     fn make_file_system(&self, root: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Problem> {
         let target = self.target(root, None)?;
-        // On any kernel with cgroup2, that is what the container gets: v1's hierarchies are
-        // the caller's own.
+        // Where the host has only cgroup2, that is what the container gets.
         let kind = match self.kind.as_str() {
             "cgroup" => "cgroup2",
             other => other,

@@ -185,6 +185,23 @@ impl Cgroup {
         self.directories().map(|directory| directory.path.as_path())
     }
 
+    /// Where it is in cgroup2, if the host has that.
+    pub fn v2_path(&self) -> Option<&Path> {
+        Some(&self.v2.as_ref()?.path)
+    }
+
+    /// Whether it is in hierarchies of version 1.
+    pub fn is_in_v1(&self) -> bool {
+        !self.v1.is_empty()
+    }
+
+    /// Where it is in each hierarchy of version 1, with the controllers of that; `name=systemd`
+    /// stands for systemd's, which has none.
+    pub fn v1_paths(&self) -> impl Iterator<Item = (&[String], &Path)> {
+        let members = self.v1.iter();
+        members.map(|member| (&member.controllers[..], member.directory.path.as_path()))
+    }
+
     /// How many of its processes, and of the cgroups below, were killed for want of memory.
     /// 0 where there is no memory controller.
     ///
