@@ -54,6 +54,8 @@ build: kernel
 PREFIX ?= /usr
 install: build
 	install -D -m 755 $(RELEASE)/nacre $(DESTDIR)$(PREFIX)/bin/nacre
+	ln -sf nacre $(DESTDIR)$(PREFIX)/bin/nacre-process
+	ln -sf nacre $(DESTDIR)$(PREFIX)/bin/nacre-vm
 	install -D -m 755 $(RELEASE)/nacre-agent $(DESTDIR)$(PREFIX)/lib/nacre/nacre-agent
 	install -D -m 644 "$$(guest-kernel-config/build 2>/dev/null)" $(DESTDIR)$(PREFIX)/lib/nacre/vmlinux
 
