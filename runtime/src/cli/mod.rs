@@ -62,6 +62,15 @@ pub(crate) struct Global {
     /// Write debug messages too
     #[arg(long, global = true)]
     pub(crate) debug: bool,
+    /// Manage cgroups through systemd: linux.cgroupsPath is SLICE:PREFIX:NAME
+    #[arg(long, global = true)]
+    pub(crate) systemd_cgroup: bool,
+    /// Go without cgroups where there is no right to them (auto: if this isn't root's)
+    #[arg(long, global = true, value_name = "WHETHER", default_value = "auto")]
+    pub(crate) rootless: Rootless,
+    /// The criu that checkpoint and restore use
+    #[arg(long, global = true, value_name = "FILE", default_value = "criu")]
+    pub(crate) criu: PathBuf,
     /// What a container is isolated by
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) isolation: Option<Isolation>,
@@ -76,6 +85,14 @@ pub(crate) enum LogFormat {
     Text,
     /// {"level":"error","msg":"…","time":"…"}
     Json,
+}
+
+/// Whether a container may go without cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rootless {
+    Auto,
+    True,
+    False,
 }
 
 #[derive(Debug, Subcommand)]
@@ -133,6 +150,9 @@ pub(crate) struct Spec {
     /// The directory to write config.json into
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
+    /// Write one for a user without privileges
+    #[arg(long)]
+    pub(crate) rootless: bool,
 }
 
 #[derive(Debug, Args)]

@@ -191,7 +191,7 @@ mod tests {
         let Command::Exec(exec) = Cli::try_parse_from(line).unwrap().command else {
             panic!()
         };
-        let spec = super::super::spec::document();
+        let spec = super::super::spec::document(false);
         let process = serde_json::from_value(spec["process"].clone()).unwrap();
         assemble(Some(process), &exec, exec.words().1)
     }

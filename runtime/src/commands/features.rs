@@ -4,38 +4,43 @@ use nacre_agent::container::seccomp;
 use serde_json::{Value, json};
 
 use crate::{
+    cli::Global,
     config::annotations::{CPUS, ISOLATION, MEMORY},
     error::Error,
+    isolation::Isolation,
 };
 
 use super::{OCI_VERSION, print_json};
 
-pub(super) fn features() -> Result<u8, Error> {
-    print_json(&document())?;
+pub(super) fn features(global: &Global) -> Result<u8, Error> {
+    print_json(&document(super::isolation(global)?))?;
     Ok(0)
 }
 
-fn document() -> Value {
+/// What containers can ask for that are isolated so, whatever the host can do.
+fn document(isolation: Isolation) -> Value {
+    let on_host = isolation == Isolation::Process;
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
-        "hooks": [],
+        "hooks": if on_host { HOOKS } else { &[] },
         "mountOptions": mount_options(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"],
             "capabilities": CAPABILITIES,
             "cgroup": {
-                "v1": false,
+                "v1": on_host,
                 "v2": true,
                 "systemd": false,
                 "systemdUser": false,
-                "rdma": false
+                "rdma": true
             },
             "seccomp": seccomp(),
-            "apparmor": {"enabled": false},
-            "selinux": {"enabled": false},
+            "apparmor": {"enabled": true},
+            "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
-            "mountExtensions": {"idmap": {"enabled": false}}
+            "mountExtensions": {"idmap": {"enabled": false}},
+            "netDevices": {"enabled": false}
         },
         "annotations": {"dev.nacre.version": env!("CARGO_PKG_VERSION")},
         "potentiallyUnsafeConfigAnnotations": [ISOLATION, CPUS, MEMORY]
@@ -53,6 +58,15 @@ fn seccomp() -> Value {
         "supportedFlags": supported.collect::<Vec<_>>(),
     })
 }
+
+const HOOKS: &[&str] = &[
+    "prestart",
+    "createRuntime",
+    "createContainer",
+    "startContainer",
+    "poststart",
+    "poststop",
+];
 
 /// Options that are about a mount and what is mounted there.
 const MOUNT_OPTIONS: &[&str] = &[
@@ -171,7 +185,7 @@ mod tests {
 
     /// The default configuration, changed.
     fn accepts(change: impl FnOnce(&mut Value)) -> bool {
-        let mut spec = super::super::spec::document();
+        let mut spec = super::super::spec::document(false);
         change(&mut spec);
         config::load(spec.to_string().as_bytes()).is_ok()
     }
@@ -227,13 +241,79 @@ mod tests {
         assert!(!version("0.9.0") && !version("1.4.0"));
     }
 
+    /// Says whether what a feature stands for is taken.
+    fn agrees(pointer: &str, change: impl Fn(&mut Value)) {
+        let document = document(Isolation::Process);
+        let said = document.pointer(pointer).and_then(Value::as_bool);
+        assert_eq!(said, Some(accepts(change)), "{pointer}");
+    }
+
     #[test]
-    fn what_is_said_to_be_missing_is_refused() {
-        let hooks = json!({"poststop": [{"path": "/bin/true"}]});
-        assert!(!accepts(|spec| spec["hooks"] = hooks));
-        assert!(!accepts(
-            |spec| spec["process"]["apparmorProfile"] = json!("x")
-        ));
-        assert!(!accepts(|spec| spec["process"]["selinuxLabel"] = json!("x")));
+    fn what_is_said_to_be_there_is_taken_and_what_is_said_not_to_be_is_refused() {
+        agrees("/linux/seccomp/enabled", |spec| {
+            spec["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+        });
+        agrees("/linux/apparmor/enabled", |spec| {
+            spec["process"]["apparmorProfile"] = json!("x");
+        });
+        agrees("/linux/selinux/enabled", |spec| {
+            spec["process"]["selinuxLabel"] = json!("x");
+        });
+        agrees("/linux/intelRdt/enabled", |spec| {
+            spec["linux"]["intelRdt"] = json!({"closID": "x"});
+        });
+        agrees("/linux/netDevices/enabled", |spec| {
+            spec["linux"]["netDevices"] = json!({"eth0": {}});
+        });
+        agrees("/linux/cgroup/rdma", |spec| {
+            spec["linux"]["resources"]["rdma"] = json!({"mlx5_1": {"hcaHandles": 1}});
+        });
+        agrees("/linux/mountExtensions/idmap/enabled", |spec| {
+            let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+            spec["mounts"] = json!([{
+                "destination": "/m", "type": "bind", "source": "/", "options": ["bind"],
+                "uidMappings": mapping, "gidMappings": mapping
+            }]);
+        });
+    }
+
+    #[test]
+    fn every_namespace_is_taken_and_no_other() {
+        let document = document(Isolation::Process);
+        let said = document["linux"]["namespaces"].as_array().unwrap();
+        for name in [
+            "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
+        ] {
+            let taken = accepts(|spec| {
+                let namespaces = [json!({"type": "mount"}), json!({"type": name})];
+                let distinct = if name == "mount" { 1 } else { 2 };
+                spec["linux"]["namespaces"] = json!(namespaces[..distinct]);
+                spec["linux"]["uidMappings"] = Value::Null;
+                spec["hostname"] = Value::Null;
+                if name == "user" {
+                    let mapping = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+                    spec["linux"]["uidMappings"] = mapping.clone();
+                    spec["linux"]["gidMappings"] = mapping;
+                }
+            });
+            assert_eq!(said.contains(&json!(name)), taken, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_hook_is_taken() {
+        for name in HOOKS {
+            let hook = json!({*name: [{"path": "/bin/true"}]});
+            assert!(accepts(|spec| spec["hooks"] = hook.clone()), "{name}");
+            let relative = json!({*name: [{"path": "true"}]});
+            assert!(!accepts(|spec| spec["hooks"] = relative), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_vm_is_said_to_do_less() {
+        let vm = document(Isolation::Vm);
+        assert_eq!(vm["hooks"], json!([]));
+        assert_eq!(vm["linux"]["cgroup"]["v1"], false);
     }
 }

@@ -16,6 +16,7 @@ mod state;
 mod table;
 
 use std::{
+    env,
     io::{self, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
@@ -24,9 +25,10 @@ use nix::sys::signal::Signal;
 
 use crate::{
     cli::{Cli, Command, Global},
+    config::Config,
     error::Error,
     id::Id,
-    isolation::process::Found,
+    isolation::{Isolation, process::Found},
     state::{By, Record, StateError, Status, Store},
 };
 
@@ -46,14 +48,22 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Pause(arguments) => pause::pause(global, arguments),
         Command::Resume(arguments) => pause::resume(global, arguments),
         Command::Start(arguments) => start::start(global, arguments),
-        Command::Spec(arguments) => spec::spec(arguments),
-        Command::Features => features::features(),
+        Command::Spec(arguments) => spec::spec(global, arguments),
+        Command::Features => features::features(global),
         Command::Doctor(arguments) => doctor::doctor(global, arguments),
         Command::State(arguments) => state::state(global, arguments),
         Command::List(arguments) => list::list(global, arguments),
         Command::Kill(arguments) => kill::kill(global, arguments),
         Command::Delete(arguments) => delete::delete(global, arguments),
     }
+}
+
+/// How containers are isolated for which no annotation says otherwise.
+fn isolation(global: &Global) -> Result<Isolation, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let binary = Isolation::from_binary(env::args_os().next().as_deref());
+    let isolation = Isolation::choose(global.isolation, None, binary, config.isolation);
+    Ok(isolation)
 }
 
 /// The state directory that `--root` names.

@@ -1,37 +1,88 @@
 //! `nacre spec`: a `config.json` to start from.
 
-use std::{fs::OpenOptions, io, io::Write};
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    path::Path,
+};
 
+use nix::unistd::{getegid, geteuid};
 use serde_json::{Value, json};
 
-use crate::{cli::Spec, error::Error};
+use crate::{
+    cli::{Global, Spec},
+    error::Error,
+    isolation::Isolation,
+};
 
 use super::OCI_VERSION;
 
-pub(super) fn spec(arguments: &Spec) -> Result<u8, Error> {
-    let path = arguments.bundle.join("config.json");
+pub(super) fn spec(global: &Global, arguments: &Spec) -> Result<u8, Error> {
+    // A VM gives no terminals yet.
+    let terminal = super::isolation(global)? == Isolation::Process;
+    let mut document = document(terminal);
+    if arguments.rootless {
+        make_rootless(&mut document);
+    }
+    write(&arguments.bundle.join("config.json"), &document)?;
+    Ok(0)
+}
+
+fn write(path: &Path, document: &Value) -> Result<(), Error> {
     let write = || {
         OpenOptions::new()
             .write(true)
             .create_new(true)
-            .open(&path)?
-            .write_all(format!("{:#}\n", document()).as_bytes())
+            .open(path)?
+            .write_all(format!("{document:#}\n").as_bytes())
     };
-    match write() {
-        Ok(()) => Ok(0),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Err(Error::SpecExists { path }),
-        Err(source) => Err(Error::Write { path, source }),
+    write().map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => Error::SpecExists { path: path.into() },
+        _ => Error::Write {
+            path: path.into(),
+            source,
+        },
+    })
+}
+
+/// What a user needs without any privilege: a user namespace in which it is root, the network
+/// of the host, a /sys that can be had, no groups that it doesn't have, and no limits.
+fn make_rootless(document: &mut Value) {
+    let mapping = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
+    let linux = &mut document["linux"];
+    linux["uidMappings"] = mapping(geteuid().as_raw());
+    linux["gidMappings"] = mapping(getegid().as_raw());
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    for mount in document["mounts"].as_array_mut().into_iter().flatten() {
+        match mount["destination"].as_str() {
+            Some("/sys") => {
+                mount["type"] = json!("none");
+                mount["source"] = json!("/sys");
+                mount["options"] = json!(["rbind", "nosuid", "noexec", "nodev", "ro"]);
+            }
+            Some("/dev/pts") => {
+                if let Some(options) = mount["options"].as_array_mut() {
+                    options.retain(|option| option != "gid=5");
+                }
+            }
+            _ => {}
+        }
     }
 }
 
-/// A shell without a terminal, as those aren't supported yet, with the mounts, capabilities
-/// and limits that runc's has.
-pub(super) fn document() -> Value {
+/// A shell, with the mounts, capabilities and limits that runc's has.
+pub(super) fn document(terminal: bool) -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     json!({
         "ociVersion": OCI_VERSION,
         "process": {
-            "terminal": false,
+            "terminal": terminal,
             "user": {"uid": 0, "gid": 0},
             "args": ["sh"],
             "env": [
@@ -117,16 +168,31 @@ mod tests {
 
     #[test]
     fn what_is_written_can_be_run() {
-        nacre_agent::container::config::load(document().to_string().as_bytes()).unwrap();
+        for terminal in [false, true] {
+            let document = document(terminal).to_string();
+            nacre_agent::container::config::load(document.as_bytes()).unwrap();
+        }
+    }
+
+    #[test]
+    fn without_privileges_nothing_is_asked_for_that_needs_some() {
+        let mut document = document(true);
+        make_rootless(&mut document);
+        let linux = &document["linux"];
+        assert!(linux.get("resources").is_none());
+        assert_eq!(linux["uidMappings"][0]["hostID"], geteuid().as_raw());
+        let namespaces = linux["namespaces"].as_array().unwrap();
+        assert!(namespaces.contains(&json!({"type": "user"})));
+        assert!(!namespaces.contains(&json!({"type": "network"})));
+        assert!(!document.to_string().contains("gid=5"));
     }
 
     #[test]
     fn nothing_is_overwritten() {
         let directory = tempfile::tempdir().unwrap();
-        let arguments = Spec {
-            bundle: directory.path().into(),
-        };
-        spec(&arguments).unwrap();
-        assert!(matches!(spec(&arguments), Err(Error::SpecExists { .. })));
+        let path = directory.path().join("config.json");
+        write(&path, &document(false)).unwrap();
+        let again = write(&path, &document(false));
+        assert!(matches!(again, Err(Error::SpecExists { .. })));
     }
 }
