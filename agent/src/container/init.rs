@@ -51,13 +51,22 @@ impl<'a> Plan<'a> {
         let linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
         let mounts = spec.mounts().iter().flatten().enumerate();
         let propagation = linux.rootfs_propagation().as_deref().unwrap_or_default();
+        let mut mounts = mounts
+            .map(|(index, mount)| Mount::parse(index, mount))
+            .collect::<Result<Vec<_>, _>>()?;
+        let label = linux.mount_label().as_deref().unwrap_or_default();
+        if !label.is_empty() {
+            if !mounts::has_labels() {
+                let problem = "SELinux isn't enabled on this kernel";
+                return Err(ConfigError::invalid("linux.mountLabel", problem));
+            }
+            mounts.iter_mut().for_each(|mount| mount.label(label));
+        }
         Ok(Plan {
             root: root.path(),
             readonly_root: root.readonly() == Some(true),
             propagation: Propagation::parse(propagation).unwrap_or_default(),
-            mounts: mounts
-                .map(|(index, mount)| Mount::parse(index, mount))
-                .collect::<Result<_, _>>()?,
+            mounts,
             devices: devices::list(linux.devices().as_deref().unwrap_or_default())?,
             masked_paths: linux.masked_paths().as_deref().unwrap_or_default(),
             readonly_paths: linux.readonly_paths().as_deref().unwrap_or_default(),

@@ -19,6 +19,12 @@ pub(super) struct MountOptions {
     pub(super) attributes: MountAttributes,
     /// Attributes of it and all mounts below it.
     pub(super) recursive: MountAttributes,
+    /// Change what is mounted at the destination instead of mounting.
+    pub(super) remount: bool,
+    /// Begin a tmpfs with what is in the directory that it covers.
+    pub(super) copy_up: bool,
+    /// Map the owners of files: `idmap` is `Some(false)`, `ridmap` `Some(true)`.
+    pub(super) id_mapped: Option<bool>,
     /// Parameters of the file system: a key, and a value for those that have one.
     pub(super) parameters: Vec<(String, Option<String>)>,
 }
@@ -26,12 +32,14 @@ pub(super) struct MountOptions {
 /// Why options can't be honoured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum OptionError {
-    #[error("mount option {0:?} isn't supported yet")]
-    Unsupported(String),
     #[error("mount option {0:?} doesn't apply to a bind mount")]
     NotForBind(String),
+    #[error("mount option {0:?} is for bind mounts only")]
+    OnlyForBind(&'static str),
 }
 
+/// What an option does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Effect {
     Nothing,
     Bind {
@@ -44,7 +52,79 @@ enum Effect {
     Propagation(u64),
     /// A parameter of the file system that every one knows.
     Superblock,
-    Unsupported,
+    Remount,
+    CopyUp,
+    IdMap {
+        recursive: bool,
+    },
+}
+
+impl Effect {
+    /// Whether it also has a form for the mounts below, with an `r` before its name.
+    fn has_recursive_form(self) -> bool {
+        use Effect::*;
+        matches!(self, Set(_) | Clear(_) | Atime(_) | Propagation(_))
+    }
+}
+
+/// Every option that isn't a parameter of some file system only.
+const OPTIONS: [(&str, Effect); 41] = {
+    use Effect::*;
+    // Relative times are what the kernel keeps unless told otherwise.
+    let default_times = Atime(MOUNT_ATTR_RELATIME);
+    [
+        ("acl", Nothing),
+        ("async", Nothing),
+        ("defaults", Nothing),
+        ("loud", Nothing),
+        ("noiversion", Nothing),
+        ("nomand", Nothing),
+        ("silent", Nothing),
+        ("bind", Bind { recursive: false }),
+        ("rbind", Bind { recursive: true }),
+        ("ro", Set(MOUNT_ATTR_RDONLY)),
+        ("rw", Clear(MOUNT_ATTR_RDONLY)),
+        ("nosuid", Set(MOUNT_ATTR_NOSUID)),
+        ("suid", Clear(MOUNT_ATTR_NOSUID)),
+        ("nodev", Set(MOUNT_ATTR_NODEV)),
+        ("dev", Clear(MOUNT_ATTR_NODEV)),
+        ("noexec", Set(MOUNT_ATTR_NOEXEC)),
+        ("exec", Clear(MOUNT_ATTR_NOEXEC)),
+        ("nosymfollow", Set(MOUNT_ATTR_NOSYMFOLLOW)),
+        ("symfollow", Clear(MOUNT_ATTR_NOSYMFOLLOW)),
+        ("nodiratime", Set(MOUNT_ATTR_NODIRATIME)),
+        ("diratime", Clear(MOUNT_ATTR_NODIRATIME)),
+        ("noatime", Atime(MOUNT_ATTR_NOATIME)),
+        ("strictatime", Atime(MOUNT_ATTR_STRICTATIME)),
+        ("relatime", default_times),
+        ("atime", default_times),
+        ("norelatime", default_times),
+        ("nostrictatime", default_times),
+        ("private", Propagation(libc::MS_PRIVATE)),
+        ("slave", Propagation(libc::MS_SLAVE)),
+        ("shared", Propagation(libc::MS_SHARED)),
+        ("unbindable", Propagation(libc::MS_UNBINDABLE)),
+        ("dirsync", Superblock),
+        ("iversion", Superblock),
+        ("lazytime", Superblock),
+        ("mand", Superblock),
+        ("nolazytime", Superblock),
+        ("sync", Superblock),
+        ("remount", Remount),
+        ("tmpcopyup", CopyUp),
+        ("idmap", IdMap { recursive: false }),
+        ("ridmap", IdMap { recursive: true }),
+    ]
+};
+
+/// The mount options that are understood whatever the file system is, in order.
+pub fn mount_options() -> Vec<String> {
+    let recursive = OPTIONS.iter().filter(|(_, e)| e.has_recursive_form());
+    let recursive = recursive.map(|(name, _)| format!("r{name}"));
+    let plain = OPTIONS.iter().map(|(name, _)| (*name).to_owned());
+    let mut names: Vec<String> = plain.chain(recursive).collect();
+    names.sort();
+    names
 }
 
 impl MountOptions {
@@ -56,39 +136,41 @@ impl MountOptions {
             ..Default::default()
         };
         for option in options.iter().flat_map(|o| o.split(',')) {
-            parsed.add(option)?;
+            parsed.add(option);
         }
-        if parsed.bind.is_some()
-            && let Some((key, _)) = parsed.parameters.first()
-        {
-            return Err(OptionError::NotForBind(key.clone()));
+        if parsed.bind.is_some() {
+            let copy_up = parsed.copy_up.then(|| "tmpcopyup".to_owned());
+            let parameter = parsed.parameters.first().map(|(key, _)| key.clone());
+            if let Some(option) = copy_up.or(parameter) {
+                return Err(OptionError::NotForBind(option));
+            }
+        } else if let Some(recursive) = parsed.id_mapped {
+            let option = if recursive { "ridmap" } else { "idmap" };
+            return Err(OptionError::OnlyForBind(option));
         }
         Ok(parsed)
     }
 
-    fn add(&mut self, option: &str) -> Result<(), OptionError> {
-        let recursive = match effect(option) {
-            Some(effect) => return self.apply(option, effect, false),
-            // `rro` and so on: those of a single mount, with an r before.
-            None => option.strip_prefix('r').and_then(effect),
-        };
-        match recursive {
-            Some(effect @ (Effect::Set(_) | Effect::Clear(_) | Effect::Atime(_))) => {
-                self.apply(option, effect, true)
-            }
-            Some(effect @ Effect::Propagation(_)) => self.apply(option, effect, true),
-            _ => {
-                let (key, value) = match option.split_once('=') {
-                    Some((key, value)) => (key, Some(value.to_owned())),
-                    None => (option, None),
-                };
-                self.parameters.push((key.to_owned(), value));
-                Ok(())
-            }
+    fn add(&mut self, option: &str) {
+        if option.is_empty() {
+            return;
         }
+        if let Some(effect) = effect(option) {
+            return self.apply(option, effect, false);
+        }
+        // `rro` and so on: those of a single mount, with an r before.
+        let recursive = option.strip_prefix('r').and_then(effect);
+        if let Some(effect) = recursive.filter(|effect| effect.has_recursive_form()) {
+            return self.apply(option, effect, true);
+        }
+        let (key, value) = match option.split_once('=') {
+            Some((key, value)) => (key, Some(value.to_owned())),
+            None => (option, None),
+        };
+        self.parameters.push((key.to_owned(), value));
     }
 
-    fn apply(&mut self, option: &str, effect: Effect, recursive: bool) -> Result<(), OptionError> {
+    fn apply(&mut self, option: &str, effect: Effect, recursive: bool) {
         let attributes = if recursive {
             &mut self.recursive
         } else {
@@ -120,42 +202,18 @@ impl MountOptions {
                 }
             }
             Effect::Superblock => self.parameters.push((option.to_owned(), None)),
-            Effect::Unsupported => return Err(OptionError::Unsupported(option.to_owned())),
+            Effect::Remount => self.remount = true,
+            Effect::CopyUp => self.copy_up = true,
+            Effect::IdMap { recursive } => self.id_mapped = Some(recursive),
         }
-        Ok(())
     }
 }
 
 fn effect(option: &str) -> Option<Effect> {
-    use Effect::*;
-    Some(match option {
-        "" | "defaults" | "async" | "nomand" | "noiversion" | "loud" | "silent" | "acl" => Nothing,
-        "bind" => Bind { recursive: false },
-        "rbind" => Bind { recursive: true },
-        "ro" => Set(MOUNT_ATTR_RDONLY),
-        "rw" => Clear(MOUNT_ATTR_RDONLY),
-        "nosuid" => Set(MOUNT_ATTR_NOSUID),
-        "suid" => Clear(MOUNT_ATTR_NOSUID),
-        "nodev" => Set(MOUNT_ATTR_NODEV),
-        "dev" => Clear(MOUNT_ATTR_NODEV),
-        "noexec" => Set(MOUNT_ATTR_NOEXEC),
-        "exec" => Clear(MOUNT_ATTR_NOEXEC),
-        "nosymfollow" => Set(MOUNT_ATTR_NOSYMFOLLOW),
-        "symfollow" => Clear(MOUNT_ATTR_NOSYMFOLLOW),
-        "nodiratime" => Set(MOUNT_ATTR_NODIRATIME),
-        "diratime" => Clear(MOUNT_ATTR_NODIRATIME),
-        "noatime" => Atime(MOUNT_ATTR_NOATIME),
-        "strictatime" => Atime(MOUNT_ATTR_STRICTATIME),
-        // Relative times are what the kernel keeps unless told otherwise.
-        "relatime" | "atime" | "norelatime" | "nostrictatime" => Atime(MOUNT_ATTR_RELATIME),
-        "private" => Propagation(libc::MS_PRIVATE),
-        "slave" => Propagation(libc::MS_SLAVE),
-        "shared" => Propagation(libc::MS_SHARED),
-        "unbindable" => Propagation(libc::MS_UNBINDABLE),
-        "sync" | "dirsync" | "lazytime" | "nolazytime" | "mand" | "iversion" => Superblock,
-        "remount" | "idmap" | "ridmap" | "tmpcopyup" => Unsupported,
-        _ => return None,
-    })
+    let mut known = OPTIONS.iter();
+    known
+        .find(|(name, _)| *name == option)
+        .map(|(_, effect)| *effect)
 }
 
 #[cfg(test)]
@@ -224,6 +282,19 @@ mod tests {
     }
 
     #[test]
+    fn those_that_are_told_of_are_those_that_are_known() {
+        let names = mount_options();
+        assert!(names.len() > OPTIONS.len());
+        for name in names {
+            let mut options = MountOptions::default();
+            options.add(&name);
+            let superblock = effect(&name) == Some(Effect::Superblock);
+            assert_eq!(options.parameters.is_empty(), !superblock, "{name}");
+        }
+        assert!(mount_options().contains(&"rnosymfollow".to_owned()));
+    }
+
+    #[test]
     fn every_recursive_option_of_the_spec_is_known() {
         for option in [
             "rro",
@@ -268,8 +339,12 @@ mod tests {
             Err(OptionError::NotForBind("sync".into()))
         );
         assert_eq!(
-            MountOptions::parse(&options("tmpcopyup"), false),
-            Err(OptionError::Unsupported("tmpcopyup".into()))
+            MountOptions::parse(&options("tmpcopyup"), true),
+            Err(OptionError::NotForBind("tmpcopyup".into()))
+        );
+        assert_eq!(
+            MountOptions::parse(&options("ridmap"), false),
+            Err(OptionError::OnlyForBind("ridmap"))
         );
     }
 }

@@ -4,21 +4,23 @@
 
 use std::borrow::Cow;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use libc::MOUNT_ATTR_RDONLY;
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
-use rustix::fs::CWD;
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, XattrFlags, statx};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    fspick, move_mount, open_tree,
 };
 
 use super::cgroup_mount::View;
 use super::config::ConfigError;
+use super::copy_up::copy_up;
 use super::mount_options::MountOptions;
 use super::safe_path::{self, Kind};
 use super::sys::{MountAttributes, mount_setattr};
@@ -47,6 +49,8 @@ enum Problem {
     InsideProc,
     #[error("only a proc file system may be mounted there")]
     NotProc,
+    #[error("nothing is mounted there that could be remounted")]
+    NotMounted,
 }
 
 fn step<E: Into<io::Error>>(step: impl Into<Cow<'static, str>>) -> impl FnOnce(E) -> Problem {
@@ -86,6 +90,8 @@ pub(super) struct Mount {
     /// Empty for a bind mount.
     kind: String,
     options: MountOptions,
+    /// The SELinux label of its root, for a file system that isn't labelled as a whole.
+    root_label: Option<String>,
 }
 
 impl Mount {
@@ -102,7 +108,16 @@ impl Mount {
             MountOptions::parse(mount.options().as_deref().unwrap_or_default(), bind_type)
                 .map_err(|e| ConfigError::invalid(field("options"), e.to_string()))?;
         let source = mount.source().clone().unwrap_or_default();
-        if options.bind.is_some() {
+        if options.copy_up && kind != "tmpfs" {
+            let problem = "mount option \"tmpcopyup\" is for a tmpfs only";
+            return Err(ConfigError::invalid(field("options"), problem));
+        }
+        if options.id_mapped.is_some() {
+            return Err(ConfigError::unsupported(field("options")));
+        }
+        if options.remount {
+            // What is mounted there has both.
+        } else if options.bind.is_some() {
             if source.as_os_str().is_empty() {
                 return Err(ConfigError::missing(field("source")));
             }
@@ -137,12 +152,31 @@ impl Mount {
                 kind.to_owned()
             },
             options,
+            root_label: None,
         })
+    }
+
+    /// Gives it `linux.mountLabel`, if it is of a file system that runc labels.
+    pub(super) fn label(&mut self, label: &str) {
+        if self.options.remount {
+            return;
+        }
+        match self.kind.as_str() {
+            // Bind mounts are as their source is, and these are labelled by the kernel.
+            "" | "proc" | "sysfs" | "cgroup" | "cgroup2" => {}
+            "mqueue" => self.root_label = Some(label.to_owned()),
+            _ => {
+                let parameter = ("context".to_owned(), Some(label.to_owned()));
+                self.options.parameters.push(parameter);
+            }
+        }
     }
 
     /// Whether this puts a directory of the caller's in the place of `/dev`.
     pub(super) fn is_bind_of_dev(&self) -> bool {
-        self.kind.is_empty() && self.destination == Path::new("/dev")
+        self.options.bind.is_some()
+            && !self.options.remount
+            && self.destination == Path::new("/dev")
     }
 
     /// Makes the mount. Returns it if it has to be made read-only at the end, when everything
@@ -160,6 +194,9 @@ impl Mount {
     }
 
     fn try_make(&self, root: BorrowedFd<'_>, view: View<'_>) -> Result<Option<OwnedFd>, Problem> {
+        if self.options.remount {
+            return self.remount(root).map(|()| None);
+        }
         if let Some(recursive) = self.options.bind {
             let tree = self.clone_tree(&self.source, recursive)?;
             let target = self.target(root, Some(&tree))?;
@@ -194,6 +231,35 @@ impl Mount {
         open_tree(CWD, source, flags).map_err(step(format!("bind {}", source.display())))
     }
 
+    /// Changes what is mounted at the destination: its options, and the parameters of its file
+    /// system if some are given.
+    fn remount(&self, root: BorrowedFd<'_>) -> Result<(), Problem> {
+        let target = safe_path::open(root, &self.destination);
+        let target = target.map_err(step("open the destination"))?;
+        if !is_mount_root(&target).map_err(step("look at the destination"))? {
+            return Err(Problem::NotMounted);
+        }
+        self.set_attributes(&target, self.options.attributes)?;
+        if self.options.parameters.is_empty() {
+            return Ok(());
+        }
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&target, "", flags).map_err(step("open its file system"))?;
+        let refused = |e| refusal("remount", &context, e);
+        self.set_parameters(&context).map_err(refused)?;
+        fsconfig_reconfigure(&context).map_err(refused)
+    }
+
+    fn set_parameters(&self, context: &OwnedFd) -> rustix::io::Result<()> {
+        for (key, value) in &self.options.parameters {
+            match value {
+                Some(value) => fsconfig_set_string(context, key.as_str(), value.as_str())?,
+                None => fsconfig_set_flag(context, key.as_str())?,
+            }
+        }
+        Ok(())
+    }
+
     fn make_file_system(&self, root: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Problem> {
         let target = self.target(root, None)?;
         // Where the host has only cgroup2, that is what the container gets.
@@ -214,10 +280,7 @@ impl Mount {
             },
             e => step(format!("open a {kind} file system"))(e),
         })?;
-        let refused = |e: rustix::io::Errno| Problem::FileSystem {
-            kind: kind.to_owned(),
-            reason: kernel_log(&context).unwrap_or_else(|| io::Error::from(e).to_string()),
-        };
+        let refused = |e| refusal(kind, &context, e);
         if !self.source.as_os_str().is_empty() {
             fsconfig_set_string(&context, "source", &self.source).map_err(refused)?;
         }
@@ -227,13 +290,7 @@ impl Mount {
             let mode = fstat(&target).map_err(step("look at the target"))?.st_mode & 0o7777;
             fsconfig_set_string(&context, "mode", format!("{mode:o}")).map_err(refused)?;
         }
-        for (key, value) in &self.options.parameters {
-            match value {
-                Some(value) => fsconfig_set_string(&context, key.as_str(), value.as_str()),
-                None => fsconfig_set_flag(&context, key.as_str()),
-            }
-            .map_err(refused)?;
-        }
+        self.set_parameters(&context).map_err(refused)?;
         fsconfig_create(&context).map_err(refused)?;
         let mount = fsmount(
             &context,
@@ -247,6 +304,13 @@ impl Mount {
             ..Default::default()
         };
         self.set_attributes(&mount, rest)?;
+        if self.options.copy_up {
+            copy_up(target.as_fd(), mount.as_fd())
+                .map_err(step("copy what is in the directory"))?;
+        }
+        if let Some(label) = &self.root_label {
+            label_root(&mount, label).map_err(step("set linux.mountLabel"))?;
+        }
         attach(&mount, &target).map_err(step("attach it"))?;
         Ok(defer.then_some(mount))
     }
@@ -318,9 +382,35 @@ fn is_directory(fd: &OwnedFd) -> nix::Result<bool> {
     Ok(kind == SFlag::S_IFDIR)
 }
 
+/// Whether a mount begins with what `fd` has open.
+fn is_mount_root(fd: &OwnedFd) -> rustix::io::Result<bool> {
+    let status = statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::empty())?;
+    Ok(status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
 /// Whether `fd` is of a proc file system.
 pub(super) fn is_proc(fd: impl AsFd) -> nix::Result<bool> {
     Ok(fstatfs(fd)?.filesystem_type() == PROC_SUPER_MAGIC as FsType)
+}
+
+/// Whether the running kernel knows the labels of `linux.mountLabel`.
+pub(super) fn has_labels() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// Labels what a mount begins with.
+fn label_root(mount: &OwnedFd, label: &str) -> rustix::io::Result<()> {
+    // A descriptor that was opened for its path only takes no attributes itself.
+    let path = format!("/proc/self/fd/{}", mount.as_raw_fd());
+    let flags = XattrFlags::empty();
+    rustix::fs::setxattr(path, "security.selinux", label.as_bytes(), flags)
+}
+
+fn refusal(kind: &str, context: &OwnedFd, error: rustix::io::Errno) -> Problem {
+    Problem::FileSystem {
+        kind: kind.to_owned(),
+        reason: kernel_log(context).unwrap_or_else(|| io::Error::from(error).to_string()),
+    }
 }
 
 /// What the kernel has to say about a file system context that it refused something of.
@@ -399,8 +489,8 @@ mod tests {
                 "mounts[3].destination: the root can't be mounted over",
             ),
             (
-                r#"{"destination": "/a", "type": "tmpfs", "options": ["tmpcopyup"]}"#,
-                "mounts[3].options: mount option \"tmpcopyup\" isn't supported yet",
+                r#"{"destination": "/a", "type": "proc", "options": ["tmpcopyup"]}"#,
+                "mounts[3].options: mount option \"tmpcopyup\" is for a tmpfs only",
             ),
             (
                 r#"{"destination": "/a", "type": "tmpfs", "uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}"#,

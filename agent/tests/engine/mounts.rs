@@ -21,6 +21,11 @@ tests![
     a_bind_mount_keeps_what_its_source_forbids,
     recursive_options_reach_mounts_below,
     propagation_is_set,
+    what_is_mounted_can_be_remounted,
+    what_is_not_mounted_cannot_be_remounted,
+    a_tmpfs_can_begin_with_what_it_covers,
+    a_copy_stays_in_its_directory,
+    labels_need_selinux,
     a_source_that_is_not_there_is_named,
     the_default_devices_are_there,
     devices_are_made_as_asked,
@@ -264,6 +269,141 @@ fn propagation_is_set() -> Result<(), Skipped> {
         assert!(root.contains(mark), "{value}: {root}");
         assert_eq!(root.contains("shared:"), value == "shared", "{root}");
     }
+    Ok(())
+}
+
+fn what_is_mounted_can_be_remounted() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(MOUNTINFO);
+    fs::create_dir(bundle.beside("data")).unwrap();
+    bundle.mount(
+        json!({"destination": "/t", "type": "tmpfs", "source": "t", "options": ["size=64k"]}),
+    );
+    bundle.mount(json!({"destination": "/b", "source": "data", "options": ["bind"]}));
+    for (at, options) in [
+        ("/t", json!(["remount", "ro", "nodev", "size=128k"])),
+        ("/b", json!(["bind", "remount", "noexec"])),
+        ("/proc", json!(["remount", "nosuid"])),
+    ] {
+        bundle.mount(json!({"destination": at, "options": options}));
+    }
+    let output = bundle.output();
+    let (options, _, parameters) = mounted(&output, "/t");
+    assert!(has(&options, "ro") && has(&options, "nodev"), "{options}");
+    assert!(
+        has(&parameters, "size=128k") && has(&parameters, "rw"),
+        "{parameters}"
+    );
+    let (options, ..) = mounted(&output, "/b");
+    assert!(has(&options, "rw") && has(&options, "noexec"), "{options}");
+    assert!(has(&mounted(&output, "/proc").0, "nosuid"));
+    // The file system below is everyone's, and still as it was.
+    fs::write(bundle.beside("data/file"), "").unwrap();
+    Ok(())
+}
+
+fn what_is_not_mounted_cannot_be_remounted() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    for (at, options) in [
+        ("/bin", json!(["remount", "ro"])),
+        ("/bin", json!(["remount"])),
+        ("/bin", json!(["remount", "size=1k"])),
+    ] {
+        let config = bundle.config.clone();
+        bundle.mount(json!({"destination": at, "options": options}));
+        let (message, _) = bundle.error();
+        let expected = "mounts[7] at /bin: nothing is mounted there that could be remounted";
+        assert_eq!(message, expected);
+        bundle.config = config;
+    }
+    bundle.mount(json!({"destination": "/no/such", "options": ["remount"]}));
+    let (message, _) = bundle.error();
+    assert!(
+        message.contains("can't open the destination: No such file"),
+        "{message}"
+    );
+    assert!(!bundle.at("no").exists());
+    Ok(())
+}
+
+fn a_tmpfs_can_begin_with_what_it_covers() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(
+        "cat /run/a/file; stat -c '%a %u %g' /run /run/a /run/a/file; readlink /run/link;
+         echo more >> /run/a/file && touch /run/new; cat /ro/file; touch /ro/x",
+    );
+    fs::create_dir_all(bundle.at("run/a")).unwrap();
+    fs::create_dir(bundle.at("ro")).unwrap();
+    for file in ["run/a/file", "ro/file"] {
+        fs::write(bundle.at(file), "image's\n").unwrap();
+    }
+    for (path, mode) in [("run", 0o1775), ("run/a", 0o750), ("run/a/file", 0o640)] {
+        fs::set_permissions(bundle.at(path), fs::Permissions::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(bundle.at(path), Some(0), Some(7)).unwrap();
+    }
+    symlink("/etc/passwd", bundle.at("run/link")).unwrap();
+    for (at, options) in [
+        ("/run", json!(["tmpcopyup"])),
+        ("/ro", json!(["tmpcopyup", "ro"])),
+    ] {
+        bundle
+            .mount(json!({"destination": at, "type": "tmpfs", "source": "t", "options": options}));
+    }
+    let outcome = bundle.run();
+    assert_eq!(
+        outcome.stdout,
+        "image's\n1775 0 0\n750 0 7\n640 0 7\n/etc/passwd\nimage's\n"
+    );
+    assert!(
+        outcome.stderr.contains("/ro/x: Read-only file system"),
+        "{outcome:?}"
+    );
+    assert_eq!(
+        fs::read_to_string(bundle.at("run/a/file")).unwrap(),
+        "image's\n"
+    );
+    assert!(!bundle.at("run/new").exists());
+    // What doesn't fit is an error, and not half a copy.
+    fs::write(bundle.at("run/large"), vec![1; 1 << 20]).unwrap();
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts[7]["options"] = json!(["tmpcopyup", "size=64k"]);
+    let (message, _) = bundle.error();
+    let expected = "mounts[7] at /run: can't copy what is in the directory: No space left";
+    assert!(message.starts_with(expected), "{message}");
+    Ok(())
+}
+
+fn a_copy_stays_in_its_directory() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("ls -A /link /down; ls -A /down/dir /down/mounted");
+    fs::create_dir(bundle.beside("outside")).unwrap();
+    fs::write(bundle.beside("outside/secret"), "").unwrap();
+    for directory in ["down/mounted", "inside"] {
+        fs::create_dir_all(bundle.at(directory)).unwrap();
+    }
+    // The destination itself, and what is in it, may be links that lead out.
+    symlink(bundle.beside("outside"), bundle.at("link")).unwrap();
+    symlink(bundle.beside("outside"), bundle.at("down/dir")).unwrap();
+    bundle.mount(json!({"destination": "/down/mounted", "source": "outside", "options": ["bind"]}));
+    for at in ["/link", "/down"] {
+        bundle.mount(json!({
+            "destination": at, "type": "tmpfs", "source": "t", "options": ["tmpcopyup"],
+        }));
+    }
+    let outcome = bundle.run();
+    assert!(!outcome.stdout.contains("secret"), "{outcome:?}");
+    assert!(outcome.stdout.contains("/down:\ndir\n"), "{outcome:?}");
+    Ok(())
+}
+
+fn labels_need_selinux() -> Result<(), Skipped> {
+    if fs::exists("/sys/fs/selinux/enforce").unwrap() {
+        return Err(Skipped("SELinux is enabled"));
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.config["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0:c1,c2");
+    let (message, _) = bundle.error();
+    assert_eq!(
+        message,
+        "linux.mountLabel: SELinux isn't enabled on this kernel"
+    );
     Ok(())
 }
 

@@ -175,7 +175,6 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
     refuse([
         ("linux.uidMappings", some(linux.uid_mappings())),
         ("linux.gidMappings", some(linux.gid_mappings())),
-        ("linux.mountLabel", says(linux.mount_label())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         (
             "linux.netDevices",
@@ -370,7 +369,6 @@ mod tests {
             ("/vm", json!({"kernel": {"path": "/x"}})),
             ("/linux/uidMappings", id_map.clone()),
             ("/linux/gidMappings", id_map),
-            ("/linux/mountLabel", json!("x")),
             ("/linux/intelRdt", json!({"closID": "x"})),
             ("/linux/netDevices", json!({"eth0": {}})),
         ] {
@@ -518,7 +516,7 @@ mod tests {
             (
                 "/mounts/1/options",
                 json!(["idmap"]),
-                "mounts[1].options: mount option \"idmap\" isn't supported yet",
+                "mounts[1].options: mount option \"idmap\" is for bind mounts only",
             ),
             (
                 "/linux/namespaces",

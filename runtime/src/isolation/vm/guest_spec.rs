@@ -201,7 +201,8 @@ fn bind_source(
         .flat_map(|option| option.split(','))
         .collect();
     let has = |names: &[&str]| options.iter().any(|option| names.contains(option));
-    if mount.typ().as_deref() != Some("bind") && !has(&["bind", "rbind"]) {
+    let binds = mount.typ().as_deref() == Some("bind") || has(&["bind", "rbind"]);
+    if !binds || has(&["remount"]) {
         return Ok(None);
     }
     let source = mount
