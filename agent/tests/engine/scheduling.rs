@@ -109,7 +109,10 @@ fn the_affinity_is_for_later_processes() -> Result<(), Skipped> {
         process["args"] = json!(["cat", "/proc/self/status"]);
         process["execCPUAffinity"] = affinity;
         let outcome = exec::run(&bundle, &mut running, &process);
-        assert_eq!(allowed(&outcome.stdout), expected);
+        assert!(
+            expected.is_none_or(|cpus| cpus == allowed(&outcome.stdout)),
+            "{outcome:?}"
+        );
         assert_eq!(allowed(&own_status()), allowed(&own));
     }
     Ok(())
