@@ -245,8 +245,10 @@ fn assemble_root(
         terminal.bind_console(root.fd())?;
     }
     let cwd = plan.workload.cwd();
-    safe_path::open_or_make(root.fd(), &mounts::clean(cwd), Kind::Directory)
-        .step(|| format!("make process.cwd {}", cwd.display()))?;
+    if cwd != Path::new("/") {
+        safe_path::open_or_make(root.fd(), &mounts::clean(cwd), Kind::Directory)
+            .step(|| format!("make process.cwd {}", cwd.display()))?;
+    }
     masked::make_readonly(root.fd(), plan.readonly_paths)?;
     masked::mask(root.fd(), plan.masked_paths)?;
     Ok((root, terminal))

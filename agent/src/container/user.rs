@@ -18,7 +18,10 @@ const PASSWD_MAX: u64 = 1 << 20;
 
 /// Becomes `user`, with its groups and no others, and keeps the permitted capabilities.
 pub(super) fn become_user(user: &User) -> Result<(), InitError> {
-    set_keep_capabilities(true).step(|| "keep capabilities")?;
+    // Root's stay as they are. The exec ends it.
+    if user.uid() != 0 {
+        set_keep_capabilities(true).step(|| "keep capabilities")?;
+    }
     let groups: Vec<Gid> = user
         .additional_gids()
         .iter()
@@ -28,8 +31,7 @@ pub(super) fn become_user(user: &User) -> Result<(), InitError> {
     set_thread_groups(&groups).step(|| "set process.user.additionalGids")?;
     let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
     set_thread_res_gid(gid, gid, gid).step(|| format!("become group {}", user.gid()))?;
-    set_thread_res_uid(uid, uid, uid).step(|| format!("become user {}", user.uid()))?;
-    set_keep_capabilities(false).step(|| "stop keeping capabilities")
+    set_thread_res_uid(uid, uid, uid).step(|| format!("become user {}", user.uid()))
 }
 
 /// The home directory of `uid` by the container's `/etc/passwd`, or `/`.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nacre_agent::container::config::{self, ConfigError};
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, User};
 
 use crate::{
@@ -51,17 +52,20 @@ pub(crate) enum ExecProcessError {
     Cgroup(String),
     #[error(transparent)]
     Read(#[from] BundleError),
-    #[error("{path}: {message}")]
-    Process { path: PathBuf, message: String },
+    #[error("{path}")]
+    Process {
+        path: PathBuf,
+        #[source]
+        source: Box<ConfigError>,
+    },
 }
 
 /// The process of `--process`.
 fn read(path: &Path) -> Result<Process, ExecProcessError> {
     let json = read_json(path)?;
-    let mut deserializer = serde_json::Deserializer::from_slice(&json);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| ExecProcessError::Process {
+    config::load_process(&json).map_err(|source| ExecProcessError::Process {
         path: path.into(),
-        message: error.to_string(),
+        source: source.into(),
     })
 }
 

@@ -385,6 +385,7 @@ mod tests {
                 init,
                 cgroup: None,
                 own_pids: true,
+                own_keyring: true,
                 poststart: Vec::new(),
                 poststop: Vec::new(),
             })
@@ -422,6 +423,7 @@ mod tests {
             init: None,
             cgroup: None,
             own_pids: true,
+            own_keyring: true,
             poststart: Vec::new(),
             poststop: Vec::new(),
         });

@@ -77,6 +77,8 @@ pub(crate) struct Process {
     /// Whether the container has a pid namespace of its own, so that its processes end with
     /// the first.
     pub(crate) own_pids: bool,
+    /// Whether it has a session keyring of its own, which later processes join.
+    pub(crate) own_keyring: bool,
     /// `hooks.poststart`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) poststart: Vec<Hook>,

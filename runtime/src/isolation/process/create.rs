@@ -85,7 +85,7 @@ impl Made {
             None => request.preserve_fds,
         };
         let folder = store.claim(&request.id)?;
-        let mut process = process(&spec);
+        let mut process = process(&spec, request.no_new_keyring);
         let mut record = record(&request.id, directory.clone(), &spec, &process);
         let make = || -> Result<Container, ProcessError> {
             // Whoever finds the folder after this process was killed knows what to remove.
@@ -167,12 +167,13 @@ fn remove(folder: Folder) {
 }
 
 /// A container of which there is nothing yet.
-fn process(spec: &Spec) -> Process {
+fn process(spec: &Spec, no_new_keyring: bool) -> Process {
     let (poststart, poststop) = hooks::of(spec);
     Process {
         init: None,
         cgroup: None,
         own_pids: has_own_pids(spec),
+        own_keyring: !no_new_keyring,
         poststart,
         poststop,
     }

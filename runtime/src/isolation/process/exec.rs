@@ -60,6 +60,7 @@ pub(crate) fn exec(
         console_socket,
         preserve_fds: request.preserve_fds,
         cgroup: request.cgroup,
+        session_keyring: found.process.own_keyring.then_some(&found.record.id),
         ..ExecOptions::new(stdio)
     };
     let executed = container.exec(spec, request.process, options)?;
