@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
-use super::cgroups::{self, Cgroup, CgroupError};
+use super::cgroups::{Cgroup, CgroupError, Manager};
 use super::channel::{Channel, FOREVER, Report, wait_until_readable};
 use super::child::{self, Child};
 use super::config::{self, ConfigError};
@@ -112,6 +112,8 @@ pub struct Options<'a> {
     /// How many descriptors from 3 up the workload is to have besides its standard streams.
     /// They must be open, and not close-on-exec: those that the caller has got from its own.
     pub preserve_fds: u32,
+    /// Who makes its cgroup.
+    pub cgroup_manager: Manager,
     /// Enter the container's root by moving its mount and by chroot, for where pivot_root is
     /// impossible: on a root file system that is the kernel's initramfs.
     pub no_pivot: bool,
@@ -129,6 +131,7 @@ impl<'a> Options<'a> {
             gate: None,
             console_socket: None,
             preserve_fds: 0,
+            cgroup_manager: Manager::Files,
             no_pivot: false,
             no_new_keyring: false,
         }
@@ -237,7 +240,11 @@ impl Container {
             return Err(CreateError::Descriptor(fd));
         }
         let namespaces = Namespaces::open(linux)?;
-        let cgroup = make_cgroup(options.id, linux)?;
+        let cgroup = options.cgroup_manager.create(
+            linux.cgroups_path().as_deref(),
+            options.id,
+            linux.resources().as_ref(),
+        )?;
         let hooks = Hooks::of(spec, options.id, options.bundle);
         let surroundings = Surroundings {
             hooks: hooks.as_ref(),
@@ -525,18 +532,6 @@ fn check_root(path: &Path) -> Result<(), CreateError> {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(failed(io::ErrorKind::NotADirectory.into())),
         Err(error) => Err(failed(error)),
-    }
-}
-
-/// Makes the container's cgroup. Where there is no cgroup file system, one that asks for none and
-/// for no limits goes without.
-fn make_cgroup(id: &str, linux: &Linux) -> Result<Option<Cgroup>, CgroupError> {
-    let path = linux.cgroups_path().as_deref();
-    let path = path.filter(|path| !path.as_os_str().is_empty());
-    let resources = linux.resources().as_ref();
-    match Cgroup::create(&cgroups::cgroup_path(path, id)?, resources) {
-        Err(CgroupError::NotMounted) if path.is_none() && resources.is_none() => Ok(None),
-        other => other.map(Some),
     }
 }
 

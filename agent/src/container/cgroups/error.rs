@@ -39,6 +39,16 @@ pub enum CgroupError {
         "no cgroup file system is mounted, neither cgroup2 at /sys/fs/cgroup nor one of version 1"
     )]
     NotMounted,
+    /// An ordinary user may make no cgroup where one is needed.
+    #[error("linux.{field} takes a cgroup, and this user may not make {}", directory.display())]
+    NoRights {
+        /// The field, below `linux`.
+        field: String,
+        /// The cgroup.
+        directory: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
     /// The kernel, or the parent cgroup, lacks a controller that a limit needs.
     #[error("linux.resources.{field} needs the cgroup controller {controller}, which {} lacks", parent.display())]
     NoController {

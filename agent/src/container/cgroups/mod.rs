@@ -14,6 +14,7 @@ mod directory;
 mod error;
 mod freezer;
 mod layout;
+mod manager;
 mod oom;
 mod path;
 mod pids;
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use cpu_list::parse as number_list;
 pub use error::CgroupError;
+pub use manager::Manager;
 pub use oom::OomWatch;
 pub use path::cgroup_path;
 pub use processes::Placement;

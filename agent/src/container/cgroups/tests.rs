@@ -635,3 +635,61 @@ fn running_out_of_memory_is_heard_of() {
     assert!(readable(&watch));
     assert_eq!(watch.count().unwrap(), None);
 }
+
+#[test]
+fn an_ordinary_user_goes_without_where_nothing_is_asked_for() {
+    let Some(layout) = host() else { return };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: it needs root, to become another user");
+        return;
+    }
+    let made = std::thread::spawn(|| {
+        // SAFETY: no pointers. The bare call, unlike libc's, changes only this thread's user.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(changed, 0);
+        let create = |path: Option<&str>, json: &str| {
+            let path = path.map(Path::new);
+            Manager::Files.create(path, "nacre-test-user", Some(&resources(json)))
+        };
+        let none = create(None, r#"{"devices": [{"allow": false}]}"#).unwrap();
+        assert!(none.is_none());
+        let limit = create(None, r#"{"pids": {"limit": 3}}"#).unwrap_err();
+        let path = create(Some("/nacre-test-user/a"), "{}").unwrap_err();
+        (limit.to_string(), path.to_string())
+    });
+    let (limit, path) = made.join().unwrap();
+    assert!(limit.starts_with("linux.resources.pids.limit "), "{limit}");
+    assert!(path.starts_with("linux.cgroupsPath "), "{path}");
+    assert!(left(&layout, Path::new("/nacre-test-user")).is_empty());
+}
+
+/// As systemd delegates a cgroup to a user.
+#[test]
+fn an_ordinary_user_may_use_what_was_delegated() {
+    let Some(layout) = host() else { return };
+    if !layout.v1.is_empty() || !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: it needs root, and cgroup v2 alone");
+        return;
+    }
+    let mount = layout.v2.as_ref().unwrap();
+    let path = name("delegated");
+    let given = v2::make(mount, path.strip_prefix("/").unwrap()).unwrap();
+    for file in ["", "cgroup.procs", "cgroup.subtree_control"] {
+        std::os::unix::fs::chown(given.path.join(file), Some(65534), None).unwrap();
+    }
+    let below = path.join("container");
+    std::thread::spawn(move || {
+        // SAFETY: as above.
+        let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+        assert_eq!(changed, 0);
+        let limits = resources(r#"{"pids": {"limit": 3}, "devices": [{"allow": false}]}"#);
+        let cgroup = Manager::Files.create(Some(&below), "x", Some(&limits));
+        let cgroup = cgroup.unwrap().unwrap();
+        let limit = fs::read_to_string(cgroup.path().join("pids.max")).unwrap();
+        assert_eq!(limit.trim(), "3");
+        cgroup.remove().unwrap();
+    })
+    .join()
+    .unwrap();
+    given.remove(Instant::now()).unwrap();
+}
