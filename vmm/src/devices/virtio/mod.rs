@@ -12,6 +12,7 @@ mod config;
 pub mod console;
 pub mod fs;
 pub(crate) mod mmio;
+pub mod net;
 mod queue;
 pub mod rng;
 #[cfg(test)]

@@ -9,11 +9,12 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Error, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::buffers::Buffers;
@@ -56,6 +57,10 @@ pub(crate) struct DeviceQueue {
     notify: EventFd,
     memory: Arc<GuestMemoryMmap>,
     interrupt: Arc<dyn Interrupt>,
+    /// Whether the driver says which used entry it waits for (2.7.10).
+    event_idx: bool,
+    /// Where the used ring ended when the driver was last considered for an interrupt.
+    considered: u16,
 }
 
 impl DeviceQueue {
@@ -122,10 +127,46 @@ impl DeviceQueue {
             .map_err(|e| self.broken(e))
     }
 
+    /// Gives several chains back at once: the driver sees none of them or all.
+    pub(crate) fn push_together(&mut self, chains: &[(u16, usize)]) -> Result<(), QueueError> {
+        let Some(((head, written), others)) = chains.split_last() else {
+            return Ok(());
+        };
+        for (head, written) in others {
+            let next = self.queue.next_used();
+            let entry = [
+                u32::from(*head),
+                u32::try_from(*written).unwrap_or(u32::MAX),
+            ];
+            let at = self.queue.used_ring() + 4 + 8 * u64::from(next % self.queue.size());
+            self.memory
+                .write_obj(entry.map(u32::to_le), GuestAddress(at))
+                .map_err(|e| self.broken(Error::GuestMemory(e)))?;
+            self.queue.set_next_used(next.wrapping_add(1));
+        }
+        // This makes the index that the driver looks at count all of them.
+        self.push(*head, *written)
+    }
+
     /// Interrupts the driver if it wants to hear of what was pushed since the last call.
     pub(crate) fn signal(&mut self) -> Result<(), QueueError> {
-        let wanted = self.queue.needs_notification(&*self.memory);
-        if wanted.map_err(|e| self.broken(e))? {
+        let new = self.queue.next_used();
+        let old = std::mem::replace(&mut self.considered, new);
+        // What was pushed has to be there before the driver's wish is read. The queue's own way
+        // to find out doesn't know of chains that were pushed together.
+        fence(Ordering::SeqCst);
+        let wanted = if self.event_idx && new != old {
+            let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
+            let event: u16 = self
+                .memory
+                .load(GuestAddress(at), Ordering::Relaxed)
+                .map_err(|e| self.broken(Error::GuestMemory(e)))?;
+            let event = u16::from_le(event);
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            new != old
+        };
+        if wanted {
             self.interrupt.signal_used(self.index);
         }
         Ok(())
@@ -214,6 +255,7 @@ pub(crate) fn start_ready_queues(
             return Err(ActivateError::QueueNotReady(index));
         }
         queue.set_event_idx(event_idx);
+        let considered = queue.next_used();
         set_nonblocking(&active.notify).map_err(|source| ActivateError::Host {
             what: "setting a notification up",
             source,
@@ -224,6 +266,8 @@ pub(crate) fn start_ready_queues(
             notify: active.notify,
             memory: Arc::clone(&memory),
             interrupt: Arc::clone(&interrupt),
+            event_idx,
+            considered,
         }))
     };
     (0..).zip(queues).map(start).collect()

@@ -30,6 +30,11 @@ impl<'a> Vector<'a> {
         vector
     }
 
+    /// Adds bytes of our own.
+    pub(crate) fn push(&mut self, bytes: &'a mut [u8]) {
+        self.add(bytes.as_mut_ptr(), bytes.len());
+    }
+
     /// Adds guest memory.
     pub(crate) fn extend(&mut self, buffers: &'a Buffers<'_>) {
         for part in buffers.parts() {
@@ -46,11 +51,26 @@ impl<'a> Vector<'a> {
         }
     }
 
+    /// `readv(2)`: how many bytes came, 0 at the end of the file.
+    pub(crate) fn read(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
+        let (parts, count) = self.raw();
+        // SAFETY: `parts` describes memory that is borrowed for writing, or guest memory, which
+        // may be written at any time; this holds for the other calls as well.
+        retry(|| unsafe { libc::readv(file.as_raw_fd(), parts, count) })
+    }
+
+    /// `writev(2)`: how many bytes went.
+    pub(crate) fn write(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
+        let (parts, count) = self.raw();
+        // SAFETY: as in `read`.
+        retry(|| unsafe { libc::writev(file.as_raw_fd(), parts, count) })
+    }
+
     /// `preadv(2)`: how many bytes came, 0 at the end of the file.
     pub(crate) fn read_at(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
         let (parts, count) = self.raw();
         let offset = file_offset(offset)?;
-        // SAFETY: `parts` describes guest memory, which may be written at any time.
+        // SAFETY: as in `read`.
         retry(|| unsafe { libc::preadv(file.as_raw_fd(), parts, count, offset) })
     }
 
@@ -63,7 +83,7 @@ impl<'a> Vector<'a> {
     ) -> io::Result<usize> {
         let (parts, count) = self.raw();
         let offset = file_offset(offset)?;
-        // SAFETY: as in `read_at`.
+        // SAFETY: as in `read`.
         retry(|| unsafe { libc::pwritev2(file.as_raw_fd(), parts, count, offset, flags) })
     }
 
@@ -82,7 +102,7 @@ mod tests {
     use std::fs::File;
     use std::os::fd::AsFd;
 
-    use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+    use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
     use super::*;
 
@@ -92,6 +112,28 @@ mod tests {
             buffers.push(memory.get_slice(GuestAddress(*address), *length).unwrap());
         }
         buffers
+    }
+
+    #[test]
+    fn own_and_guest_memory_are_one_row_of_bytes() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let guest = bytes_of_guest(&memory, &[(0x100, 2), (0x10, 3)]);
+        let (mut head, mut tail) = ([0; 2], [9; 4]);
+        let (from, to) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut &to, b"abcdefgh").unwrap();
+        let mut vector = Vector::with_capacity(4);
+        vector.push(&mut head);
+        vector.extend(&guest);
+        vector.push(&mut tail);
+        assert_eq!(vector.read(from.as_fd()).unwrap(), 8);
+        assert_eq!(vector.write(to.as_fd()).unwrap(), 11);
+        assert_eq!((&head, &tail), (b"ab", b"h\x09\x09\x09"));
+        let mut out = [0; 11];
+        std::io::Read::read_exact(&mut &from, &mut out).unwrap();
+        assert_eq!(&out, b"abcdefgh\x09\x09\x09");
+        let mut bytes = [0; 3];
+        memory.read_slice(&mut bytes, GuestAddress(0x10)).unwrap();
+        assert_eq!(&bytes, b"efg");
     }
 
     #[test]

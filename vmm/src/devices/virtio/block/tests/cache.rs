@@ -59,7 +59,7 @@ fn flushes_are_answered_once_the_data_is_on_the_medium() {
     let write = [(DATA, 512, false)];
     assert_eq!(request(&mut machine, VIRTIO_BLK_T_OUT, 0, &write).0, OK);
     assert_eq!(request(&mut machine, VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
-    assert_ne!(dirty_pages(&file), Some(1));
+    assert!(dirty_pages(&file).is_none_or(|pages| pages == 0));
 }
 
 const EVENTS: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
@@ -71,11 +71,11 @@ fn writes_are_on_the_medium_where_there_are_no_flushes() {
     machine.write(DATA, &[3; 512]);
     let write = [(DATA, 512, false)];
     assert_eq!(request(&mut machine, VIRTIO_BLK_T_OUT, 0, &write).0, OK);
-    assert_ne!(dirty_pages(&file), Some(1));
+    assert!(dirty_pages(&file).is_none_or(|pages| pages == 0));
     // With a cache it waits for the flush, which shows that the count counts.
     accept(&mut machine, BASIC_FEATURES & !EVENTS | FLUSH);
     assert_eq!(request(&mut machine, VIRTIO_BLK_T_OUT, 0, &write).0, OK);
-    assert_ne!(dirty_pages(&file), Some(0));
+    assert!(dirty_pages(&file).is_none_or(|pages| pages > 0));
 }
 
 /// The pages of the first block that aren't on the medium yet: `cachestat(2)`, Linux 6.5.
