@@ -29,6 +29,11 @@ pub(super) enum Report {
     RuntimeHooks,
     /// It runs hooks, which may take that many seconds.
     Hooks(u64),
+    /// The stage has made the process that is talked to from now on.
+    Cloned {
+        /// Its pid, as the engine sees it.
+        pid: i32,
+    },
     /// Everything is set up; nothing but the exec is left.
     Ready,
     /// It is below the filter of system calls whose listener comes along; the engine is to pass

@@ -7,22 +7,27 @@ use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use super::cgroups::{Cgroup, CgroupError, Manager};
 use super::channel::{Channel, FOREVER, Report, wait_until_readable};
-use super::child::{self, Child};
+use super::child::{self, Child, SpawnError};
 use super::config::{self, ConfigError};
+use super::error::InitError;
 use super::gate::Gate;
 use super::hooks::{self, HookError, Hooks};
+use super::id_map::{self, IdMapError};
 use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
 use super::namespaces::{NamespaceError, Namespaces};
+use super::procfs::Proc;
 use super::seccomp::{self, ListenerError};
 use super::stdio::Stdio;
 use super::sys;
 use super::terminal::{self, ConsoleSocketError};
+use super::user_namespaces;
+use super::workload::Workload;
 
 /// How long the init may take to be ready. Mounting is all that can take time in it, and
 /// where a network file system isn't involved, it takes milliseconds.
@@ -51,6 +56,9 @@ pub enum CreateError {
     /// A namespace can't be had.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
+    /// The ids of its user namespace can't be mapped as asked.
+    #[error(transparent)]
+    IdMap(#[from] IdMapError),
     /// The cgroup can't be made, or not with these limits.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -232,7 +240,9 @@ impl Container {
         let linux = spec.linux().as_ref();
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
         let plan = Plan::new(spec)?;
-        check_root(plan.root())?;
+        if !joins_mount_namespace(linux) {
+            check_root(plan.root())?;
+        }
         if let Some(socket) = &options.console_socket {
             terminal::check_socket(socket.as_fd(), plan.has_terminal())?;
         }
@@ -252,7 +262,7 @@ impl Container {
             cgroup: cgroup.as_ref(),
             options: &options,
         };
-        let init = match clone_init(plan, &surroundings) {
+        let init = match clone_init(plan, &surroundings, linux) {
             Ok(init) => init,
             Err(error) => {
                 if let Some(cgroup) = cgroup {
@@ -352,6 +362,10 @@ impl Container {
                     }
                     return Ok(());
                 }
+                Ok(Some((Report::Cloned { .. }, _))) => {
+                    let error = io::Error::from(io::ErrorKind::InvalidData);
+                    return Err(starting("hear from the container's init")(error));
+                }
                 Ok(Some((Report::Failed(failure), _))) => {
                     return Err(CreateError::Init {
                         message: failure.message,
@@ -431,7 +445,7 @@ impl Container {
                         status: failure.status,
                     });
                 }
-                Ok(Some(Report::Ready | Report::RuntimeHooks | Report::Filtered)) => {
+                Ok(Some(_)) => {
                     return Err(StartError::Init(io::ErrorKind::InvalidData.into()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::TimedOut => {
@@ -520,6 +534,17 @@ fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> CreateE
     }
 }
 
+/// Whether the root is a directory of another mount namespace.
+fn joins_mount_namespace(linux: &Linux) -> bool {
+    linux.namespaces().iter().flatten().any(|namespace| {
+        namespace.typ() == LinuxNamespaceType::Mount
+            && namespace
+                .path()
+                .iter()
+                .any(|path| !path.as_os_str().is_empty())
+    })
+}
+
 fn check_root(path: &Path) -> Result<(), CreateError> {
     let failed = |source: io::Error| CreateError::Root {
         path: path.to_owned(),
@@ -535,18 +560,81 @@ fn check_root(path: &Path) -> Result<(), CreateError> {
     }
 }
 
-fn clone_init(plan: Plan<'_>, surroundings: &Surroundings<'_>) -> Result<Child, CreateError> {
+fn clone_init(
+    mut plan: Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    linux: &Linux,
+) -> Result<Child, CreateError> {
     let namespaces = surroundings.namespaces;
     let placement = match surroundings.cgroup {
         Some(cgroup) => Some(cgroup.placement().map_err(starting("open the cgroup"))?),
         None => None,
     };
-    let _for_children = namespaces.set_for_children()?;
+    let placement = placement.as_ref();
+    if namespaces.has_user() {
+        plan.open_sources().map_err(init_failed)?;
+        let stdio = &surroundings.options.stdio;
+        plan.workload().give_streams(stdio, linux);
+    }
+    let for_children = namespaces.set_for_children()?;
+    let flags = namespaces.clone_flags();
+    let run = |plan: &mut Plan<'_>, channel| init::run(plan, surroundings, channel);
     // SAFETY: the caller of `Container::create` has promised that this is the only thread.
     let init = unsafe {
-        child::spawn(namespaces.clone_flags(), placement.as_ref(), |channel| {
-            init::run(plan, surroundings, channel)
-        })
+        if namespaces.need_stage() {
+            let stage = |plan: &Plan<'_>| init::stage(plan, surroundings);
+            child::spawn_through_stage(flags, placement, &mut plan, stage, run)
+        } else {
+            let run = |channel| run(&mut plan, channel);
+            child::spawn(flags, placement, run).map_err(SpawnError::Kernel)
+        }
     };
-    init.map_err(starting("clone the container's init"))
+    drop(for_children);
+    let init = init.map_err(|error| match error {
+        SpawnError::Stage(failure) => CreateError::Init {
+            message: failure.message,
+            status: failure.status,
+        },
+        SpawnError::Kernel(error) if namespaces.has_user() => {
+            CreateError::Namespace(NamespaceError::User {
+                hint: user_namespaces::what_keeps_one_from_making_one(),
+                source: error,
+            })
+        }
+        SpawnError::Kernel(error) => starting("clone the container's init")(error),
+    })?;
+    if namespaces.has_user()
+        && let Err(error) = let_into_user_namespace(&init, plan.workload(), namespaces, linux)
+    {
+        init.end();
+        return Err(error);
+    }
+    Ok(init)
+}
+
+/// Does for an init that is in another user namespace what it takes the engine's rights for,
+/// and lets it go on.
+fn let_into_user_namespace(
+    init: &Child,
+    workload: &Workload<'_>,
+    namespaces: &Namespaces,
+    linux: &Linux,
+) -> Result<(), CreateError> {
+    if namespaces.has_new(LinuxNamespaceType::User) {
+        let proc = Proc::open().map_err(init_failed)?;
+        id_map::write(&proc, init.pid, linux)?;
+        if !namespaces.need_stage() {
+            let done = workload.use_the_callers_rights(&proc, Some(init.pid));
+            done.map_err(init_failed)?;
+        }
+    }
+    let released = init.channel.release();
+    released.map_err(starting("let the container's init go on"))
+}
+
+fn init_failed(error: InitError) -> CreateError {
+    CreateError::Init {
+        message: super::describe(&error),
+        status: error.exit_status(),
+    }
 }

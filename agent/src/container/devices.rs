@@ -6,14 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstatat, makedev, mknodat};
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, fstatat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use super::config::ConfigError;
 use super::error::{InitError, Step};
-use super::mounts::clean;
+use super::mounts::{attach, clean};
+use super::rootfs::clone_tree;
 use super::safe_path::{self, Kind};
 
 /// A device node to make.
@@ -113,7 +114,9 @@ fn parse(index: usize, device: &LinuxDevice) -> Result<Device, ConfigError> {
     })
 }
 
-/// Makes `devices` below `root`, and the links in `/dev` that go with them.
+/// Makes `devices` below `root`, and the links in `/dev` that go with them. Where none can be
+/// made, in a user namespace, those are bound that the caller has at the same path: with their
+/// owner and mode.
 pub(super) fn make(root: BorrowedFd<'_>, devices: &[Device]) -> Result<(), InitError> {
     let open = |path: &Path| {
         safe_path::open_or_make(root, path, Kind::Directory)
@@ -156,11 +159,16 @@ fn make_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
     let mode = Mode::from_bits_truncate(device.mode);
     match mknodat(directory.as_fd(), name, device.kind, mode, number) {
         Ok(()) => {}
+        Err(Errno::EPERM) => return bind_device(directory, device),
         Err(Errno::EEXIST) => {
             // An image may bring it along. It must be what it claims to be.
             let there = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)
                 .step(|| format!("look at {}", path()))?;
             let kind = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits());
+            // What another container of this image had its device bound to.
+            if kind == SFlag::S_IFREG && there.st_size == 0 && in_user_namespace() {
+                return bind_device(directory, device);
+            }
             if kind != device.kind || (kind != SFlag::S_IFIFO && there.st_rdev != number) {
                 return Err(InitError::NotThatDevice {
                     path: path().to_string(),
@@ -185,6 +193,36 @@ fn make_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
             .step(|| format!("set the mode of {}", path()))?;
     }
     Ok(())
+}
+
+/// Whether this process can make no device in any directory.
+fn in_user_namespace() -> bool {
+    // The first one maps every id to itself.
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Binds the caller's device, if it is what it should be.
+fn bind_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
+    let step = || format!("bind the caller's {}", device.path.display());
+    let tree = clone_tree(&device.path, false).step(step)?;
+    let status = fstat(&tree).step(step)?;
+    let number = makedev(device.major, device.minor);
+    let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
+    if kind != device.kind || status.st_rdev != number {
+        return Err(InitError::NotThatDevice {
+            path: format!("the caller's {}", device.path.display()),
+        });
+    }
+    let name = device.path.file_name().unwrap_or_default();
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = flags | OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
+    match openat(directory, name, made, Mode::from_bits_truncate(0o644)) {
+        Ok(_) | Err(Errno::EEXIST) => {}
+        Err(error) => return Err(error).step(step),
+    }
+    let target = openat(directory, name, flags | OFlag::O_PATH, Mode::empty()).step(step)?;
+    attach(&tree, &target).step(step)
 }
 
 #[cfg(test)]

@@ -41,6 +41,15 @@ pub(super) enum InitError {
     NotDevpts,
     #[error("process.terminal: /dev/console in the container is a symbolic link")]
     ConsoleIsLink,
+    #[error("linux.{field}: the user namespace that the container joins has other mappings")]
+    OtherMappings { field: &'static str },
+    #[error(
+        "process.user.additionalGids can't be set: in this user namespace no groups can (its \
+         setgroups is denied, as it must be where an ordinary user maps its own id alone)"
+    )]
+    GroupsDenied,
+    #[error("the engine is gone")]
+    EngineGone,
     #[error("process.cwd {path:?} is outside the container's root")]
     CwdOutside { path: String },
     #[error("process.capabilities: {name} can't be given, the runtime itself doesn't have it")]

@@ -8,19 +8,20 @@ use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, chroot, fchdir};
+use nix::unistd::{Pid, setsid};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec, State};
 
 use super::affinity::{Affinity, Cpus};
 use super::cgroups::{Cgroup, CgroupError, Placement};
 use super::channel::{Channel, Report, wait_until_readable};
-use super::child;
+use super::child::{self, SpawnError};
 use super::config::{self, ConfigError};
 use super::create::Container;
 use super::error::{InitError, Step};
+use super::id_map;
 use super::namespaces::Others;
 use super::procfs::Proc;
+use super::rootfs::change_root;
 use super::seccomp::{self, ListenerError};
 use super::stdio::Stdio;
 use super::sys;
@@ -29,9 +30,6 @@ use super::workload::Workload;
 
 /// How long it may take to get to the program.
 const EXEC_BOUND: Duration = Duration::from_secs(60);
-
-/// How long a process that was killed may take to be gone.
-const EXIT_BOUND: Duration = Duration::from_secs(10);
 
 /// How a process is started in a container, besides what its `process` says.
 #[derive(Debug)]
@@ -156,9 +154,10 @@ impl Container {
         process: &Process,
         options: ExecOptions<'_>,
     ) -> Result<Executed, ExecError> {
-        config::validate_process(process)?;
         let linux = spec.linux().as_ref();
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
+        config::validate_process(process)?;
+        id_map::validate_user(linux, process)?;
         let mut workload = Workload::new(process, linux)?;
         if workload.has_listener() && options.state.is_none() {
             let problem = "it must be told of the container's state, which the caller doesn't give";
@@ -183,28 +182,41 @@ impl Container {
             Some(cpus) => Some(run_on(cpus)?),
             None => None,
         };
+        let into_user_namespace = container.namespaces.have_user();
+        if into_user_namespace {
+            workload.give_streams(&options.stdio, linux);
+        }
         let for_children = container.namespaces.set_for_children();
         let for_children = for_children.map_err(starting("enter the pid namespace"))?;
+        let run = |workload: &mut Workload<'_>, channel: Channel| {
+            let failed = match set_up(workload, &container, &options, &affinity, &proc, &channel) {
+                Ok(file) => workload.exec(&file),
+                Err(error) => error,
+            };
+            channel.give_up(&failed)
+        };
         // SAFETY: the caller has promised that this is the only thread.
         let child = unsafe {
-            child::spawn(0, cgroup.as_ref(), |channel| {
-                let ready = set_up(
-                    &mut workload,
-                    &container,
-                    &options,
-                    &affinity,
-                    &proc,
-                    &channel,
-                );
-                let failed = match ready {
-                    Ok(file) => workload.exec(&file),
-                    Err(error) => error,
-                };
-                channel.give_up(&failed)
-            })
+            if into_user_namespace {
+                let stage = |workload: &Workload<'_>| stage(workload, &container, &options, &proc);
+                child::spawn_through_stage(0, cgroup.as_ref(), &mut workload, stage, run)
+            } else {
+                let run = |channel| run(&mut workload, channel);
+                child::spawn(0, cgroup.as_ref(), run).map_err(SpawnError::Kernel)
+            }
         };
         drop((for_children, own_cpus));
-        let child = child.map_err(starting("clone a process"))?;
+        let child = child.map_err(|error| match error {
+            SpawnError::Kernel(error) => starting("clone a process")(error),
+            SpawnError::Stage(failure) => ExecError::Process {
+                message: failure.message,
+                status: failure.status,
+            },
+        })?;
+        if into_user_namespace && let Err(error) = child.channel.release() {
+            child.end();
+            return Err(starting("let the process go on")(error));
+        }
         let filtered = |listener: &OwnedFd| match (linux.seccomp(), &options.state) {
             (Some(seccomp), Some(state)) => {
                 seccomp::tell(seccomp, listener, child.pid.as_raw(), state.clone())
@@ -218,7 +230,7 @@ impl Container {
                 terminal,
             }),
             Err(error) => {
-                end(&child.pidfd);
+                child.end();
                 Err(error)
             }
         }
@@ -275,6 +287,18 @@ struct Enterable<'a> {
     root: Option<OwnedFd>,
 }
 
+/// What is done before the process is cloned, if the container has a user namespace.
+fn stage(
+    workload: &Workload<'_>,
+    container: &Enterable<'_>,
+    options: &ExecOptions<'_>,
+    proc: &Proc,
+) -> Result<(), InitError> {
+    workload.use_the_callers_rights(proc, None)?;
+    workload.leave_the_engine(&options.stdio)?;
+    container.namespaces.enter_as_stage()
+}
+
 /// Everything up to the exec. Returns the file to exec.
 fn set_up(
     workload: &mut Workload<'_>,
@@ -284,14 +308,21 @@ fn set_up(
     proc: &Proc,
     engine: &Channel,
 ) -> Result<CString, InitError> {
-    workload.leave_the_engine(&options.stdio, proc)?;
+    if container.namespaces.have_user() {
+        if !engine.wait_for_release().step(|| "hear from the engine")? {
+            return Err(InitError::EngineGone);
+        }
+        setsid().step(|| "start a session")?;
+    } else {
+        workload.adjust_oom_score(proc, None)?;
+        workload.leave_the_engine(&options.stdio)?;
+        container.namespaces.enter()?;
+    }
     if let Some(cpus) = &affinity.last {
         cpus.set().step(|| "set process.execCPUAffinity.final")?;
     }
-    container.namespaces.enter()?;
     if let Some(root) = &container.root {
-        fchdir(root).step(|| "change to the container's root")?;
-        chroot(".").step(|| "make the container's root this process's")?;
+        change_root(root)?;
     }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     if workload.has_terminal() {
@@ -371,15 +402,5 @@ fn heard_of_exec(
             Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(ExecError::TimedOut),
             Err(error) => return Err(starting("hear from the process")(error)),
         }
-    }
-}
-
-/// Kills a child of this process and reaps it.
-fn end(pidfd: &OwnedFd) {
-    // That it has ended already is fine.
-    let _ = sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-    if matches!(wait_until_readable(pidfd.as_fd(), EXIT_BOUND), Ok(true)) {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        let _ = waitid(Id::PIDFd(pidfd.as_fd()), flags);
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::sethostname;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use nix::unistd::{sethostname, setsid};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use super::cgroup_mount::View;
 use super::cgroups::Cgroup;
@@ -22,15 +22,18 @@ use super::hooks::{HookError, Hooks};
 use super::mounts::{self, Mount};
 use super::namespaces::Namespaces;
 use super::procfs::Proc;
-use super::rootfs::{Propagation, Rootfs};
+use super::rootfs::{self, Propagation, Rootfs, clone_tree_for_another};
 use super::safe_path::{self, Kind};
 use super::terminal::Terminal;
 use super::workload::{UMASK, Workload};
-use super::{devices, masked, network, sys, sysctl};
+use super::{devices, id_map, masked, network, sys, sysctl, user};
 
 /// A configuration, understood: what the init goes by.
 pub(super) struct Plan<'a> {
     root: &'a Path,
+    /// The root's mount, if the engine has cloned it.
+    tree: Option<OwnedFd>,
+    linux: &'a Linux,
     readonly_root: bool,
     propagation: Propagation,
     mounts: Vec<Mount>,
@@ -64,6 +67,8 @@ impl<'a> Plan<'a> {
         }
         Ok(Plan {
             root: root.path(),
+            tree: None,
+            linux,
             readonly_root: root.readonly() == Some(true),
             propagation: Propagation::parse(propagation).unwrap_or_default(),
             mounts,
@@ -89,6 +94,21 @@ impl Plan<'_> {
         self.root
     }
 
+    /// What becomes the container's first process.
+    pub(super) fn workload(&self) -> &Workload<'_> {
+        &self.workload
+    }
+
+    /// The engine: opens what the root of a user namespace may have no right to.
+    pub(super) fn open_sources(&mut self) -> Result<(), InitError> {
+        self.tree = clone_tree_for_another(self.root, true)
+            .step(|| format!("bind root.path {}", self.root.display()))?;
+        for mount in &mut self.mounts {
+            mount.open_source()?;
+        }
+        Ok(())
+    }
+
     /// `process.terminal`.
     pub(super) fn has_terminal(&self) -> bool {
         self.workload.has_terminal()
@@ -112,9 +132,9 @@ struct Prepared {
 }
 
 /// The whole life of the init. Returns, with an exit status, only if it fails.
-pub(super) fn run(mut plan: Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel) -> i32 {
+pub(super) fn run(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel) -> i32 {
     let mut listener = engine;
-    let failed = match set_up(&mut plan, surroundings, &listener) {
+    let failed = match set_up(plan, surroundings, &listener) {
         Err(error) => error,
         Ok(Prepared { file, terminal }) => {
             match wait_for_start(listener, terminal, surroundings.options.gate.as_ref()) {
@@ -155,6 +175,45 @@ fn wait_for_start(
     }
 }
 
+/// What is done before the init of a container that needs one is cloned
+/// ([`Namespaces::need_stage`]).
+pub(super) fn stage(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Result<(), InitError> {
+    let proc = Proc::open()?;
+    let options = surroundings.options;
+    plan.workload.use_the_callers_rights(&proc, None)?;
+    plan.workload.leave_the_engine(&options.stdio)?;
+    surroundings.namespaces.enter_as_stage()?;
+    match surroundings.namespaces.has_new(LinuxNamespaceType::User) {
+        true => Ok(()),
+        false => id_map::check_joined(&proc, plan.linux),
+    }
+}
+
+/// The first steps, up to being in the container's user namespace.
+fn leave_the_engine(
+    plan: &Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    proc: &Proc,
+    engine: &Channel,
+) -> Result<(), InitError> {
+    let namespaces = surroundings.namespaces;
+    let stdio = &surroundings.options.stdio;
+    if !namespaces.has_user() {
+        plan.workload.adjust_oom_score(proc, None)?;
+        return plan.workload.leave_the_engine(stdio);
+    }
+    // Until the ids are mapped there is nobody that one could be.
+    if !engine.wait_for_release().step(|| "hear from the engine")? {
+        return Err(InitError::EngineGone);
+    }
+    namespaces.enter_time()?;
+    user::become_root()?;
+    match namespaces.need_stage() {
+        true => setsid().map(drop).step(|| "start a session"),
+        false => plan.workload.leave_the_engine(stdio),
+    }
+}
+
 /// Everything up to the exec.
 fn set_up(
     plan: &mut Plan<'_>,
@@ -163,7 +222,7 @@ fn set_up(
 ) -> Result<Prepared, InitError> {
     let options = surroundings.options;
     let proc = Proc::open()?;
-    plan.workload.leave_the_engine(&options.stdio, &proc)?;
+    leave_the_engine(plan, surroundings, &proc, engine)?;
     let namespaces = surroundings.namespaces;
     namespaces.enter()?;
     if namespaces.has_new(LinuxNamespaceType::Network) {
@@ -172,11 +231,21 @@ fn set_up(
     // By the caller's /proc, which is out of the container's reach.
     sysctl::write(proc.as_fd(), &plan.sysctl)?;
 
-    let (root, terminal) = assemble_root(plan, surroundings)?;
-    if let Some(hooks) = surroundings.hooks {
-        run_create_hooks(hooks, engine)?;
-    }
-    root.enter(plan.readonly_root, options.no_pivot)?;
+    let run_hooks = || match surroundings.hooks {
+        Some(hooks) => run_create_hooks(hooks, engine),
+        None => Ok(()),
+    };
+    let terminal = if namespaces.has_new(LinuxNamespaceType::Mount) {
+        let (root, terminal) = assemble_root(plan, surroundings)?;
+        run_hooks()?;
+        root.enter(plan.readonly_root, options.no_pivot)?;
+        terminal
+    } else {
+        let (root, terminal) = open_directory(plan)?;
+        run_hooks()?;
+        rootfs::change_root(&root)?;
+        terminal
+    };
     let terminal = match terminal {
         Some(terminal) => Some(terminal.become_controlling()?),
         None => None,
@@ -196,7 +265,7 @@ fn run_create_hooks(hooks: &Hooks<'_>, engine: &Channel) -> Result<(), InitError
         let step = || "let the engine run hooks";
         engine.report(&Report::RuntimeHooks).step(step)?;
         if !engine.wait_for_release().step(step)? {
-            return Err(Errno::EPIPE).step(step);
+            return Err(InitError::EngineGone);
         }
     }
     if let Some(limit) = hooks.create_container_limit() {
@@ -223,11 +292,11 @@ fn run_start_hooks(hooks: Option<&Hooks<'_>>, starter: &Channel) -> Result<(), H
 /// Mounts all that there is to be in the container, while the caller's files are still there,
 /// and makes its terminal.
 fn assemble_root(
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     surroundings: &Surroundings<'_>,
 ) -> Result<(Rootfs, Option<Terminal>), InitError> {
     umask(Mode::empty());
-    let mut root = Rootfs::attach(plan.root, plan.propagation)?;
+    let mut root = Rootfs::attach(plan.root, plan.propagation, plan.tree.take())?;
     let view = View {
         cgroup: surroundings.cgroup,
         has_namespace: surroundings.namespaces.has_new(LinuxNamespaceType::Cgroup),
@@ -244,13 +313,31 @@ fn assemble_root(
     if let Some(terminal) = &terminal {
         terminal.bind_console(root.fd())?;
     }
-    let cwd = plan.workload.cwd();
-    if cwd != Path::new("/") {
-        safe_path::open_or_make(root.fd(), &mounts::clean(cwd), Kind::Directory)
-            .step(|| format!("make process.cwd {}", cwd.display()))?;
-    }
+    make_cwd(plan, root.fd())?;
     masked::make_readonly(root.fd(), plan.readonly_paths)?;
     masked::mask(root.fd(), plan.masked_paths)?;
+    Ok((root, terminal))
+}
+
+fn make_cwd(plan: &Plan<'_>, root: BorrowedFd<'_>) -> Result<(), InitError> {
+    let cwd = plan.workload.cwd();
+    if cwd == Path::new("/") {
+        return Ok(());
+    }
+    safe_path::open_or_make(root, &mounts::clean(cwd), Kind::Directory)
+        .map(drop)
+        .step(|| format!("make process.cwd {}", cwd.display()))
+}
+
+/// The root of a container without a mount namespace of its own: a directory as it is, in which
+/// nothing is mounted or made but the working directory.
+fn open_directory(plan: &Plan<'_>) -> Result<(OwnedFd, Option<Terminal>), InitError> {
+    umask(Mode::empty());
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open(plan.root, flags, Mode::empty())
+        .step(|| format!("open root.path {}", plan.root.display()))?;
+    let terminal = plan.workload.make_terminal(root.as_fd())?;
+    make_cwd(plan, root.as_fd())?;
     Ok((root, terminal))
 }
 

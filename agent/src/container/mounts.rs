@@ -7,21 +7,22 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use libc::MOUNT_ATTR_RDONLY;
+use libc::{MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY};
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, XattrFlags, statx};
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, XattrFlags, statx};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
-    fspick, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick,
+    move_mount,
 };
 
 use super::cgroup_mount::View;
 use super::config::ConfigError;
 use super::copy_up::copy_up;
 use super::mount_options::MountOptions;
+use super::rootfs::{clone_tree, clone_tree_for_another};
 use super::safe_path::{self, Kind};
 use super::sys::{MountAttributes, mount_setattr};
 
@@ -92,6 +93,8 @@ pub(super) struct Mount {
     options: MountOptions,
     /// The SELinux label of its root, for a file system that isn't labelled as a whole.
     root_label: Option<String>,
+    /// The source of a bind mount, if the engine has opened it.
+    tree: Option<OwnedFd>,
 }
 
 impl Mount {
@@ -153,7 +156,23 @@ impl Mount {
             },
             options,
             root_label: None,
+            tree: None,
         })
+    }
+
+    /// The engine: opens the source of a bind mount, for an init that may have no right to it.
+    pub(super) fn open_source(&mut self) -> Result<(), MountError> {
+        if let Some(recursive) = self.options.bind
+            && !self.options.remount
+        {
+            self.tree =
+                clone_tree_for_another(&self.source, recursive).map_err(|e| MountError {
+                    index: self.index,
+                    destination: self.destination.clone(),
+                    problem: step(format!("bind {}", self.source.display()))(e),
+                })?;
+        }
+        Ok(())
     }
 
     /// Gives it `linux.mountLabel`, if it is of a file system that runc labels.
@@ -198,7 +217,10 @@ impl Mount {
             return self.remount(root).map(|()| None);
         }
         if let Some(recursive) = self.options.bind {
-            let tree = self.clone_tree(&self.source, recursive)?;
+            let tree = match &self.tree {
+                Some(tree) => tree.try_clone().map_err(step("duplicate the source"))?,
+                None => self.clone_tree(&self.source, recursive)?,
+            };
             let target = self.target(root, Some(&tree))?;
             self.set_attributes(&tree, self.options.attributes)?;
             attach(&tree, &target).map_err(step("attach it"))?;
@@ -224,11 +246,7 @@ impl Mount {
     }
 
     fn clone_tree(&self, source: &Path, recursive: bool) -> Result<OwnedFd, Problem> {
-        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        if recursive {
-            flags |= OpenTreeFlags::AT_RECURSIVE;
-        }
-        open_tree(CWD, source, flags).map_err(step(format!("bind {}", source.display())))
+        clone_tree(source, recursive).map_err(step(format!("bind {}", source.display())))
     }
 
     /// Changes what is mounted at the destination: its options, and the parameters of its file
@@ -318,7 +336,7 @@ impl Mount {
     fn set_attributes(&self, mount: &OwnedFd, attributes: MountAttributes) -> Result<(), Problem> {
         for (attributes, recursive) in [(self.options.recursive, true), (attributes, false)] {
             if attributes != MountAttributes::default() {
-                mount_setattr(mount, attributes, recursive).map_err(step("set its options"))?;
+                set_unlocked(mount, attributes, recursive).map_err(step("set its options"))?;
             }
         }
         Ok(())
@@ -364,6 +382,22 @@ impl Mount {
         }
         Ok(target)
     }
+}
+
+/// Sets attributes of a mount. Those that a user namespace above holds set stay so.
+fn set_unlocked(mount: &OwnedFd, attributes: MountAttributes, recursive: bool) -> io::Result<()> {
+    let kept = match mount_setattr(mount, attributes, recursive) {
+        Err(e) if e.raw_os_error() == Some(libc::EPERM) && attributes.clear != 0 => {
+            MountAttributes {
+                // Times are one field, of which a value can't be set without clearing.
+                set: attributes.set & !MOUNT_ATTR__ATIME,
+                clear: 0,
+                ..attributes
+            }
+        }
+        other => return other,
+    };
+    mount_setattr(mount, kept, recursive)
 }
 
 /// Attaches a detached mount to what `target` has open.

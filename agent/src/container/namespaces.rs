@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::fstatat;
+use nix::sys::stat::{fstat, fstatat, stat};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
@@ -51,6 +51,14 @@ pub enum NamespaceError {
         /// The kernel's reason.
         source: io::Error,
     },
+    /// A process can't be made in a user namespace.
+    #[error("can't make a process in the container's user namespace{hint}")]
+    User {
+        /// What the host's settings say to it.
+        hint: String,
+        /// The kernel's reason.
+        source: io::Error,
+    },
     /// A time namespace can't be made, or not with `linux.timeOffsets`.
     #[error("can't {step}")]
     Time {
@@ -59,6 +67,11 @@ pub enum NamespaceError {
         /// The kernel's reason.
         source: io::Error,
     },
+}
+
+fn is_own_user(file: &File) -> bool {
+    let (file, own) = (fstat(file), stat("/proc/self/ns/user"));
+    matches!((file, own), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
 /// The `CLONE_NEW*` of a kind.
@@ -88,6 +101,8 @@ impl Namespaces {
                 .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
                 .open(&path);
             match file {
+                // One can't enter one's own again.
+                Ok(file) if kind == LinuxNamespaceType::User && is_own_user(&file) => {}
                 Ok(file) => joined.push(Joined { kind, path, file }),
                 Err(source) => return Err(NamespaceError::Join { kind, path, source }),
             }
@@ -104,6 +119,22 @@ impl Namespaces {
         self.new.contains(flag(kind))
     }
 
+    /// Whether there is a user namespace that isn't the caller's.
+    pub(super) fn has_user(&self) -> bool {
+        self.has_new(LinuxNamespaceType::User) || self.joins(LinuxNamespaceType::User)
+    }
+
+    fn joins(&self, kind: LinuxNamespaceType) -> bool {
+        self.joined.iter().any(|joined| joined.kind == kind)
+    }
+
+    /// Whether the init has to be cloned from a stage ([`Namespaces::enter_as_stage`]): in a
+    /// user namespace that is joined, or by one who has joined what the root of a new one has
+    /// no right to.
+    pub(super) fn need_stage(&self) -> bool {
+        self.has_user() && !self.joined.is_empty()
+    }
+
     /// Those that the init is cloned into.
     pub(super) fn clone_flags(&self) -> u64 {
         // The root of a new cgroup namespace is the cgroup of the process that asks for it,
@@ -114,9 +145,13 @@ impl Namespaces {
     }
 
     /// The engine, around the clone: a pid namespace that one joins, and a time namespace that
-    /// one makes, are for the children that one has from then on.
+    /// one makes, are for the children that one has from then on. With a stage there is nothing
+    /// to do here.
     pub(super) fn set_for_children(&self) -> Result<ForChildren, NamespaceError> {
         let mut changed = ForChildren { own: Vec::new() };
+        if self.need_stage() {
+            return Ok(changed);
+        }
         let pid = self.joined.iter();
         if let Some(pid) = pid.clone().find(|j| j.kind == LinuxNamespaceType::Pid) {
             let failed = |source: io::Error| NamespaceError::Join {
@@ -128,32 +163,72 @@ impl Namespaces {
             setns(&pid.file, CloneFlags::CLONE_NEWPID).map_err(|e| failed(e.into()))?;
             changed.own.push((own, CloneFlags::CLONE_NEWPID));
         }
-        if self.has_new(LinuxNamespaceType::Time) {
-            let failed = |step| move |source| NamespaceError::Time { step, source };
+        // The new user namespace's root makes its own.
+        if self.has_new(LinuxNamespaceType::Time) && !self.has_new(LinuxNamespaceType::User) {
+            let failed = |step, source| NamespaceError::Time { step, source };
             let own = File::open("/proc/self/ns/time")
-                .map_err(failed("open this process's time namespace"))?;
-            unshare(NEW_TIME).map_err(|e| failed("make a time namespace")(e.into()))?;
+                .map_err(|e| failed("open this process's time namespace", e))?;
             changed.own.push((own, NEW_TIME));
-            if !self.time_offsets.is_empty() {
-                fs::write("/proc/self/timens_offsets", &self.time_offsets)
-                    .map_err(failed("set linux.timeOffsets"))?;
-            }
+            self.make_time().map_err(|(step, e)| failed(step, e))?;
         }
         Ok(changed)
     }
 
+    /// Makes a time namespace for the children that this process has from then on.
+    fn make_time(&self) -> Result<(), (&'static str, io::Error)> {
+        unshare(NEW_TIME).map_err(|e| ("make a time namespace", e.into()))?;
+        if self.time_offsets.is_empty() {
+            return Ok(());
+        }
+        fs::write("/proc/self/timens_offsets", &self.time_offsets)
+            .map_err(|e| ("set linux.timeOffsets", e))
+    }
+
+    /// The stage: enters those that the init is cloned from.
+    pub(super) fn enter_as_stage(&self) -> Result<(), InitError> {
+        if self.has_new(LinuxNamespaceType::Time) && !self.has_new(LinuxNamespaceType::User) {
+            self.make_time().or_else(|(step, e)| Err(e).step(|| step))?;
+        }
+        // In a user namespace one has the right to the others that belong to it.
+        let (user, rest): (Vec<&Joined>, Vec<&Joined>) = self
+            .joined
+            .iter()
+            .partition(|joined| joined.kind == LinuxNamespaceType::User);
+        user.into_iter().chain(rest).try_for_each(Joined::enter)
+    }
+
+    /// The root of a new user namespace, while it is still as accessible as the caller: makes
+    /// the time namespace, and enters it.
+    pub(super) fn enter_time(&self) -> Result<(), InitError> {
+        if !self.has_new(LinuxNamespaceType::Time) || !self.has_new(LinuxNamespaceType::User) {
+            return Ok(());
+        }
+        self.make_time().or_else(|(step, e)| Err(e).step(|| step))?;
+        let step = || "enter the new time namespace";
+        let time = File::open("/proc/self/ns/time_for_children").step(step)?;
+        setns(time, NEW_TIME).step(step)
+    }
+
     /// The init: enters what the clone left to do.
     pub(super) fn enter(&self) -> Result<(), InitError> {
-        for Joined { kind, path, file } in &self.joined {
-            if *kind != LinuxNamespaceType::Pid {
-                setns(file, flag(*kind))
-                    .step(|| format!("join the {kind} namespace of {}", path.display()))?;
-            }
+        if !self.need_stage() {
+            let mut joined = self.joined.iter();
+            joined.try_for_each(|joined| match joined.kind {
+                LinuxNamespaceType::Pid => Ok(()),
+                _ => joined.enter(),
+            })?;
         }
         if self.has_new(LinuxNamespaceType::Cgroup) {
             unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace")?;
         }
         Ok(())
+    }
+}
+
+impl Joined {
+    fn enter(&self) -> Result<(), InitError> {
+        let Joined { kind, path, file } = self;
+        setns(file, flag(*kind)).step(|| format!("join the {kind} namespace of {}", path.display()))
     }
 }
 
@@ -199,10 +274,11 @@ impl<'a> Others<'a> {
         Ok(Others { process, kinds })
     }
 
-    /// The engine, around the clone: as [`Namespaces::set_for_children`].
+    /// The engine, around the clone: as [`Namespaces::set_for_children`]. A user namespace needs
+    /// a stage.
     pub(super) fn set_for_children(&self) -> io::Result<ForChildren> {
         let mut changed = ForChildren { own: Vec::new() };
-        if self.kinds.contains(CloneFlags::CLONE_NEWPID) {
+        if self.kinds.contains(CloneFlags::CLONE_NEWPID) && !self.have_user() {
             let own = File::open("/proc/self/ns/pid")?;
             setns_of_process(self.process, CloneFlags::CLONE_NEWPID)?;
             changed.own.push((own, CloneFlags::CLONE_NEWPID));
@@ -210,7 +286,17 @@ impl<'a> Others<'a> {
         Ok(changed)
     }
 
-    /// The new process: enters the others.
+    /// Whether its user namespace is among them.
+    pub(super) fn have_user(&self) -> bool {
+        self.kinds.contains(CloneFlags::CLONE_NEWUSER)
+    }
+
+    /// The stage: enters all of them, the pid namespace for its children.
+    pub(super) fn enter_as_stage(&self) -> Result<(), InitError> {
+        setns_of_process(self.process, self.kinds).step(|| "enter the container's namespaces")
+    }
+
+    /// The new process, without a stage: enters the others.
     pub(super) fn enter(&self) -> Result<(), InitError> {
         let rest = self.kinds - CloneFlags::CLONE_NEWPID;
         if rest.is_empty() {

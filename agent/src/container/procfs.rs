@@ -1,7 +1,7 @@
 //! The caller's `/proc`, opened before the container's can be in its place.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
@@ -27,12 +27,30 @@ impl Proc {
 
     /// Writes to a file in it. What is mounted over it isn't written to.
     pub(super) fn write(&self, path: &str, value: &str) -> Result<(), InitError> {
-        let step = || format!("write {value} to /proc/{path}");
-        let mut file = self.open_file(path, OFlag::O_WRONLY).step(step)?;
-        if !is_proc(&file).step(step)? {
-            return Err(InitError::NotProc);
+        self.write_file(path, value)
+            .step(|| format!("write {value} to /proc/{path}"))
+    }
+
+    /// As [`Proc::write`], with the kernel's error alone.
+    pub(super) fn write_file(&self, path: &str, value: &str) -> io::Result<()> {
+        self.own_file(path, OFlag::O_WRONLY)?
+            .write_all(value.as_bytes())
+    }
+
+    /// Reads a file in it. What is mounted over it isn't read.
+    pub(super) fn read(&self, path: &str) -> io::Result<String> {
+        let mut text = String::new();
+        self.own_file(path, OFlag::O_RDONLY)?
+            .read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    fn own_file(&self, path: &str, flags: OFlag) -> io::Result<File> {
+        let file = self.open_file(path, flags)?;
+        match is_proc(&file)? {
+            true => Ok(file),
+            false => Err(io::Error::other("it isn't a file of a proc file system")),
         }
-        file.write_all(value.as_bytes()).step(step)
     }
 
     /// Writes one of the attributes by which security modules know this thread

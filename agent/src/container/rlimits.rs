@@ -53,6 +53,29 @@ pub(super) fn validate(rlimits: &[PosixRlimit]) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Raises the hard limits of a process (0 is this one) that are lower than asked for. In a user
+/// namespace nobody has the right to.
+pub(super) fn raise(pid: libc::pid_t, rlimits: &[PosixRlimit]) -> Result<(), InitError> {
+    for limit in rlimits {
+        let step = || format!("raise {} to {}", limit.typ(), limit.hard());
+        let mut value = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        let kind = resource(limit.typ());
+        // SAFETY: `value` is valid for the call.
+        let got = unsafe { libc::prlimit(pid, kind, std::ptr::null(), &raw mut value) };
+        nix::errno::Errno::result(got).step(step)?;
+        if value.rlim_max < limit.hard() {
+            value.rlim_max = limit.hard();
+            // SAFETY: as before.
+            let set = unsafe { libc::prlimit(pid, kind, &raw const value, std::ptr::null_mut()) };
+            nix::errno::Errno::result(set).step(step)?;
+        }
+    }
+    Ok(())
+}
+
 /// Sets the limits of this process.
 pub(super) fn set(rlimits: &[PosixRlimit]) -> Result<(), InitError> {
     for limit in rlimits {

@@ -1,6 +1,7 @@
 //! The container's root file system.
 
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -55,8 +56,13 @@ pub(super) struct Rootfs {
 
 impl Rootfs {
     /// Cuts this mount namespace off from the one it is a copy of, and puts a mount of its
-    /// own where `path` is.
-    pub(super) fn attach(path: &Path, propagation: Propagation) -> Result<Self, InitError> {
+    /// own where `path` is; or `tree`, if the engine has cloned it, over the old root: `path`
+    /// may be out of the reach of a user namespace's root.
+    pub(super) fn attach(
+        path: &Path,
+        propagation: Propagation,
+        tree: Option<OwnedFd>,
+    ) -> Result<Self, InitError> {
         let all = match propagation {
             // Bind mounts in the container can then be in a peer group with the caller's.
             Propagation::Shared => MsFlags::MS_SHARED,
@@ -65,23 +71,38 @@ impl Rootfs {
         };
         change_propagation(Path::new("/"), all | MsFlags::MS_REC)
             .step(|| "set the propagation of mounts")?;
+        let at = match tree {
+            Some(_) => Path::new("/"),
+            None => path,
+        };
         if propagation == Propagation::Shared {
-            make_mount_above_private(path)?;
+            make_mount_above_private(at)?;
         }
-        let mount = open_tree(
-            CWD,
-            path,
-            OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_RECURSIVE,
-        )
-        .step(|| format!("bind root.path {}", path.display()))?;
+        let mount = match tree {
+            Some(tree) => {
+                let step = || "set the propagation of the root's mounts";
+                let set = |propagation, recursive| {
+                    let attributes = MountAttributes {
+                        propagation,
+                        ..Default::default()
+                    };
+                    mount_setattr(&tree, attributes, recursive)
+                };
+                set(all.bits(), true).step(step)?;
+                if propagation == Propagation::Shared {
+                    // pivot_root refuses a shared one. It is made so in the end.
+                    set(libc::MS_PRIVATE, false).step(step)?;
+                }
+                tree
+            }
+            None => clone_tree(path, true).step(|| format!("bind root.path {}", path.display()))?,
+        };
         let target = open(
-            path,
+            at,
             OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
             Mode::empty(),
         )
-        .step(|| format!("open root.path {}", path.display()))?;
+        .step(|| format!("open {}", at.display()))?;
         attach(&mount, target).step(|| "attach the root mount")?;
         Ok(Rootfs {
             mount,
@@ -166,9 +187,41 @@ impl Rootfs {
         let old_root = open("/", flags, Mode::empty()).step(|| "open the old root")?;
         fchdir(&self.mount).step(|| "change to the container's root")?;
         attach(&self.mount, old_root).step(|| "move the container's root over the old one")?;
-        chroot(".").step(|| "change to the container's root")?;
-        chdir("/").step(|| "change to the new root")
+        change_root(&self.mount)
     }
+}
+
+/// Makes a directory the root of this process, and its working directory.
+pub(super) fn change_root(directory: &OwnedFd) -> Result<(), InitError> {
+    fchdir(directory).step(|| "change to the container's root")?;
+    chroot(".").step(|| "make the container's root this process's")?;
+    chdir("/").step(|| "change to the new root")
+}
+
+/// A copy of the mount at `path`, with those below it if `recursive`, attached nowhere.
+pub(super) fn clone_tree(path: &Path, recursive: bool) -> rustix::io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags)
+}
+
+/// The engine: as [`clone_tree`], with its own rights, for an init that loses them in a user
+/// namespace. `None` for an ordinary user, who can't do that: but their containers' root is
+/// themselves.
+pub(super) fn clone_tree_for_another(path: &Path, recursive: bool) -> io::Result<Option<OwnedFd>> {
+    let tree = match clone_tree(path, recursive) {
+        Err(rustix::io::Errno::PERM) => return Ok(None),
+        other => other?,
+    };
+    // Nothing that is mounted in the container may appear in the caller's namespace.
+    let slave = MountAttributes {
+        propagation: libc::MS_SLAVE,
+        ..Default::default()
+    };
+    mount_setattr(&tree, slave, true)?;
+    Ok(Some(tree))
 }
 
 /// Where whole proc and sys file systems are mounted. As long as one is in a mount namespace,

@@ -33,6 +33,13 @@ impl Stdio {
         })
     }
 
+    /// Gives them to `user`, where that takes rights that their process won't have.
+    pub(super) fn give_to(&self, user: Uid) {
+        for fd in [&self.stdin, &self.stdout, &self.stderr] {
+            give(fd.as_fd(), user);
+        }
+    }
+
     /// Makes them this process's descriptors 0 to 2.
     pub(super) fn install(&self) -> nix::Result<()> {
         install([&self.stdin, &self.stdout, &self.stderr])
@@ -66,17 +73,20 @@ pub(super) fn install(streams: [&OwnedFd; 3]) -> nix::Result<()> {
 pub(super) fn give_to(user: Uid) {
     for fd in 0..=2 {
         // SAFETY: the standard streams are open, and stay so.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let Ok(status) = fstat(fd) else { continue };
-        let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
-        let null = kind == SFlag::S_IFCHR && status.st_rdev == makedev(1, 3);
-        let only_read = || {
-            let flags = fcntl(fd, FcntlArg::F_GETFL).unwrap_or(0);
-            flags & libc::O_ACCMODE == libc::O_RDONLY
-        };
-        let stays = null || (kind == SFlag::S_IFREG && only_read());
-        if status.st_uid != user.as_raw() && !stays {
-            let _ = fchown(fd, Some(user), None);
-        }
+        give(unsafe { BorrowedFd::borrow_raw(fd) }, user);
+    }
+}
+
+fn give(fd: BorrowedFd<'_>, user: Uid) {
+    let Ok(status) = fstat(fd) else { return };
+    let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
+    let null = kind == SFlag::S_IFCHR && status.st_rdev == makedev(1, 3);
+    let only_read = || {
+        let flags = fcntl(fd, FcntlArg::F_GETFL).unwrap_or(0);
+        flags & libc::O_ACCMODE == libc::O_RDONLY
+    };
+    let stays = null || (kind == SFlag::S_IFREG && only_read());
+    if status.st_uid != user.as_raw() && !stays {
+        let _ = fchown(fd, Some(user), None);
     }
 }

@@ -6,9 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use oci_spec::runtime::User;
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
-    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, capabilities, set_keep_capabilities, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
 };
 
 use super::error::{InitError, Step};
@@ -28,10 +30,32 @@ pub(super) fn become_user(user: &User) -> Result<(), InitError> {
         .flatten()
         .map(|gid| Gid::from_raw(*gid))
         .collect();
-    set_thread_groups(&groups).step(|| "set process.user.additionalGids")?;
+    match set_thread_groups(&groups) {
+        // In a user namespace that an ordinary user has made, nobody can leave groups: it could
+        // get around the rights that a file denies to one.
+        Err(Errno::PERM) if may_set_groups() => {
+            if !groups.is_empty() {
+                return Err(InitError::GroupsDenied);
+            }
+        }
+        other => other.step(|| "set process.user.additionalGids")?,
+    }
     let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
     set_thread_res_gid(gid, gid, gid).step(|| format!("become group {}", user.gid()))?;
     set_thread_res_uid(uid, uid, uid).step(|| format!("become user {}", user.uid()))
+}
+
+/// Whether this process has the right to set groups, as far as that is its own.
+fn may_set_groups() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETGID))
+}
+
+/// Becomes the root of a user namespace that this process has just come into.
+pub(super) fn become_root() -> Result<(), InitError> {
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
+        .step(|| "become the root group of the user namespace")?;
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
+        .step(|| "become the root of the user namespace")
 }
 
 /// The home directory of `uid` by the container's `/etc/passwd`, or `/`.

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::prctl::{set_dumpable, set_no_new_privs};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Uid, setsid};
+use nix::unistd::{Pid, Uid, setsid};
 use oci_spec::runtime::{Linux, LinuxMemoryPolicy, LinuxPersonality, Process};
 use rustix::thread::CapabilitySet;
 
@@ -22,7 +22,8 @@ use super::seccomp::Filter;
 use super::stdio::{self, Stdio};
 use super::terminal::{self, Terminal};
 use super::{
-    io_priority, keyring, lsm, memory_policy, personality, rlimits, scheduler, signals, sys, user,
+    id_map, io_priority, keyring, lsm, memory_policy, personality, rlimits, scheduler, signals,
+    sys, user,
 };
 
 /// The umask of a process that none is asked for, as runc gives it.
@@ -88,7 +89,7 @@ impl<'a> Workload<'a> {
 
     /// The first steps, in the caller's namespaces: a session, signals and, without a terminal,
     /// streams of its own.
-    pub(super) fn leave_the_engine(&self, stdio: &Stdio, proc: &Proc) -> Result<(), InitError> {
+    pub(super) fn leave_the_engine(&self, stdio: &Stdio) -> Result<(), InitError> {
         signals::reset().step(|| "reset signals")?;
         if !self.has_terminal() {
             stdio.install().step(|| "set the standard streams up")?;
@@ -96,11 +97,40 @@ impl<'a> Workload<'a> {
         setsid().step(|| "start a session")?;
         // Until the exec this is a process of the engine's program, and what it holds is none
         // of the business of whom it meets in namespaces that it joins.
-        set_dumpable(false).step(|| "become undumpable")?;
-        if let Some(adjustment) = self.process.oom_score_adj() {
-            proc.write("self/oom_score_adj", &adjustment.to_string())?;
+        set_dumpable(false).step(|| "become undumpable")
+    }
+
+    /// `process.oomScoreAdj`, for this process or another.
+    pub(super) fn adjust_oom_score(&self, proc: &Proc, pid: Option<Pid>) -> Result<(), InitError> {
+        let Some(adjustment) = self.process.oom_score_adj() else {
+            return Ok(());
+        };
+        let value = adjustment.to_string();
+        match pid {
+            None => proc.write("self/oom_score_adj", &value),
+            Some(pid) => proc.write(&format!("{pid}/oom_score_adj"), &value),
         }
-        Ok(())
+    }
+
+    /// What takes the caller's rights, and those of a user namespace aren't enough for: done
+    /// for this process before it enters one, or for another.
+    pub(super) fn use_the_callers_rights(
+        &self,
+        proc: &Proc,
+        pid: Option<Pid>,
+    ) -> Result<(), InitError> {
+        self.adjust_oom_score(proc, pid)?;
+        let rlimits = self.process.rlimits().as_deref().unwrap_or_default();
+        rlimits::raise(pid.map_or(0, Pid::as_raw), rlimits)
+    }
+
+    /// Gives `stdio` to the user, who is another outside of the container's user namespace.
+    pub(super) fn give_streams(&self, stdio: &Stdio, linux: &Linux) {
+        if !self.has_terminal()
+            && let Some(uid) = id_map::host_uid(linux, self.process.user().uid())
+        {
+            stdio.give_to(Uid::from_raw(uid));
+        }
     }
 
     /// The last steps, in the container's namespaces and root: its limits, user, capabilities

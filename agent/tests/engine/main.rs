@@ -23,6 +23,7 @@ mod process;
 mod scheduling;
 mod seccomp;
 mod terminal;
+mod user_namespaces;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         ("hostile", hostile::TESTS),
         ("cgroup", cgroup::TESTS),
         ("exec", exec::TESTS),
+        ("user_namespaces", user_namespaces::TESTS),
     ];
     let trials = modules
         .into_iter()

@@ -15,8 +15,8 @@ use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
 use crate::container::{
-    devices, hooks, io_priority, memory_policy, namespaces, rlimits, scheduler, seccomp, sysctl,
-    terminal,
+    devices, hooks, id_map, io_priority, memory_policy, namespaces, rlimits, scheduler, seccomp,
+    sysctl, terminal,
 };
 
 /// The kernel's limit on host and domain names, in bytes.
@@ -39,7 +39,9 @@ pub fn validate(spec: &Spec) -> Result<(), ConfigError> {
     if root.path().as_os_str().is_empty() {
         return Err(missing("root.path"));
     }
-    validate_process(spec.process().as_ref().ok_or(missing("process"))?)?;
+    let linux = spec.linux().as_ref().ok_or(missing("linux"))?;
+    let process = spec.process().as_ref().ok_or(missing("process"))?;
+    validate_process(process)?;
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         Mount::parse(index, mount)?;
     }
@@ -52,7 +54,11 @@ pub fn validate(spec: &Spec) -> Result<(), ConfigError> {
     if let Some(list) = spec.hooks() {
         hooks::validate(list)?;
     }
-    linux(spec.linux().as_ref().ok_or(missing("linux"))?)?;
+    validate_linux(linux)?;
+    id_map::validate_user(linux, process)?;
+    if !has_new_namespace(linux, LinuxNamespaceType::Mount) {
+        without_mount_namespace(spec, linux)?;
+    }
     names(spec)
 }
 
@@ -109,7 +115,8 @@ fn version(version: &str) -> Result<(), ConfigError> {
     }
 }
 
-/// Checks everything about `process` that can be checked without touching the system.
+/// Checks everything about `process` that can be checked without touching the system, and
+/// without its container's configuration.
 ///
 /// # Errors
 ///
@@ -171,10 +178,8 @@ pub fn validate_process(process: &Process) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn linux(linux: &Linux) -> Result<(), ConfigError> {
+fn validate_linux(linux: &Linux) -> Result<(), ConfigError> {
     refuse([
-        ("linux.uidMappings", some(linux.uid_mappings())),
-        ("linux.gidMappings", some(linux.gid_mappings())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
         (
             "linux.netDevices",
@@ -196,6 +201,7 @@ fn linux(linux: &Linux) -> Result<(), ConfigError> {
         seccomp::validate(seccomp)?;
     }
     namespace_list(linux)?;
+    id_map::validate(linux)?;
     namespaces::validate_time_offsets(linux)?;
     devices::list(linux.devices().as_deref().unwrap_or_default())?;
     if let Some(value) = linux.rootfs_propagation()
@@ -256,23 +262,6 @@ fn namespace_list(linux: &Linux) -> Result<(), ConfigError> {
             let problem = format!("{path:?} isn't absolute");
             return Err(ConfigError::invalid(format!("{field}.path"), problem));
         }
-        match (kind, path) {
-            (LinuxNamespaceType::User, _) => {
-                let problem = "user namespaces aren't supported yet";
-                return Err(ConfigError::invalid(field, problem));
-            }
-            (LinuxNamespaceType::Mount, Some(_)) => {
-                let problem = "joining a mount namespace isn't supported yet";
-                return Err(ConfigError::invalid(format!("{field}.path"), problem));
-            }
-            _ => {}
-        }
-    }
-    if !has_namespace(linux, LinuxNamespaceType::Mount) {
-        return Err(ConfigError::invalid(
-            "linux.namespaces",
-            "a container without a mount namespace isn't supported yet",
-        ));
     }
     for name in linux.sysctl().iter().flatten().map(|(name, _)| name) {
         let field = || format!("linux.sysctl.{name}");
@@ -289,6 +278,33 @@ fn namespace_list(linux: &Linux) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Refuses what would be mounted, or made for good, in a mount namespace of others.
+fn without_mount_namespace(spec: &Spec, linux: &Linux) -> Result<(), ConfigError> {
+    let readonly = spec.root().as_ref().and_then(|root| root.readonly());
+    for (field, asks) in [
+        ("mounts", some(spec.mounts())),
+        ("root.readonly", readonly == Some(true)),
+        ("linux.maskedPaths", some(linux.masked_paths())),
+        ("linux.readonlyPaths", some(linux.readonly_paths())),
+        ("linux.rootfsPropagation", says(linux.rootfs_propagation())),
+        ("linux.devices", some(linux.devices())),
+    ] {
+        if asks {
+            let problem = "it needs a new mount namespace, which the container lacks";
+            return Err(ConfigError::invalid(field, problem));
+        }
+    }
+    Ok(())
+}
+
+fn has_new_namespace(linux: &Linux, kind: LinuxNamespaceType) -> bool {
+    linux
+        .namespaces()
+        .iter()
+        .flatten()
+        .any(|n| n.typ() == kind && n.path().iter().all(|p| p.as_os_str().is_empty()))
 }
 
 fn has_namespace(linux: &Linux, kind: LinuxNamespaceType) -> bool {
@@ -364,11 +380,8 @@ mod tests {
 
     #[test]
     fn what_is_not_done_yet_is_refused_by_name() {
-        let id_map = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
         for (pointer, value) in [
             ("/vm", json!({"kernel": {"path": "/x"}})),
-            ("/linux/uidMappings", id_map.clone()),
-            ("/linux/gidMappings", id_map),
             ("/linux/intelRdt", json!({"closID": "x"})),
             ("/linux/netDevices", json!({"eth0": {}})),
         ] {
@@ -526,17 +539,17 @@ mod tests {
             (
                 "/linux/namespaces",
                 json!([{"type": "uts"}]),
-                "linux.namespaces: a container without a mount namespace isn't supported yet",
+                "mounts: it needs a new mount namespace, which the container lacks",
             ),
             (
                 "/linux/namespaces",
                 json!([{"type": "mount"}, {"type": "user"}]),
-                "linux.namespaces[1]: user namespaces aren't supported yet",
+                "linux.uidMappings is missing",
             ),
             (
                 "/linux/namespaces",
                 json!([{"type": "mount", "path": "/proc/1/ns/mnt"}]),
-                "linux.namespaces[0].path: joining a mount namespace isn't supported yet",
+                "mounts: it needs a new mount namespace, which the container lacks",
             ),
             (
                 "/linux/namespaces",

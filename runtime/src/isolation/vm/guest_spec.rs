@@ -78,6 +78,13 @@ pub(crate) enum GuestSpecError {
     },
     #[error("{0} isn't supported in a VM yet")]
     Unsupported(&'static str),
+    #[error("linux.namespaces: user namespaces aren't supported in a VM yet")]
+    UserNamespace,
+    #[error(
+        "linux.namespaces: there is no mount namespace, and a VM's container has one; \
+         add {{\"type\": \"mount\"}}"
+    )]
+    NoMountNamespace,
     #[error("linux.namespaces: a VM can't join the {kind} namespace {path}")]
     NamespacePath { kind: String, path: PathBuf },
     #[error(
@@ -168,10 +175,15 @@ fn check_namespaces(spec: &Spec) -> Result<(), GuestSpecError> {
             });
         }
     }
-    if !namespaces
-        .iter()
-        .any(|n| n.typ() == LinuxNamespaceType::Network)
-    {
+    let has = |kind| namespaces.iter().any(|n| n.typ() == kind);
+    // The share belongs to whom it belongs to on the host, not to a user namespace's root.
+    if has(LinuxNamespaceType::User) {
+        return Err(GuestSpecError::UserNamespace);
+    }
+    if !has(LinuxNamespaceType::Mount) {
+        return Err(GuestSpecError::NoMountNamespace);
+    }
+    if !has(LinuxNamespaceType::Network) {
         return Err(GuestSpecError::HostNetwork);
     }
     Ok(())
@@ -283,7 +295,9 @@ mod tests {
                 "ociVersion": "1.0.2",
                 "root": {"path": "rootfs"},
                 "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
-                "linux": {"namespaces": [{"type": "network"}, {"type": "pid"}]},
+                "linux": {
+                    "namespaces": [{"type": "network"}, {"type": "mount"}, {"type": "pid"}],
+                },
             });
             Self { directory, config }
         }
@@ -420,8 +434,17 @@ mod tests {
             scene.refusal(),
             "linux.namespaces: a VM can't join the net namespace /run/netns/x"
         );
-        scene.config["linux"]["namespaces"] = json!([{"type": "pid"}]);
+        scene.config["linux"]["namespaces"] = json!([{"type": "mount"}]);
         assert!(scene.refusal().contains("host's network"));
+        scene.config["linux"]["namespaces"] = json!([{"type": "network"}]);
+        assert!(scene.refusal().contains("there is no mount namespace"));
+        scene.config["linux"]["namespaces"] =
+            json!([{"type": "network"}, {"type": "mount"}, {"type": "user"}]);
+        assert!(
+            scene
+                .refusal()
+                .contains("user namespaces aren't supported in a VM yet")
+        );
         let mut scene = Scene::new();
         scene.config["linux"]["resources"] = json!({"memory": {"swappiness": 3}});
         assert!(scene.refusal().contains("memory.swappiness"));
