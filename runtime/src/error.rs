@@ -27,6 +27,8 @@ pub(crate) enum Error {
     NotInVm(&'static str),
     #[error("exec failed")]
     Exec(#[from] commands::ExecProcessError),
+    #[error(transparent)]
+    Resources(#[from] commands::ResourcesError),
     #[error("unknown signal {0:?}")]
     UnknownSignal(String),
     #[error("{flag} isn't supported yet{reason}")]

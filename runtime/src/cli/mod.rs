@@ -2,7 +2,9 @@
 //! nacre.
 
 mod container;
+mod events;
 mod exec;
+mod update;
 
 use std::path::PathBuf;
 
@@ -11,7 +13,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::isolation::Isolation;
 
 pub(crate) use container::{Container, Create, Delete, Kill, List, Ps, Run};
+pub(crate) use events::Events;
 pub(crate) use exec::Exec;
+pub(crate) use update::{Limit, Update};
 
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.3.0");
 
@@ -111,6 +115,10 @@ pub(crate) enum Command {
     Pause(Container),
     /// Let the processes of a paused container go on
     Resume(Container),
+    /// Change the limits of a container
+    Update(Box<Update>),
+    /// Tell what a container uses, and that it ran out of memory
+    Events(Events),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)

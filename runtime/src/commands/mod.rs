@@ -3,6 +3,7 @@
 mod create;
 mod delete;
 mod doctor;
+mod events;
 mod exec;
 mod features;
 mod kill;
@@ -14,6 +15,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod update;
 
 use std::{
     env,
@@ -33,6 +35,7 @@ use crate::{
 };
 
 pub(crate) use exec::ExecProcessError;
+pub(crate) use update::ResourcesError;
 
 /// The newest version of the OCI runtime spec that nacre knows.
 pub(crate) const OCI_VERSION: &str = "1.3.0";
@@ -47,6 +50,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Ps(arguments) => ps::ps(global, arguments),
         Command::Pause(arguments) => pause::pause(global, arguments),
         Command::Resume(arguments) => pause::resume(global, arguments),
+        Command::Update(arguments) => update::update(global, arguments),
+        Command::Events(arguments) => events::events(global, arguments),
         Command::Start(arguments) => start::start(global, arguments),
         Command::Spec(arguments) => spec::spec(global, arguments),
         Command::Features => features::features(global),

@@ -38,6 +38,12 @@ pub(crate) struct Bytes(pub(crate) u64);
 #[error("{0:?} isn't a size: bytes, or with K, M, G or T at the end")]
 pub(crate) struct NotASize(String);
 
+impl NotASize {
+    pub(crate) fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
 impl FromStr for Bytes {
     type Err = NotASize;
 

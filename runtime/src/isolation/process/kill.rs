@@ -15,10 +15,7 @@ pub(crate) fn kill(found: &Found<'_>, signal: i32, all: bool) -> Result<(), Proc
     if all && let Some(cgroup) = &found.process.cgroup {
         return Ok(cgroup.signal_all(signal)?);
     }
-    let not_running = || ProcessError::NotRunning {
-        id: found.record.id.clone(),
-        status: Status::Stopped,
-    };
+    let not_running = || found.not_running(Status::Stopped);
     let container = found.attach()?.ok_or_else(not_running)?;
     send(&container, signal).map_err(|error| match error.raw_os_error() {
         Some(libc::ESRCH) => not_running(),

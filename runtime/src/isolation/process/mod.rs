@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod descriptors;
 mod error;
+mod events;
 mod exec;
 mod foreground;
 mod hooks;
@@ -15,6 +16,7 @@ mod ps;
 mod run;
 mod start;
 mod terminal;
+mod update;
 
 use std::path::PathBuf;
 
@@ -22,18 +24,20 @@ use nacre_agent::container::{Container, Handle, cgroups::Cgroup};
 
 use crate::{
     id::Id,
-    state::{By, Record, Store, record},
+    state::{By, Record, Status, Store, record},
 };
 
 pub(crate) use create::{Request, create};
 pub(crate) use delete::delete;
 pub(crate) use error::{EXEC_FAILED, ProcessError};
+pub(crate) use events::{Event, stats, watch};
 pub(crate) use exec::{ExecRequest, exec};
 pub(crate) use kill::kill;
 pub(crate) use pause::{pause, resume};
 pub(crate) use ps::{pids, table};
 pub(crate) use run::{How, run};
 pub(crate) use start::start;
+pub(crate) use update::update;
 
 /// A container that a command found.
 #[derive(Debug)]
@@ -53,6 +57,14 @@ impl<'a> Found<'a> {
                 folder: store.folder(id),
             }),
             By::Vm(_) => None,
+        }
+    }
+
+    /// It can't be done what was asked, because the container is so.
+    fn not_running(&self, status: Status) -> ProcessError {
+        ProcessError::NotRunning {
+            id: self.record.id.clone(),
+            status,
         }
     }
 

@@ -8,10 +8,7 @@ use super::{Found, ProcessError};
 pub(crate) fn pause(found: &Found<'_>, status: Status) -> Result<(), ProcessError> {
     match status {
         Status::Created | Status::Running => Ok(found.cgroup("pause")?.freeze()?),
-        status => Err(ProcessError::NotRunning {
-            id: found.record.id.clone(),
-            status,
-        }),
+        status => Err(found.not_running(status)),
     }
 }
 

@@ -1,0 +1,21 @@
+//! `nacre update`.
+
+use oci_spec::runtime::LinuxResources;
+
+use crate::state::Status;
+
+use super::{Found, ProcessError};
+
+/// Changes the limits of a container that hasn't ended.
+pub(crate) fn update(
+    found: &Found<'_>,
+    status: Status,
+    resources: &LinuxResources,
+) -> Result<(), ProcessError> {
+    match status {
+        Status::Created | Status::Running | Status::Paused => {
+            Ok(found.cgroup("update")?.update(resources)?)
+        }
+        Status::Creating | Status::Stopped => Err(found.not_running(status)),
+    }
+}
