@@ -93,17 +93,23 @@ fn a_hook_gets_the_state(case: &Case) {
     let text = logged(case);
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
     assert_eq!(lines.len(), 10, "{text}");
-    let statuses = ["creating", "creating", "creating", "running", "stopped"];
-    for (hook, status) in lines.chunks(2).zip(statuses) {
+    let pid = pid.as_raw();
+    // As the container sees it where the hook is in the container's namespaces.
+    let told = [
+        ("creating", Some(pid)),
+        ("creating", Some(pid)),
+        ("creating", Some(1)),
+        ("running", Some(pid)),
+        ("stopped", None),
+    ];
+    for (hook, (status, pid)) in lines.chunks(2).zip(told) {
         let state: Value = serde_json::from_str(hook[0]).unwrap();
         assert_eq!(state["id"], case.id());
         assert_eq!(state["status"], status, "{text}");
         assert_eq!(state["bundle"], case.directory().to_str().unwrap());
         assert_eq!(state["annotations"]["key"], "value");
         assert!(state["ociVersion"].is_string());
-        if status != "stopped" {
-            assert_eq!(state["pid"], pid.as_raw(), "{text}");
-        }
+        assert_eq!(state["pid"].as_i64(), pid.map(i64::from), "{text}");
     }
     // Only createContainer is in the container's namespaces.
     let where_they_are: Vec<&str> = lines.iter().skip(1).step_by(2).copied().collect();
@@ -143,6 +149,8 @@ fn a_failing_hook_before_the_start(case: &Case) {
             outcome.refused_somehow();
             assert_eq!(outcome.text(), "", "{kind}");
             assert_eq!(case.command(&["list", "-q"]).ok(), "", "{kind}");
+            assert_eq!(logged(case), "poststop\n", "{kind}");
+            fs::remove_file(log(case)).unwrap();
         }
     }
 }
@@ -152,9 +160,11 @@ fn a_failing_hook_at_the_start(case: &Case) {
         "/hooks/startContainer",
         json!({ "path": "/bin/false", "args": ["false"] }),
     );
+    let bundle = with_hook(case, bundle, "poststop", "echo poststop");
     let outcome = case.run(&bundle);
     outcome.refused_somehow();
     assert_eq!(outcome.text(), "");
+    assert_eq!(logged(case), "poststop\n");
 }
 
 /// They are told of, and nothing else: the container is there already, or gone.

@@ -165,6 +165,20 @@ impl CreateError {
             _ => 1,
         }
     }
+
+    /// Whether the container's first process was there already, so that hooks may have been
+    /// run: then the `poststop` ones are due.
+    pub fn had_begun(&self) -> bool {
+        matches!(
+            self,
+            CreateError::Hook(_)
+                | CreateError::Listener(_)
+                | CreateError::Init { .. }
+                | CreateError::OomKilled
+                | CreateError::Died(_)
+                | CreateError::TimedOut(_)
+        )
+    }
 }
 
 /// Why a created container's workload wasn't started.

@@ -87,6 +87,7 @@ impl Made {
         let folder = store.claim(&request.id)?;
         let mut process = process(&spec, request.no_new_keyring);
         let mut record = record(&request.id, directory.clone(), &spec, &process);
+        let mut begun = false;
         let make = || -> Result<Container, ProcessError> {
             // Whoever finds the folder after this process was killed knows what to remove.
             folder.write(&record)?;
@@ -108,7 +109,9 @@ impl Made {
                 no_new_keyring: request.no_new_keyring,
                 ..Options::new(request.id.as_str(), &directory, stdio)
             };
-            let container = Container::create(&spec, options)?;
+            let container =
+                Container::create(&spec, options).inspect_err(|e| begun = e.had_begun())?;
+            begun = true;
             let handle = container.handle();
             process.init = Some(handle.init);
             process.cgroup = handle.cgroup;
@@ -134,6 +137,9 @@ impl Made {
             }),
             Err(error) => {
                 remove(folder);
+                if begun {
+                    hooks::poststop(&record);
+                }
                 Err(error)
             }
         }
@@ -151,6 +157,7 @@ impl Made {
     pub(super) fn undo(self) {
         undo(self.container);
         remove(self.folder);
+        hooks::poststop(&self.record);
     }
 }
 
