@@ -117,8 +117,8 @@ fn place<'a>(value: &'a mut Value, pointer: &str) -> &'a mut Value {
         })
 }
 
-/// A root with busybox and a link for each of its applets.
-fn make_busybox(root: &Path) {
+/// Makes a root with busybox and a link for each of its applets.
+pub fn make_busybox(root: &Path) {
     for directory in ["bin", "dev", "etc", "proc", "sys", "tmp", "root"] {
         fs::create_dir_all(root.join(directory)).unwrap();
     }

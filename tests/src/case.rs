@@ -29,6 +29,8 @@ impl Case {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("nacre-test-{}-{number:03}", std::process::id());
+        // Sockets, and Podman's directories, can't have paths as long as one likes.
+        let name = &name[..name.len().min(16)];
         let directory = std::env::temp_dir().join(format!("{id}-{name}"));
         fs::create_dir(&directory).unwrap();
         for inner in ["root", "tmp"] {

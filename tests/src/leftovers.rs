@@ -108,6 +108,17 @@ pub fn remove_cgroups_named(name: &str) {
     }
 }
 
+/// Removes the cgroups, of whatever hierarchy, with this end of their paths, if nothing is in
+/// them.
+pub fn remove_empty_cgroups(end: &str) {
+    for path in cgroups() {
+        if path.to_string_lossy().ends_with(end) {
+            // What is in it is somebody's.
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
 /// The state of the whole system as far as tests may leave something in it: cgroups, and
 /// the entries of places where programs put things. Where other programs run too, only what
 /// has the name of a test of this process counts.

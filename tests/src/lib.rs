@@ -10,6 +10,7 @@
 
 pub mod bundle;
 pub mod case;
+pub mod client;
 pub mod console;
 pub mod container;
 pub mod elf;

@@ -1,0 +1,293 @@
+//! Docker, with a daemon of the test's own that has no network.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nacre_tests::client::{Daemon, ParentCgroup};
+use nacre_tests::{Case, Outcome};
+use serde_json::json;
+
+use crate::image::{self, BUSYBOX};
+
+nacre_tests::tests![
+    run_and_its_exit_status,
+    a_detached_life,
+    limits_volumes_and_privileges,
+    a_terminal,
+];
+
+struct Docker<'a> {
+    case: &'a Case,
+    // Dropped in this order.
+    _daemon: Daemon,
+    _cgroup: ParentCgroup,
+}
+
+impl<'a> Docker<'a> {
+    /// Docker with the busybox image.
+    fn start(case: &'a Case) -> Self {
+        case.needs("dockerd", "docker.io");
+        case.needs("docker", "docker.io");
+        let place = |name: &str| case.directory().join(name);
+        let cgroup = ParentCgroup::of(case);
+        let config = json!({
+            "runtimes": { "tested": { "path": case.binary() } },
+            "default-runtime": "tested",
+            "data-root": place("data-root"),
+            "exec-root": place("exec"),
+            "pidfile": place("docker.pid"),
+            "hosts": [format!("unix://{}", socket(case).display())],
+            "bridge": "none",
+            "iptables": false,
+            "ip6tables": false,
+            "cgroup-parent": cgroup.path(),
+            "exec-opts": ["native.cgroupdriver=cgroupfs"],
+            "log-level": "warn",
+        });
+        fs::write(place("daemon.json"), config.to_string()).unwrap();
+        let mut command = case.mark(Command::new("dockerd"));
+        command.arg("--config-file").arg(place("daemon.json"));
+        let mut daemon = Daemon::start(command, case.directory());
+        let asks = || case.spawn(docker(case, &["version"])).finish();
+        if let Err(why) = daemon.wait_until(asks) {
+            drop(daemon);
+            case.ignore(&format!("Docker's daemon doesn't run here: {why}"));
+        }
+        let docker = Self {
+            case,
+            _daemon: daemon,
+            _cgroup: cgroup,
+        };
+        let archive = image::busybox(case);
+        docker.ok(&["import", archive.to_str().unwrap(), BUSYBOX]);
+        docker
+    }
+
+    fn run(&self, words: &[&str]) -> Outcome {
+        self.case.spawn(docker(self.case, words)).finish()
+    }
+
+    #[track_caller]
+    fn ok(&self, words: &[&str]) -> String {
+        self.run(words).expect(0)
+    }
+
+    /// `docker run --rm` with flags, of the busybox image.
+    fn once(&self, flags: &[&str], words: &[&str]) -> Outcome {
+        self.run(&[&["run", "--rm"], flags, &[BUSYBOX], words].concat())
+    }
+
+    #[track_caller]
+    fn inspect(&self, template: &str) -> String {
+        self.ok(&["inspect", "--format", template, "c1"])
+            .trim_end()
+            .to_owned()
+    }
+}
+
+/// Its path is shorter than 108 bytes, as a socket's must be.
+fn socket(case: &Case) -> PathBuf {
+    case.directory().join("d")
+}
+
+fn docker(case: &Case, words: &[&str]) -> Command {
+    let mut command = case.mark(Command::new("docker"));
+    command
+        .env("DOCKER_CONFIG", case.directory().join("docker-config"))
+        .args(["--host", &format!("unix://{}", socket(case).display())])
+        .args(words);
+    command
+}
+
+fn run_and_its_exit_status(case: &Case) {
+    let docker = Docker::start(case);
+    let outcome = docker.once(&[], &["sh", "-c", "echo out; echo err >&2; exit 9"]);
+    assert_eq!(outcome.expect(9), "out\n");
+    assert_eq!(outcome.stderr, "err\n");
+    let outcome = docker.once(&[], &["nonesuch"]);
+    outcome.expect(127);
+    docker.once(&[], &["/etc/passwd"]).expect(126);
+    let mut running = case.spawn(self::docker(
+        case,
+        &["run", "--rm", "-i", BUSYBOX, "wc", "-c"],
+    ));
+    std::io::Write::write_all(running.stdin.as_mut().unwrap(), b"12345").unwrap();
+    assert_eq!(running.finish().expect(0), "5\n");
+}
+
+fn a_detached_life(case: &Case) {
+    let docker = Docker::start(case);
+    let script =
+        "echo started; trap 'exit 5' TERM; trap 'echo usr1' USR1; while :; do sleep 0.05; done";
+    docker.ok(&[
+        "run", "--detach", "--name", "c1", BUSYBOX, "sh", "-c", script,
+    ]);
+    case.wait_for("the log", || docker.ok(&["logs", "c1"]) == "started\n");
+    let outcome = docker.run(&["exec", "c1", "sh", "-c", "echo inside; exit 3"]);
+    assert_eq!(outcome.expect(3), "inside\n");
+    let missing = docker.run(&["exec", "c1", "nonesuch"]);
+    assert!(matches!(missing.status(), Some(126 | 127)), "{missing:?}");
+    assert!(
+        missing
+            .text()
+            .contains("executable file not found in $PATH"),
+        "{missing:?}"
+    );
+    docker.run(&["exec", "c1", "/etc/passwd"]).expect(126);
+    let flags = [
+        "exec",
+        "--user",
+        "12:34",
+        "--workdir",
+        "/tmp",
+        "c1",
+        "sh",
+        "-c",
+        "id -u; pwd",
+    ];
+    assert_eq!(docker.ok(&flags), "12\n/tmp\n");
+    docker.ok(&["kill", "--signal", "USR1", "c1"]);
+    case.wait_for("the signal", || docker.ok(&["logs", "c1"]).contains("usr1"));
+    docker.ok(&["pause", "c1"]);
+    assert_eq!(docker.inspect("{{.State.Status}}"), "paused");
+    docker.ok(&["unpause", "c1"]);
+    assert!(docker.ok(&["top", "c1"]).contains("echo started"));
+    docker.ok(&["stats", "--no-stream", "c1"]);
+    docker.ok(&["update", "--memory", "64m", "--memory-swap", "64m", "c1"]);
+    let shows = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max";
+    assert_eq!(docker.ok(&["exec", "c1", "sh", "-c", shows]), "67108864\n");
+    docker.ok(&["stop", "c1"]);
+    assert_eq!(docker.inspect("{{.State.ExitCode}}"), "5");
+    docker.ok(&["start", "c1"]);
+    docker.ok(&["kill", "c1"]);
+    assert_eq!(docker.ok(&["wait", "c1"]), "137\n");
+    docker.ok(&["start", "c1"]);
+    docker.ok(&["rm", "--force", "c1"]);
+}
+
+fn limits_volumes_and_privileges(case: &Case) {
+    let docker = Docker::start(case);
+    let limit = [
+        "--memory",
+        "32m",
+        "--memory-swap",
+        "32m",
+        "--pids-limit",
+        "20",
+    ];
+    let outcome = docker.once(
+        &limit,
+        &["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"],
+    );
+    outcome.expect(137);
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "of the host\n").unwrap();
+    let bind = format!("{}:/data:ro", data.display());
+    let outcome = docker.once(
+        &["-v", &bind],
+        &["sh", "-c", "cat /data/file; touch /data/x"],
+    );
+    assert_eq!(outcome.expect(1), "of the host\n");
+    assert!(
+        outcome.stderr.contains("Read-only file system"),
+        "{outcome:?}"
+    );
+    docker
+        .once(&["-v", "named:/v"], &["sh", "-c", "echo kept >/v/file"])
+        .expect(0);
+    assert_eq!(
+        docker
+            .once(&["-v", "named:/v"], &["cat", "/v/file"])
+            .expect(0),
+        "kept\n"
+    );
+    let flags = [
+        "--user",
+        "1000:1001",
+        "--read-only",
+        "--cap-drop",
+        "all",
+        "--tmpfs",
+        "/t",
+    ];
+    let script =
+        "id -u; id -g; touch /t/x; grep -E '^(CapEff|Seccomp):' /proc/self/status; touch /x";
+    let outcome = docker.once(&flags, &["sh", "-c", script]);
+    assert_eq!(
+        outcome.expect(1),
+        "1000\n1001\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
+    );
+    // Which asks for all capabilities, and this host may not have them all to give.
+    if has_all_capabilities() {
+        docker
+            .once(&["--privileged"], &["mount", "-t", "tmpfs", "t", "/tmp"])
+            .expect(0);
+    }
+    let healthy = [
+        "--health-cmd",
+        "true",
+        "--health-interval",
+        "1s",
+        "--name",
+        "c1",
+    ];
+    docker.ok(&[
+        &["run", "--detach"],
+        &healthy[..],
+        &[BUSYBOX, "sleep", "1000"],
+    ]
+    .concat());
+    case.wait_for("health", || {
+        docker.inspect("{{.State.Health.Status}}") == "healthy"
+    });
+    docker.ok(&["rm", "--force", "c1"]);
+    docker.ok(&["volume", "rm", "named"]);
+}
+
+fn has_all_capabilities() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
+    let line = status.lines().find(|line| line.starts_with("CapBnd:"));
+    let bits = line
+        .and_then(|line| line.split_whitespace().nth(1))
+        .unwrap();
+    let bits = u64::from_str_radix(bits, 16).unwrap();
+    bits.count_ones() == last.trim().parse::<u32>().unwrap() + 1
+}
+
+fn a_terminal(case: &Case) {
+    let docker = Docker::start(case);
+    docker.ok(&[
+        "run",
+        "--detach",
+        "--tty",
+        "--name",
+        "c1",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "tty; sleep 1000",
+    ]);
+    case.wait_for("the log", || {
+        docker.ok(&["logs", "c1"]).contains("/dev/pts/0")
+    });
+    let words = self::docker(case, &["exec", "-it", "c1", "sh", "-c", "tty; exit 3"]);
+    let words: Vec<String> = [words.get_program()]
+        .into_iter()
+        .chain(words.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let mut script = case.mark(Command::new("script"));
+    script.args([
+        "--quiet",
+        "--return",
+        "--command",
+        &words.join(" "),
+        "/dev/null",
+    ]);
+    let output = case.spawn(script).finish().expect(3);
+    assert!(output.contains("/dev/pts/1"), "{output}");
+    docker.ok(&["rm", "--force", "c1"]);
+}

@@ -1,0 +1,69 @@
+//! Images, made on the spot: from busybox, and from the Debian root that debootstrap made.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nacre_tests::{Case, bundle, fixtures};
+use serde_json::json;
+
+/// What the images are called.
+pub(crate) const BUSYBOX: &str = "localhost/busybox:test";
+pub(crate) const DEBIAN: &str = "localhost/debian:test";
+
+/// An archive of a root of busybox.
+pub(crate) fn busybox(case: &Case) -> PathBuf {
+    let root = case.directory().join("busybox");
+    bundle::make_busybox(&root);
+    archive(&root, &case.directory().join("busybox.tar"), &[])
+}
+
+/// An archive of the Debian root, without what takes most of the room.
+pub(crate) fn debian(case: &Case) -> PathBuf {
+    let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
+    let without = [
+        "./usr/lib/gcc",
+        "./usr/lib/x86_64-linux-gnu/*.a",
+        "./usr/libexec",
+        "./usr/share/doc",
+        "./usr/share/locale",
+        "./usr/share/man",
+        "./usr/include",
+    ];
+    archive(root, &case.directory().join("debian.tar"), &without)
+}
+
+fn archive(root: &Path, to: &Path, without: &[&str]) -> PathBuf {
+    let status = Command::new("tar")
+        .arg("-C")
+        .arg(root)
+        .args(without.iter().map(|path| format!("--exclude={path}")))
+        .args(["--numeric-owner", "-cf"])
+        .arg(to)
+        .arg(".")
+        .status()
+        .unwrap();
+    assert!(status.success(), "tar: {status}");
+    to.to_owned()
+}
+
+/// Makes an archive as `docker save` writes it of an archived root.
+pub(crate) fn saved(case: &Case, layer: &Path, name: &str) -> PathBuf {
+    let directory = case.directory().join("image");
+    fs::create_dir(&directory).unwrap();
+    fs::copy(layer, directory.join("layer.tar")).unwrap();
+    let output = Command::new("sha256sum").arg(layer).output().unwrap();
+    let digest = String::from_utf8(output.stdout).unwrap();
+    let digest = digest.split(' ').next().unwrap();
+    let config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "config": { "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"] },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+    });
+    fs::write(directory.join("config.json"), config.to_string()).unwrap();
+    let manifest =
+        json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"] }]);
+    fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
+    archive(&directory, &case.directory().join("image.tar"), &[])
+}

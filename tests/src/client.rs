@@ -1,0 +1,147 @@
+//! What other programs need that call a runtime: a binary whose name says the isolation, and
+//! daemons that end with the test.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::case::Case;
+use crate::leftovers;
+use crate::nacre::{self, Isolation, Outcome};
+
+/// How long a daemon may take to come up, and to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Case {
+    /// The path of the program under test by a name that says the isolation, for callers that
+    /// can name a binary and nothing else.
+    pub fn binary(&self) -> PathBuf {
+        if nacre::is_reference() {
+            return nacre::runtime();
+        }
+        let link = self.directory().join(match self.isolation() {
+            Isolation::Vm => "nacre-vm",
+            Isolation::Process => "nacre-process",
+        });
+        if !link.exists() {
+            symlink(nacre::runtime(), &link).unwrap();
+        }
+        link
+    }
+
+    /// Ends the test unless a program is installed.
+    pub fn needs(&self, program: &str, package: &str) {
+        if which(program).is_none() {
+            self.ignore(&format!("no {program} here (Debian's {package} has it)"));
+        }
+    }
+}
+
+/// Where a program is.
+pub fn which(program: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin"])
+        .map(|directory| Path::new(directory).join(program))
+        .find(|path| path.exists())
+}
+
+/// A daemon, which ends when this is dropped.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts one, its output in the file `daemon.log` in a directory.
+    pub fn start(mut command: Command, directory: &Path) -> Self {
+        let log = directory.join("daemon.log");
+        let file = fs::File::create(&log).unwrap();
+        let child = command
+            .stdin(std::process::Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{:?}: {e}", command.get_program()));
+        Self { child, log }
+    }
+
+    /// Waits until a question to it is answered well; otherwise says why not, with the end of
+    /// its log.
+    ///
+    /// # Errors
+    ///
+    /// That.
+    pub fn wait_until(&mut self, mut asked: impl FnMut() -> Outcome) -> Result<(), String> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.child.try_wait().unwrap();
+            let answer = asked();
+            if answer.status() == Some(0) {
+                return Ok(());
+            }
+            if ended.is_some() || Instant::now() > end {
+                return Err(format!(
+                    "{}\n{}",
+                    answer.stderr.trim_end(),
+                    self.last_words()
+                ));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The end of its log.
+    pub fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.child.id() as i32);
+        // It may have ended by itself.
+        let _ = kill(pid, Signal::SIGTERM);
+        let end = Instant::now() + PATIENCE;
+        while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
+            if Instant::now() > end {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// A cgroup that a client makes for all its containers and leaves there. What is in it when
+/// this is dropped was left behind and stays, for the test's last check to find.
+pub struct ParentCgroup(String);
+
+impl ParentCgroup {
+    /// The one of a test.
+    pub fn of(case: &Case) -> Self {
+        Self(format!("/{}", case.id()))
+    }
+
+    /// Its path from the cgroups' root.
+    pub fn path(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for ParentCgroup {
+    fn drop(&mut self) {
+        for name in [format!("{}/conmon", self.0), self.0.clone()] {
+            leftovers::remove_empty_cgroups(&name);
+        }
+    }
+}
