@@ -11,6 +11,7 @@ use serde_json::json;
 
 nacre_tests::tests![
     over_a_socket,
+    the_callers_streams_are_let_go_of,
     its_size_is_the_one_asked_for,
     interrupts_and_hang_ups,
     exec_over_a_socket,
@@ -61,6 +62,24 @@ fn over_a_socket(case: &Case) {
     // End of file.
     terminal.write("\x04");
     case.wait_for_status("stopped");
+    case.remove_container();
+}
+
+/// containerd's shim reads them to their end before it goes on to the start.
+fn the_callers_streams_are_let_go_of(case: &Case) {
+    let bundle = with_terminal(case.busybox()).args(["sleep", "1000"]);
+    let socket = ConsoleSocket::listen(case.directory());
+    let mut command = case.nacre();
+    command.args(["create", "--bundle"]).arg(bundle.write());
+    command
+        .arg("--console-socket")
+        .arg(socket.path())
+        .arg(case.id());
+    let running = case.spawn(command);
+    let _terminal = socket.receive();
+    // Reads both.
+    assert_eq!(running.finish().ok(), "");
+    assert_eq!(case.status(), "created");
     case.remove_container();
 }
 

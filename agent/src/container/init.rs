@@ -247,7 +247,12 @@ fn set_up(
         terminal
     };
     let terminal = match terminal {
-        Some(terminal) => Some(terminal.become_controlling()?),
+        Some(terminal) => {
+            let master = terminal.become_controlling()?;
+            let stdio = &options.stdio;
+            stdio.let_go().step(|| "let go of the caller's streams")?;
+            Some(master)
+        }
         None => None,
     };
     set_names(plan)?;
