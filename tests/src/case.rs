@@ -182,6 +182,7 @@ impl Case {
             self.settled_processes();
         }
         leftovers::remove_cgroups_named(&self.id);
+        leftovers::unmount(&self.directory);
         let _ = fs::remove_dir_all(&self.directory);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 
@@ -85,6 +86,20 @@ pub fn files(directory: &Path) -> Vec<String> {
 pub fn mounts() -> Vec<String> {
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
     info.lines().map(str::to_owned).collect()
+}
+
+/// Unmounts what is mounted below a directory, the latest first: it may be on one before it.
+pub fn unmount(directory: &Path) {
+    let mounts = mounts();
+    let targets: Vec<&str> = mounts
+        .iter()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|target| Path::new(target).starts_with(directory))
+        .collect();
+    for target in targets.into_iter().rev() {
+        // What resists keeps the directory, which the check at the end finds.
+        let _ = umount2(target, MntFlags::MNT_DETACH);
+    }
 }
 
 /// The cgroups with `name` in their path.
