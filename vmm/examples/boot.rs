@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run -p nacre-vmm --example boot -- VMLINUX INITRAMFS "console=ttyS0 reboot=k" \
-//!     [--vcpus N] [--memory MiB] [--timeout SECONDS]
+//!     [--vcpus N] [--memory MiB] [--timeout SECONDS] [--qemu]
 //! ```
 //!
 //! The exit status is 0 if the guest ended by itself.
@@ -13,10 +13,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nacre_vmm::devices::virtio::rng::Rng;
-use nacre_vmm::{Error, InitramfsPart, Vm, VmConfig};
+use nacre_vmm::{Error, Hypervisor, InitramfsPart, Qemu, Vm, VmConfig, qemu};
 
 struct Options {
     positional: Vec<String>,
+    hypervisor: Hypervisor,
     vcpus: u8,
     memory: u64,
     timeout: Duration,
@@ -25,6 +26,7 @@ struct Options {
 fn options() -> Result<Options, String> {
     let mut options = Options {
         positional: Vec::new(),
+        hypervisor: Hypervisor::Kvm,
         vcpus: 1,
         memory: 128,
         timeout: Duration::from_secs(60),
@@ -36,6 +38,7 @@ fn options() -> Result<Options, String> {
             value.parse::<u64>().map_err(|e| format!("{arg}: {e}"))
         };
         match arg.as_str() {
+            "--qemu" => options.hypervisor = Hypervisor::Qemu(Qemu::at(qemu::DEFAULT_PATH)),
             "--vcpus" => options.vcpus = number()?.try_into().map_err(|_| "too many vCPUs")?,
             "--memory" => options.memory = number()?,
             "--timeout" => options.timeout = Duration::from_secs(number()?),
@@ -53,6 +56,7 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
     let console = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
     let began = Instant::now();
     let vm = Vm::new(VmConfig {
+        hypervisor: options.hypervisor.clone(),
         vcpus: options.vcpus,
         memory: options.memory << 20,
         kernel: File::open(kernel)?,

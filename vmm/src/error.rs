@@ -1,12 +1,16 @@
 //! Why a machine could not be made, or didn't run to its end.
 
+use std::fmt;
 use std::io;
 
+use crate::arch::BootError;
 use crate::devices::virtio::mmio::TransportError;
 use crate::kvm::KvmError;
 use crate::loader::LoadError;
 use crate::memory::MemoryError;
-use crate::{MAX_DEVICES, MAX_VCPUS};
+use crate::qemu::QemuError;
+use crate::vm::MAX_DEVICES;
+use crate::{MAX_QEMU_DEVICES, MAX_VCPUS};
 
 /// Why a machine could not be made, or didn't run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +28,13 @@ pub enum Error {
         max: u8,
     },
     /// It can't have so many devices.
-    #[error("{0} virtio devices: a machine has at most {MAX_DEVICES}")]
-    Devices(usize),
+    #[error("{requested} virtio devices: such a machine has at most {max}")]
+    Devices {
+        /// How many were asked for.
+        requested: usize,
+        /// The most that it can have.
+        max: usize,
+    },
     /// A device can't be attached.
     #[error("attaching virtio device {index}")]
     Device {
@@ -97,9 +106,59 @@ pub enum Error {
         /// The last lines of the serial console.
         console_tail: String,
     },
-    /// A vCPU's thread didn't end in time.
-    #[error("a vCPU did not stop in time")]
+    /// There is no QEMU that could run it.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
+    /// QEMU has no way to such a device of ours.
+    #[error("virtio device {index} can't be reached from QEMU")]
+    NotForQemu {
+        /// Which device, from 0.
+        index: usize,
+    },
+    /// QEMU ended, and not because the guest did.
+    #[error("QEMU {how}{}", Said(.message))]
+    QemuEnded {
+        /// What became of it: a status or a signal.
+        how: String,
+        /// The last lines of what it said on standard error, without control characters.
+        message: String,
+        /// The last lines of the serial console.
+        console_tail: String,
+    },
+    /// A device, or what QEMU said to it, made it impossible to go on.
+    #[error("virtio device \"{device}\" failed: {reason}")]
+    DeviceFailed {
+        /// The device.
+        device: &'static str,
+        /// Why.
+        reason: String,
+        /// The last lines of the serial console.
+        console_tail: String,
+    },
+    /// A thread of the machine, or QEMU, didn't end in time.
+    #[error("the machine did not stop in time")]
     StopTimeout,
+}
+
+/// What a program said, after what became of it.
+struct Said<'a>(&'a str);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.trim() {
+            "" => Ok(()),
+            said => write!(f, ": {}", said.replace('\n', " | ")),
+        }
+    }
+}
+
+impl From<BootError> for Error {
+    fn from(error: BootError) -> Error {
+        Error::Boot(match error {
+            BootError::Memory(error) => io::Error::other(error),
+            BootError::Random(error) => error,
+        })
+    }
 }
 
 impl Error {
@@ -111,7 +170,9 @@ impl Error {
             | Error::InternalError { console_tail, .. }
             | Error::FailEntry { console_tail, .. }
             | Error::UnexpectedExit { console_tail, .. }
-            | Error::Run { console_tail, .. } => Some(console_tail),
+            | Error::Run { console_tail, .. }
+            | Error::QemuEnded { console_tail, .. }
+            | Error::DeviceFailed { console_tail, .. } => Some(console_tail),
             _ => None,
         }
     }
@@ -125,4 +186,4 @@ impl Error {
     }
 }
 
-const _: () = assert!(MAX_VCPUS >= 8 && MAX_DEVICES >= 15);
+const _: () = assert!(MAX_VCPUS >= 8 && MAX_DEVICES >= 15 && MAX_QEMU_DEVICES >= 8);

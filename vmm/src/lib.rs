@@ -1,4 +1,4 @@
-//! A minimal KVM microVM monitor: guest memory, vCPUs, kernel loading, virtio devices.
+//! A minimal microVM monitor: guest memory, vCPUs, kernel loading, virtio devices.
 //! It knows nothing of containers.
 //!
 //! A [`VmConfig`] says what a machine is made of; [`Vm::new`] makes it, [`Vm::start`] lets it
@@ -9,17 +9,20 @@
 //! MMIO that the kernel finds on its command line (`CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES`), and
 //! an MP table (`CONFIG_X86_MPPARSE`). The guest ends it by a reset through the keyboard
 //! controller (`reboot=k`) or by writing the byte 0x34 to I/O port 0x600.
+//!
+//! KVM runs it. Where there is no KVM that can, [`Hypervisor::Qemu`] has QEMU emulate the
+//! processor: the same memory, the same way into the kernel, the same devices, which QEMU
+//! reaches over vhost-user.
 
 mod arch;
 mod console;
 pub mod devices;
+mod end;
 mod error;
-mod kick;
 pub mod kvm;
 mod loader;
-mod machine;
 mod memory;
-mod vcpu;
+pub mod qemu;
 mod vm;
 
 pub use arch::MAX_VCPUS;
@@ -27,6 +30,6 @@ pub use devices::virtio::mmio::TransportError;
 pub use error::Error;
 pub use kvm::KvmError;
 pub use loader::{InitramfsPart, LoadError};
-pub use machine::{Exit, RunningVm};
 pub use memory::{MAX_MEMORY, MEMORY_GRANULE, MIN_MEMORY, MemoryError};
-pub use vm::{MAX_DEVICES, Vm, VmConfig};
+pub use qemu::{MAX_QEMU_DEVICES, Qemu, QemuError};
+pub use vm::{Exit, Hypervisor, MAX_DEVICES, RunningVm, Vm, VmConfig};

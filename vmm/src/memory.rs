@@ -195,12 +195,12 @@ mod tests {
     fn memory_goes_on_above_the_hole() {
         let memory = create(5 << 30).unwrap();
         assert_eq!(memory.num_regions(), 2);
-        let top = GuestAddress((1 << 32) + (5 << 30) - 0xd000_0000 - 8);
+        let top = GuestAddress((1 << 32) + (5 << 30) - 0xc000_0000 - 8);
         memory.write_obj(0x1122_3344_5566_7788u64, top).unwrap();
         memory
-            .write_obj(1u64, GuestAddress(0xd000_0000 - 8))
+            .write_obj(1u64, GuestAddress(0xc000_0000 - 8))
             .unwrap();
-        assert!(memory.write_obj(1u8, GuestAddress(0xd000_0000)).is_err());
+        assert!(memory.write_obj(1u8, GuestAddress(0xc000_0000)).is_err());
         assert!(memory.write_obj(1u64, GuestAddress(top.0 + 1)).is_err());
     }
 

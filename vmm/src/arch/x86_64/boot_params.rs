@@ -112,8 +112,8 @@ mod tests {
             [
                 (0, 0x9_fc00, E820_RAM),
                 (0x9_fc00, 0x400, E820_RESERVED),
-                (0x10_0000, 0xcff0_0000, E820_RAM),
-                (4 * GIB, 5 * GIB - 0xd000_0000, E820_RAM),
+                (0x10_0000, 0xbff0_0000, E820_RAM),
+                (4 * GIB, 2 * GIB, E820_RAM),
             ]
         );
         assert_eq!(ranges(64 << 20).len(), 3);

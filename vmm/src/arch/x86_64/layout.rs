@@ -7,24 +7,26 @@
 //! 0x0009_fc00  MP table, 1 KiB (reserved in the e820 map)
 //! 0x000a_0000  nothing, up to 1 MiB
 //! 0x0010_0000  kernel, where its ELF headers say; initramfs at the end of low memory
-//! 0xd000_0000  virtio-mmio devices, 4 KiB each; I/O APIC, local APIC, KVM's TSS; no memory
+//! 0xc000_0000  no memory up to 4 GiB: from 0xd000_0000 on the virtio-mmio devices, 4 KiB each,
+//!              then I/O APIC, local APIC, KVM's TSS (under QEMU the devices are where its
+//!              microvm machine has them, and its boot ROM is at the end)
 //! 0x1_0000_0000  the rest of memory
 //! ```
 
 use vm_memory::GuestAddress;
 
 /// The zero page (Documentation/arch/x86/zero-page.rst).
-pub(super) const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
+pub(crate) const ZERO_PAGE: GuestAddress = GuestAddress(0x7000);
 /// The chain of `setup_data`.
 pub(super) const SETUP_DATA: GuestAddress = GuestAddress(0x8000);
 /// The GDT that the kernel is entered with.
-pub(super) const GDT: GuestAddress = GuestAddress(0x8100);
+pub(crate) const GDT: GuestAddress = GuestAddress(0x8100);
 /// The kernel's command line.
 pub(super) const CMDLINE: GuestAddress = GuestAddress(0x8800);
 /// The longest command line, its NUL included (`COMMAND_LINE_SIZE` of x86).
 pub(crate) const CMDLINE_CAPACITY: usize = 0x800;
 /// Page tables: level 4, level 3, level 2, a page each.
-pub(super) const PML4: GuestAddress = GuestAddress(0x9000);
+pub(crate) const PML4: GuestAddress = GuestAddress(0x9000);
 pub(super) const PDPT: GuestAddress = GuestAddress(0xa000);
 pub(super) const PAGE_DIRECTORY: GuestAddress = GuestAddress(0xb000);
 /// How much the boot page tables map, from address 0.
@@ -37,8 +39,8 @@ pub(super) const LOW_MEMORY_END: u64 = 0xa_0000;
 /// Memory proper starts here.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 
-/// Where the hole below 4 GiB starts, and with it the virtio-mmio devices.
-pub(crate) const HOLE: u64 = 0xd000_0000;
+/// Where the hole below 4 GiB starts: where QEMU's microvm machine has it.
+pub(crate) const HOLE: u64 = 0xc000_0000;
 /// Where memory goes on above the hole.
 pub(crate) const HOLE_END: u64 = 1 << 32;
 
@@ -49,6 +51,9 @@ pub(super) const LOCAL_APIC: u32 = 0xfee0_0000;
 /// unrestricted guest mode need. Inside the hole, where the guest has no memory.
 pub(super) const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 pub(super) const KVM_TSS: usize = 0xfffb_d000;
+
+/// Where the virtio-mmio devices are, one after the other.
+pub(crate) const MMIO_START: u64 = 0xd000_0000;
 
 /// The size of a virtio-mmio device's registers.
 pub(crate) const MMIO_DEVICE_SIZE: u64 = 0x1000;
@@ -61,7 +66,8 @@ pub(crate) const DEVICE_IRQS: [u32; 17] = [
 
 const _: () = {
     assert!(CMDLINE.0 + CMDLINE_CAPACITY as u64 <= PML4.0);
-    assert!(HOLE + DEVICE_IRQS.len() as u64 * MMIO_DEVICE_SIZE <= IO_APIC as u64);
+    assert!(MMIO_START >= HOLE);
+    assert!(MMIO_START + DEVICE_IRQS.len() as u64 * MMIO_DEVICE_SIZE <= IO_APIC as u64);
 };
 
 /// The guest's memory of `size` bytes, as ranges of guest-physical addresses.

@@ -20,7 +20,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 pub(crate) use interrupts::create_irqchip;
 pub(crate) use layout::{
-    CMDLINE_CAPACITY, DEVICE_IRQS, HIGH_MEMORY, HOLE as MMIO_START, MMIO_DEVICE_SIZE, memory_ranges,
+    CMDLINE_CAPACITY, DEVICE_IRQS, GDT, HIGH_MEMORY, MMIO_DEVICE_SIZE, MMIO_START, PML4, ZERO_PAGE,
+    memory_ranges,
 };
 pub(crate) use pmu::disable_pmu;
 pub(crate) use ports::Ports;
@@ -44,9 +45,16 @@ pub(crate) struct Boot<'a> {
     pub(crate) cmdline: &'a std::ffi::CStr,
     /// Where the initramfs lies, and how long it is.
     pub(crate) initramfs: (GuestAddress, u64),
+    /// The pin of the I/O APIC that the timer of a PC (the PIT) is at.
+    pub(crate) timer_pin: u8,
 }
 
 impl Boot<'_> {
+    /// As KVM has its I/O APIC: each interrupt of the ISA bus at the pin of its number.
+    pub(crate) const KVM_TIMER_PIN: u8 = 0;
+    /// As QEMU, and a PC, has it: the timer is at the pin that the cascade leaves free.
+    pub(crate) const PC_TIMER_PIN: u8 = mptable::CASCADE;
+
     /// Writes what the kernel finds in memory when it is entered.
     pub(crate) fn write(&self, memory: &GuestMemoryMmap) -> Result<(), BootError> {
         let mut rng_seed = [0; boot_params::RNG_SEED_SIZE];
@@ -59,7 +67,7 @@ impl Boot<'_> {
             rng_seed,
         }
         .write(memory)?;
-        mptable::write(memory, self.vcpus)?;
+        mptable::write(memory, self.vcpus, self.timer_pin)?;
         registers::write_tables(memory)?;
         Ok(())
     }

@@ -11,7 +11,10 @@ const IO_APIC_VERSION: u8 = 0x11;
 /// How many pins KVM's I/O APIC has.
 const IO_APIC_PINS: u8 = 24;
 /// The cascade of the two PICs: no device interrupts there.
-const CASCADE: u8 = 2;
+pub(super) const CASCADE: u8 = 2;
+/// The interrupt of a PC's timer.
+const TIMER: u8 = 0;
+
 const ISA_BUS: u8 = 0;
 
 const PROCESSOR: u8 = 0;
@@ -28,15 +31,20 @@ const NMI: u8 = 1;
 const EXT_INT: u8 = 3;
 const ALL_LOCAL_APICS: u8 = 0xff;
 
-/// Writes the table for `vcpus` processors, whose APIC ids count from 0.
-pub(super) fn write(memory: &GuestMemoryMmap, vcpus: u8) -> Result<(), GuestMemoryError> {
-    memory.write_slice(&table(vcpus), MP_TABLE)
+/// Writes the table for `vcpus` processors, whose APIC ids count from 0, and a timer at
+/// `timer_pin`.
+pub(super) fn write(
+    memory: &GuestMemoryMmap,
+    vcpus: u8,
+    timer_pin: u8,
+) -> Result<(), GuestMemoryError> {
+    memory.write_slice(&table(vcpus, timer_pin), MP_TABLE)
 }
 
 /// The floating pointer structure and the configuration table right after it.
-fn table(vcpus: u8) -> Vec<u8> {
+fn table(vcpus: u8, timer_pin: u8) -> Vec<u8> {
     let mut bytes = floating_pointer(MP_TABLE.raw_value() as u32 + 16);
-    bytes.extend(configuration(vcpus));
+    bytes.extend(configuration(vcpus, timer_pin));
     bytes
 }
 
@@ -50,7 +58,7 @@ fn floating_pointer(table: u32) -> Vec<u8> {
     bytes
 }
 
-fn configuration(vcpus: u8) -> Vec<u8> {
+fn configuration(vcpus: u8, timer_pin: u8) -> Vec<u8> {
     let io_apic_id = vcpus;
     let mut entries: Vec<Vec<u8>> = Vec::new();
 
@@ -71,8 +79,9 @@ fn configuration(vcpus: u8) -> Vec<u8> {
     );
     // Polarity and trigger (the two zeros) are the bus's: ISA's are active high and edge, as
     // an irqfd pulses its line.
-    for pin in (0..IO_APIC_PINS).filter(|&pin| pin != CASCADE) {
-        entries.push(vec![IO_INTERRUPT, INT, 0, 0, ISA_BUS, pin, io_apic_id, pin]);
+    for irq in (0..IO_APIC_PINS).filter(|&irq| irq != CASCADE) {
+        let pin = if irq == TIMER { timer_pin } else { irq };
+        entries.push(vec![IO_INTERRUPT, INT, 0, 0, ISA_BUS, irq, io_apic_id, pin]);
     }
     entries.push(vec![LOCAL_INTERRUPT, EXT_INT, 0, 0, ISA_BUS, 0, 0, 0]);
     entries.push(vec![
@@ -122,7 +131,7 @@ mod tests {
     #[test]
     fn checksums_and_lengths_hold() {
         for vcpus in [1, 2, 8, MAX_VCPUS] {
-            let table = table(vcpus);
+            let table = table(vcpus, TIMER);
             assert!(MP_TABLE.raw_value() + table.len() as u64 <= LOW_MEMORY_END);
             let (pointer, configuration) = table.split_at(16);
             assert_eq!(sum(pointer), 0);
@@ -135,7 +144,7 @@ mod tests {
 
     #[test]
     fn entries_are_the_processors_and_the_pins() {
-        let table = configuration(3);
+        let table = configuration(3, TIMER);
         let (mut rest, mut counts) = (&table[44..], [0; 5]);
         let mut ids = Vec::new();
         while let Some(&kind) = rest.first() {
@@ -148,5 +157,17 @@ mod tests {
         assert_eq!(ids, [(0, 3), (1, 1), (2, 1)]);
         assert_eq!(counts, [3, 1, 1, 23, 2]);
         assert_eq!(u16::from_le_bytes([table[34], table[35]]), 30);
+    }
+
+    #[test]
+    fn the_timer_is_at_its_pin() {
+        let pins = |table: &[u8]| -> Vec<(u8, u8)> {
+            let interrupts = &table[44 + 20 + 2 * 8..];
+            let entries = interrupts.chunks(8).filter(|e| e[0] == IO_INTERRUPT);
+            entries.map(|e| (e[5], e[7])).collect()
+        };
+        let pc = pins(&configuration(1, CASCADE));
+        assert_eq!(pc[..3], [(0, 2), (1, 1), (3, 3)]);
+        assert_eq!(pins(&configuration(1, TIMER))[..2], [(0, 0), (1, 1)]);
     }
 }

@@ -9,7 +9,7 @@ use vm_superio::{Serial, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::console::ConsoleWriter;
-use crate::machine::Exit;
+use crate::vm::Exit;
 
 const COM1: u16 = 0x3f8;
 const COM1_LAST: u16 = COM1 + 7;

@@ -14,7 +14,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use super::registers;
-use crate::kick::{self, Kick};
+use crate::kvm::kick::{self, Kick};
 
 /// How long the guest has. It takes some milliseconds where every instruction is emulated.
 const LIMIT: Duration = Duration::from_millis(500);

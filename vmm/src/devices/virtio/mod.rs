@@ -17,8 +17,9 @@ mod queue;
 pub mod rng;
 #[cfg(test)]
 mod testing;
-mod thread;
+pub(crate) mod thread;
 mod vector;
+pub(crate) mod vhost_user;
 pub mod vsock;
 
 use std::sync::Arc;

@@ -163,7 +163,7 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("panic")
 }
 
-fn with_signals_blocked<T>(action: impl FnOnce() -> T) -> T {
+pub(crate) fn with_signals_blocked<T>(action: impl FnOnce() -> T) -> T {
     // SAFETY: both sets are valid for the calls, which touch nothing else, and the calling
     // thread's mask is put back as it was.
     unsafe {

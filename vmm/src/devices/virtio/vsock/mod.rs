@@ -39,6 +39,9 @@ const PORT_ANY: u32 = u32::MAX;
 /// Receive, transmit and event queue. Linux fills the first with buffers of 4 KiB at boot.
 const QUEUE_SIZES: [u16; 3] = [128, 128, 8];
 
+/// The first of them, which the device works on.
+const WORKED_ON: usize = 2;
+
 /// The device.
 pub struct Vsock {
     guest_cid: u64,
@@ -87,8 +90,10 @@ impl VirtioDevice for Vsock {
         config::read(&self.guest_cid.to_le_bytes(), offset, data);
     }
 
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+    fn activate(&mut self, mut activation: Activation) -> Result<(), ActivateError> {
         self.reset();
+        // The event queue is for a guest that moved to another host (5.10.6.7).
+        activation.queues.truncate(WORKED_ON);
         let memory = Arc::clone(&activation.memory);
         let interrupt = Arc::clone(&activation.interrupt);
         let queues = queue::start_queues(activation)?;

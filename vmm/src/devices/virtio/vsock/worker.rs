@@ -88,10 +88,9 @@ impl Worker {
     pub(super) fn new(
         guest_cid: u64,
         memory: Arc<GuestMemoryMmap>,
-        [receive, transmit, _event]: [DeviceQueue; 3],
+        [receive, transmit]: [DeviceQueue; 2],
         ports: Ports,
     ) -> io::Result<Worker> {
-        // The event queue is for a guest that moved to another host (5.10.6.7).
         let epoll = Epoll::new()?;
         for (queue, token) in [(&receive, RECEIVE), (&transmit, TRANSMIT)] {
             epoll.ctl(

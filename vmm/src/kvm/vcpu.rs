@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use super::kick::Kick;
+use super::running::Machine;
 use crate::error::Error;
-use crate::kick::Kick;
-use crate::machine::{Exit, Machine};
+use crate::vm::Exit;
 
 /// A vCPU and the machine it belongs to. Fields are dropped in their order: the machine, which
 /// holds guest memory, after the vCPU.

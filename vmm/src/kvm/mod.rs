@@ -1,4 +1,9 @@
-//! Whether this host's KVM can run a stock kernel.
+//! KVM: whether this host's can run a stock kernel, and machines that it runs.
+
+pub(crate) mod kick;
+pub(crate) mod machine;
+pub(crate) mod running;
+mod vcpu;
 
 use std::io;
 

@@ -1,14 +1,14 @@
 //! Machines whose kernel is a handful of instructions. They run on any KVM that opens, also
 //! one that can't run a stock kernel, and are skipped where there is none.
 
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::Exit;
-use crate::MIN_MEMORY;
 use crate::devices::virtio::{ActivateError, Activation};
+use crate::{Exit, Hypervisor, MIN_MEMORY};
 
 /// Defines a kernel: a function of that name gives its code. It is entered in long mode with
 /// the first GiB mapped, and has no stack. `int3` isn't for it, nor what an emulator might
@@ -122,6 +122,7 @@ fn vmlinux(code: &[u8]) -> File {
 
 fn config(code: &[u8]) -> VmConfig {
     VmConfig {
+        hypervisor: Hypervisor::Kvm,
         vcpus: 1,
         memory: MIN_MEMORY,
         kernel: vmlinux(code),
@@ -133,9 +134,9 @@ fn config(code: &[u8]) -> VmConfig {
 }
 
 /// Any KVM that opens. None, which is reported, where there is none.
-fn machine(config: VmConfig) -> Option<Result<Vm, Error>> {
+fn machine(config: VmConfig) -> Option<Result<Made, Error>> {
     match Kvm::new() {
-        Ok(kvm) => Some(Vm::with_kvm(|| Ok(kvm), config)),
+        Ok(kvm) => Some(Made::with_kvm(|| Ok(kvm), config)),
         Err(error) => {
             println!("skipped: /dev/kvm: {error}");
             None
@@ -150,7 +151,7 @@ fn run(config: VmConfig) -> Option<Result<Exit, Error>> {
     Some(running.wait())
 }
 
-fn ends_within(running: &RunningVm, limit: Duration) -> bool {
+fn ends_within(running: &Running, limit: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd: running.exit_event().as_raw_fd(),
         events: libc::POLLIN,
@@ -315,14 +316,14 @@ fn as_many_devices_as_there_are_interrupts() {
         devices: devices(MAX_DEVICES + 1),
         ..config(power_off())
     };
-    assert!(matches!(Vm::new(too_many), Err(Error::Devices(_))));
+    assert!(matches!(Made::new(too_many), Err(Error::Devices { .. })));
 }
 
 #[test]
 fn what_cannot_be_is_refused_before_kvm_is_asked() {
     let refused = |config| {
         let open = || -> Result<Kvm, KvmError> { panic!("KVM was asked") };
-        Vm::with_kvm(open, config).map(drop).unwrap_err()
+        Made::with_kvm(open, config).map(drop).unwrap_err()
     };
     for vcpus in [0, MAX_VCPUS + 1] {
         let config = VmConfig {
@@ -338,13 +339,4 @@ fn what_cannot_be_is_refused_before_kvm_is_asked() {
         };
         assert!(matches!(refused(config), Error::Cmdline(_)));
     }
-}
-
-#[test]
-fn devices_are_on_the_command_line_before_inits_words() {
-    let line = full_cmdline("quiet -- --flag", 2).unwrap();
-    assert_eq!(
-        line.to_str().unwrap(),
-        "quiet virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6 -- --flag"
-    );
 }

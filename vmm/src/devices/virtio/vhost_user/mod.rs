@@ -1,0 +1,409 @@
+//! The vhost-user transport (QEMU's docs/interop/vhost-user.rst): QEMU shows the guest a device,
+//! and hands its queues over a socket to the device here, which works on them in the guest's
+//! memory just as it does behind [`mmio`](super::mmio).
+//!
+//! QEMU isn't trusted: a hostile guest may have taken it over. Whatever it says is checked at
+//! this door, before the device hears of it: the memory it names must be the machine's own
+//! ([`MemoryTable`]), rings must lie in it, and what it must not do ends the machine. The crate
+//! `vhost` reads the messages. (`vhost-user-backend` isn't used: it maps whatever memory it is
+//! told of, and owns queues and threads that the devices here have already.)
+
+mod events;
+mod memory;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::sync::Arc;
+
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVirtioFeatures,
+    VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{Activation, ActiveQueue, VirtioDevice};
+use events::Calls;
+use memory::MemoryTable;
+pub(crate) use serve::Connection;
+
+/// The feature bit that says that there are protocol features; no driver sees it.
+const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+
+/// The longest configuration space (`VHOST_USER_MAX_CONFIG_SIZE`).
+const MAX_CONFIG: u32 = 256;
+
+/// A device, as QEMU reaches it.
+struct Backend {
+    device: Box<dyn VirtioDevice>,
+    memory: Arc<GuestMemoryMmap>,
+    table: MemoryTable,
+    calls: Arc<Calls>,
+    /// What the driver accepted, once it has.
+    features: Option<u64>,
+    rings: Vec<Ring>,
+    /// How many of the device's queues QEMU hands over; it keeps the ones after them.
+    handed_over: usize,
+    active: bool,
+}
+
+/// A queue as QEMU has set it up so far.
+#[derive(Default)]
+struct Ring {
+    size: u16,
+    /// Descriptor table, available ring, used ring.
+    addresses: Option<[GuestAddress; 3]>,
+    /// The index in both rings to go on from.
+    base: u16,
+    kick: Option<EventFd>,
+    enabled: bool,
+}
+
+impl Ring {
+    fn is_ready(&self) -> bool {
+        self.enabled && self.size > 0 && self.addresses.is_some() && self.kick.is_some()
+    }
+
+    /// The queue, if it could work: its rings are aligned and lie wholly in guest memory.
+    fn build(&self, max_size: u16, memory: &GuestMemoryMmap) -> Option<Queue> {
+        let [descriptors, available, used] = self.addresses?;
+        let mut queue = Queue::new(max_size.max(self.size)).ok()?;
+        queue.try_set_size(self.size).ok()?;
+        queue.try_set_desc_table_address(descriptors).ok()?;
+        queue.try_set_avail_ring_address(available).ok()?;
+        queue.try_set_used_ring_address(used).ok()?;
+        queue.set_next_avail(self.base);
+        queue.set_next_used(self.base);
+        queue.set_ready(true);
+        // Sizes of section 2.7: with the event index at the end of both rings.
+        let size = usize::from(self.size);
+        let whole = [
+            (descriptors, 16 * size),
+            (available, 6 + 2 * size),
+            (used, 6 + 8 * size),
+        ];
+        let whole = whole.iter().all(|&(at, len)| memory.check_range(at, len));
+        whole.then_some(queue)
+    }
+}
+
+impl Backend {
+    /// Of `device`, the first `handed_over` of whose queues come from QEMU.
+    fn new(
+        device: Box<dyn VirtioDevice>,
+        handed_over: usize,
+        memory: Arc<GuestMemoryMmap>,
+        calls: Arc<Calls>,
+    ) -> Backend {
+        let count = device.queue_sizes().len().min(handed_over);
+        Backend {
+            device,
+            memory,
+            table: MemoryTable::default(),
+            calls,
+            features: None,
+            rings: (0..count).map(|_| Ring::default()).collect(),
+            handed_over: count,
+            active: false,
+        }
+    }
+
+    fn ring(&mut self, index: u32) -> Result<&mut Ring> {
+        self.rings
+            .get_mut(index as usize)
+            .ok_or(Error::InvalidParam)
+    }
+
+    /// A ring that isn't being worked on, and may be set up.
+    fn idle_ring(&mut self, index: u32) -> Result<&mut Ring> {
+        match self.active {
+            true => Err(Error::InvalidOperation("a ring at work can't be changed")),
+            false => self.ring(index),
+        }
+    }
+
+    /// QEMU gives all queues of a device one size: the largest that any of them may have.
+    fn max_size(&self) -> u16 {
+        self.device.queue_sizes().iter().copied().max().unwrap_or(0)
+    }
+
+    /// Lets the device work once all its rings are there.
+    fn activate_if_ready(&mut self) -> Result<()> {
+        if self.active || !self.rings.iter().all(Ring::is_ready) {
+            return Ok(());
+        }
+        let features = self.features.ok_or(Error::InvalidOperation(
+            "a ring is enabled before features are agreed on",
+        ))?;
+        let max_size = self.max_size();
+        let event_index = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
+        let mut queues = Vec::with_capacity(self.device.queue_sizes().len());
+        for ring in &self.rings {
+            let mut queue = ring
+                .build(max_size, &self.memory)
+                .ok_or(Error::InvalidOperation("a ring isn't in guest memory"))?;
+            queue.set_event_idx(event_index);
+            let kick = ring.kick.as_ref().ok_or(Error::InvalidParam)?;
+            let notify = kick.try_clone().map_err(Error::ReqHandlerError)?;
+            queues.push(ActiveQueue { queue, notify });
+        }
+        let activation = Activation {
+            memory: Arc::clone(&self.memory),
+            queues,
+            interrupt: Arc::clone(&self.calls) as Arc<dyn super::Interrupt>,
+            features,
+        };
+        self.device
+            .activate(activation)
+            .map_err(|e| Error::ReqHandlerError(std::io::Error::other(e)))?;
+        self.active = true;
+        Ok(())
+    }
+
+    /// Stops the device. It may be activated again.
+    fn deactivate(&mut self) {
+        if self.active {
+            self.device.reset();
+            self.active = false;
+        }
+    }
+
+    /// Where a ring would be gone on from: the device has answered all that it took.
+    fn position(&self, ring: &Ring) -> u16 {
+        let used = ring.addresses.map(|[_, _, used]| used);
+        used.and_then(|used| used.checked_add(2))
+            .and_then(|index| self.memory.read_obj::<u16>(index).ok())
+            .map_or(ring.base, u16::from_le)
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.deactivate();
+    }
+}
+
+/// Refuses a request of a protocol feature that isn't offered.
+fn not_offered<T>() -> Result<T> {
+    Err(Error::InvalidOperation(
+        "a request that nobody offered to serve",
+    ))
+}
+
+impl VhostUserBackendReqHandlerMut for Backend {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        not_offered()
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        not_offered()
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.device.features() | PROTOCOL_FEATURES)
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        let version_1 = 1 << VIRTIO_F_VERSION_1;
+        let accepted = features & !PROTOCOL_FEATURES;
+        if self.active || accepted & !self.device.features() != 0 || accepted & version_1 == 0 {
+            return Err(Error::InvalidOperation(
+                "features that the device doesn't offer",
+            ));
+        }
+        if features & PROTOCOL_FEATURES == 0 {
+            // Rings would then be enabled from the start, and devices have no such state.
+            return Err(Error::InvalidOperation("protocol features aren't accepted"));
+        }
+        self.features = Some(accepted);
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ)
+    }
+
+    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+        // What isn't offered is refused where it is used.
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.handed_over as u64)
+    }
+
+    /// The table may be set again at work: QEMU does when the guest moves ROMs around.
+    fn set_mem_table(&mut self, regions: &[VhostUserMemoryRegion], files: Vec<File>) -> Result<()> {
+        self.table = MemoryTable::check(regions, &files, &self.memory)?;
+        Ok(())
+    }
+
+    fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
+        let max = self.max_size();
+        let ring = self.idle_ring(index)?;
+        ring.size = u16::try_from(size)
+            .ok()
+            .filter(|size| size.is_power_of_two() && *size <= max)
+            .ok_or(Error::InvalidOperation(
+                "a ring's size isn't one that the device offers",
+            ))?;
+        Ok(())
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        flags: VhostUserVringAddrFlags,
+        descriptors: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        if !flags.is_empty() {
+            return not_offered();
+        }
+        let [Some(descriptors), Some(available), Some(used)] =
+            [descriptors, available, used].map(|address| self.table.translate(address))
+        else {
+            return Err(Error::InvalidOperation("a ring isn't in the memory table"));
+        };
+        self.idle_ring(index)?.addresses = Some([descriptors, available, used]);
+        Ok(())
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        self.idle_ring(index)?.base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
+        Ok(())
+    }
+
+    /// QEMU takes a ring back, as when the driver resets its device.
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        self.ring(index)?;
+        self.deactivate();
+        let position = self
+            .rings
+            .get(index as usize)
+            .map(|ring| self.position(ring));
+        let ring = self.ring(index)?;
+        ring.kick = None;
+        ring.base = position.unwrap_or(0);
+        let base = ring.base;
+        self.calls.set(index as usize, None);
+        Ok(VhostUserVringState::new(index, base.into()))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let kick = file.ok_or(Error::InvalidOperation("a ring without notifications"))?;
+        self.idle_ring(index.into())?.kick = Some(events::event(kick)?);
+        self.activate_if_ready()
+    }
+
+    /// It may change at work: QEMU has another while an interrupt is masked.
+    fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        self.ring(index.into())?;
+        self.calls
+            .set(index.into(), file.map(events::event).transpose()?);
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, index: u8, _file: Option<File>) -> Result<()> {
+        // What goes wrong ends the machine: nobody need be told by an event.
+        self.ring(index.into()).map(drop)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        self.ring(index)?.enabled = enable;
+        if !enable {
+            self.deactivate();
+        }
+        self.activate_if_ready()
+    }
+
+    fn get_config(
+        &mut self,
+        offset: u32,
+        size: u32,
+        _flags: VhostUserConfigFlags,
+    ) -> Result<Vec<u8>> {
+        if offset.checked_add(size).is_none_or(|end| end > MAX_CONFIG) {
+            return Err(Error::InvalidParam);
+        }
+        let mut bytes = vec![0; size as usize];
+        self.device.read_config(offset.into(), &mut bytes);
+        Ok(bytes)
+    }
+
+    fn set_config(
+        &mut self,
+        offset: u32,
+        bytes: &[u8],
+        _flags: VhostUserConfigFlags,
+    ) -> Result<()> {
+        self.device.write_config(offset.into(), bytes);
+        Ok(())
+    }
+
+    fn set_gpu_socket(&mut self, _socket: GpuBackend) -> Result<()> {
+        not_offered()
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        not_offered()
+    }
+
+    fn get_inflight_fd(
+        &mut self,
+        _inflight: &VhostUserInflight,
+    ) -> Result<(VhostUserInflight, File)> {
+        not_offered()
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        not_offered()
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        not_offered()
+    }
+
+    fn add_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion, _file: File) -> Result<()> {
+        not_offered()
+    }
+
+    fn remove_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        not_offered()
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _file: File,
+    ) -> Result<Option<File>> {
+        not_offered()
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        not_offered()
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        not_offered()
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        not_offered()
+    }
+}

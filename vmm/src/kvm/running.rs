@@ -1,0 +1,157 @@
+//! A machine that KVM runs, and how it ends.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use kvm_ioctls::VmFd;
+use vm_memory::GuestMemoryMmap;
+
+use super::kick::Kick;
+use super::vcpu::Vcpu;
+use crate::arch::Ports;
+use crate::console::Console;
+use crate::devices::bus::MmioBus;
+use crate::end::{End, Threads};
+use crate::error::Error;
+use crate::vm::Exit;
+
+/// How long the vCPUs' threads have for coming out of the guest. They are out within
+/// milliseconds; a device's reset may take longer.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// A machine that runs, or has ended by itself.
+///
+/// Dropping it stops it.
+pub(crate) struct Running {
+    machine: Arc<Machine>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
+        self.machine.end.event()
+    }
+
+    pub(crate) fn console_tail(&self) -> String {
+        self.machine.console_tail()
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.machine.end(Ok(Exit::Stopped));
+    }
+
+    pub(crate) fn wait(mut self) -> Result<Exit, Error> {
+        self.finish()
+    }
+
+    /// Of a machine that has no vCPU running yet.
+    pub(crate) fn new(machine: Arc<Machine>) -> Running {
+        Running {
+            machine,
+            threads: Vec::new(),
+        }
+    }
+
+    /// Lets a vCPU run in a thread of its own.
+    pub(crate) fn spawn(&mut self, name: String, vcpu: Vcpu) -> io::Result<()> {
+        self.machine.threads.add();
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(move || vcpu.run())
+            .inspect_err(|_| self.machine.thread_done())?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Exit, Error> {
+        self.stop();
+        if !self.machine.threads.wait(STOP_LIMIT) {
+            // They keep what they need; nothing can be done about them.
+            self.threads.clear();
+            return Err(Error::StopTimeout);
+        }
+        for thread in self.threads.drain(..) {
+            // One that panicked has recorded that as the machine's end.
+            let _ = thread.join();
+        }
+        self.machine.mmio.reset();
+        self.machine.end.take()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.finish();
+    }
+}
+
+/// What the vCPUs' threads share.
+///
+/// Fields are dropped in their order: guest memory after the VM that has it mapped.
+pub(crate) struct Machine {
+    pub(crate) ports: Ports,
+    pub(crate) mmio: MmioBus,
+    console: Arc<Console>,
+    end: End,
+    /// What makes the vCPUs see that it has ended.
+    kicks: Mutex<Vec<Arc<Kick>>>,
+    /// The vCPUs' threads.
+    threads: Threads,
+    _vm: VmFd,
+    _memory: Arc<GuestMemoryMmap>,
+}
+
+impl Machine {
+    pub(crate) fn new(
+        ports: Ports,
+        mmio: MmioBus,
+        console: Arc<Console>,
+        vm: VmFd,
+        memory: Arc<GuestMemoryMmap>,
+    ) -> io::Result<Machine> {
+        Ok(Machine {
+            ports,
+            mmio,
+            console,
+            end: End::new()?,
+            kicks: Mutex::default(),
+            threads: Threads::default(),
+            _vm: vm,
+            _memory: memory,
+        })
+    }
+
+    /// What makes the vCPUs see that the machine has ended.
+    pub(crate) fn set_kicks(&self, kicks: Vec<Arc<Kick>>) {
+        *self.kicks() = kicks;
+    }
+
+    /// Ends the machine. The first to say how it ended is believed.
+    pub(crate) fn end(&self, outcome: Result<Exit, Error>) {
+        if self.end.set(outcome) {
+            for kick in self.kicks().iter() {
+                kick.kick();
+            }
+        }
+    }
+
+    pub(crate) fn ended(&self) -> bool {
+        self.end.is_set()
+    }
+
+    pub(crate) fn console_tail(&self) -> String {
+        self.console.tail()
+    }
+
+    /// A vCPU's thread is through.
+    pub(crate) fn thread_done(&self) {
+        self.threads.done();
+    }
+
+    fn kicks(&self) -> MutexGuard<'_, Vec<Arc<Kick>>> {
+        self.kicks.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}

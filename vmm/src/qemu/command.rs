@@ -1,0 +1,143 @@
+//! QEMU's command line.
+
+use std::ffi::CString;
+
+use virtio_bindings::virtio_ids::{VIRTIO_ID_FS, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK};
+
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::fs::MAX_TAG;
+
+/// The descriptors that QEMU starts with: the standard streams (the console is its output),
+/// guest memory, the boot ROM, and then the sockets of the devices.
+pub(super) const MEMORY: usize = 3;
+pub(super) const ROM: usize = 4;
+pub(super) const FIRST_SOCKET: usize = 5;
+
+/// The port by which the guest powers off (see `arch`), and how QEMU then exits:
+/// `isa-debug-exit` makes `value << 1 | 1` of the value written.
+const EXIT_PORT: u16 = 0x600;
+pub(super) const POWER_OFF_STATUS: i32 = 0x34 << 1 | 1;
+
+/// QEMU's own system call filter: nothing that a running machine needs is in these groups.
+const FILTER: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
+/// The machine: a PC's timer, interrupt controllers and clock, without which Linux has nothing
+/// to measure its clocks by; no firmware but ours, no option ROMs, and nothing added to the
+/// kernel's command line, as there is none for QEMU to see.
+const MACHINE: &str = "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,\
+                       auto-kernel-cmdline=off,memory-backend=memory";
+
+/// A kind of device that QEMU can show a guest on our behalf.
+pub(super) struct Kind {
+    /// Its name in messages.
+    pub(super) name: &'static str,
+    /// How many of the device's queues QEMU hands over to it. None if QEMU has such a device
+    /// of its own, which stands in for ours.
+    pub(super) handed_over: Option<usize>,
+    /// QEMU's name of it, and its properties.
+    device: String,
+}
+
+impl Kind {
+    /// The kind of a device; none if QEMU doesn't know such.
+    pub(super) fn of(device: &dyn VirtioDevice) -> Option<Kind> {
+        let queues = device.queue_sizes().len();
+        match device.device_type() {
+            VIRTIO_ID_VSOCK => Some(Kind {
+                name: "vsock",
+                // QEMU keeps the event queue.
+                handed_over: Some(queues.min(2)),
+                device: "vhost-user-vsock-device".into(),
+            }),
+            VIRTIO_ID_FS => {
+                let size = device.queue_sizes().iter().max()?;
+                Some(Kind {
+                    name: "fs",
+                    handed_over: Some(queues),
+                    device: format!(
+                        "vhost-user-fs-device,tag={},queue-size={size}",
+                        tag(device)?
+                    ),
+                })
+            }
+            // QEMU reaches no other's in Debian's build, and feeds its own by getrandom(2) too.
+            VIRTIO_ID_RNG => Some(Kind {
+                name: "rng",
+                handed_over: None,
+                device: "virtio-rng-device,rng=random".into(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// A file system's tag, if it can be a part of a command line.
+fn tag(device: &dyn VirtioDevice) -> Option<String> {
+    let mut tag = [0; MAX_TAG];
+    device.read_config(0, &mut tag);
+    let tag = std::str::from_utf8(&tag).ok()?.trim_end_matches('\0');
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (!tag.is_empty() && tag.chars().all(plain)).then(|| tag.to_owned())
+}
+
+/// The arguments, as they are put together.
+pub(super) struct Arguments(Vec<String>);
+
+impl Arguments {
+    /// For a machine of `vcpus` and `memory` bytes, without devices.
+    pub(super) fn new(vcpus: u8, memory: u64) -> Arguments {
+        let mut arguments = Arguments(vec!["qemu-system-x86_64".into()]);
+        for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+            arguments.0.push(flag.into());
+        }
+        arguments
+            .add("-sandbox", FILTER)
+            .add("-display", "none")
+            .add("-machine", MACHINE)
+            .add("-accel", "tcg,thread=multi")
+            .add("-cpu", "max")
+            .add("-smp", vcpus)
+            // Memory is a multiple of 4 KiB.
+            .add("-m", format!("{}k", memory >> 10))
+            .add(
+                "-object",
+                format!(
+                    "memory-backend-file,id=memory,size={memory},\
+                     mem-path=/proc/self/fd/{MEMORY},share=on"
+                ),
+            )
+            .add("-bios", format!("/proc/self/fd/{ROM}"))
+            .add("-chardev", "stdio,id=console,signal=off")
+            .add("-serial", "chardev:console")
+            .add(
+                "-device",
+                format!("isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1"),
+            )
+            .add("-global", "virtio-mmio.force-legacy=false");
+        arguments
+    }
+
+    /// Adds a device in place `index` of the machine, reached by the socket number `socket`
+    /// if it is ours.
+    pub(super) fn device(&mut self, kind: &Kind, index: usize, socket: usize) {
+        let mut device = format!("{},bus=virtio-mmio-bus.{index}", kind.device);
+        if kind.handed_over.is_some() {
+            let fd = FIRST_SOCKET + socket;
+            self.add("-chardev", format!("socket,id=device{index},fd={fd}"));
+            device += &format!(",chardev=device{index}");
+        } else {
+            self.add("-object", "rng-builtin,id=random");
+        }
+        self.add("-device", device);
+    }
+
+    fn add(&mut self, flag: &str, value: impl ToString) -> &mut Arguments {
+        self.0.extend([flag.into(), value.to_string()]);
+        self
+    }
+
+    /// All of them. None has a NUL: they are numbers, our own words and a checked tag.
+    pub(super) fn finish(self) -> Vec<CString> {
+        self.0.into_iter().flat_map(CString::new).collect()
+    }
+}

@@ -1,0 +1,459 @@
+//! The jail that QEMU runs in.
+//!
+//! QEMU emulates a hostile guest's processor, so it is held like one that has been taken over.
+//! Before its first instruction it has: namespaces of its own (mount, network, IPC, UTS, PID), a
+//! root with nothing in it but the host's shared libraries, read-only, and a `/proc` that shows
+//! itself; a user and a group that nothing else has, no capabilities and no way to any
+//! (`no_new_privs`); the descriptors that it is given and no other; and limits. Its own system
+//! call filter comes on top ([`command`](super::command)).
+//!
+//! It gets `SIGKILL` when the thread that made it ends, by whatever that ends.
+//!
+//! Everything is made ready before the fork: the child of a process that may have threads may
+//! only make system calls.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+/// Where the tmpfs that becomes the root is mounted first. Every host has it.
+const MOUNT_POINT: &CStr = c"/proc";
+
+/// Where shared libraries are. What is a symbolic link on the host is one in the jail.
+const LIBRARIES: [&str; 4] = ["usr/lib", "usr/lib64", "lib", "lib64"];
+
+/// The user and the group of a QEMU: its parent's pid above this. No distribution gives such
+/// ids to anybody, and two QEMUs never have the same.
+const FIRST_USER: u32 = 0x6e00_0000;
+
+/// How many threads QEMU has besides the vCPUs', generously.
+const OTHER_THREADS: u64 = 16;
+
+/// How many files it can have open.
+const MAX_FILES: u64 = 256;
+
+/// What QEMU is started with.
+pub(super) struct Jail<'a> {
+    pub(super) binary: BorrowedFd<'a>,
+    /// The binary's path, beside which it looks for modules of its own.
+    pub(super) path: &'a Path,
+    pub(super) arguments: Vec<CString>,
+    /// Its descriptors, from 0 on.
+    pub(super) files: Vec<BorrowedFd<'a>>,
+    pub(super) vcpus: u8,
+}
+
+/// A directory entry of the root.
+enum Entry {
+    /// A directory with nothing in it.
+    Empty { path: CString },
+    /// One of the host's, read-only.
+    Directory { path: CString, host: CString },
+    /// A symbolic link, as the host has it.
+    Link { path: CString, target: CString },
+}
+
+/// All that the child needs, ready.
+struct Ready {
+    files: Vec<RawFd>,
+    binary: RawFd,
+    parent: OwnedFd,
+    arguments: Vec<*const libc::c_char>,
+    root: Vec<Entry>,
+    user: u32,
+    limits: [(libc::__rlimit_resource_t, u64); 4],
+}
+
+impl Jail<'_> {
+    /// Starts QEMU. What fails in the child is said on its standard error.
+    pub(super) fn spawn(self) -> io::Result<Child> {
+        let own = std::process::id();
+        let mut arguments: Vec<_> = self.arguments.iter().map(|a| a.as_ptr()).collect();
+        arguments.push(ptr::null());
+        let ready = Ready {
+            files: self.files.iter().map(AsRawFd::as_raw_fd).collect(),
+            binary: self.binary.as_raw_fd(),
+            parent: pidfd(own)?,
+            arguments,
+            root: entries(Path::new("/"), self.path)?,
+            user: FIRST_USER + own,
+            limits: [
+                (libc::RLIMIT_CORE, 0),
+                // It writes no files; memory has its size.
+                (libc::RLIMIT_FSIZE, 0),
+                (libc::RLIMIT_NOFILE, MAX_FILES),
+                (libc::RLIMIT_NPROC, u64::from(self.vcpus) + OTHER_THREADS),
+            ],
+        };
+        let flags = libc::CLONE_NEWNS
+            | libc::CLONE_NEWNET
+            | libc::CLONE_NEWIPC
+            | libc::CLONE_NEWUTS
+            | libc::CLONE_NEWPID
+            | libc::CLONE_PIDFD
+            | libc::SIGCHLD;
+        let mut pidfd: RawFd = -1;
+        // SAFETY: as fork(): the child goes on with a copy of this memory and makes only system
+        // calls. The kernel writes the descriptor to `pidfd`.
+        let pid = unsafe {
+            let none = ptr::null_mut::<libc::c_void>();
+            libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none)
+        };
+        match pid {
+            0 => ready.become_qemu(),
+            pid if pid < 0 => Err(io::Error::last_os_error()),
+            // SAFETY: the descriptor is new, and nobody else's.
+            _ => Ok(Child(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+        }
+    }
+}
+
+/// What is to be in the root, parents before what is in them.
+fn entries(host: &Path, binary: &Path) -> io::Result<Vec<Entry>> {
+    let c_string = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+    let mut entries = Vec::new();
+    let mut above: Vec<&Path> = ["usr", "proc"].map(Path::new).into();
+    // It gets to them by way of its own directory, which need only exist.
+    let beside = binary.parent().and_then(|path| path.strip_prefix("/").ok());
+    let mut parents: Vec<_> = beside.into_iter().flat_map(Path::ancestors).collect();
+    parents.retain(|path| !path.as_os_str().is_empty() && !above.contains(path));
+    above.extend(parents.into_iter().rev());
+    for path in above {
+        let path = c_string(path.as_os_str())?;
+        entries.push(Entry::Empty { path });
+    }
+    for path in LIBRARIES {
+        let Ok(metadata) = fs::symlink_metadata(host.join(path)) else {
+            continue;
+        };
+        if metadata.is_symlink() {
+            entries.push(Entry::Link {
+                path: c_string(OsStr::new(path))?,
+                target: c_string(fs::read_link(host.join(path))?.as_os_str())?,
+            });
+        } else if metadata.is_dir() {
+            entries.push(Entry::Directory {
+                path: c_string(OsStr::new(path))?,
+                host: c_string(host.join(path).as_os_str())?,
+            });
+        }
+    }
+    Ok(entries)
+}
+
+fn pidfd(pid: u32) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers; the descriptor is new, and nobody else's.
+    unsafe {
+        match libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) {
+            fd if fd < 0 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd as RawFd)),
+        }
+    }
+}
+
+/// Why the child can't go on: what it was doing.
+type Step = &'static str;
+
+fn check(result: libc::c_long, step: Step) -> Result<libc::c_long, Step> {
+    if result < 0 { Err(step) } else { Ok(result) }
+}
+
+impl Ready {
+    /// Runs in the child, and makes nothing but system calls.
+    fn become_qemu(&self) -> ! {
+        let (step, errno) = match self.enter() {
+            Ok(never) => match never {},
+            // SAFETY: reads this thread's errno.
+            Err(step) => (step, unsafe { *libc::__errno_location() }),
+        };
+        let mut digits = [b'0'; 3];
+        let mut rest = errno;
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (rest % 10) as u8;
+            rest /= 10;
+        }
+        for part in [
+            b"nacre: can't ",
+            step.as_bytes(),
+            b": error ",
+            &digits,
+            b"\n",
+        ] {
+            // SAFETY: the pointer and the length are those of a slice. The descriptor may still
+            // be another one's, which then gets the message.
+            unsafe { libc::write(self.message_fd(), part.as_ptr().cast(), part.len()) };
+        }
+        // SAFETY: ends the process without running anything of it.
+        unsafe { libc::_exit(127) }
+    }
+
+    /// Where messages go: standard error to be.
+    fn message_fd(&self) -> RawFd {
+        self.files.get(2).copied().unwrap_or(2)
+    }
+
+    fn enter(&self) -> Result<std::convert::Infallible, Step> {
+        self.end_with_the_parent()?;
+        self.change_root()?;
+        self.limit()?;
+        // Changing the user forgets what was asked for in the parent's case.
+        self.end_with_the_parent()?;
+        let binary = self.place_files()?;
+        let environment = [ptr::null::<libc::c_char>()];
+        // SAFETY: the arguments are pointers to strings that live on, and end with a null, as
+        // the environment does.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                binary,
+                c"".as_ptr(),
+                self.arguments.as_ptr(),
+                environment.as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        check(result, "run QEMU").and(Err("run QEMU"))
+    }
+
+    /// Has the kernel kill this process when its parent ends, which may have happened already;
+    /// keeps it out of the parent's terminal, whose signals aren't for it.
+    fn end_with_the_parent(&self) -> Result<(), Step> {
+        let step = "be bound to the parent";
+        let mut parent = libc::pollfd {
+            fd: self.parent.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: plain calls; one `pollfd` is passed, as the count says. A process that leads
+        // a session already can't begin another, which is no matter.
+        unsafe {
+            libc::setsid();
+            check(
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into(),
+                step,
+            )?;
+            match check(libc::poll(&mut parent, 1, 0).into(), step)? {
+                0 => Ok(()),
+                _ => libc::_exit(127),
+            }
+        }
+    }
+
+    /// Makes the root, and goes there.
+    fn change_root(&self) -> Result<(), Step> {
+        let step = "make a root";
+        let none = ptr::null::<libc::c_char>();
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        let safe = libc::MS_NOSUID | libc::MS_NODEV;
+        let mount = |source: *const libc::c_char,
+                     target: &CStr,
+                     kind: *const libc::c_char,
+                     flags: libc::c_ulong,
+                     data: &CStr,
+                     step: Step| {
+            // SAFETY: all pointers are to strings that end with a NUL, or null where the call
+            // takes that.
+            let result =
+                unsafe { libc::mount(source, target.as_ptr(), kind, flags, data.as_ptr().cast()) };
+            check(result.into(), step)
+        };
+        mount(none, c"/", none, private, c"", step)?;
+        let tmpfs = c"tmpfs".as_ptr();
+        mount(
+            tmpfs,
+            MOUNT_POINT,
+            tmpfs,
+            safe | libc::MS_NOEXEC,
+            c"mode=755,size=64k",
+            step,
+        )?;
+        // SAFETY: a string that ends with a NUL.
+        check(unsafe { libc::chdir(MOUNT_POINT.as_ptr()) }.into(), step)?;
+        for entry in &self.root {
+            let step = "bring libraries into the root";
+            match entry {
+                Entry::Empty { path } => {
+                    // SAFETY: a string that ends with a NUL.
+                    check(unsafe { libc::mkdir(path.as_ptr(), 0o755) }.into(), step)?;
+                }
+                Entry::Link { path, target } => {
+                    // SAFETY: both are strings that end with a NUL.
+                    let result = unsafe { libc::symlink(target.as_ptr(), path.as_ptr()) };
+                    check(result.into(), step)?;
+                }
+                Entry::Directory { path, host } => {
+                    // SAFETY: a string that ends with a NUL.
+                    check(unsafe { libc::mkdir(path.as_ptr(), 0o755) }.into(), step)?;
+                    mount(host.as_ptr(), path, none, libc::MS_BIND, c"", step)?;
+                    let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | safe;
+                    mount(none, path, none, read_only, c"", step)?;
+                }
+            }
+        }
+        let proc = c"proc".as_ptr();
+        let flags = safe | libc::MS_NOEXEC;
+        mount(
+            proc,
+            c"proc",
+            proc,
+            flags,
+            c"subset=pid",
+            "mount /proc in the root",
+        )?;
+        let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | safe;
+        mount(none, c".", none, read_only | libc::MS_NOEXEC, c"", step)?;
+        // SAFETY: plain calls with strings that end with a NUL. The old root ends up on top of
+        // the new one, and is taken away from there (pivot_root(2)).
+        unsafe {
+            let here = c".".as_ptr();
+            check(
+                libc::syscall(libc::SYS_pivot_root, here, here),
+                "enter the root",
+            )?;
+            check(
+                libc::umount2(here, libc::MNT_DETACH).into(),
+                "leave the old root",
+            )?;
+            check(libc::chdir(c"/".as_ptr()).into(), "enter the root")?;
+        }
+        Ok(())
+    }
+
+    /// Limits, and another user without any privilege.
+    fn limit(&self) -> Result<(), Step> {
+        for (resource, value) in self.limits {
+            let limit = libc::rlimit {
+                rlim_cur: value,
+                rlim_max: value,
+            };
+            // SAFETY: `limit` is valid for the call.
+            let result = unsafe { libc::setrlimit(resource, &limit) };
+            check(result.into(), "limit resources")?;
+        }
+        let (user, step) = (self.user, "become an unprivileged user");
+        // System calls of this thread, which is the only one: glibc's functions would look for
+        // others. SAFETY: no pointers but a null that goes with a count of 0; the signal set is
+        // valid for the call.
+        unsafe {
+            let none = ptr::null::<libc::gid_t>();
+            check(libc::syscall(libc::SYS_setgroups, 0, none), step)?;
+            check(libc::syscall(libc::SYS_setresgid, user, user, user), step)?;
+            check(libc::syscall(libc::SYS_setresuid, user, user, user), step)?;
+            check(
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(),
+                step,
+            )?;
+            // This program ignores SIGPIPE and blocks others; both would be inherited.
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+            let mut nothing: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&mut nothing);
+            libc::sigprocmask(libc::SIG_SETMASK, &nothing, ptr::null_mut());
+        }
+        Ok(())
+    }
+
+    /// Puts the files at their descriptors and closes all others but the binary's, which goes
+    /// when it is executed.
+    fn place_files(&self) -> Result<RawFd, Step> {
+        let step = "hand files over";
+        let count = self.files.len() as RawFd;
+        // Out of the way first: a target may be another's source.
+        let above = |fd: RawFd| {
+            // SAFETY: a plain call.
+            let fd = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, count + 1) };
+            check(fd.into(), step).map(|fd| fd as RawFd)
+        };
+        let binary = above(self.binary)?;
+        let mut moved = [0; MAX_FILES as usize];
+        let moved = moved.get_mut(..self.files.len()).ok_or(step)?;
+        for (slot, fd) in moved.iter_mut().zip(&self.files) {
+            *slot = above(*fd)?;
+        }
+        for (target, fd) in (0..).zip(moved.iter()) {
+            // SAFETY: plain calls on descriptors of this process.
+            check(unsafe { libc::dup2(*fd, target) }.into(), step)?;
+        }
+        // SAFETY: as above; nothing of this program is used after it but this thread.
+        unsafe {
+            check(libc::dup3(binary, count, libc::O_CLOEXEC).into(), step)?;
+            let first = count as libc::c_uint + 1;
+            check(
+                libc::syscall(libc::SYS_close_range, first, u32::MAX, 0),
+                step,
+            )?;
+        }
+        Ok(count)
+    }
+}
+
+/// How QEMU ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Exited(i32),
+    Killed(i32),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Exited(status) => write!(f, "exited with status {status}"),
+            Ended::Killed(libc::SIGKILL) => f.write_str("was killed by SIGKILL"),
+            Ended::Killed(libc::SIGSEGV) => f.write_str("was killed by SIGSEGV"),
+            Ended::Killed(libc::SIGSYS) => {
+                f.write_str("was killed by its system call filter (SIGSYS)")
+            }
+            Ended::Killed(signal) => write!(f, "was killed by signal {signal}"),
+        }
+    }
+}
+
+/// QEMU's process, by a descriptor that stands for no other. Readable once it has ended.
+pub(super) struct Child(OwnedFd);
+
+impl Child {
+    /// Kills it, if it hasn't ended.
+    pub(super) fn kill(&self) {
+        // SAFETY: a null siginfo is what the call is told to do without. A process that has
+        // ended is no matter.
+        unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                libc::SIGKILL,
+                ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+    }
+
+    /// Says how it ended, once it has.
+    pub(super) fn reap(&self) -> io::Result<Ended> {
+        // SAFETY: siginfo_t is plain data, for which zeros are valid, and the call fills it in;
+        // its fields are those of SIGCHLD.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let id = self.0.as_raw_fd() as libc::id_t;
+            while libc::waitid(libc::P_PIDFD, id, &mut info, libc::WEXITED) < 0 {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            Ok(match info.si_code {
+                libc::CLD_EXITED => Ended::Exited(info.si_status()),
+                _ => Ended::Killed(info.si_status()),
+            })
+        }
+    }
+}
+
+impl AsRawFd for Child {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}

@@ -1,0 +1,389 @@
+//! Machines whose processor QEMU emulates (its TCG), for hosts without a usable KVM.
+//!
+//! QEMU is a child of this process, in a jail ([`jail`]), and ends when this process does,
+//! however that ends. Guest memory is a sealed file of this process, with the kernel in it as
+//! under KVM, and QEMU maps it; instead of a BIOS there is a ROM that enters the kernel
+//! ([`boot_rom`]). The serial console comes through a pipe, the virtio devices stay in this
+//! process and are reached over vhost-user. The guest powers off by the port that it knows, as
+//! QEMU's `isa-debug-exit` makes an exit status of what is written there.
+
+mod boot_rom;
+mod command;
+mod jail;
+#[cfg(test)]
+mod tests;
+mod version;
+mod watch;
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::arch::Boot;
+use crate::console::{Console, ConsoleWriter};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::vhost_user::Connection;
+use crate::end::{End, Threads};
+use crate::error::Error;
+use crate::memory;
+use crate::vm::{Exit, VmConfig, full_cmdline};
+pub use version::Version;
+use watch::Watch;
+
+/// The most virtio devices that a machine under QEMU has: its microvm machine has places for
+/// that many.
+pub const MAX_QEMU_DEVICES: usize = 8;
+
+/// Where QEMU is looked for unless another place is named.
+pub const DEFAULT_PATH: &str = "/usr/bin/qemu-system-x86_64";
+
+/// The oldest QEMU that has what a machine needs.
+pub const OLDEST: Version = Version { major: 7, minor: 2 };
+
+/// How long QEMU, once killed, and the devices have to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+// The microvm machine's virtio-mmio devices: addresses, size of the registers, interrupts.
+const MMIO_START: u64 = 0xfeb0_0000;
+const MMIO_DEVICE_SIZE: u64 = 512;
+const FIRST_IRQ: u32 = 5;
+
+/// What the kernel is told besides: without a keyboard controller it resets by a triple fault;
+/// the rest is known and needn't be measured (see `docs/architecture.md`).
+const CMDLINE: &str = "reboot=t";
+
+/// A QEMU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qemu {
+    path: PathBuf,
+}
+
+/// Why there is no QEMU to use.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QemuError {
+    /// It isn't installed, or can't be opened.
+    #[error("there is no QEMU at {path}")]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
+    /// It isn't new enough.
+    #[error("{path} is version {found}, and {OLDEST} is the oldest that will do")]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: Version,
+    },
+    /// It doesn't say its version.
+    #[error("{path} doesn't say that it is a QEMU: {reason}")]
+    NotQemu {
+        /// The file.
+        path: PathBuf,
+        /// What it did instead.
+        reason: String,
+    },
+}
+
+impl Qemu {
+    /// The QEMU at `path`, usually [`DEFAULT_PATH`]. Whether it will do is found out by
+    /// [`check`](Self::check), or when a machine starts.
+    pub fn at(path: impl Into<PathBuf>) -> Qemu {
+        Qemu { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens its binary.
+    ///
+    /// # Errors
+    ///
+    /// [`QemuError::Missing`].
+    fn open(&self) -> Result<File, QemuError> {
+        File::open(&self.path)
+            .and_then(|file| match file.metadata()?.is_file() {
+                true => Ok(file),
+                false => Err(io::Error::other("not a file")),
+            })
+            .map_err(|source| QemuError::Missing {
+                path: self.path.clone(),
+                source,
+            })
+    }
+
+    /// Asks whether it is there, without running it: takes no time to speak of.
+    ///
+    /// # Errors
+    ///
+    /// [`QemuError::Missing`].
+    pub fn find(&self) -> Result<(), QemuError> {
+        self.open().map(drop)
+    }
+
+    /// Runs it to ask for its version, which must be [`OLDEST`] or newer: takes some 30 ms, and
+    /// at most some seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`QemuError`].
+    pub fn check(&self) -> Result<Version, QemuError> {
+        self.find()?;
+        let not_qemu = |reason| QemuError::NotQemu {
+            path: self.path.clone(),
+            reason,
+        };
+        let found = version::of(&self.path).map_err(not_qemu)?;
+        match found < OLDEST {
+            true => Err(QemuError::TooOld {
+                path: self.path.clone(),
+                found,
+            }),
+            false => Ok(found),
+        }
+    }
+}
+
+/// A machine that is ready to start.
+pub(crate) struct Made {
+    qemu: Qemu,
+    binary: File,
+    vcpus: u8,
+    memory_size: u64,
+    memory: Arc<GuestMemoryMmap>,
+    rom: File,
+    devices: Vec<Box<dyn VirtioDevice>>,
+    console: Arc<Console>,
+    console_writer: ConsoleWriter,
+}
+
+impl Made {
+    pub(crate) fn new(qemu: Qemu, mut config: VmConfig) -> Result<Made, Error> {
+        config.check(MAX_QEMU_DEVICES)?;
+        for (index, device) in config.devices.iter().enumerate() {
+            if command::Kind::of(&**device).is_none() {
+                return Err(Error::NotForQemu { index });
+            }
+        }
+        let binary = qemu.open()?;
+        let words = format!("{CMDLINE} {}", config.cmdline);
+        let cmdline = full_cmdline(&words, (0..config.devices.len()).map(slot))?;
+        let memory = memory::create(config.memory)?;
+        let (kernel, initramfs) = config.load(&memory)?;
+        let boot = Boot {
+            memory_size: config.memory,
+            vcpus: config.vcpus,
+            cmdline: &cmdline,
+            initramfs,
+            timer_pin: Boot::PC_TIMER_PIN,
+        };
+        boot.write(&memory)?;
+        let rom = rom_file(kernel.entry).map_err(Error::host("making the boot ROM"))?;
+        let (console, console_writer) = Console::new(config.console_log.take());
+        Ok(Made {
+            qemu,
+            binary,
+            vcpus: config.vcpus,
+            memory_size: config.memory,
+            memory: Arc::new(memory),
+            rom,
+            devices: config.devices,
+            console,
+            console_writer,
+        })
+    }
+
+    pub(crate) fn start(self) -> Result<Running, Error> {
+        let host = Error::host;
+        let (console, console_end) = pipe().map_err(host("making the console's pipe"))?;
+        let (messages, messages_end) = pipe().map_err(host("making a pipe for QEMU"))?;
+        let null = File::open("/dev/null").map_err(host("opening /dev/null"))?;
+        let mut connections = Vec::new();
+        let mut sockets = Vec::new();
+        let mut arguments = command::Arguments::new(self.vcpus, self.memory_size);
+        for (index, device) in self.devices.into_iter().enumerate() {
+            let kind = command::Kind::of(&*device).ok_or(Error::NotForQemu { index })?;
+            arguments.device(&kind, index, sockets.len());
+            let Some(handed_over) = kind.handed_over else {
+                continue;
+            };
+            let (socket, theirs) = UnixStream::pair().map_err(host("making a socket"))?;
+            sockets.push(OwnedFd::from(theirs));
+            connections.push(Connection {
+                name: kind.name,
+                device,
+                handed_over,
+                socket,
+            });
+        }
+        let memory_file = self
+            .memory
+            .iter()
+            .find_map(|region| region.file_offset())
+            .ok_or_else(|| io::Error::other("it isn't a file"))
+            .map_err(host("giving memory to QEMU"))?;
+        let mut files = vec![
+            null.as_fd(),
+            console_end.as_fd(),
+            messages_end.as_fd(),
+            memory_file.file().as_fd(),
+            self.rom.as_fd(),
+        ];
+        files.extend(sockets.iter().map(AsFd::as_fd));
+        debug_assert_eq!(files.len() - sockets.len(), command::FIRST_SOCKET);
+
+        let path = self.qemu.path.canonicalize();
+        let path = path.map_err(host("looking for QEMU"))?;
+        let shared = Arc::new(Shared {
+            end: End::new().map_err(host("creating an event"))?,
+            console: self.console,
+            threads: Threads::default(),
+        });
+        let child = jail::Jail {
+            binary: self.binary.as_fd(),
+            path: &path,
+            arguments: arguments.finish(),
+            files,
+            vcpus: self.vcpus,
+        }
+        .spawn()
+        .map_err(host("starting QEMU"))?;
+        let child = Arc::new(child);
+        // From here on QEMU is killed if something else fails.
+        let running = Running {
+            shared: Arc::clone(&shared),
+            child: Arc::clone(&child),
+        };
+        drop((console_end, messages_end, sockets));
+
+        let watch = Watch {
+            qemu: self.qemu,
+            child: Arc::clone(&child),
+            shared: Arc::clone(&shared),
+            console,
+            console_writer: self.console_writer,
+            messages,
+        };
+        watch.start().map_err(host("starting a thread"))?;
+        for connection in connections {
+            let name = connection.name;
+            let (shared, child) = (Arc::clone(&shared), Arc::clone(&child));
+            let threads = Arc::clone(&shared);
+            let failed = move |why: &str| {
+                let failure = Error::DeviceFailed {
+                    device: name,
+                    reason: why.to_owned(),
+                    console_tail: shared.console.tail(),
+                };
+                if shared.end.set(Err(failure)) {
+                    child.kill();
+                }
+            };
+            threads.threads.add();
+            let ended = Arc::clone(&threads);
+            connection
+                .serve(Arc::clone(&self.memory), Arc::new(failed), move || {
+                    ended.threads.done();
+                })
+                .inspect_err(|_| threads.threads.done())
+                .map_err(host("starting a device's thread"))?;
+        }
+        Ok(running)
+    }
+}
+
+/// The address and size of the registers of device `index`, and its interrupt.
+fn slot(index: usize) -> (GuestAddress, u64, u32) {
+    let start = GuestAddress(MMIO_START + index as u64 * MMIO_DEVICE_SIZE);
+    (start, MMIO_DEVICE_SIZE, FIRST_IRQ + index as u32)
+}
+
+/// A file in memory with the ROM that enters a kernel.
+fn rom_file(entry: GuestAddress) -> io::Result<File> {
+    // SAFETY: the name is a NUL-terminated string.
+    let fd = unsafe { libc::memfd_create(c"boot-rom".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and nobody else's.
+    let mut file = unsafe { File::from_raw_fd(fd) };
+    file.write_all(&boot_rom::image(entry))?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// A pipe: our end, which never makes us wait, and the other.
+fn pipe() -> io::Result<(File, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: the array has room for both descriptors, which are new and nobody else's.
+    let (ours, theirs) = unsafe {
+        if libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1]))
+    };
+    // SAFETY: sets a flag of the reading end, which is a description of its own.
+    if unsafe { libc::fcntl(fds[0], libc::F_SETFL, libc::O_NONBLOCK) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok((File::from(ours), theirs))
+}
+
+/// What the threads of a machine share.
+struct Shared {
+    end: End,
+    console: Arc<Console>,
+    threads: Threads,
+}
+
+/// A machine that runs, or has ended.
+pub(crate) struct Running {
+    shared: Arc<Shared>,
+    child: Arc<jail::Child>,
+}
+
+impl Running {
+    pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
+        self.shared.end.event()
+    }
+
+    pub(crate) fn console_tail(&self) -> String {
+        self.shared.console.tail()
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.shared.end.set(Ok(Exit::Stopped));
+        self.child.kill();
+    }
+
+    pub(crate) fn wait(mut self) -> Result<Exit, Error> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Result<Exit, Error> {
+        self.stop();
+        match self.shared.threads.wait(STOP_LIMIT) {
+            true => self.shared.end.take(),
+            // They keep what they need; nothing can be done about them.
+            false => Err(Error::StopTimeout),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.finish();
+    }
+}
