@@ -79,13 +79,17 @@ impl VmConfig {
     }
 }
 
-/// The command line with devices added to it, where the kernel's parameters end. A device is
-/// the address and the size of its registers, and its interrupt.
+/// The command line with the hypervisor's words and devices added to it, where the kernel's
+/// parameters end. A device is the address and the size of its registers, and its interrupt.
 pub(crate) fn full_cmdline(
     cmdline: &str,
+    words: &str,
     devices: impl Iterator<Item = (GuestAddress, u64, u32)>,
 ) -> Result<CString, Error> {
     let mut full = Cmdline::try_from(cmdline, arch::CMDLINE_CAPACITY).map_err(Error::Cmdline)?;
+    if !words.is_empty() {
+        full.insert_str(words).map_err(Error::Cmdline)?;
+    }
     for (address, size, irq) in devices {
         full.add_virtio_mmio_device(size, address, irq, None)
             .map_err(Error::Cmdline)?;
@@ -198,10 +202,10 @@ mod tests {
             (GuestAddress(0xd000_0000), 4096, 5),
             (GuestAddress(0xd000_1000), 512, 6),
         ];
-        let line = full_cmdline("quiet -- --flag", devices.into_iter()).unwrap();
+        let line = full_cmdline("quiet -- --flag", "reboot=t", devices.into_iter()).unwrap();
         assert_eq!(
             line.to_str().unwrap(),
-            "quiet virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=512@0xd0001000:6 -- --flag"
+            "quiet reboot=t virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=512@0xd0001000:6 -- --flag"
         );
     }
 }

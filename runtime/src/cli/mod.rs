@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::isolation::Isolation;
+use crate::isolation::{Isolation, vm::hypervisor::Hypervisor};
 
 pub(crate) use container::{Container, Create, Delete, Kill, List, Ps, Run};
 pub(crate) use events::Events;
@@ -24,6 +24,11 @@ Isolation: --isolation, else the annotation dev.nacre.isolation, else the name t
 called by (nacre-vm, nacre-process), else the configuration file, else vm. What was asked for
 is what one gets, or an error.
 
+Hypervisor of a VM: --hypervisor, else the annotation dev.nacre.vm.hypervisor, else the
+configuration file, else kvm. qemu emulates the processor, for hosts whose KVM can't be used: it
+is slow, and needs Debian's package qemu-system-x86. auto, in the configuration file only, is kvm
+where that can run a guest, else qemu, with a warning.
+
 Size of a VM (dev.nacre.vm.cpus and dev.nacre.vm.memory are annotations in config.json):
   vCPUs   dev.nacre.vm.cpus, else the container's CPU limits (quota/period rounded up, the
           number of CPUs in its cpuset, the smaller of both), else the configuration file, else 1
@@ -34,6 +39,8 @@ The configuration file, /etc/nacre/config.toml, with its defaults; every key may
 and an unknown one is an error:
   isolation = \"vm\"
   [vm]
+  hypervisor = \"kvm\"        # or \"qemu\", or \"auto\"
+  qemu = \"/usr/bin/qemu-system-x86_64\"
   cpus = 1
   memory = \"256M\"
   kernel = \"vmlinux\"        # beside the nacre binary, else /usr/lib/nacre/vmlinux
@@ -78,6 +85,9 @@ pub(crate) struct Global {
     /// What a container is isolated by
     #[arg(long, global = true, value_name = "KIND")]
     pub(crate) isolation: Option<Isolation>,
+    /// What runs a VM: the host's KVM unless something else is asked for
+    #[arg(long, global = true, value_name = "KIND")]
+    pub(crate) hypervisor: Option<Hypervisor>,
     /// The configuration file; it must exist if it is given [default: /etc/nacre/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

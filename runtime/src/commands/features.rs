@@ -5,20 +5,34 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::Global,
-    config::annotations::{CPUS, ISOLATION, MEMORY},
+    config::{
+        Config,
+        annotations::{CPUS, HYPERVISOR, ISOLATION, MEMORY},
+    },
     error::Error,
-    isolation::Isolation,
+    isolation::{Isolation, vm::hypervisor::Hypervisor},
 };
 
 use super::{OCI_VERSION, print_json};
 
 pub(super) fn features(global: &Global) -> Result<u8, Error> {
-    print_json(&document(super::isolation(global)?))?;
+    let config = Config::load(global.config.as_deref())?;
+    let usable = Hypervisor::usable(&config.vm.qemu());
+    print_json(&document(super::isolation(global)?, &usable))?;
     Ok(0)
 }
 
-/// What containers can ask for that are isolated so, whatever the host can do.
-fn document(isolation: Isolation) -> Value {
+/// Hypervisors as an annotation's value: only strings can be one.
+fn names(hypervisors: impl Iterator<Item = Hypervisor>) -> String {
+    hypervisors
+        .map(Hypervisor::name)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// What containers can ask for that are isolated so, whatever the host can do; and the
+/// hypervisors that this host could run a VM with.
+fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
     let on_host = isolation == Isolation::Process;
     json!({
         "ociVersionMin": "1.0.0",
@@ -42,8 +56,12 @@ fn document(isolation: Isolation) -> Value {
             "mountExtensions": {"idmap": {"enabled": false}},
             "netDevices": {"enabled": false}
         },
-        "annotations": {"dev.nacre.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": [ISOLATION, CPUS, MEMORY]
+        "annotations": {
+            "dev.nacre.version": env!("CARGO_PKG_VERSION"),
+            "dev.nacre.vm.hypervisors": names(Hypervisor::ALL.into_iter()),
+            "dev.nacre.vm.hypervisors.usable": names(usable.iter().copied()),
+        },
+        "potentiallyUnsafeConfigAnnotations": [ISOLATION, HYPERVISOR, CPUS, MEMORY]
     })
 }
 
@@ -161,7 +179,7 @@ mod tests {
 
     /// Says whether what a feature stands for is taken.
     fn agrees(pointer: &str, change: impl Fn(&mut Value)) {
-        let document = document(Isolation::Process);
+        let document = document(Isolation::Process, &[]);
         let said = document.pointer(pointer).and_then(Value::as_bool);
         assert_eq!(said, Some(accepts(change)), "{pointer}");
     }
@@ -197,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_namespace_is_taken_and_no_other() {
-        let document = document(Isolation::Process);
+        let document = document(Isolation::Process, &[]);
         let said = document["linux"]["namespaces"].as_array().unwrap();
         for name in [
             "cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts",
@@ -230,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_vm_is_said_to_do_less() {
-        let vm = document(Isolation::Vm);
+        let vm = document(Isolation::Vm, &[]);
         assert_eq!(vm["hooks"], json!([]));
         assert_eq!(vm["linux"]["cgroup"]["v1"], false);
     }

@@ -20,6 +20,7 @@ pub(super) fn run(global: &Global, arguments: &Run) -> Result<u8, Error> {
                 keep: arguments.keep || arguments.detach,
                 pid_file: create.pid_file.clone(),
                 debug: global.debug,
+                hypervisor: global.hypervisor,
             };
             let Prepared {
                 id,

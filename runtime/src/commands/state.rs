@@ -33,6 +33,7 @@ pub(super) fn document(seen: &Seen) -> Value {
         "isolation": record.isolation(),
     });
     if let By::Vm(vm) = &record.by {
+        document["hypervisor"] = json!(vm.hypervisor);
         document["guestKernel"] = json!(vm.guest_kernel);
     }
     document

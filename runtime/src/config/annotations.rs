@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
-use crate::isolation::Isolation;
+use crate::isolation::{Isolation, vm::hypervisor::Hypervisor};
 
 use super::size::Bytes;
 
 /// The annotation that chooses the isolation.
 pub(crate) const ISOLATION: &str = "dev.nacre.isolation";
+/// The annotation that chooses what runs the VM.
+pub(crate) const HYPERVISOR: &str = "dev.nacre.vm.hypervisor";
 /// The annotation with the VM's number of vCPUs.
 pub(crate) const CPUS: &str = "dev.nacre.vm.cpus";
 /// The annotation with the VM's memory.
@@ -19,6 +21,7 @@ const PREFIX: &str = "dev.nacre.";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Annotations {
     pub(crate) isolation: Option<Isolation>,
+    pub(crate) hypervisor: Option<Hypervisor>,
     pub(crate) cpus: Option<u32>,
     pub(crate) memory: Option<Bytes>,
 }
@@ -26,7 +29,7 @@ pub(crate) struct Annotations {
 /// Why the annotations can't be honoured.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AnnotationError {
-    #[error("annotations: {0:?} isn't known; {ISOLATION}, {CPUS} and {MEMORY} are")]
+    #[error("annotations: {0:?} isn't known; {ISOLATION}, {HYPERVISOR}, {CPUS} and {MEMORY} are")]
     Unknown(String),
     #[error("annotations.{name}: {value:?} isn't {expected}")]
     Value {
@@ -54,6 +57,11 @@ impl Annotations {
                     let isolation = Isolation::from_name(value)
                         .ok_or_else(|| wrong(ISOLATION, "an isolation: vm, process"))?;
                     parsed.isolation = Some(isolation);
+                }
+                HYPERVISOR => {
+                    let hypervisor = Hypervisor::from_name(value)
+                        .ok_or_else(|| wrong(HYPERVISOR, "a hypervisor: kvm, qemu"))?;
+                    parsed.hypervisor = Some(hypervisor);
                 }
                 CPUS => {
                     let cpus = value
@@ -94,12 +102,14 @@ mod tests {
         assert_eq!(
             parse(&[
                 ("dev.nacre.isolation", "vm"),
+                ("dev.nacre.vm.hypervisor", "qemu"),
                 ("dev.nacre.vm.cpus", "4"),
                 ("dev.nacre.vm.memory", "512M"),
                 ("io.kubernetes.pod", "x"),
             ]),
             Ok(Annotations {
                 isolation: Some(Isolation::Vm),
+                hypervisor: Some(Hypervisor::Qemu),
                 cpus: Some(4),
                 memory: Some(Bytes(512 << 20)),
             })
@@ -119,6 +129,7 @@ mod tests {
     fn a_wrong_value_is_refused_by_name() {
         for (name, value) in [
             ("dev.nacre.isolation", "none"),
+            ("dev.nacre.vm.hypervisor", "auto"),
             ("dev.nacre.vm.cpus", "two"),
             ("dev.nacre.vm.cpus", "-1"),
             ("dev.nacre.vm.memory", ""),

@@ -13,7 +13,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::isolation::Isolation;
+use crate::isolation::{Isolation, vm::hypervisor::Preference};
 use size::Bytes;
 
 /// Where the configuration file is, unless `--config` says otherwise. It needn't exist.
@@ -35,6 +35,10 @@ pub(crate) struct Config {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Vm {
+    /// What runs VMs for which nothing else says so.
+    pub(crate) hypervisor: Option<Preference>,
+    /// QEMU's binary.
+    qemu: Option<PathBuf>,
     /// vCPUs of a VM whose container has neither annotation nor CPU limit.
     pub(crate) cpus: u32,
     /// Memory of a VM whose container has neither annotation nor memory limit.
@@ -52,6 +56,8 @@ pub(crate) struct Vm {
 impl Default for Vm {
     fn default() -> Self {
         Self {
+            hypervisor: None,
+            qemu: None,
             cpus: 1,
             memory: Bytes(256 << 20),
             kernel: None,
@@ -114,6 +120,13 @@ impl Config {
 }
 
 impl Vm {
+    /// QEMU's path.
+    pub(crate) fn qemu(&self) -> PathBuf {
+        let qemu = self.qemu.as_deref();
+        qemu.unwrap_or(Path::new(nacre_vmm::qemu::DEFAULT_PATH))
+            .into()
+    }
+
     /// The guest kernel's path.
     pub(crate) fn kernel(&self) -> PathBuf {
         installed(self.kernel.as_deref(), "vmlinux")
@@ -158,12 +171,14 @@ mod tests {
     #[test]
     fn every_key_is_taken() {
         let config = Config::parse(
-            "isolation = \"vm\"\n[vm]\ncpus = 2\nmemory = \"1G\"\nkernel = \"/k\"\n\
+            "isolation = \"vm\"\n[vm]\nhypervisor = \"auto\"\nqemu = \"/q\"\ncpus = 2\nmemory = \"1G\"\nkernel = \"/k\"\n\
              agent = \"/a\"\nboot-timeout = 5\nconsole-log = \"/c\"\n",
         )
         .unwrap();
         assert_eq!(config.isolation, Some(Isolation::Vm));
         assert_eq!((config.vm.cpus, config.vm.memory), (2, Bytes(1 << 30)));
+        assert_eq!(config.vm.hypervisor, Some(Preference::Auto));
+        assert_eq!(config.vm.qemu(), Path::new("/q"));
         assert_eq!(config.vm.kernel(), Path::new("/k"));
         assert_eq!(config.vm.agent(), Path::new("/a"));
         assert_eq!(config.vm.boot_timeout(), Duration::from_secs(5));

@@ -308,6 +308,7 @@ mod tests {
     fn vm(progress: Progress, keep: bool) -> By {
         By::Vm(Vm {
             pid: 1,
+            hypervisor: crate::isolation::vm::hypervisor::Hypervisor::Kvm,
             guest_kernel: None,
             progress,
             keep,

@@ -9,7 +9,10 @@ use nacre_agent::container::{Gate, Identity, cgroups::Cgroup};
 use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
-use crate::{id::Id, isolation::Isolation};
+use crate::{
+    id::Id,
+    isolation::{Isolation, vm::hypervisor::Hypervisor},
+};
 
 use super::{StateError, Status};
 
@@ -47,6 +50,8 @@ pub(crate) enum By {
 pub(crate) struct Vm {
     /// The sandbox process.
     pub(crate) pid: i32,
+    /// What runs the VM.
+    pub(crate) hypervisor: Hypervisor,
     /// The guest kernel's release, once the guest has said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) guest_kernel: Option<String>,

@@ -43,7 +43,7 @@ impl Made {
         config: VmConfig,
     ) -> Result<Made, Error> {
         config.check(MAX_DEVICES)?;
-        let cmdline = full_cmdline(&config.cmdline, (0..config.devices.len()).map(slot))?;
+        let cmdline = full_cmdline(&config.cmdline, "", (0..config.devices.len()).map(slot))?;
 
         let kvm = open()?;
         let memory = Arc::new(memory::create(config.memory)?);

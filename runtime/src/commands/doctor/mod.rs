@@ -90,7 +90,7 @@ pub(super) fn doctor(global: &Global, arguments: &Doctor) -> Result<u8, Error> {
     let groups = [
         Group {
             isolation: Isolation::Vm,
-            findings: vm::examine(&config),
+            findings: vm::examine(&config, global.hypervisor),
         },
         Group {
             isolation: Isolation::Process,

@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use nacre_vmm::{KvmError, kvm};
+use nacre_vmm::{KvmError, Qemu, QemuError, kvm, qemu::Version};
 
 use crate::{
     config::{Config, size::Bytes},
-    isolation::vm,
+    isolation::vm::hypervisor::{Hypervisor, Preference, kvm_remedy, qemu_remedy},
     log::chain,
 };
 
@@ -19,9 +19,13 @@ use super::{
     host::{self, CgroupVersion},
 };
 
-pub(super) fn examine(config: &Config) -> Vec<Finding> {
+pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Finding> {
+    let preferred = Hypervisor::preferred(hypervisor, None, config.vm.hypervisor);
+    let qemu = Qemu::at(config.vm.qemu()).check();
+    let [kvm, qemu] = hypervisors(preferred, kvm::check().map(drop), qemu);
     vec![
-        kvm(kvm::check().map(drop)),
+        kvm,
+        qemu,
         nested(is_virtualized()),
         guest_kernel(&config.vm.kernel()),
         agent(&config.vm.agent()),
@@ -31,17 +35,54 @@ pub(super) fn examine(config: &Config) -> Vec<Finding> {
     ]
 }
 
-fn kvm(checked: Result<(), KvmError>) -> Finding {
-    let error = match checked {
-        Ok(()) => return Finding::ok("kvm", "/dev/kvm can run guests"),
-        Err(error) => error,
+/// What can run a VM. Only what is preferred makes an error of it.
+fn hypervisors(
+    preferred: Preference,
+    kvm: Result<(), KvmError>,
+    qemu: Result<Version, QemuError>,
+) -> [Finding; 2] {
+    let kvm_needed = match preferred {
+        Preference::Kvm => true,
+        Preference::Auto => qemu.is_err(),
+        Preference::Qemu => false,
     };
-    let name = match error {
-        KvmError::Missing(_) => "kvm-missing",
-        KvmError::Permission(_) => "kvm-permission",
-        _ => "kvm-unusable",
+    let qemu_needed = match preferred {
+        Preference::Kvm => false,
+        Preference::Auto => kvm.is_err(),
+        Preference::Qemu => true,
     };
-    Finding::error(name, chain(&error), vm::remedy(&error))
+    let finding = |needed| match needed {
+        true => Finding::error,
+        false => Finding::warning,
+    };
+    let kvm = match kvm {
+        Ok(()) => Finding::ok("kvm", "/dev/kvm can run guests"),
+        Err(error) => {
+            let name = match error {
+                KvmError::Missing(_) => "kvm-missing",
+                KvmError::Permission(_) => "kvm-permission",
+                _ => "kvm-unusable",
+            };
+            finding(kvm_needed)(name, chain(&error), kvm_remedy(&error))
+        }
+    };
+    let qemu = match qemu {
+        Ok(version) if qemu_needed => Finding::ok(
+            "qemu",
+            format!("QEMU {version} emulates the processor of guests"),
+        ),
+        Ok(version) => Finding::ok(
+            "qemu",
+            format!("QEMU {version} could emulate the processor of guests (--hypervisor=qemu)"),
+        ),
+        // A host that runs guests by KVM lacks nothing without it.
+        Err(error) if !qemu_needed => Finding::ok(
+            "qemu-unusable",
+            format!("guests can't be emulated: {}", chain(&error)),
+        ),
+        Err(error) => Finding::error("qemu-unusable", chain(&error), qemu_remedy(&error)),
+    };
+    [kvm, qemu]
 }
 
 fn nested(is_virtualized: bool) -> Finding {
@@ -169,9 +210,35 @@ mod tests {
             (KvmError::Permission(error()), "kvm-permission"),
             (unusable, "kvm-unusable"),
         ] {
-            let finding = kvm(Err(checked));
+            let [finding, _] = hypervisors(Preference::Kvm, Err(checked), no_qemu());
             assert_eq!((finding.name, finding.level), (name, Level::Error));
             assert!(finding.remedy.is_some());
+        }
+    }
+
+    fn no_qemu() -> Result<Version, QemuError> {
+        Qemu::at("/nonexistent").check()
+    }
+
+    #[test]
+    fn a_hypervisor_is_needed_if_it_is_preferred() {
+        use Level::{Error, Ok, Warning};
+        let no_kvm = || Err(KvmError::Missing(io::Error::other("")));
+        let some_qemu = || Result::Ok(nacre_vmm::qemu::OLDEST);
+        let levels = |preferred, kvm, qemu| hypervisors(preferred, kvm, qemu).map(|f| f.level);
+        for (preferred, with_qemu_only, with_kvm_only, with_neither) in [
+            (Preference::Kvm, [Error, Ok], [Ok, Ok], [Error, Ok]),
+            (
+                Preference::Qemu,
+                [Warning, Ok],
+                [Ok, Error],
+                [Warning, Error],
+            ),
+            (Preference::Auto, [Warning, Ok], [Ok, Ok], [Error, Error]),
+        ] {
+            assert_eq!(levels(preferred, no_kvm(), some_qemu()), with_qemu_only);
+            assert_eq!(levels(preferred, Result::Ok(()), no_qemu()), with_kvm_only);
+            assert_eq!(levels(preferred, no_kvm(), no_qemu()), with_neither);
         }
     }
 

@@ -4,6 +4,7 @@
 mod caller;
 mod control;
 mod guest_spec;
+pub(crate) mod hypervisor;
 mod initramfs;
 mod sandbox;
 mod session;
@@ -20,7 +21,6 @@ use std::{
     time::Duration,
 };
 
-use nacre_vmm::{KvmError, kvm};
 use oci_spec::runtime::Spec;
 
 use crate::{
@@ -37,6 +37,7 @@ use crate::{
 };
 
 use guest_spec::{GuestSpecError, Shared};
+use hypervisor::{Hypervisor, HypervisorError};
 use session::SessionError;
 use share::ShareError;
 
@@ -53,12 +54,17 @@ pub(crate) struct Options {
     pub(crate) pid_file: Option<PathBuf>,
     /// Have the guest kernel log what it does.
     pub(crate) debug: bool,
+    /// What is to run the VM, if the command line says so.
+    pub(crate) hypervisor: Option<Hypervisor>,
 }
 
 /// All that the sandbox process needs: checked, opened, and nothing of it created yet.
 struct Plan {
     id: Id,
     options: Options,
+    hypervisor: Hypervisor,
+    /// Where QEMU is.
+    qemu: PathBuf,
     size: Size,
     boot_timeout: Duration,
     kernel: File,
@@ -74,8 +80,8 @@ struct Plan {
 /// Why a container can't be run in a VM.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VmError {
-    #[error("{}; {}", .0, remedy(.0))]
-    Kvm(KvmError),
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
     #[error("can't open the {what} {path}: {source}; {remedy}")]
     Component {
         what: &'static str,
@@ -171,18 +177,6 @@ impl fmt::Display for Console<'_> {
     }
 }
 
-/// What makes KVM usable.
-pub(crate) fn remedy(error: &KvmError) -> &'static str {
-    match error {
-        KvmError::Missing(_) => {
-            "turn on virtualization in the firmware, or nested virtualization if this is a VM, \
-             and load the module kvm-intel or kvm-amd"
-        }
-        KvmError::Permission(_) => "run nacre as root, or as a member of /dev/kvm's group",
-        _ => "use a host whose processor offers VT-x or AMD-V",
-    }
-}
-
 /// What the host has for VMs.
 pub(crate) fn host() -> io::Result<Host> {
     let cpus = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0))?;
@@ -213,9 +207,7 @@ pub(crate) fn run(
     config: &Vm,
     options: Options,
 ) -> Result<u8, VmError> {
-    let plan = Plan::new(id, bundle, annotations, config, options)?;
-    kvm::check().map_err(VmError::Kvm)?;
-    caller::run(store, plan)
+    caller::run(store, Plan::new(id, bundle, annotations, config, options)?)
 }
 
 impl Plan {
@@ -251,9 +243,18 @@ impl Plan {
             Some(path) => Some(open_console_log(path)?),
             None => None,
         };
+        let preferred = Hypervisor::preferred(
+            options.hypervisor,
+            annotations.hypervisor,
+            config.hypervisor,
+        );
+        let qemu = config.qemu();
+        let hypervisor = preferred.choose(&qemu)?;
         Ok(Self {
             id,
             options,
+            hypervisor,
+            qemu,
             size,
             boot_timeout: config.boot_timeout(),
             kernel,

@@ -5,7 +5,7 @@ use std::{fs, io::Write, os::unix::net::UnixStream, time::SystemTime};
 
 use nacre_agent::protocol::{CONTROL_PORT, Create, SHARE_TAG};
 use nacre_vmm::{
-    RunningVm, Vm, VmConfig,
+    Qemu, RunningVm, Vm, VmConfig,
     devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
 };
 use nix::unistd::getuid;
@@ -22,6 +22,7 @@ use crate::{
 use super::{
     Plan, VmError,
     control::Control,
+    hypervisor::Hypervisor,
     initramfs,
     session::{Exited, Session, SessionError},
     share::Share,
@@ -77,6 +78,7 @@ impl Sandbox<'_> {
     fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
         let mut vm = record::Vm {
             pid: std::process::id() as i32,
+            hypervisor: plan.hypervisor,
             guest_kernel: None,
             progress: Progress::Creating,
             keep: plan.options.keep,
@@ -98,12 +100,17 @@ impl Sandbox<'_> {
         let files = Fs::new(SHARE_TAG, share.path())
             .map_err(VmError::host("can't make the file system device"))?;
         tracing::debug!(
-            "container {}: a VM of {} vCPUs and {} MiB",
+            "container {}: a VM of {} vCPUs and {} MiB, run by {}",
             plan.id,
             plan.size.cpus,
-            plan.size.memory >> 20
+            plan.size.memory >> 20,
+            plan.hypervisor.name()
         );
         let machine = Vm::new(VmConfig {
+            hypervisor: match plan.hypervisor {
+                Hypervisor::Kvm => nacre_vmm::Hypervisor::Kvm,
+                Hypervisor::Qemu => nacre_vmm::Hypervisor::Qemu(Qemu::at(plan.qemu)),
+            },
             vcpus: plan.size.cpus as u8,
             memory: plan.size.memory,
             kernel: plan.kernel,

@@ -41,6 +41,10 @@ const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
 /// The longest configuration space (`VHOST_USER_MAX_CONFIG_SIZE`).
 const MAX_CONFIG: u32 = 256;
 
+/// The largest size of a ring, in descriptors: QEMU's virtio-mmio offers its driver this one for
+/// every queue, whatever the device says (`VIRTQUEUE_MAX_SIZE`).
+const MAX_SIZE: u16 = 1024;
+
 /// A device, as QEMU reaches it.
 struct Backend {
     device: Box<dyn VirtioDevice>,
@@ -73,9 +77,9 @@ impl Ring {
     }
 
     /// The queue, if it could work: its rings are aligned and lie wholly in guest memory.
-    fn build(&self, max_size: u16, memory: &GuestMemoryMmap) -> Option<Queue> {
+    fn build(&self, memory: &GuestMemoryMmap) -> Option<Queue> {
         let [descriptors, available, used] = self.addresses?;
-        let mut queue = Queue::new(max_size.max(self.size)).ok()?;
+        let mut queue = Queue::new(MAX_SIZE).ok()?;
         queue.try_set_size(self.size).ok()?;
         queue.try_set_desc_table_address(descriptors).ok()?;
         queue.try_set_avail_ring_address(available).ok()?;
@@ -130,11 +134,6 @@ impl Backend {
         }
     }
 
-    /// QEMU gives all queues of a device one size: the largest that any of them may have.
-    fn max_size(&self) -> u16 {
-        self.device.queue_sizes().iter().copied().max().unwrap_or(0)
-    }
-
     /// Lets the device work once all its rings are there.
     fn activate_if_ready(&mut self) -> Result<()> {
         if self.active || !self.rings.iter().all(Ring::is_ready) {
@@ -143,12 +142,11 @@ impl Backend {
         let features = self.features.ok_or(Error::InvalidOperation(
             "a ring is enabled before features are agreed on",
         ))?;
-        let max_size = self.max_size();
         let event_index = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.device.queue_sizes().len());
         for ring in &self.rings {
             let mut queue = ring
-                .build(max_size, &self.memory)
+                .build(&self.memory)
                 .ok_or(Error::InvalidOperation("a ring isn't in guest memory"))?;
             queue.set_event_idx(event_index);
             let kick = ring.kick.as_ref().ok_or(Error::InvalidParam)?;
@@ -251,13 +249,12 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn set_vring_num(&mut self, index: u32, size: u32) -> Result<()> {
-        let max = self.max_size();
         let ring = self.idle_ring(index)?;
         ring.size = u16::try_from(size)
             .ok()
-            .filter(|size| size.is_power_of_two() && *size <= max)
+            .filter(|size| size.is_power_of_two() && *size <= MAX_SIZE)
             .ok_or(Error::InvalidOperation(
-                "a ring's size isn't one that the device offers",
+                "a ring of a size that isn't offered",
             ))?;
         Ok(())
     }

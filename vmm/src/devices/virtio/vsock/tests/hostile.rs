@@ -172,7 +172,11 @@ fn queues_that_are_not_set_up_are_refused() {
     let error = machine.device.activate(activation).unwrap_err();
     assert!(matches!(error, ActivateError::QueueNotReady(1)), "{error}");
     let mut activation = machine.activation();
-    activation.queues.pop();
+    activation.queues.truncate(1);
     let error = machine.device.activate(activation).unwrap_err();
-    assert!(matches!(error, ActivateError::QueueNotReady(2)), "{error}");
+    assert!(matches!(error, ActivateError::QueueNotReady(1)), "{error}");
+    // The event queue isn't worked on, and QEMU keeps it.
+    let mut activation = machine.activation();
+    activation.queues.truncate(2);
+    machine.device.activate(activation).unwrap();
 }
