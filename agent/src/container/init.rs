@@ -19,7 +19,7 @@ use super::devices::Device;
 use super::error::{InitError, Step};
 use super::gate::Gate;
 use super::hooks::{HookError, Hooks};
-use super::mounts::{self, Mount};
+use super::mounts::{self, Made, Mount};
 use super::namespaces::Namespaces;
 use super::procfs::Proc;
 use super::rootfs::{self, Propagation, Rootfs, clone_tree_for_another};
@@ -307,8 +307,10 @@ fn assemble_root(
         has_namespace: surroundings.namespaces.has_new(LinuxNamespaceType::Cgroup),
     };
     for mount in &plan.mounts {
-        if let Some(mount) = mount.make(root.fd(), view)? {
-            root.make_readonly_at_end(mount);
+        match mount.make(root.fd(), view)? {
+            Some(Made::Unfinished(made)) => root.make_readonly_at_end(made),
+            Some(Made::Kernels(made)) => root.remember(mount.destination(), made),
+            None => {}
         }
     }
     if !plan.mounts.iter().any(Mount::is_bind_of_dev) {
@@ -319,8 +321,8 @@ fn assemble_root(
         terminal.bind_console(root.fd())?;
     }
     make_cwd(plan, root.fd())?;
-    masked::make_readonly(root.fd(), plan.readonly_paths)?;
-    masked::mask(root.fd(), plan.masked_paths)?;
+    masked::make_readonly(&root, plan.readonly_paths)?;
+    masked::mask(&root, plan.masked_paths)?;
     Ok((root, terminal))
 }
 

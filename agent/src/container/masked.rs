@@ -1,6 +1,6 @@
 //! `linux.maskedPaths` and `linux.readonlyPaths`.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use libc::MOUNT_ATTR_RDONLY;
@@ -14,13 +14,13 @@ use rustix::mount::{
 
 use super::error::{InitError, Step};
 use super::mounts::attach;
-use super::safe_path;
+use super::rootfs::Rootfs;
 use super::sys::{MountAttributes, mount_setattr};
 
 /// Hides each of `paths` that there is: a directory below an empty read-only one, anything
 /// else below `/dev/null`. Both are the caller's own, so nothing that the container's root has
 /// in their place can get in the way.
-pub(super) fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), InitError> {
+pub(super) fn mask(root: &Rootfs, paths: &[String]) -> Result<(), InitError> {
     let mut empty: Option<OwnedFd> = None;
     for path in paths {
         let step = || format!("mask {path}");
@@ -44,7 +44,7 @@ pub(super) fn mask(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), InitErr
 }
 
 /// Makes each of `paths` that there is read-only, by a bind mount of it on itself.
-pub(super) fn make_readonly(root: BorrowedFd<'_>, paths: &[String]) -> Result<(), InitError> {
+pub(super) fn make_readonly(root: &Rootfs, paths: &[String]) -> Result<(), InitError> {
     let read_only = MountAttributes {
         set: MOUNT_ATTR_RDONLY,
         ..Default::default()
@@ -65,8 +65,8 @@ pub(super) fn make_readonly(root: BorrowedFd<'_>, paths: &[String]) -> Result<()
     Ok(())
 }
 
-fn open(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, InitError> {
-    match safe_path::open(root, Path::new(path)) {
+fn open(root: &Rootfs, path: &str) -> Result<Option<OwnedFd>, InitError> {
+    match root.open(Path::new(path)) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         other => other.map(Some).step(|| format!("open {path}")),
     }

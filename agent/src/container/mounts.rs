@@ -44,7 +44,8 @@ enum Problem {
     },
     #[error("{kind}: {reason}")]
     FileSystem { kind: String, reason: String },
-    #[error("the destination of a {kind} mount must be a directory, and no symbolic link")]
+    #[error("the destination of a {} mount must be a directory, and no symbolic link",
+        if kind.is_empty() { "bind" } else { kind })]
     NotPlain { kind: String },
     #[error("nothing may be mounted there: it is inside of /proc")]
     InsideProc,
@@ -80,6 +81,14 @@ const REPLACEABLE: [&str; 13] = [
     "/proc/sys/kernel/osrelease",
     "/proc/sys/crypto/fips_enabled",
 ];
+
+/// A mount that was made, if there is more to be done with it.
+pub(super) enum Made {
+    /// It has to be made read-only at the end, when everything below it is in place.
+    Unfinished(OwnedFd),
+    /// A file system of the kernel's: parts of it may have to be masked.
+    Kernels(OwnedFd),
+}
 
 /// An entry of `mounts`, understood.
 #[derive(Debug)]
@@ -198,13 +207,24 @@ impl Mount {
             && self.destination == Path::new("/dev")
     }
 
-    /// Makes the mount. Returns it if it has to be made read-only at the end, when everything
-    /// below it is in place.
+    /// Where it is in the container, in words: links are not followed.
+    pub(super) fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// Whether programs rely on it to show what the kernel has to say.
+    fn is_kernels(&self) -> bool {
+        matches!(self.kind.as_str(), "proc" | "sysfs")
+            || self.destination == Path::new("/proc")
+            || self.destination == Path::new("/sys")
+    }
+
+    /// Makes the mount.
     pub(super) fn make(
         &self,
         root: BorrowedFd<'_>,
         view: View<'_>,
-    ) -> Result<Option<OwnedFd>, MountError> {
+    ) -> Result<Option<Made>, MountError> {
         self.try_make(root, view).map_err(|problem| MountError {
             index: self.index,
             destination: self.destination.clone(),
@@ -212,7 +232,7 @@ impl Mount {
         })
     }
 
-    fn try_make(&self, root: BorrowedFd<'_>, view: View<'_>) -> Result<Option<OwnedFd>, Problem> {
+    fn try_make(&self, root: BorrowedFd<'_>, view: View<'_>) -> Result<Option<Made>, Problem> {
         if self.options.remount {
             return self.remount(root).map(|()| None);
         }
@@ -224,7 +244,7 @@ impl Mount {
             let target = self.target(root, Some(&tree))?;
             self.set_attributes(&tree, self.options.attributes)?;
             attach(&tree, &target).map_err(step("attach it"))?;
-            return Ok(None);
+            return Ok(self.is_kernels().then_some(Made::Kernels(tree)));
         }
         match (self.kind.as_str(), view.in_place_of_v2()) {
             ("cgroup", _) if view.has_v1() => {
@@ -278,7 +298,7 @@ impl Mount {
         Ok(())
     }
 
-    fn make_file_system(&self, root: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Problem> {
+    fn make_file_system(&self, root: BorrowedFd<'_>) -> Result<Option<Made>, Problem> {
         let target = self.target(root, None)?;
         // Where the host has only cgroup2, that is what the container gets.
         let kind = match self.kind.as_str() {
@@ -330,7 +350,10 @@ impl Mount {
             label_root(&mount, label).map_err(step("set linux.mountLabel"))?;
         }
         attach(&mount, &target).map_err(step("attach it"))?;
-        Ok(defer.then_some(mount))
+        Ok(match defer {
+            true => Some(Made::Unfinished(mount)),
+            false => self.is_kernels().then_some(Made::Kernels(mount)),
+        })
     }
 
     fn set_attributes(&self, mount: &OwnedFd, attributes: MountAttributes) -> Result<(), Problem> {
@@ -351,19 +374,21 @@ impl Mount {
         {
             kind = Kind::File;
         }
-        let target = safe_path::open_or_make(root, &self.destination, kind)
+        let mut target = safe_path::open_or_make(root, &self.destination, kind)
             .map_err(step("make the destination"))?;
-        if matches!(self.kind.as_str(), "proc" | "sysfs") {
+        if self.is_kernels() {
+            // Nowhere else than where it is looked for, whatever was there a moment ago.
             let plain = safe_path::open_without_links(root, &self.destination);
-            match plain.and_then(|plain| is_directory(&plain)) {
-                Ok(true) => {}
-                Ok(false) | Err(Errno::ELOOP) => {
+            let plain = plain.and_then(|plain| Ok((is_directory(&plain)?, plain)));
+            target = match plain {
+                Ok((true, plain)) => plain,
+                Ok((false, _)) | Err(Errno::ELOOP) => {
                     return Err(Problem::NotPlain {
                         kind: self.kind.clone(),
                     });
                 }
                 Err(error) => return Err(step("look at the destination")(error)),
-            }
+            };
         }
         if self.destination == Path::new("/proc") {
             let right = match bound {

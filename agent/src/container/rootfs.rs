@@ -16,7 +16,8 @@ use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::error::{InitError, Step};
-use super::mounts::attach;
+use super::mounts::{attach, clean};
+use super::safe_path;
 use super::sys::{MountAttributes, mount_setattr};
 
 /// `linux.rootfsPropagation`.
@@ -52,6 +53,8 @@ pub(super) struct Rootfs {
     propagation: Propagation,
     /// Mounts to make read-only when everything is in place.
     readonly_at_end: Vec<OwnedFd>,
+    /// Where file systems of the kernel's are mounted, and what with.
+    kernels: Vec<(PathBuf, OwnedFd)>,
 }
 
 impl Rootfs {
@@ -108,6 +111,7 @@ impl Rootfs {
             mount,
             propagation,
             readonly_at_end: Vec::new(),
+            kernels: Vec::new(),
         })
     }
 
@@ -119,6 +123,25 @@ impl Rootfs {
     /// Remembers a mount to make read-only at the end.
     pub(super) fn make_readonly_at_end(&mut self, mount: OwnedFd) {
         self.readonly_at_end.push(mount);
+    }
+
+    /// Remembers a mount of a file system of the kernel's.
+    pub(super) fn remember(&mut self, path: &Path, mount: OwnedFd) {
+        self.kernels.push((path.to_owned(), mount));
+    }
+
+    /// Opens a path in it. What is in a file system of the kernel's is looked for in the mount
+    /// that was made: the way there leads through the image, and so perhaps elsewhere by now.
+    pub(super) fn open(&self, path: &Path) -> nix::Result<OwnedFd> {
+        let path = clean(path);
+        let mut kernels = self.kernels.iter().rev();
+        let below = kernels.find_map(|(at, mount)| Some((mount, path.strip_prefix(at).ok()?)));
+        match below {
+            Some((mount, rest)) if !rest.as_os_str().is_empty() => {
+                safe_path::open(mount.as_fd(), rest)
+            }
+            _ => safe_path::open(self.fd(), &path),
+        }
     }
 
     /// Makes it the root of this mount namespace, and lets go of all else in there. With

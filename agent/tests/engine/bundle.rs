@@ -155,6 +155,11 @@ impl Bundle {
 
     /// Creates it.
     pub(crate) fn created(&self) -> Running<'_> {
+        let created = self.try_created();
+        created.unwrap_or_else(|e| panic!("{}", describe(&e)))
+    }
+
+    fn try_created(&self) -> Result<Running<'_>, CreateError> {
         let stdout = tempfile::tempfile().unwrap();
         let stderr = tempfile::tempfile().unwrap();
         let stdio = Stdio {
@@ -162,18 +167,24 @@ impl Bundle {
             stdout: stdout.try_clone().unwrap().into(),
             stderr: stderr.try_clone().unwrap().into(),
         };
-        let container = self.create(stdio);
-        Running {
+        Ok(Running {
             _bundle: self,
-            container: Some(container.unwrap_or_else(|e| panic!("{}", describe(&e)))),
+            container: Some(self.create(stdio)?),
             stdout,
             stderr,
-        }
+        })
     }
 
     /// Runs it to its end.
     pub(crate) fn run(&self) -> Outcome {
         self.start().wait()
+    }
+
+    /// Runs it to its end, unless it can't be created.
+    pub(crate) fn try_run(&self) -> Result<Outcome, String> {
+        let mut running = self.try_created().map_err(|e| describe(&e))?;
+        running.container().start().unwrap();
+        Ok(running.wait())
     }
 
     /// Runs it to its end, which must be a good one, for what it prints.

@@ -32,10 +32,10 @@ tests![
     it_can_be_in_a_cgroup_below,
     it_ends_with_the_container,
     a_container_that_waits_to_be_started_takes_one,
-    a_leaked_directory_is_no_cwd,
+    cve_2024_21626_a_leaked_directory_is_no_cwd,
     no_descriptor_leaks_but_those_asked_for,
     a_descriptor_that_is_not_open_is_named,
-    the_engines_program_cannot_be_overwritten,
+    cve_2019_5736_the_engines_program_cannot_be_overwritten,
     the_caller_is_where_it_was,
 ];
 
@@ -324,7 +324,7 @@ fn a_container_that_waits_to_be_started_takes_one() -> Result<(), Skipped> {
 }
 
 // CVE-2024-21626.
-fn a_leaked_directory_is_no_cwd() -> Result<(), Skipped> {
+fn cve_2024_21626_a_leaked_directory_is_no_cwd() -> Result<(), Skipped> {
     let leaked = File::open("/").unwrap();
     leak(&leaked);
     let bundle = sleeping();
@@ -411,7 +411,7 @@ pub(crate) fn exec_protected(words: std::iter::Skip<std::env::Args>) -> ExitCode
 }
 
 // CVE-2019-5736, by way of exec.
-fn the_engines_program_cannot_be_overwritten() -> Result<(), Skipped> {
+fn cve_2019_5736_the_engines_program_cannot_be_overwritten() -> Result<(), Skipped> {
     let bundle = sleeping();
     fs::write(bundle.at("script"), "#!/proc/self/exe --attack\n").unwrap();
     fs::set_permissions(bundle.at("script"), fs::Permissions::from_mode(0o755)).unwrap();

@@ -12,6 +12,7 @@ macro_rules! tests {
 
 mod bundle;
 mod cgroup;
+mod cve;
 mod exec;
 mod hooks;
 mod hostile;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         ("mounts", mounts::TESTS),
         ("namespaces", namespaces::TESTS),
         ("hostile", hostile::TESTS),
+        ("cve", cve::TESTS),
         ("cgroup", cgroup::TESTS),
         ("exec", exec::TESTS),
         ("user_namespaces", user_namespaces::TESTS),
