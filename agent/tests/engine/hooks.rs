@@ -7,13 +7,14 @@ use nacre_agent::container::{CreateError, StartError, describe};
 use serde_json::{Value, json};
 
 use crate::Skipped;
-use crate::bundle::{Bundle, null_stdio, text};
+use crate::bundle::{Bundle, leak, null_stdio, text};
 
 tests![
     they_run_in_their_order_and_nothing_else_does,
     they_are_told_of_the_container,
     each_is_in_its_namespaces,
     those_of_the_caller_can_change_the_container,
+    one_in_the_container_gets_no_descriptor_of_the_callers,
     one_that_fails_takes_the_container_with_it,
     one_that_fails_at_start_keeps_the_workload_from_running,
     one_that_takes_too_long_is_killed,
@@ -151,6 +152,21 @@ fn those_of_the_caller_can_change_the_container() -> Result<(), Skipped> {
     bundle.config["process"]["args"] = json!(["hostname"]);
     bundle.config.as_object_mut().unwrap().remove("hostname");
     assert_eq!(bundle.output(), "hooked\n");
+    Ok(())
+}
+
+// CVE-2024-21626.
+fn one_in_the_container_gets_no_descriptor_of_the_callers() -> Result<(), Skipped> {
+    let leaky = fs::File::open("/").unwrap();
+    leak(&leaky);
+    let bundle = bundle([(
+        "startContainer",
+        "exec ls /proc/self/fd > /startContainer".into(),
+    )]);
+    bundle.output();
+    let inside = fs::read_to_string(bundle.at("startContainer")).unwrap();
+    // The last one is that of the directory being listed.
+    assert_eq!(inside, "0\n1\n2\n3\n");
     Ok(())
 }
 

@@ -31,6 +31,7 @@ tests![
     a_socket_of_the_wrong_kind_gets_no_terminal,
     a_socket_without_a_terminal_is_refused,
     a_dev_pts_of_the_image_makes_no_terminal,
+    a_dev_pts_of_the_workload_makes_no_terminal,
     a_console_of_the_image_leads_nowhere,
 ];
 
@@ -262,6 +263,29 @@ fn a_dev_pts_of_the_image_makes_no_terminal() -> Result<(), Skipped> {
     bundle
         .mount(json!({"destination": "/dev/pts/ptmx", "source": text(&fake), "options": ["bind"]}));
     fails(&bundle, "\"/dev/pts/ptmx\" is there already");
+    Ok(())
+}
+
+// CVE-2025-52565, for a process that is started later.
+fn a_dev_pts_of_the_workload_makes_no_terminal() -> Result<(), Skipped> {
+    for (cover, words) in [
+        (
+            "mount -o bind /dev/null /dev/pts/ptmx",
+            "\"/dev/pts/ptmx\" is there already",
+        ),
+        ("mount -t tmpfs t /dev/pts", "isn't a devpts file system"),
+        ("umount /dev/pts", "isn't a devpts file system"),
+    ] {
+        let mut bundle = Bundle::new(&format!("{cover} && echo ready && sleep 60"));
+        bundle.all_capabilities();
+        let mut running = bundle.start();
+        running.wait_for("ready");
+        let mut process = bundle.config["process"].clone();
+        process["terminal"] = json!(true);
+        let options = ExecOptions::new(null_stdio());
+        let error = exec::start(&bundle, running.container(), &process, options).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
     Ok(())
 }
 
