@@ -29,6 +29,11 @@ impl<'a> View<'a> {
         cgroup.and_then(Cgroup::v2_path)
     }
 
+    /// Whether the container is in the caller's cgroup, and sees what the caller sees.
+    pub(super) fn is_the_callers(&self) -> bool {
+        self.cgroup.is_none() && !self.has_namespace
+    }
+
     /// Whether the container is to see version 1: a `cgroup` mount is that where there is such a
     /// thing.
     pub(super) fn has_v1(&self) -> bool {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
@@ -313,7 +313,19 @@ impl Container {
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = container.destroy();
-                Err(error)
+                Err(match error {
+                    // Security modules let an ordinary user make one, but do nothing in it.
+                    CreateError::Init { message, status }
+                        if namespaces.has_new(LinuxNamespaceType::User) && !geteuid().is_root() =>
+                    {
+                        let hint = user_namespaces::what_keeps_one_from_making_one();
+                        CreateError::Init {
+                            message: message + &hint,
+                            status,
+                        }
+                    }
+                    error => error,
+                })
             }
         }
     }

@@ -16,6 +16,7 @@ use super::error::{InitError, Step};
 use super::mounts::{attach, clean};
 use super::rootfs::clone_tree;
 use super::safe_path::{self, Kind};
+use super::user_namespaces;
 
 /// A device node to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,7 +167,7 @@ fn make_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
                 .step(|| format!("look at {}", path()))?;
             let kind = SFlag::from_bits_truncate(there.st_mode & SFlag::S_IFMT.bits());
             // What another container of this image had its device bound to.
-            if kind == SFlag::S_IFREG && there.st_size == 0 && in_user_namespace() {
+            if kind == SFlag::S_IFREG && there.st_size == 0 && user_namespaces::in_one() {
                 return bind_device(directory, device);
             }
             if kind != device.kind || (kind != SFlag::S_IFIFO && there.st_rdev != number) {
@@ -193,13 +194,6 @@ fn make_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
             .step(|| format!("set the mode of {}", path()))?;
     }
     Ok(())
-}
-
-/// Whether this process can make no device in any directory.
-fn in_user_namespace() -> bool {
-    // The first one maps every id to itself.
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 /// Binds the caller's device, if it is what it should be.

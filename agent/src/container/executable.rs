@@ -1,14 +1,16 @@
 //! Keeping the engine's own program out of its containers' reach (CVE-2019-5736).
 
 use std::ffi::{CString, OsString};
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 
 use libc::MOUNT_ATTR_RDONLY;
 use nix::fcntl::AtFlags;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::execveat;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::sys::{MountAttributes, mount_setattr};
@@ -16,8 +18,9 @@ use super::sys::{MountAttributes, mount_setattr};
 /// Where the kernel has the program that a process runs.
 const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
-/// Runs this program anew, from a read-only mount of its file that is attached nowhere; returns
-/// at once if it is on a read-only mount already. A program that makes containers on a kernel
+/// Runs this program anew, from a read-only mount of its file that is attached nowhere, or
+/// where an ordinary user may make no mounts, from a sealed copy in memory; returns at once if
+/// it can't be written already. A program that makes containers on a kernel
 /// that it doesn't trust them with calls this before anything else.
 ///
 /// A workload that is `/proc/self/exe`, or a script of which that is the interpreter, runs the
@@ -30,26 +33,53 @@ const OWN_EXECUTABLE: &str = "/proc/self/exe";
 ///
 /// # Errors
 ///
-/// What the kernel refuses: it takes `CAP_SYS_ADMIN` to make a mount.
+/// What the kernel refuses.
 pub fn protect_executable() -> io::Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let current = open_tree(CWD, OWN_EXECUTABLE, flags)?;
     if fstatvfs(&current)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(());
     }
-    let copy = open_tree(CWD, OWN_EXECUTABLE, flags | OpenTreeFlags::OPEN_TREE_CLONE)?;
+    let copy = match open_tree(CWD, OWN_EXECUTABLE, flags | OpenTreeFlags::OPEN_TREE_CLONE) {
+        Err(rustix::io::Errno::PERM) => return run_sealed_copy(),
+        other => other?,
+    };
     let read_only = MountAttributes {
         set: MOUNT_ATTR_RDONLY,
         ..Default::default()
     };
     mount_setattr(&copy, read_only, false)?;
+    run(&copy)
+}
+
+/// No seal can be broken: neither the contents can be changed, nor what seals there are
+/// ([memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html)).
+fn run_sealed_copy() -> io::Result<()> {
+    let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    let mut own = File::open(OWN_EXECUTABLE)?;
+    // What isn't in memory has none.
+    if fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(all)) {
+        return Ok(());
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let copy = match memfd_create(c"nacre", flags | MemfdFlags::EXEC) {
+        // Before Linux 6.3 all of them can be executed.
+        Err(rustix::io::Errno::INVAL) => memfd_create(c"nacre", flags),
+        other => other,
+    }?;
+    io::copy(&mut own, &mut File::from(copy.try_clone()?))?;
+    fcntl_add_seals(&copy, all)?;
+    run(&copy)
+}
+
+fn run(file: &OwnedFd) -> io::Result<()> {
     let args = c_strings(std::env::args_os())?;
     let env = c_strings(std::env::vars_os().map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         name
     }))?;
-    match execveat(&copy, c"", &args, &env, AtFlags::AT_EMPTY_PATH) {
+    match execveat(file, c"", &args, &env, AtFlags::AT_EMPTY_PATH) {
         Err(error) => Err(error.into()),
     }
 }

@@ -261,6 +261,15 @@ impl Mount {
                 attach(&tree, &target).map_err(step("attach it"))?;
                 Ok(None)
             }
+            // An ordinary user's, without a cgroup: its root may mount no other view than theirs.
+            ("cgroup" | "cgroup2", None) if view.is_the_callers() => {
+                let target = self.target(root, None)?;
+                let tree = self.clone_tree(Path::new("/sys/fs/cgroup"), true)?;
+                set_unlocked(&tree, self.options.attributes, true)
+                    .map_err(step("set its options"))?;
+                attach(&tree, &target).map_err(step("attach it"))?;
+                Ok(None)
+            }
             _ => self.make_file_system(root),
         }
     }

@@ -1,7 +1,17 @@
-//! Why ordinary users can't have user namespaces on a host
+//! Whether this is a user namespace, and why ordinary users can't have any on a host
 //! ([user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html)).
 
 use std::fs;
+
+/// Whether this process is in one: it has no rights over the host then, and can make no devices.
+pub(super) fn in_one() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !is_of_the_first(&map))
+}
+
+/// The first user namespace of all maps every id to itself.
+fn is_of_the_first(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
 
 /// A setting of the host, a value of it, and what that means.
 const SETTINGS: [(&str, &str, &str); 3] = [
@@ -32,4 +42,16 @@ pub(super) fn what_keeps_one_from_making_one() -> String {
         fs::read_to_string(file).is_ok_and(|found| found.trim() == *value)
     });
     found.map_or_else(String::new, |(_, _, meaning)| format!(" ({meaning})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_user_namespace_is_known_by_its_map() {
+        assert!(is_of_the_first("         0          0 4294967295\n"));
+        assert!(!is_of_the_first("         0       1000          1\n"));
+        assert!(!is_of_the_first(""));
+    }
 }

@@ -15,6 +15,7 @@ use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, text};
 use crate::cve;
 use crate::exec;
+use crate::rootless;
 
 tests![
     cve_2019_5736_the_engines_program_cannot_be_overwritten,
@@ -39,6 +40,7 @@ pub(crate) fn part(word: &str) -> Option<Part> {
             run_and_leave(bundle)
         }),
         "--run-unprotected" => Some(run_and_leave),
+        "--rootless" => Some(rootless::run_bundle),
         "--exec-protected" => Some(exec::exec_protected),
         "--exec-unprotected" => Some(exec::exec_and_leave),
         "--create" => Some(create_and_leave),

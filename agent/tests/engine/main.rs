@@ -21,6 +21,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod rootless;
 mod scheduling;
 mod seccomp;
 mod terminal;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         ("cve", cve::TESTS),
         ("cgroup", cgroup::TESTS),
         ("exec", exec::TESTS),
+        ("rootless", rootless::TESTS),
         ("user_namespaces", user_namespaces::TESTS),
     ];
     let trials = modules
