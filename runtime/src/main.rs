@@ -15,7 +15,15 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Of --help and --version too; there is nobody left to tell if that fails.
+            let _ = error.print();
+            // As runc has it, whose callers may tell 1 from others.
+            return ExitCode::from(u8::from(error.use_stderr()));
+        }
+    };
     let outcome = log::init(&cli.global)
         .map_err(error::Error::from)
         .and_then(|()| commands::dispatch(cli));

@@ -45,8 +45,9 @@ pub struct ExecOptions<'a> {
     pub state: Option<State>,
     /// The id of the container whose session keyring it joins; none, to stay in the caller's.
     pub session_keyring: Option<&'a str>,
-    /// A cgroup below the container's for it to be in, by its path from there.
-    pub cgroup: Option<&'a Path>,
+    /// Cgroups below the container's for it to be in, by their paths from there, as
+    /// [`Cgroup::placement_below`] takes them.
+    pub cgroups: &'a [(&'a str, &'a Path)],
 }
 
 impl ExecOptions<'_> {
@@ -58,7 +59,7 @@ impl ExecOptions<'_> {
             preserve_fds: 0,
             state: None,
             session_keyring: None,
-            cgroup: None,
+            cgroups: &[],
         }
     }
 }
@@ -176,7 +177,7 @@ impl Container {
         let container = self.enterable(&proc, spec)?;
         let cgroup = self
             .cgroup()
-            .map(|cgroup| open_cgroup(cgroup, options.cgroup));
+            .map(|cgroup| open_cgroup(cgroup, options.cgroups));
         let cgroup = cgroup.transpose()?;
         let own_cpus = match &affinity.initial {
             Some(cpus) => Some(run_on(cpus)?),
@@ -354,13 +355,13 @@ fn has_new_mount_namespace(spec: &Spec) -> bool {
         })
 }
 
-fn open_cgroup(cgroup: &Cgroup, below: Option<&Path>) -> Result<Placement, ExecError> {
+fn open_cgroup(cgroup: &Cgroup, below: &[(&str, &Path)]) -> Result<Placement, ExecError> {
     match below {
-        None => cgroup.placement().map_err(|source| ExecError::Cgroup {
+        [] => cgroup.placement().map_err(|source| ExecError::Cgroup {
             path: cgroup.path().to_owned(),
             source,
         }),
-        Some(path) => Ok(cgroup.placement_below(path)?),
+        below => Ok(cgroup.placement_below(below)?),
     }
 }
 

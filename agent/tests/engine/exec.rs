@@ -286,7 +286,7 @@ fn it_can_be_in_a_cgroup_below() -> Result<(), Skipped> {
     }
     let process = shell(&bundle, "grep ^0:: /proc/self/cgroup");
     let seen = run_with(&bundle, &mut running, &process, |options| {
-        options.cgroup = Some(Path::new("/below"));
+        options.cgroups = Vec::leak(vec![("", Path::new("/below"))]);
     });
     assert!(seen.stdout.ends_with("/below\n"), "{seen:?}");
     for (path, message) in [
@@ -294,7 +294,8 @@ fn it_can_be_in_a_cgroup_below() -> Result<(), Skipped> {
         ("../..", "linux.cgroupsPath \"../..\": "),
     ] {
         let mut options = ExecOptions::new(null_stdio());
-        options.cgroup = Some(Path::new(path));
+        let below = [("", Path::new(path))];
+        options.cgroups = &below;
         let result = start(&bundle, running.container(), &process, options);
         let error = describe(&result.unwrap_err());
         assert!(error.contains(message), "{error}");

@@ -51,8 +51,8 @@ pub(crate) struct Exec {
     /// Pass N more file descriptors on, from 3 up
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
-    /// A cgroup below the container's for the process
-    #[arg(long, value_name = "[CONTROLLER:]CGROUP")]
+    /// A cgroup below the container's for the process, with cgroup v1 of certain controllers
+    #[arg(long, value_name = "[CONTROLLERS:]CGROUP")]
     pub(crate) cgroup: Vec<String>,
     /// Start the process even if the container is paused: it waits until that is resumed
     #[arg(long)]

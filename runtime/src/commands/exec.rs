@@ -33,7 +33,11 @@ pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
         pid_file: arguments.pid_file.as_deref(),
         console_socket: arguments.console_socket.as_deref(),
         preserve_fds: arguments.preserve_fds,
-        cgroup: cgroup(&arguments.cgroup)?,
+        cgroups: arguments
+            .cgroup
+            .iter()
+            .flat_map(|value| cgroups(value))
+            .collect(),
         ignore_paused: arguments.ignore_paused,
     };
     Ok(process::exec(&found, seen.status, &spec, &request)?)
@@ -48,8 +52,6 @@ pub(crate) enum ExecProcessError {
     User(String),
     #[error("--cap {0:?} isn't a capability that is known")]
     Capability(String),
-    #[error("--cgroup {0:?}: only one cgroup can be given, below the container's")]
-    Cgroup(String),
     #[error(transparent)]
     Read(#[from] BundleError),
     #[error("{path}")]
@@ -174,13 +176,13 @@ fn with(mut held: LinuxCapabilities, more: &[Capability]) -> LinuxCapabilities {
     held
 }
 
-/// The cgroup below the container's. Of several controllers' cgroups only one can be given.
-fn cgroup(values: &[String]) -> Result<Option<&Path>, ExecProcessError> {
-    match values {
-        [] => Ok(None),
-        [one] if !one.contains(':') => Ok(Some(Path::new(one.trim_start_matches('/')))),
-        [one, ..] => Err(ExecProcessError::Cgroup(one.clone())),
-    }
+/// The cgroup of `[CONTROLLER[,CONTROLLER]:]CGROUP` for each controller.
+fn cgroups(value: &str) -> impl Iterator<Item = (&str, &Path)> {
+    let (controllers, path) = value.split_once(':').unwrap_or(("", value));
+    let path = Path::new(path.trim_start_matches('/'));
+    controllers
+        .split(',')
+        .map(move |controller| (controller, path))
 }
 
 #[cfg(test)]
@@ -268,7 +270,14 @@ mod tests {
         ] {
             assert_eq!(assembled(flags).unwrap_err().to_string(), error);
         }
-        assert!(cgroup(&["a".into(), "b".into()]).is_err());
-        assert!(cgroup(&["memory:a".into()]).is_err());
+    }
+
+    #[test]
+    fn a_cgroup_may_be_of_certain_controllers() {
+        let parsed = |value| cgroups(value).collect::<Vec<_>>();
+        let path = Path::new("a/b");
+        assert_eq!(parsed("a/b"), [("", path)]);
+        assert_eq!(parsed("/a/b"), [("", path)]);
+        assert_eq!(parsed("cpu,pids:a/b"), [("cpu", path), ("pids", path)]);
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use oci_spec::runtime::LinuxResources;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{
     cli::{Global, Update},
@@ -61,10 +61,13 @@ fn resources(arguments: &Update) -> Result<LinuxResources, ResourcesError> {
         true => read_stdin().map_err(ResourcesError::Stdin)?,
         false => read_json(path)?,
     };
-    serde_json::from_slice(&json).map_err(|source| ResourcesError::Document {
-        path: path.clone(),
-        source,
-    })
+    // An object, or what isn't one would be taken for one with fields in a certain order.
+    serde_json::from_slice::<Map<String, Value>>(&json)
+        .and_then(|object| serde_json::from_value(object.into()))
+        .map_err(|source| ResourcesError::Document {
+            path: path.clone(),
+            source,
+        })
 }
 
 fn read_stdin() -> io::Result<Vec<u8>> {
@@ -193,10 +196,13 @@ mod tests {
         let resources = parsed(&["-r", path, "--memory=1G", "id"]).unwrap();
         assert_eq!(resources.pids().as_ref().unwrap().limit(), 7);
         assert!(resources.memory().is_none());
-        std::fs::write(path, r#"{"pids": 7}"#).unwrap();
-        assert!(matches!(
-            parsed(&["-r", path, "id"]),
-            Err(ResourcesError::Document { .. })
-        ));
+        for bad in [r#"{"pids": 7}"#, "[]", "", "7"] {
+            std::fs::write(path, bad).unwrap();
+            let parsed = parsed(&["-r", path, "id"]);
+            assert!(
+                matches!(parsed, Err(ResourcesError::Document { .. })),
+                "{bad}"
+            );
+        }
     }
 }

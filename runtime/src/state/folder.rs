@@ -385,7 +385,6 @@ mod tests {
             By::Process(Process {
                 init,
                 cgroup: None,
-                own_pids: true,
                 own_keyring: true,
                 poststart: Vec::new(),
                 poststop: Vec::new(),
@@ -423,7 +422,6 @@ mod tests {
         let by = By::Process(Process {
             init: None,
             cgroup: None,
-            own_pids: true,
             own_keyring: true,
             poststart: Vec::new(),
             poststop: Vec::new(),

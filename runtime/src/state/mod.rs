@@ -18,7 +18,7 @@ use std::{
 };
 
 use nacre_agent::container::{cgroups::CgroupError, config::ConfigError};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{ContainerState, Spec};
 use serde::Serialize;
 
 use crate::{
@@ -40,6 +40,18 @@ pub(crate) enum Status {
     Running,
     Paused,
     Stopped,
+}
+
+impl From<Status> for ContainerState {
+    /// For hooks and the like, which know no more.
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Creating => Self::Creating,
+            Status::Created => Self::Created,
+            Status::Running | Status::Paused => Self::Running,
+            Status::Stopped => Self::Stopped,
+        }
+    }
 }
 
 impl fmt::Display for Status {

@@ -79,9 +79,6 @@ pub(crate) struct Process {
     /// before that, it ends by itself.
     pub(crate) init: Option<Identity>,
     pub(crate) cgroup: Option<Cgroup>,
-    /// Whether the container has a pid namespace of its own, so that its processes end with
-    /// the first.
-    pub(crate) own_pids: bool,
     /// Whether it has a session keyring of its own, which later processes join.
     pub(crate) own_keyring: bool,
     /// `hooks.poststart`.

@@ -48,22 +48,41 @@ impl Cgroup {
     ///
     /// What opening it gives.
     pub fn placement(&self) -> io::Result<Placement> {
-        self.placement_in(Path::new(""))
+        let here = |_: &[String]| Path::new("");
+        self.placement_in(here)
     }
 
-    /// As [`Cgroup::placement`], for a cgroup below it that exists (`runc exec --cgroup`).
+    /// As [`Cgroup::placement`], for cgroups below it that exist (`runc exec --cgroup`): each
+    /// with the controller of version 1 in whose hierarchy it is, or an empty name for all.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Path`] for a path that leads elsewhere, [`CgroupError::Directory`] if there
-    /// is none of that path.
-    pub fn placement_below(&self, below: &Path) -> Result<Placement, CgroupError> {
-        let below = path::checked(below, below)?;
-        self.placement_in(&below)
-            .map_err(CgroupError::directory("enter", &self.path().join(&below)))
+    /// [`CgroupError::Path`] for a path that leads elsewhere or a controller that no hierarchy
+    /// of version 1 has, [`CgroupError::Directory`] if there is none of that path.
+    pub fn placement_below(&self, below: &[(&str, &Path)]) -> Result<Placement, CgroupError> {
+        let mut checked = Vec::with_capacity(below.len());
+        for (controller, path) in below {
+            if !controller.is_empty() && self.v1_with(controller).is_none() {
+                return Err(CgroupError::Path {
+                    path: path.to_path_buf(),
+                    reason: "it is for a controller that this host has no hierarchy of version 1 for",
+                });
+            }
+            checked.push((*controller, path::checked(path, path)?));
+        }
+        let find = |wanted: &str| checked.iter().find(|(controller, _)| *controller == wanted);
+        let below = |controllers: &[String]| {
+            let own = controllers.iter().find_map(|controller| find(controller));
+            own.or_else(|| find(""))
+                .map_or(Path::new(""), |(_, path)| path.as_path())
+        };
+        let first = checked.first().map_or(Path::new(""), |(_, path)| path);
+        self.placement_in(below)
+            .map_err(CgroupError::directory("enter", &self.path().join(first)))
     }
 
-    fn placement_in(&self, below: &Path) -> io::Result<Placement> {
+    /// In each hierarchy, `below` says by the controllers where (none are cgroup2's).
+    fn placement_in<'a>(&self, below: impl Fn(&[String]) -> &'a Path) -> io::Result<Placement> {
         let mut placement = Placement {
             v2: None,
             v1: Vec::with_capacity(self.v1.len()),
@@ -72,10 +91,11 @@ impl Cgroup {
             let directory = OpenOptions::new()
                 .read(true)
                 .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
-                .open(v2.path.join(below))?;
+                .open(v2.path.join(below(&[])))?;
             placement.v2 = Some(directory.into());
         }
         for v1 in &self.v1 {
+            let below = below(&v1.controllers);
             let tasks = v1.directory.path.join(below).join("tasks");
             placement
                 .v1

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::SystemTime};
 
 use nacre_agent::container::{Container, Gate, Options, Stdio, config};
 use nix::unistd::getuid;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::Spec;
 
 use crate::{
     config::bundle::Bundle,
@@ -179,7 +179,6 @@ fn process(spec: &Spec, no_new_keyring: bool) -> Process {
     Process {
         init: None,
         cgroup: None,
-        own_pids: has_own_pids(spec),
         own_keyring: !no_new_keyring,
         poststart,
         poststop,
@@ -198,12 +197,4 @@ fn record(id: &Id, bundle: PathBuf, spec: &Spec, process: &Process) -> Record {
         annotations: spec.annotations().clone().unwrap_or_default(),
         by: By::Process(process.clone()),
     }
-}
-
-/// Whether the container's processes end with its first one: those of a pid namespace do.
-fn has_own_pids(spec: &Spec) -> bool {
-    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces());
-    namespaces
-        .flatten()
-        .any(|ns| ns.typ() == LinuxNamespaceType::Pid && ns.path().is_none())
 }

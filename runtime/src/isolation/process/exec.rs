@@ -14,6 +14,7 @@ use crate::{isolation::pid_file, state::Status};
 use super::{
     Found, ProcessError, descriptors,
     foreground::{Foreground, block_signals},
+    hooks,
 };
 
 /// A process to be started, besides what its `process` says.
@@ -25,8 +26,8 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) pid_file: Option<&'a Path>,
     pub(crate) console_socket: Option<&'a Path>,
     pub(crate) preserve_fds: u32,
-    /// A cgroup below the container's.
-    pub(crate) cgroup: Option<&'a Path>,
+    /// Cgroups below the container's, each with its controller, or an empty name for all.
+    pub(crate) cgroups: Vec<(&'a str, &'a Path)>,
     pub(crate) ignore_paused: bool,
 }
 
@@ -59,7 +60,12 @@ pub(crate) fn exec(
     let options = ExecOptions {
         console_socket,
         preserve_fds: request.preserve_fds,
-        cgroup: request.cgroup,
+        cgroups: &request.cgroups,
+        state: Some(hooks::state(
+            found.record,
+            status.into(),
+            Some(container.pid().as_raw()),
+        )),
         session_keyring: found.process.own_keyring.then_some(&found.record.id),
         ..ExecOptions::new(stdio)
     };

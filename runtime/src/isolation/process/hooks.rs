@@ -49,7 +49,8 @@ pub(super) fn poststop(record: &Record) {
     }
 }
 
-fn state(record: &Record, status: ContainerState, pid: Option<i32>) -> State {
+/// A container's state as others are told of it.
+pub(super) fn state(record: &Record, status: ContainerState, pid: Option<i32>) -> State {
     let mut state = State::default();
     state
         .set_version(record.oci_version.clone())

@@ -10,8 +10,6 @@ use super::{Found, ProcessError};
 
 /// Sends a signal, by number, to the first process, or to `all`.
 pub(crate) fn kill(found: &Found<'_>, signal: i32, all: bool) -> Result<(), ProcessError> {
-    // Without a pid namespace of their own the others would outlive the first.
-    let all = all || (signal == libc::SIGKILL && !found.process.own_pids);
     if all && let Some(cgroup) = &found.process.cgroup {
         return Ok(cgroup.signal_all(signal)?);
     }
