@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use nacre_tests::{Case, Outcome};
+use nacre_tests::{Case, Outcome, leftovers};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -360,13 +360,19 @@ fn nothing_else_is_open(case: &Case) {
 
 fn a_cgroup_below(case: &Case) {
     let pid = case.idle();
-    let below = cgroup(case, pid, "pids").join("below");
-    fs::create_dir(&below).unwrap();
-    let value = match case.has_cgroup2() {
-        true => "below",
-        false => "pids:below",
-    };
-    let output = shell(case, &["--cgroup", value], "cat /proc/self/cgroup");
+    // With version 1 there is one in each hierarchy.
+    for path in leftovers::cgroups_named(case.id()) {
+        let below = path.join("below");
+        fs::create_dir(&below).unwrap();
+        // Which with version 1 has no CPUs at first, and can't be entered without.
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            if !case.has_cgroup2() && path.join(name).exists() {
+                fs::copy(path.join(name), below.join(name)).unwrap();
+            }
+        }
+    }
+    assert!(cgroup(case, pid, "pids").join("below").exists());
+    let output = shell(case, &["--cgroup", "below"], "cat /proc/self/cgroup");
     assert!(
         output.lines().any(|line| line.ends_with("/below")),
         "{output}"

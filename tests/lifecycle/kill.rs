@@ -107,7 +107,7 @@ fn all_of_a_containers_processes(case: &Case) {
 
 fn all_that_an_ended_container_left(case: &Case) {
     with_company(case);
-    assert_eq!(case.command(&["kill", case.id(), "KILL"]).ok(), "");
+    assert_eq!(case.command(&["kill", case.id(), "TERM"]).ok(), "");
     case.wait_for_status("stopped");
     assert!(!leftovers::processes(case.id()).is_empty());
     assert_eq!(case.command(&["kill", "--all", case.id(), "KILL"]).ok(), "");

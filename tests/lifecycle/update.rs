@@ -306,7 +306,7 @@ fn what_the_kernel_refuses(case: &Case) {
     case.command(&["update", "--cpuset-cpus", "4000", case.id()])
         .refused(1);
     case.command(&["update", "--memory", "lots", case.id()])
-        .refused(1);
+        .refused_somehow();
     assert!(cgroup(case, pid, "memory").exists());
     assert_eq!(case.status(), "running");
     case.remove_container();

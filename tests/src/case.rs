@@ -146,7 +146,12 @@ impl Case {
         let mut left = self.settled_processes();
         left.extend(leftovers::files(&self.state()));
         left.extend(leftovers::files(&self.directory.join("tmp")));
-        left.extend(leftovers::cgroups_named(&self.id));
+        let cgroups = leftovers::cgroups_named(&self.id);
+        left.extend(
+            cgroups
+                .iter()
+                .map(|path| format!("cgroup: {}", path.display())),
+        );
         left.extend(
             leftovers::mounts()
                 .into_iter()

@@ -103,18 +103,15 @@ pub fn unmount(directory: &Path) {
 }
 
 /// The cgroups with `name` in their path.
-pub fn cgroups_named(name: &str) -> Vec<String> {
-    cgroups()
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains(name))
-        .map(|path| format!("cgroup: {}", path.display()))
-        .collect()
+pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let mut paths = cgroups();
+    paths.retain(|path| path.to_string_lossy().contains(name));
+    paths
 }
 
 /// Removes those that no process is in any more.
 pub fn remove_cgroups_named(name: &str) {
-    let mut paths = cgroups();
-    paths.retain(|path| path.to_string_lossy().contains(name));
+    let mut paths = cgroups_named(name);
     // The inner ones first.
     paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     for path in paths {
