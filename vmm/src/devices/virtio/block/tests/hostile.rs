@@ -116,6 +116,24 @@ fn wrong_ranges_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn ranges_that_would_take_long_are_refused() {
+    const UNMAP: u32 = 1;
+    let file = image();
+    // Sparse, so it takes no room.
+    file.set_len(3 << 30).unwrap();
+    let mut machine = machine(&file);
+    for (kind, sectors, flags) in [
+        (VIRTIO_BLK_T_DISCARD, 1 << 22, 0),
+        (VIRTIO_BLK_T_WRITE_ZEROES, 1 << 17, UNMAP),
+    ] {
+        let list = [(0, sectors, flags)];
+        assert_eq!(ranges(&mut machine, kind, &list), OK);
+        let list = [(0, sectors + 1, flags)];
+        assert_eq!(ranges(&mut machine, kind, &list), ERROR);
+    }
+}
+
+#[test]
 fn an_image_that_shrinks_is_an_error_where_it_is_gone() {
     let file = image();
     file.write_all_at(&pattern(4096), 0).unwrap();

@@ -206,6 +206,19 @@ fn a_packet_too_long_for_a_driver_that_does_not_merge_is_dropped() {
 }
 
 #[test]
+fn a_driver_that_checks_by_itself_hears_nothing_of_checksums() {
+    const VALID: u8 = 2;
+    for (features, flags) in [(0, 0), (1 << VIRTIO_NET_F_GUEST_CSUM, VALID)] {
+        let (mut driver, mut peer) = bare("checksums", features);
+        driver.offer(RX, 1, 1000);
+        let mut bytes = packet(&[1; 60]);
+        bytes[0] = VALID;
+        peer.write_all(&bytes).unwrap();
+        assert_eq!(driver.receive(RX).0.flags, flags);
+    }
+}
+
+#[test]
 fn events_that_nobody_waits_for_are_left_out() {
     let (mut driver, mut peer) = bare("events", MERGE);
     driver.machine.device.reset();
