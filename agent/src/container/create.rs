@@ -602,6 +602,7 @@ fn clone_init(
         let stdio = &surroundings.options.stdio;
         plan.workload().give_streams(stdio, linux);
     }
+    plan.map_ids().map_err(init_failed)?;
     let for_children = namespaces.set_for_children()?;
     let flags = namespaces.clone_flags();
     let run = |plan: &mut Plan<'_>, channel| init::run(plan, surroundings, channel);

@@ -136,7 +136,8 @@ pub(super) fn validate(linux: &Linux) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn validate_ranges(field: &str, mappings: &[LinuxIdMapping]) -> Result<(), ConfigError> {
+/// Checks that mappings are ones that the kernel takes.
+pub(super) fn validate_ranges(field: &str, mappings: &[LinuxIdMapping]) -> Result<(), ConfigError> {
     for (index, mapping) in mappings.iter().enumerate() {
         let invalid = |name: &str, problem: String| {
             Err(ConfigError::invalid(
@@ -252,7 +253,7 @@ fn write_file(proc: &Proc, kind: &Kind, file: &str, value: &str) -> Result<(), I
 }
 
 /// As `/proc/PID/uid_map` takes them.
-fn lines(mappings: &[LinuxIdMapping]) -> String {
+pub(super) fn lines(mappings: &[LinuxIdMapping]) -> String {
     let line = |m: &LinuxIdMapping| format!("{} {} {}\n", m.container_id(), m.host_id(), m.size());
     mappings.iter().map(line).collect()
 }

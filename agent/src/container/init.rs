@@ -99,6 +99,11 @@ impl Plan<'_> {
         &self.workload
     }
 
+    /// The engine: maps the owners of files on those mounts that ask for it.
+    pub(super) fn map_ids(&mut self) -> Result<(), InitError> {
+        Mount::map_ids(&mut self.mounts, self.linux)
+    }
+
     /// The engine: opens what the root of a user namespace may have no right to.
     pub(super) fn open_sources(&mut self) -> Result<(), InitError> {
         self.tree = clone_tree_for_another(self.root, true)

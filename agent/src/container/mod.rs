@@ -35,6 +35,7 @@ mod keyring;
 mod lsm;
 mod masked;
 mod memory_policy;
+mod mount_ids;
 mod mount_options;
 mod mounts;
 mod namespaces;

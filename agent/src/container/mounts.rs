@@ -11,6 +11,7 @@ use libc::{MOUNT_ATTR__ATIME, MOUNT_ATTR_RDONLY};
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs};
+use oci_spec::runtime::Linux;
 use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, XattrFlags, statx};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
@@ -21,6 +22,8 @@ use rustix::mount::{
 use super::cgroup_mount::View;
 use super::config::ConfigError;
 use super::copy_up::copy_up;
+use super::error::{InitError, Step};
+use super::mount_ids::{Mapper, MountIds};
 use super::mount_options::MountOptions;
 use super::rootfs::{clone_tree, clone_tree_for_another};
 use super::safe_path::{self, Kind};
@@ -100,6 +103,8 @@ pub(super) struct Mount {
     /// Empty for a bind mount.
     kind: String,
     options: MountOptions,
+    /// How the owners of its files are mapped.
+    ids: Option<MountIds>,
     /// The SELinux label of its root, for a file system that isn't labelled as a whole.
     root_label: Option<String>,
     /// The source of a bind mount, if the engine has opened it.
@@ -124,9 +129,6 @@ impl Mount {
             let problem = "mount option \"tmpcopyup\" is for a tmpfs only";
             return Err(ConfigError::invalid(field("options"), problem));
         }
-        if options.id_mapped.is_some() {
-            return Err(ConfigError::unsupported(field("options")));
-        }
         if options.remount {
             // What is mounted there has both.
         } else if options.bind.is_some() {
@@ -136,13 +138,10 @@ impl Mount {
         } else if kind.is_empty() || kind == "none" {
             return Err(ConfigError::missing(field("type")));
         }
-        for (name, mappings) in [
-            ("uidMappings", mount.uid_mappings()),
-            ("gidMappings", mount.gid_mappings()),
-        ] {
-            if mappings.as_ref().is_some_and(|m| !m.is_empty()) {
-                return Err(ConfigError::unsupported(field(name)));
-            }
+        let ids = MountIds::of(index, mount, options.id_mapped)?;
+        if ids.is_some() && (options.bind.is_none() || options.remount) {
+            let problem = "ids can be mapped on bind mounts only";
+            return Err(ConfigError::invalid(field("uidMappings"), problem));
         }
         let destination = mount.destination();
         if destination.as_os_str().is_empty() {
@@ -164,6 +163,7 @@ impl Mount {
                 kind.to_owned()
             },
             options,
+            ids,
             root_label: None,
             tree: None,
         })
@@ -180,6 +180,33 @@ impl Mount {
                     destination: self.destination.clone(),
                     problem: step(format!("bind {}", self.source.display()))(e),
                 })?;
+        }
+        Ok(())
+    }
+
+    /// Whether owners are to be mapped on it, for which there must be mappings.
+    pub(super) fn validate_ids(&self, linux: &Linux) -> Result<(), ConfigError> {
+        let ids = self.ids.as_ref();
+        ids.map_or(Ok(()), |ids| ids.validate(self.index, linux))
+    }
+
+    /// The engine: maps the owners on those of `mounts` that ask for it, to which the root of a
+    /// user namespace has no right.
+    pub(super) fn map_ids(mounts: &mut [Mount], linux: &Linux) -> Result<(), InitError> {
+        let mut asking = mounts.iter_mut().filter(|m| m.ids.is_some()).peekable();
+        if asking.peek().is_none() {
+            return Ok(());
+        }
+        let mut mapper = Mapper::new(linux)?;
+        for mount in asking {
+            if mount.tree.is_none() {
+                mount.open_source()?;
+            }
+            let (Some(tree), Some(ids)) = (&mount.tree, &mount.ids) else {
+                let step = || format!("open {} with the engine's rights", mount.source.display());
+                return Err(Errno::EPERM).step(step);
+            };
+            mapper.map(mount.index, tree, ids)?;
         }
         Ok(())
     }
@@ -561,8 +588,13 @@ mod tests {
                 "mounts[3].options: mount option \"tmpcopyup\" is for a tmpfs only",
             ),
             (
-                r#"{"destination": "/a", "type": "tmpfs", "uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}"#,
-                "mounts[3].uidMappings isn't supported yet",
+                r#"{"destination": "/a", "type": "bind", "source": "/x", "uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}"#,
+                "mounts[3].gidMappings is missing",
+            ),
+            (
+                r#"{"destination": "/a", "type": "tmpfs", "uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}],
+                    "gidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}"#,
+                "mounts[3].uidMappings: ids can be mapped on bind mounts only",
             ),
         ] {
             assert_eq!(parse(json).unwrap_err(), error);

@@ -70,12 +70,36 @@ pub(super) fn mount_setattr(
     attributes: MountAttributes,
     recursive: bool,
 ) -> io::Result<()> {
-    let mut argument = libc::mount_attr {
+    let argument = libc::mount_attr {
         attr_set: attributes.set,
         attr_clr: attributes.clear,
         propagation: attributes.propagation,
         userns_fd: 0,
     };
+    set_mount_attributes(mount, argument, recursive)
+}
+
+/// Maps the owners of files on a mount by a user namespace's mappings, and on those below it if
+/// `recursive`.
+pub(super) fn map_mount_ids(
+    mount: impl AsFd,
+    user_namespace: BorrowedFd<'_>,
+    recursive: bool,
+) -> io::Result<()> {
+    let argument = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: user_namespace.as_raw_fd() as u64,
+    };
+    set_mount_attributes(mount, argument, recursive)
+}
+
+fn set_mount_attributes(
+    mount: impl AsFd,
+    mut argument: libc::mount_attr,
+    recursive: bool,
+) -> io::Result<()> {
     let recursive = if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, and `argument` a valid mount_attr of the size given.
     let result = unsafe {

@@ -1,13 +1,14 @@
 //! The root file system, mounts and devices.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use nix::mount::MsFlags;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Skipped;
 use crate::bundle::{Bundle, has, mounted, null_stdio, text, wait_for_exit};
+use crate::user_namespaces::mapped as in_user_namespace;
 
 tests![
     the_root_is_the_bundles,
@@ -26,6 +27,9 @@ tests![
     a_tmpfs_can_begin_with_what_it_covers,
     a_copy_stays_in_its_directory,
     labels_need_selinux,
+    owners_are_mapped,
+    owners_are_mapped_as_the_containers_ids_are,
+    mapped_owners_need_mappings,
     a_source_that_is_not_there_is_named,
     the_default_devices_are_there,
     devices_are_made_as_asked,
@@ -404,6 +408,103 @@ fn labels_need_selinux() -> Result<(), Skipped> {
         message,
         "linux.mountLabel: SELinux isn't enabled on this kernel"
     );
+    Ok(())
+}
+
+fn ids(container: u32, host: u32) -> Value {
+    json!([{"containerID": container, "hostID": host, "size": 10}])
+}
+
+fn owners_are_mapped() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(
+        "stat -c '%n %u %g' /one /one/file /one/below/file /all/file /all/below/file /as/file",
+    );
+    let data = bundle.beside("data");
+    fs::create_dir_all(data.join("below")).unwrap();
+    let flags = MsFlags::empty();
+    nix::mount::mount(
+        Some("t"),
+        &data.join("below"),
+        Some("tmpfs"),
+        flags,
+        None::<&str>,
+    )
+    .unwrap();
+    for file in ["", "file", "below/file"] {
+        if !file.is_empty() {
+            fs::write(data.join(file), "").unwrap();
+        }
+        std::os::unix::fs::chown(data.join(file), Some(1001), Some(1002)).unwrap();
+    }
+    for (at, options) in [
+        ("/one", json!(["rbind", "idmap"])),
+        ("/all", json!(["rbind", "ridmap"])),
+    ] {
+        bundle.mount(json!({
+            "destination": at, "source": "data", "options": options,
+            "uidMappings": ids(1000, 5000), "gidMappings": ids(1000, 0),
+        }));
+    }
+    // The mappings alone will do.
+    bundle.mount(json!({
+        "destination": "/as", "type": "bind", "source": "data", "options": ["ro"],
+        "uidMappings": ids(1000, 5000), "gidMappings": ids(1000, 0),
+    }));
+    let outcome = bundle.try_run();
+    nix::mount::umount(&data.join("below")).unwrap();
+    let expected = "/one 5001 2\n/one/file 5001 2\n/one/below/file 1001 1002\n\
+                    /all/file 5001 2\n/all/below/file 5001 2\n/as/file 5001 2\n";
+    match outcome {
+        Ok(outcome) => assert_eq!(outcome.stdout, expected, "{outcome:?}"),
+        Err(error) if error.contains("may not allow it") => {
+            return Err(Skipped("a file system here has no mapped owners"));
+        }
+        Err(error) => panic!("{error}"),
+    }
+    Ok(())
+}
+
+fn owners_are_mapped_as_the_containers_ids_are() -> Result<(), Skipped> {
+    let mut bundle = in_user_namespace("stat -c '%u %g' /data/file /plain/file; touch /data/new");
+    let data = bundle.beside("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("file"), "").unwrap();
+    std::os::unix::fs::chown(data.join("file"), Some(1001), Some(1002)).unwrap();
+    bundle.mount(json!({"destination": "/data", "source": "data", "options": ["bind", "idmap"]}));
+    bundle.mount(json!({"destination": "/plain", "source": "data", "options": ["bind"]}));
+    match bundle.try_run() {
+        Ok(outcome) => assert_eq!(outcome.stdout, "1001 1002\n65534 65534\n", "{outcome:?}"),
+        Err(error) if error.contains("may not allow it") => {
+            return Err(Skipped("the file system here has no mapped owners"));
+        }
+        Err(error) => panic!("{error}"),
+    }
+    // What the container's root makes is root's.
+    assert_eq!(fs::metadata(data.join("new")).unwrap().uid(), 0);
+    Ok(())
+}
+
+fn mapped_owners_need_mappings() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    bundle.mount(json!({"destination": "/data", "source": "/", "options": ["bind", "idmap"]}));
+    let (message, _) = bundle.error();
+    assert!(
+        message.starts_with("mounts[7].options: ids can be mapped only by"),
+        "{message}"
+    );
+    // proc has none.
+    let mount = bundle.config["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .last_mut()
+        .unwrap();
+    *mount = json!({
+        "destination": "/data", "source": "/proc/fs", "options": ["bind", "idmap"],
+        "uidMappings": ids(0, 5000), "gidMappings": ids(0, 5000),
+    });
+    let (message, _) = bundle.error();
+    let expected = "can't map the ids of mounts[7], whose file system may not allow it";
+    assert!(message.starts_with(expected), "{message}");
     Ok(())
 }
 

@@ -38,7 +38,7 @@ tests![
 const FIRST: u32 = 200_000;
 
 /// A container in a user namespace, whose files belong to its root.
-fn mapped(script: &str) -> Bundle {
+pub(crate) fn mapped(script: &str) -> Bundle {
     let mut bundle = Bundle::new(script);
     give(&bundle.at(""), FIRST);
     bundle.namespace(json!({"type": "user"}));

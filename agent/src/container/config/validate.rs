@@ -43,7 +43,10 @@ pub fn validate(spec: &Spec) -> Result<(), ConfigError> {
     let process = spec.process().as_ref().ok_or(missing("process"))?;
     validate_process(process)?;
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        Mount::parse(index, mount)?;
+        let mount = Mount::parse(index, mount)?;
+        if let Some(linux) = spec.linux() {
+            mount.validate_ids(linux)?;
+        }
     }
     refuse([("vm", spec.vm().is_some())])?;
     elsewhere([

@@ -77,7 +77,7 @@ pub(crate) enum GuestSpecError {
         kind: &'static str,
     },
     #[error("{0} isn't supported in a VM yet")]
-    Unsupported(&'static str),
+    Unsupported(String),
     #[error("linux.namespaces: user namespaces aren't supported in a VM yet")]
     UserNamespace,
     #[error(
@@ -144,6 +144,19 @@ fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
     let terminal = spec.process().as_ref().and_then(|p| p.terminal());
     let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
     let listener = seccomp.and_then(|s| s.listener_path().as_ref());
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let mapped = |ids: &Option<Vec<_>>| ids.as_ref().is_some_and(|ids| !ids.is_empty());
+        if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
+            let field = format!("mounts[{index}].uidMappings");
+            return Err(GuestSpecError::Unsupported(field));
+        }
+        let options = mount.options().iter().flatten();
+        let mut options = options.flat_map(|option| option.split(','));
+        if options.any(|option| matches!(option, "idmap" | "ridmap")) {
+            let field = format!("mounts[{index}].options (idmap)");
+            return Err(GuestSpecError::Unsupported(field));
+        }
+    }
     for (field, asks) in [
         ("process.terminal", terminal == Some(true)),
         ("hooks", spec.hooks().as_ref().is_some_and(hooks::any)),
@@ -153,7 +166,7 @@ fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
         ),
     ] {
         if asks {
-            return Err(GuestSpecError::Unsupported(field));
+            return Err(GuestSpecError::Unsupported(field.to_owned()));
         }
     }
     Ok(())
@@ -424,6 +437,24 @@ mod tests {
         }
         scene.config["hooks"] = json!({"poststop": []});
         scene.translate(1).unwrap();
+    }
+
+    #[test]
+    fn mapped_owners_are_refused_by_name() {
+        let ids = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
+        for (mount, field) in [
+            (
+                json!({"uidMappings": ids, "gidMappings": ids}),
+                "uidMappings",
+            ),
+            (json!({"options": ["rbind,ridmap"]}), "options (idmap)"),
+        ] {
+            let mut scene = Scene::new();
+            scene.config["mounts"] = json!([mount]);
+            scene.config["mounts"][0]["destination"] = json!("/m");
+            let expected = format!("mounts[0].{field} isn't supported in a VM yet");
+            assert_eq!(scene.refusal(), expected);
+        }
     }
 
     #[test]
