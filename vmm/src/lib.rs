@@ -23,6 +23,8 @@ pub mod kvm;
 mod loader;
 mod memory;
 pub mod qemu;
+#[cfg(test)]
+mod test_kernels;
 mod vm;
 
 pub use arch::MAX_VCPUS;

@@ -118,8 +118,8 @@ impl Vm {
         }))
     }
 
-    /// Lets it run: each vCPU in a thread of its own, or QEMU as a child process, which ends
-    /// at the latest when the calling thread does.
+    /// Lets it run: each vCPU in a thread of its own, or QEMU as a child process. That is killed
+    /// when the calling thread ends, which therefore must live as long as the machine.
     ///
     /// # Errors
     ///

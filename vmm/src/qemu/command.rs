@@ -34,6 +34,8 @@ pub(super) struct Kind {
     /// How many of the device's queues QEMU hands over to it. None if QEMU has such a device
     /// of its own, which stands in for ours.
     pub(super) handed_over: Option<usize>,
+    /// Whether it asks the device for its configuration space.
+    pub(super) gives_config: bool,
     /// QEMU's name of it, and its properties.
     device: String,
 }
@@ -47,6 +49,7 @@ impl Kind {
                 name: "vsock",
                 // QEMU keeps the event queue.
                 handed_over: Some(queues.min(2)),
+                gives_config: true,
                 device: "vhost-user-vsock-device".into(),
             }),
             VIRTIO_ID_FS => {
@@ -54,6 +57,7 @@ impl Kind {
                 Some(Kind {
                     name: "fs",
                     handed_over: Some(queues),
+                    gives_config: false,
                     device: format!(
                         "vhost-user-fs-device,tag={},queue-size={size}",
                         tag(device)?
@@ -64,6 +68,7 @@ impl Kind {
             VIRTIO_ID_RNG => Some(Kind {
                 name: "rng",
                 handed_over: None,
+                gives_config: false,
                 device: "virtio-rng-device,rng=random".into(),
             }),
             _ => None,
@@ -139,5 +144,40 @@ impl Arguments {
     /// All of them. None has a NUL: they are numbers, our own words and a checked tag.
     pub(super) fn finish(self) -> Vec<CString> {
         self.0.into_iter().flat_map(CString::new).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock};
+
+    #[test]
+    fn devices_have_places_and_sockets() {
+        let root = tempfile::tempdir().unwrap();
+        let fs = |tag| Fs::new(tag, root.path()).unwrap();
+        let (vsock, _ports) = Vsock::new(3).unwrap();
+        let mut arguments = Arguments::new(2, 64 << 20);
+        arguments.device(&Kind::of(&Rng::new()).unwrap(), 0, 0);
+        arguments.device(&Kind::of(&vsock).unwrap(), 1, 0);
+        arguments.device(&Kind::of(&fs("nacre")).unwrap(), 2, 1);
+        let line: Vec<String> = arguments
+            .finish()
+            .into_iter()
+            .map(|a| a.into_string().unwrap())
+            .collect();
+        let line = line.join(" ");
+        for part in [
+            "-smp 2 -m 65536k ",
+            " -device virtio-rng-device,rng=random,bus=virtio-mmio-bus.0 ",
+            " -chardev socket,id=device1,fd=5 ",
+            " -device vhost-user-vsock-device,bus=virtio-mmio-bus.1,chardev=device1 ",
+            " -chardev socket,id=device2,fd=6 ",
+            " -device vhost-user-fs-device,tag=nacre,queue-size=512,bus=virtio-mmio-bus.2,",
+        ] {
+            assert!(line.contains(part), "{part:?} isn't in {line}");
+        }
+        // A comma would end the property.
+        assert!(Kind::of(&fs("a,b=c")).is_none());
     }
 }

@@ -7,7 +7,8 @@
 //! (`no_new_privs`); the descriptors that it is given and no other; and limits. Its own system
 //! call filter comes on top ([`command`](super::command)).
 //!
-//! It gets `SIGKILL` when the thread that made it ends, by whatever that ends.
+//! It gets `SIGKILL` when the thread that made it ends, by whatever that ends (prctl(2),
+//! `PR_SET_PDEATHSIG`).
 //!
 //! Everything is made ready before the fork: the child of a process that may have threads may
 //! only make system calls.
@@ -29,7 +30,7 @@ const LIBRARIES: [&str; 4] = ["usr/lib", "usr/lib64", "lib", "lib64"];
 
 /// The user and the group of a QEMU: its parent's pid above this. No distribution gives such
 /// ids to anybody, and two QEMUs never have the same.
-const FIRST_USER: u32 = 0x6e00_0000;
+pub(super) const FIRST_USER: u32 = 0x6e00_0000;
 
 /// How many threads QEMU has besides the vCPUs', generously.
 const OTHER_THREADS: u64 = 16;
@@ -166,13 +167,19 @@ fn check(result: libc::c_long, step: Step) -> Result<libc::c_long, Step> {
 impl Ready {
     /// Runs in the child, and makes nothing but system calls.
     fn become_qemu(&self) -> ! {
-        let (step, errno) = match self.enter() {
-            Ok(never) => match never {},
-            // SAFETY: reads this thread's errno.
-            Err(step) => (step, unsafe { *libc::__errno_location() }),
+        // Standard error to be, and then standard error.
+        let mut messages = self.files.get(2).copied().unwrap_or(2);
+        let entered = self.enter().and_then(|()| self.place_files());
+        let step = match entered {
+            Ok(binary) => {
+                messages = 2;
+                self.execute(binary)
+            }
+            Err(step) => step,
         };
+        // SAFETY: reads this thread's errno.
+        let mut rest = unsafe { *libc::__errno_location() };
         let mut digits = [b'0'; 3];
-        let mut rest = errno;
         for digit in digits.iter_mut().rev() {
             *digit = b'0' + (rest % 10) as u8;
             rest /= 10;
@@ -184,30 +191,27 @@ impl Ready {
             &digits,
             b"\n",
         ] {
-            // SAFETY: the pointer and the length are those of a slice. The descriptor may still
-            // be another one's, which then gets the message.
-            unsafe { libc::write(self.message_fd(), part.as_ptr().cast(), part.len()) };
+            // SAFETY: the pointer and the length are those of a slice.
+            unsafe { libc::write(messages, part.as_ptr().cast(), part.len()) };
         }
         // SAFETY: ends the process without running anything of it.
         unsafe { libc::_exit(127) }
     }
 
-    /// Where messages go: standard error to be.
-    fn message_fd(&self) -> RawFd {
-        self.files.get(2).copied().unwrap_or(2)
-    }
-
-    fn enter(&self) -> Result<std::convert::Infallible, Step> {
+    fn enter(&self) -> Result<(), Step> {
         self.end_with_the_parent()?;
         self.change_root()?;
         self.limit()?;
-        // Changing the user forgets what was asked for in the parent's case.
-        self.end_with_the_parent()?;
-        let binary = self.place_files()?;
+        // Becoming another user undoes it.
+        self.end_with_the_parent()
+    }
+
+    /// Executes the binary; comes back if that can't be done.
+    fn execute(&self, binary: RawFd) -> Step {
         let environment = [ptr::null::<libc::c_char>()];
         // SAFETY: the arguments are pointers to strings that live on, and end with a null, as
         // the environment does.
-        let result = unsafe {
+        unsafe {
             libc::syscall(
                 libc::SYS_execveat,
                 binary,
@@ -217,7 +221,7 @@ impl Ready {
                 libc::AT_EMPTY_PATH,
             )
         };
-        check(result, "run QEMU").and(Err("run QEMU"))
+        "run QEMU"
     }
 
     /// Has the kernel kill this process when its parent ends, which may have happened already;
@@ -296,7 +300,7 @@ impl Ready {
             }
         }
         let proc = c"proc".as_ptr();
-        let flags = safe | libc::MS_NOEXEC;
+        let flags = safe | libc::MS_NOEXEC | libc::MS_RDONLY;
         mount(
             proc,
             c"proc",

@@ -246,6 +246,7 @@ impl Made {
                 name: kind.name,
                 device,
                 handed_over,
+                gives_config: kind.gives_config,
                 socket,
             });
         }

@@ -100,7 +100,7 @@ pub(crate) struct DriverQueue {
 }
 
 impl DriverQueue {
-    fn new(memory: &Arc<GuestMemoryMmap>, index: usize, size: u16) -> DriverQueue {
+    pub(crate) fn new(memory: &Arc<GuestMemoryMmap>, index: usize, size: u16) -> DriverQueue {
         let descriptors = RINGS + RINGS_SIZE * index as u64;
         let queue = DriverQueue {
             memory: Arc::clone(memory),
@@ -118,6 +118,16 @@ impl DriverQueue {
             .write_slice(&zeroes, GuestAddress(descriptors))
             .unwrap();
         queue
+    }
+
+    /// Where its descriptors, its available ring and its used ring are.
+    pub(crate) fn rings(&self) -> [u64; 3] {
+        [self.descriptors, self.available, self.used]
+    }
+
+    /// The event that `notify` writes.
+    pub(crate) fn notification(&self) -> &EventFd {
+        &self.notify
     }
 
     /// What a transport makes of what the driver says.

@@ -54,8 +54,9 @@ struct Backend {
     /// What the driver accepted, once it has.
     features: Option<u64>,
     rings: Vec<Ring>,
-    /// How many of the device's queues QEMU hands over; it keeps the ones after them.
-    handed_over: usize,
+    /// Whether QEMU asks for the configuration space. It knows some kinds' by itself, and
+    /// complains if it is offered.
+    gives_config: bool,
     active: bool,
 }
 
@@ -100,10 +101,12 @@ impl Ring {
 }
 
 impl Backend {
-    /// Of `device`, the first `handed_over` of whose queues come from QEMU.
+    /// Of `device`, the first `handed_over` of whose queues come from QEMU, which keeps the ones
+    /// after them.
     fn new(
         device: Box<dyn VirtioDevice>,
         handed_over: usize,
+        gives_config: bool,
         memory: Arc<GuestMemoryMmap>,
         calls: Arc<Calls>,
     ) -> Backend {
@@ -115,7 +118,7 @@ impl Backend {
             calls,
             features: None,
             rings: (0..count).map(|_| Ring::default()).collect(),
-            handed_over: count,
+            gives_config,
             active: false,
         }
     }
@@ -230,7 +233,9 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::CONFIG | VhostUserProtocolFeatures::MQ)
+        let mut features = VhostUserProtocolFeatures::MQ;
+        features.set(VhostUserProtocolFeatures::CONFIG, self.gives_config);
+        Ok(features)
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
@@ -239,7 +244,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(self.handed_over as u64)
+        Ok(self.rings.len() as u64)
     }
 
     /// The table may be set again at work: QEMU does when the guest moves ROMs around.
