@@ -26,6 +26,7 @@ use super::seccomp::{self, ListenerError};
 use super::stdio::Stdio;
 use super::sys;
 use super::terminal::{self, ConsoleSocketError};
+use super::user;
 use super::workload::Workload;
 
 /// How long it may take to get to the program.
@@ -197,15 +198,23 @@ impl Container {
             channel.give_up(&failed)
         };
         // SAFETY: the caller has promised that this is the only thread.
-        let child = unsafe {
+        let mut spawn = |cgroup: Option<&Placement>| unsafe {
             if into_user_namespace {
                 let stage = |workload: &Workload<'_>| stage(workload, &container, &options, &proc);
-                child::spawn_through_stage(0, cgroup.as_ref(), &mut workload, stage, run)
+                child::spawn_through_stage(0, cgroup, &mut workload, stage, run)
             } else {
                 let run = |channel| run(&mut workload, channel);
-                child::spawn(0, cgroup.as_ref(), run).map_err(SpawnError::Kernel)
+                child::spawn(0, cgroup, run).map_err(SpawnError::Kernel)
             }
         };
+        let mut child = spawn(cgroup.as_ref());
+        if let Err(SpawnError::Kernel(error)) = &child
+            && error.raw_os_error() == Some(libc::EBUSY)
+            && options.cgroups.is_empty()
+            && let Some(below) = self.inits_cgroup(&proc)
+        {
+            child = spawn(Some(&below));
+        }
         drop((for_children, own_cpus));
         let child = child.map_err(|error| match error {
             SpawnError::Kernel(error) => starting("clone a process")(error),
@@ -235,6 +244,16 @@ impl Container {
                 Err(error)
             }
         }
+    }
+
+    /// The init's own cgroup, below the container's: a cgroup2 with controllers in those below it
+    /// takes no processes itself, as where the container runs systemd.
+    fn inits_cgroup(&self, proc: &Proc) -> Option<Placement> {
+        let cgroup = self.cgroup()?;
+        let lines = proc.read(&format!("{}/cgroup", self.pid())).ok()?;
+        let inits = lines.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let below = below(cgroup.v2_path()?, Path::new(inits))?;
+        cgroup.placement_below(&[("", below)]).ok()
     }
 
     /// Looks at the namespaces and the root of the container's init.
@@ -313,6 +332,8 @@ fn set_up(
         if !engine.wait_for_release().step(|| "hear from the engine")? {
             return Err(InitError::EngineGone);
         }
+        // What it makes, its terminal for one, is to belong to somebody in there.
+        user::become_root()?;
         setsid().step(|| "start a session")?;
     } else {
         workload.adjust_oom_score(proc, None)?;
@@ -353,6 +374,19 @@ fn has_new_mount_namespace(spec: &Spec) -> bool {
                     .iter()
                     .all(|path| path.as_os_str().is_empty())
         })
+}
+
+/// Where the cgroup `inner` is below the one of the directory `outer`. `inner` is relative to the
+/// cgroup2 mount, which `outer` begins with.
+fn below<'a>(outer: &Path, inner: &'a Path) -> Option<&'a Path> {
+    let inner = inner.strip_prefix("/").ok()?;
+    let mut mount = outer.ancestors();
+    mount.find_map(|mount| {
+        let outer = outer.strip_prefix(mount).ok()?;
+        let below = inner.strip_prefix(outer).ok()?;
+        let found = !outer.as_os_str().is_empty() && !below.as_os_str().is_empty();
+        found.then_some(below)
+    })
 }
 
 fn open_cgroup(cgroup: &Cgroup, below: &[(&str, &Path)]) -> Result<Placement, ExecError> {
@@ -402,6 +436,27 @@ fn heard_of_exec(
             }
             Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(ExecError::TimedOut),
             Err(error) => return Err(starting("hear from the process")(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inits_cgroup_is_found_below_the_containers() {
+        for (outer, inner, expected) in [
+            ("/sys/fs/cgroup/a/b", "/a/b/init.scope", Some("init.scope")),
+            ("/sys/fs/cgroup/a", "/a/a/b", Some("a/b")),
+            ("/sys/fs/cgroup/unified/a", "/a/x/y", Some("x/y")),
+            ("/sys/fs/cgroup/a/b", "/a/b", None),
+            ("/sys/fs/cgroup/a/b", "/a/c/d", None),
+            ("/sys/fs/cgroup/a/b", "/", None),
+            ("/sys/fs/cgroup/a/b", "/../x", None),
+        ] {
+            let found = below(Path::new(outer), Path::new(inner));
+            assert_eq!(found, expected.map(Path::new), "{outer} {inner}");
         }
     }
 }

@@ -30,6 +30,7 @@ tests![
     a_container_that_has_ended_takes_no_more,
     it_is_in_the_containers_cgroup,
     it_can_be_in_a_cgroup_below,
+    it_is_in_the_inits_cgroup_if_it_must,
     it_ends_with_the_container,
     a_container_that_waits_to_be_started_takes_one,
     cve_2024_21626_a_leaked_directory_is_no_cwd,
@@ -300,6 +301,22 @@ fn it_can_be_in_a_cgroup_below() -> Result<(), Skipped> {
         let error = describe(&result.unwrap_err());
         assert!(error.contains(message), "{error}");
     }
+    Ok(())
+}
+
+fn it_is_in_the_inits_cgroup_if_it_must() -> Result<(), Skipped> {
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        return Err(Skipped("cgroup2 isn't all that the host has"));
+    }
+    let bundle = sleeping();
+    let mut running = bundle.start();
+    let pid = running.container().pid().to_string();
+    let cgroup = running.container().cgroup().unwrap().path().to_owned();
+    fs::create_dir(cgroup.join("below")).unwrap();
+    fs::write(cgroup.join("below/cgroup.procs"), pid).unwrap();
+    fs::write(cgroup.join("cgroup.subtree_control"), "+pids +memory").unwrap();
+    let seen = output(&bundle, &mut running, "cat /proc/self/cgroup");
+    assert!(seen.ends_with("/below\n"), "{seen}");
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! User namespaces: new ones with mapped ids, and those of others.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use nacre_agent::container::Stdio;
+use nacre_agent::container::{ExecOptions, Stdio};
 use nix::unistd::pipe;
 use serde_json::json;
 
@@ -28,6 +29,7 @@ tests![
     one_with_other_mappings_is_refused,
     streams_belong_to_the_mapped_user,
     a_process_is_started_in_it,
+    a_process_has_a_terminal_in_it,
     a_failing_process_is_told_of,
     a_mount_namespace_is_joined,
     without_a_mount_namespace_the_root_is_a_directory,
@@ -223,7 +225,7 @@ fn an_id_that_is_not_mapped_is_refused() -> Result<(), Skipped> {
     let mut running = bundle.start();
     let mut process = bundle.config["process"].clone();
     process["user"]["gid"] = json!(65536);
-    let options = nacre_agent::container::ExecOptions::new(null_stdio());
+    let options = ExecOptions::new(null_stdio());
     let error = exec::start(&bundle, running.container(), &process, options).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -378,12 +380,33 @@ fn a_process_is_started_in_it() -> Result<(), Skipped> {
     Ok(())
 }
 
+fn a_process_has_a_terminal_in_it() -> Result<(), Skipped> {
+    let bundle = mapped("sleep 60");
+    let mut running = bundle.start();
+    let mut process = bundle.config["process"].clone();
+    process["terminal"] = json!(true);
+    process["user"] = json!({"uid": 5, "gid": 5});
+    process["args"] = json!([
+        "sh",
+        "-c",
+        "readlink /proc/self/fd/0; stat -c %u /dev/pts/0"
+    ]);
+    let options = ExecOptions::new(null_stdio());
+    let executed = exec::start(&bundle, running.container(), &process, options).unwrap();
+    assert_eq!(exec::wait(&executed), 0);
+    let mut seen = [0; 64];
+    let mut master = File::from(executed.terminal.unwrap());
+    let length = master.read(&mut seen).unwrap();
+    assert_eq!(seen[..length], *b"/dev/pts/0\r\n5\r\n");
+    Ok(())
+}
+
 fn a_failing_process_is_told_of() -> Result<(), Skipped> {
     let bundle = mapped("sleep 60");
     let mut running = bundle.start();
     let mut process = bundle.config["process"].clone();
     process["args"] = json!(["nothing"]);
-    let options = nacre_agent::container::ExecOptions::new(null_stdio());
+    let options = ExecOptions::new(null_stdio());
     let error = exec::start(&bundle, running.container(), &process, options).unwrap_err();
     assert_eq!(
         (error.to_string().as_str(), error.exit_status()),
