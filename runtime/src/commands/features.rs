@@ -40,7 +40,7 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
         "hooks": if on_host { HOOKS } else { &[] },
         "mountOptions": mount_options(),
         "linux": {
-            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "uts"],
+            "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": CAPABILITIES,
             "cgroup": {
                 "v1": on_host,

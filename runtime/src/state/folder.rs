@@ -11,12 +11,16 @@ use std::{
     time::Duration,
 };
 
-use nacre_agent::container::{Gate, config};
+use nacre_agent::container::{
+    Gate,
+    cgroups::{Cgroup, cgroup_path},
+    config,
+};
 use oci_spec::runtime::Spec;
 
 use crate::id::Id;
 
-use super::{By, Record, StateError, record::Process};
+use super::{By, Record, StateError};
 
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
@@ -138,17 +142,28 @@ impl Folder {
         if record.as_ref().is_some_and(Record::is_kept) {
             return Err(StateError::InUse(id.clone()));
         }
-        if let Some(By::Process(Process {
-            cgroup: Some(cgroup),
-            ..
-        })) = record.map(|record| record.by)
-        {
-            cgroup.remove().map_err(|source| StateError::Remains {
-                id: id.clone(),
-                source: source.into(),
-            })?;
+        if matches!(record.map(|record| record.by), Some(By::Process(_))) {
+            self.remove_cgroup_of_remains(id)?;
         }
         self.clear()
+    }
+
+    /// Removes the cgroup of a container on the host's kernel whose creation was cut short, so
+    /// that nothing but its configuration says which that was.
+    pub(crate) fn remove_cgroup_of_remains(&self, id: &Id) -> Result<(), StateError> {
+        // What isn't there in full was being written, before there was a cgroup.
+        let Ok(spec) = read_config(&self.path) else {
+            return Ok(());
+        };
+        let linux = spec.linux().as_ref();
+        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        cgroup_path(path, id.as_str())
+            .and_then(|path| Cgroup::remove_remains(&path))
+            .map_err(|source| StateError::Remains {
+                id: id.clone(),
+                source: source.into(),
+            })
     }
 
     /// Removes the folder. Only what nacre puts there is removed, by name: the sandbox
@@ -288,7 +303,7 @@ mod tests {
     use nacre_agent::container::Identity;
     use nix::unistd::Pid;
 
-    use super::super::record::{Progress, Vm};
+    use super::super::record::{Process, Progress, Vm};
     use super::super::{Status, Store};
     use super::*;
 

@@ -29,7 +29,7 @@ mod v1;
 mod v2;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,9 @@ use devices::Access;
 use directory::Directory;
 use layout::{Layout, Own};
 use resources::{Settings, Versions};
+
+/// How long a process may take to be gone that ends because its creator has.
+const REMAINS_BOUND: Duration = Duration::from_secs(2);
 
 /// A container's cgroup: a directory in each hierarchy of the host. As a value it can be handed
 /// to another process.
@@ -133,6 +136,39 @@ impl Cgroup {
                 Err(error)
             }
         }
+    }
+
+    /// Removes what [`Cgroup::create`] has left of the cgroup `path`, or a container in it whose
+    /// creation was cut short: its directories, where no process is left in them. Those with
+    /// processes belong to somebody else, and stay.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Path`], [`CgroupError::Directory`].
+    pub fn remove_remains(path: &Path) -> Result<(), CgroupError> {
+        let relative = path::checked(path, path)?;
+        let own = match path.is_absolute() {
+            true => None,
+            false => Some(Own::read()?),
+        };
+        let layout = Layout::find()?;
+        let v2 = layout.v2.iter().map(|mount| {
+            let base = own.as_ref().map_or_else(PathBuf::new, Own::v2_parent);
+            mount.join(base.join(&relative))
+        });
+        let v1 = layout.v1.iter().map(|hierarchy| {
+            let below = hierarchy.below_mount(own.as_ref(), &relative);
+            hierarchy.mount.join(below)
+        });
+        let until = Instant::now() + REMAINS_BOUND;
+        for directory in v2.chain(v1).map(Directory::existing) {
+            match directory.remove(until) {
+                Err(CgroupError::Directory { source, .. })
+                    if source.kind() == std::io::ErrorKind::ResourceBusy => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes the directories. What is made is in `self` even if another one can't be.

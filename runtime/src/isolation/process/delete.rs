@@ -41,7 +41,9 @@ pub(crate) fn delete(
             Err(StateError::NoContainer(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
             Ok(Some(folder)) => match folder.record()? {
-                Some(record) if same(&record.by, found.process) => return destroy(&found, folder),
+                Some(record) if same(&record.by, found.process) => {
+                    return destroy(&found, folder, id);
+                }
                 // It was deleted meanwhile, and made anew.
                 Some(_) => {}
                 None => return Ok(folder.remove()?),
@@ -63,19 +65,15 @@ fn end(found: &Found<'_>) -> Result<(), ProcessError> {
     if let Some(container) = found.attach()? {
         // It may end by itself meanwhile, and then there is nothing to kill.
         let _ = kill::send(&container, libc::SIGKILL);
-    } else if let Some(cgroup) = &found.process.cgroup {
-        // It is being created, or was to be.
-        cgroup.kill()?;
     }
     Ok(())
 }
 
 /// Removes all that is left of a container, and its folder.
-fn destroy(found: &Found<'_>, folder: Folder) -> Result<(), ProcessError> {
-    match (found.attach()?, &found.process.cgroup) {
-        (Some(container), _) => container.destroy()?,
-        (None, Some(cgroup)) => cgroup.clone().remove()?,
-        (None, None) => {}
+fn destroy(found: &Found<'_>, folder: Folder, id: &Id) -> Result<(), ProcessError> {
+    match found.attach()? {
+        Some(container) => container.destroy()?,
+        None => folder.remove_cgroup_of_remains(id)?,
     }
     folder.remove()?;
     hooks::poststop(found.record);

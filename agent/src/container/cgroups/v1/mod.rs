@@ -73,20 +73,24 @@ impl Hierarchy {
         self.controllers.iter().any(|c| c == controller)
     }
 
-    /// Makes a directory in it: below the own cgroup, or from the mount.
-    pub(super) fn make(&self, own: Option<&Own>, path: &Path) -> Result<Member, CgroupError> {
+    /// Where a cgroup is below the mount: below the own one, or where it says.
+    pub(super) fn below_mount(&self, own: Option<&Own>, path: &Path) -> PathBuf {
         let own = match (own, self.controllers.first()) {
             (Some(own), Some(controller)) => own.v1(controller),
             _ => PathBuf::new(),
         };
         // Where not all of the hierarchy is mounted, the own cgroup is below what is.
-        let base = own.strip_prefix(&self.root).unwrap_or(&own);
+        own.strip_prefix(&self.root).unwrap_or(&own).join(path)
+    }
+
+    /// Makes a directory in it.
+    pub(super) fn make(&self, own: Option<&Own>, path: &Path) -> Result<Member, CgroupError> {
         let cpuset = self.has("cpuset");
         let prepare = |directory: &Path| match cpuset {
             true => cpuset::inherit(&self.mount, directory),
             false => Ok(()),
         };
-        let directory = Directory::make(&self.mount, &base.join(path), &prepare)?;
+        let directory = Directory::make(&self.mount, &self.below_mount(own, path), &prepare)?;
         let member = Member {
             controllers: self.controllers.clone(),
             directory,
