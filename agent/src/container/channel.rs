@@ -15,8 +15,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{InitError, describe};
 
-/// The longest message. Only paths and the kernel's words are of any length in it.
-const MAX_MESSAGE: usize = 64 << 10;
+/// The longest message, in bytes. Only paths and the kernel's words are of any length in it.
+const MAX_MESSAGE: usize = 8 << 10;
+
+/// How many characters stay of a failure's words that don't fit, however JSON writes them.
+const WORDS_CUT: usize = 1 << 10;
 
 /// Longer than anybody waits.
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -87,12 +90,14 @@ impl Channel {
         fd: Option<BorrowedFd<'_>>,
     ) -> io::Result<()> {
         let mut message = serde_json::to_vec(report)?;
-        if message.len() > MAX_MESSAGE {
-            let cut = Report::Failed(Failure {
-                message: "the init failed, with an error message over 64 KiB".into(),
-                status: 1,
-            });
-            message = serde_json::to_vec(&cut)?;
+        if message.len() > MAX_MESSAGE
+            && let Report::Failed(failure) = report
+        {
+            let words: String = failure.message.chars().take(WORDS_CUT).collect();
+            message = serde_json::to_vec(&Report::Failed(Failure {
+                message: format!("{words} …"),
+                status: failure.status,
+            }))?;
         }
         match fd {
             Some(fd) => send_fd(self.0.as_fd(), &message, fd, MsgFlags::empty()),
@@ -141,7 +146,7 @@ impl Channel {
         if !wait_until_readable(self.0.as_fd(), bound)? {
             return Err(ErrorKind::TimedOut.into());
         }
-        let mut message = vec![0; MAX_MESSAGE];
+        let mut message = [0; MAX_MESSAGE];
         match self.receive_with_fd(&mut message) {
             Ok((0, _)) => Ok(None),
             // What was sent to an end that closed without reading it.
@@ -277,12 +282,19 @@ mod tests {
     #[test]
     fn an_endless_message_is_cut() {
         let (engine, init) = Channel::pair().unwrap();
-        init.report(&Report::Failed(Failure {
-            message: "x".repeat(MAX_MESSAGE),
-            status: 127,
-        }))
-        .unwrap();
-        let report = engine.wait_for_report(SOON).unwrap().unwrap();
-        assert!(matches!(report, Report::Failed(f) if f.message.contains("64 KiB")));
+        for character in ["x", "\u{1}", "\u{10348}"] {
+            init.report(&Report::Failed(Failure {
+                message: character.repeat(MAX_MESSAGE),
+                status: 127,
+            }))
+            .unwrap();
+            let report = engine.wait_for_report(SOON).unwrap().unwrap();
+            let cut = format!("{} …", character.repeat(WORDS_CUT));
+            let expected = Failure {
+                message: cut,
+                status: 127,
+            };
+            assert_eq!(report, Report::Failed(expected));
+        }
     }
 }
