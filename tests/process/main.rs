@@ -1,5 +1,7 @@
 //! Containers on the host's kernel.
 
+mod commands;
+mod killed;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
 
@@ -17,5 +19,7 @@ fn main() -> ExitCode {
         }
         fixtures::mount_all();
     }
-    suite::run(&arguments, Isolation::Process, lifecycle::tests())
+    let tests = [lifecycle::tests(), commands::tests(), killed::tests()];
+    let tests = tests.into_iter().flatten().collect();
+    suite::run(&arguments, Isolation::Process, tests)
 }

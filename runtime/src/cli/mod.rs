@@ -77,7 +77,8 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
     /// Go without cgroups where there is no right to them (auto: if this isn't root's)
-    #[arg(long, global = true, value_name = "WHETHER", default_value = "auto")]
+    // Before the command only, as with runc: `spec` has a flag of that name.
+    #[arg(long, value_name = "WHETHER", default_value = "auto")]
     pub(crate) rootless: Rootless,
     /// The criu that checkpoint and restore use
     #[arg(long, global = true, value_name = "FILE", default_value = "criu")]

@@ -1,0 +1,194 @@
+//! Processes of nacre that are killed, at whatever moment: `delete --force` removes what they
+//! leave.
+
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nacre_tests::{Case, leftovers};
+use nix::sys::signal::{Signal, kill};
+
+nacre_tests::tests![
+    create_is_killed,
+    run_is_killed,
+    start_is_killed,
+    exec_is_killed,
+    delete_is_killed,
+    what_create_starts_is_killed,
+    what_run_starts_is_killed,
+];
+
+/// How often each is killed.
+const KILLS: u32 = 25;
+
+/// A command of this test, without streams: what outlives it isn't waited for.
+fn command(case: &Case, words: &[&str]) -> Command {
+    let mut command = case.nacre();
+    command
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// How long a command takes when nobody kills it, the longest of a few.
+fn duration(case: &Case, prepare: impl Fn(), words: &[&str]) -> Duration {
+    (0..3)
+        .map(|_| {
+            prepare();
+            let begin = Instant::now();
+            let status = command(case, words).status().unwrap();
+            let took = begin.elapsed();
+            assert!(status.success(), "{words:?}: {status}");
+            case.remove_container();
+            took
+        })
+        .max()
+        .unwrap()
+}
+
+/// Fails if anything of the container is left.
+#[track_caller]
+fn expect_nothing(case: &Case, what: &str) {
+    // What was killed is there until the kernel has torn it down.
+    let end = Instant::now() + Duration::from_secs(5);
+    while !leftovers::processes(case.id()).is_empty() && Instant::now() < end {
+        sleep(Duration::from_millis(5));
+    }
+    let processes = leftovers::processes(case.id());
+    assert!(processes.is_empty(), "{what}: {processes:?}");
+    let files = leftovers::files(&case.state());
+    assert!(files.is_empty(), "{what}: {files:?}");
+    let cgroups = leftovers::cgroups_named(case.id());
+    assert!(cgroups.is_empty(), "{what}: {cgroups:?}");
+    let mut mounts = leftovers::mounts();
+    mounts.retain(|mount| mount.contains(case.id()));
+    assert!(mounts.is_empty(), "{what}: {mounts:?}");
+}
+
+/// Does what is to be done before, starts a command and lets `strike` kill, at moments from its
+/// start to its end and a little beyond; then removes the container.
+fn at_every_moment(case: &Case, prepare: impl Fn(), words: &[&str], strike: impl Fn(&mut Child)) {
+    let end = duration(case, &prepare, words).mul_f64(1.2);
+    for step in 0..KILLS {
+        let moment = end * step / KILLS;
+        let what = format!("{} killed after {moment:?} of {end:?}", words[0]);
+        prepare();
+        let mut child = command(case, words).spawn().unwrap();
+        sleep(moment);
+        strike(&mut child);
+        child.wait().unwrap();
+        let removed = case.command(&["delete", "--force", case.id()]);
+        assert_eq!(removed.status(), Some(0), "{what}: {}", removed.stderr);
+        expect_nothing(case, &what);
+    }
+    // And it can all be had again.
+    prepare();
+    assert!(command(case, words).status().unwrap().success());
+    case.remove_container();
+}
+
+/// Kills the command itself.
+fn itself(child: &mut Child) {
+    child.kill().unwrap();
+}
+
+/// The bundle's directory, of a container that does nothing, with hooks, mounts and limits to
+/// be killed in.
+fn bundle(case: &Case) -> String {
+    let hook = serde_json::json!([{ "path": "/bin/true" }]);
+    let bundle = case
+        .busybox()
+        .set("/hooks/createRuntime", hook.clone())
+        .set("/hooks/poststop", hook)
+        .set("/linux/resources/pids", serde_json::json!({ "limit": 50 }))
+        .mount("/made/for/it", "tmpfs", "tmpfs", &[])
+        .args(["sleep", "1000"]);
+    bundle.write().to_str().unwrap().to_owned()
+}
+
+fn create_is_killed(case: &Case) {
+    let bundle = bundle(case);
+    let words = ["create", "--bundle", &bundle, case.id()];
+    at_every_moment(case, || (), &words, itself);
+}
+
+fn run_is_killed(case: &Case) {
+    let bundle = bundle(case);
+    let words = ["run", "--detach", "--bundle", &bundle, case.id()];
+    at_every_moment(case, || (), &words, itself);
+}
+
+/// A prepared container.
+fn create(case: &Case, bundle: &str) {
+    let words = ["create", "--bundle", bundle, case.id()];
+    assert!(command(case, &words).status().unwrap().success());
+}
+
+/// A running one.
+fn run(case: &Case, bundle: &str) {
+    let words = ["run", "--detach", "--bundle", bundle, case.id()];
+    assert!(command(case, &words).status().unwrap().success());
+}
+
+fn start_is_killed(case: &Case) {
+    let bundle = bundle(case);
+    at_every_moment(
+        case,
+        || create(case, &bundle),
+        &["start", case.id()],
+        itself,
+    );
+}
+
+fn exec_is_killed(case: &Case) {
+    let bundle = bundle(case);
+    let words = ["exec", case.id(), "true"];
+    at_every_moment(case, || run(case, &bundle), &words, itself);
+}
+
+fn delete_is_killed(case: &Case) {
+    let bundle = bundle(case);
+    let words = ["delete", "--force", case.id()];
+    at_every_moment(case, || run(case, &bundle), &words, itself);
+}
+
+/// Kills everything of this test but the command.
+fn all_others(case: &Case, child: &Child) {
+    for (pid, _) in leftovers::processes(case.id()) {
+        if pid.as_raw() != child.id() as i32 {
+            // It may have ended meanwhile.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn what_create_starts_is_killed(case: &Case) {
+    let bundle = bundle(case);
+    let words = ["create", "--bundle", &bundle, case.id()];
+    at_every_moment(case, || (), &words, |child| all_others(case, child));
+}
+
+fn what_run_starts_is_killed(case: &Case) {
+    let bundle = bundle(case);
+    let words = ["run", "--bundle", &bundle, case.id()];
+    // It ends only when it is killed, so there are moments of an idle container too.
+    let begin = Instant::now();
+    run(case, &bundle);
+    let took = begin.elapsed();
+    case.remove_container();
+    for step in 0..KILLS {
+        let moment = took * step * 2 / KILLS;
+        let what = format!("what run starts killed after {moment:?}");
+        let mut child = command(case, &words).spawn().unwrap();
+        sleep(moment);
+        let end = Instant::now() + Duration::from_secs(20);
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "{what}: run doesn't end");
+            all_others(case, &child);
+        }
+        case.remove_container();
+        expect_nothing(case, &what);
+    }
+}
