@@ -222,6 +222,12 @@ pub(super) fn send_fd(
     }
 }
 
+/// How long what may take `bound` may take with hooks that may take so many seconds.
+pub(super) fn with_hooks(bound: Duration, seconds: u64) -> Duration {
+    let hooks = Duration::from_secs(seconds);
+    bound.saturating_add(hooks).min(FOREVER)
+}
+
 /// Waits until `fd` can be read without blocking; `false` if it can't after `bound`.
 pub(super) fn wait_until_readable(fd: BorrowedFd<'_>, bound: Duration) -> io::Result<bool> {
     let until = Instant::now() + bound;
