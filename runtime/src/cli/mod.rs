@@ -9,6 +9,7 @@ mod update;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::unistd::geteuid;
 
 use crate::isolation::{Isolation, vm::hypervisor::Hypervisor};
 
@@ -61,8 +62,8 @@ pub(crate) struct Cli {
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// Where the state of containers is kept
-    #[arg(long, global = true, value_name = "DIR", default_value = "/run/nacre")]
+    /// Where the state of containers is kept; an ordinary user's is in $XDG_RUNTIME_DIR
+    #[arg(long, global = true, value_name = "DIR", default_value_os_t = default_root())]
     pub(crate) root: PathBuf,
     /// Append errors and messages to this file too
     #[arg(long, global = true, value_name = "FILE")]
@@ -92,6 +93,15 @@ pub(crate) struct Global {
     /// The configuration file; it must exist if it is given [default: /etc/nacre/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// `/run/nacre` is root's.
+fn default_root() -> PathBuf {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty());
+    match own {
+        Some(directory) if !geteuid().is_root() => PathBuf::from(directory).join("nacre"),
+        _ => PathBuf::from("/run/nacre"),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,5 @@
 //! `nacre list`: all containers.
 
-use nix::unistd::{Uid, User};
 use serde_json::{Value, json};
 
 use crate::{
@@ -39,12 +38,22 @@ fn entry(seen: &Seen) -> Value {
 }
 
 /// The name of who created the container, or `#UID` if the user has none.
+///
+/// By the file alone: to ask other services, the C library loads parts of itself at run time,
+/// which a static program has no place for.
 fn owner(seen: &Seen) -> String {
     let uid = seen.record.owner;
-    match User::from_uid(Uid::from_raw(uid)) {
-        Ok(Some(user)) => user.name,
-        _ => format!("#{uid}"),
-    }
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name(&users, uid).map_or_else(|| format!("#{uid}"), str::to_owned)
+}
+
+/// passwd(5): `NAME:PASSWORD:UID:…`
+fn name(users: &str, uid: u32) -> Option<&str> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    })
 }
 
 fn table(containers: &[Seen]) -> Table<6> {
@@ -61,4 +70,17 @@ fn table(containers: &[Seen]) -> Table<6> {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_their_number() {
+        let users = "root:x:0:0::/root:/bin/sh\nbroken\n:x\nann:x:1000:5::/:\nbob:x:1000:5::/:\n";
+        for (uid, expected) in [(0, Some("root")), (1000, Some("ann")), (5, None)] {
+            assert_eq!(name(users, uid), expected);
+        }
+    }
 }
