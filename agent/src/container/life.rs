@@ -54,7 +54,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// As [`CreateError::exit_status`].
+    /// As [`CreateError::exit_status`](super::CreateError::exit_status).
     pub fn exit_status(&self) -> u8 {
         match self {
             StartError::Exec { status, .. } => *status,
