@@ -1,6 +1,7 @@
 //! The command line. Flags have runc's names and meanings, so that what calls runc can call
 //! nacre.
 
+mod checkpoint;
 mod container;
 mod events;
 mod exec;
@@ -13,6 +14,7 @@ use nix::unistd::geteuid;
 
 use crate::isolation::{Isolation, vm::hypervisor::Hypervisor};
 
+pub(crate) use checkpoint::{Checkpoint, Criu, ManageCgroups, Restore};
 pub(crate) use container::{Container, Create, Delete, Kill, List, Ps, Run};
 pub(crate) use events::Events;
 pub(crate) use exec::Exec;
@@ -140,6 +142,10 @@ pub(crate) enum Command {
     Update(Box<Update>),
     /// Tell what a container uses, and that it ran out of memory
     Events(Events),
+    /// Write a container's state to files, through CRIU
+    Checkpoint(Box<Checkpoint>),
+    /// Make a container of such files, through CRIU
+    Restore(Box<Restore>),
     /// Write a config.json to start from
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)

@@ -1,5 +1,6 @@
 //! The commands, each in a file of its name.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod doctor;
@@ -52,6 +53,8 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Resume(arguments) => pause::resume(global, arguments),
         Command::Update(arguments) => update::update(global, arguments),
         Command::Events(arguments) => events::events(global, arguments),
+        Command::Checkpoint(arguments) => checkpoint::checkpoint(global, arguments),
+        Command::Restore(arguments) => checkpoint::restore(global, arguments),
         Command::Start(arguments) => start::start(global, arguments),
         Command::Spec(arguments) => spec::spec(global, arguments),
         Command::Features => features::features(global),

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
-use nacre_agent::container::{Container, Gate, Options, Stdio, config};
+use nacre_agent::container::{Container, Gate, Handle, Options, Stdio, config};
 use nix::unistd::getuid;
 use oci_spec::runtime::Spec;
 
@@ -85,8 +85,8 @@ impl Made {
             None => request.preserve_fds,
         };
         let folder = store.claim(&request.id)?;
-        let mut process = process(&spec, request.no_new_keyring);
-        let mut record = record(&request.id, directory.clone(), &spec, &process);
+        let mut process = new_process(&spec, request.no_new_keyring);
+        let mut record = new_record(&request.id, directory.clone(), &spec, &process);
         let mut begun = false;
         let make = || -> Result<Container, ProcessError> {
             // Whoever finds the folder after this process was killed knows what to remove.
@@ -145,6 +145,32 @@ impl Made {
         }
     }
 
+    /// Writes a container down that was made in another way, as `record` has it.
+    pub(super) fn restored(folder: Folder, record: Record) -> Result<Self, ProcessError> {
+        let By::Process(process) = &record.by else {
+            return Err(ProcessError::HasStopped);
+        };
+        let handle = Handle {
+            init: process.init.ok_or(ProcessError::HasStopped)?,
+            cgroup: process.cgroup.clone(),
+        };
+        let container = Container::attach(handle, folder.path()).map_err(ProcessError::host(
+            "can't look for the container's first process",
+        ))?;
+        let made = Self {
+            container,
+            folder,
+            record,
+        };
+        match made.folder.write(&made.record) {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                made.undo();
+                Err(error.into())
+            }
+        }
+    }
+
     /// Removes it, now that it has ended.
     pub(super) fn destroy(self) -> Result<(), ProcessError> {
         self.container.destroy()?;
@@ -174,7 +200,7 @@ fn remove(folder: Folder) {
 }
 
 /// A container of which there is nothing yet.
-fn process(spec: &Spec, no_new_keyring: bool) -> Process {
+pub(super) fn new_process(spec: &Spec, no_new_keyring: bool) -> Process {
     let (poststart, poststop) = hooks::of(spec);
     Process {
         init: None,
@@ -185,7 +211,8 @@ fn process(spec: &Spec, no_new_keyring: bool) -> Process {
     }
 }
 
-fn record(id: &Id, bundle: PathBuf, spec: &Spec, process: &Process) -> Record {
+/// Its record.
+pub(super) fn new_record(id: &Id, bundle: PathBuf, spec: &Spec, process: &Process) -> Record {
     let rootfs = spec.root().as_ref().map(|root| root.path().clone());
     Record {
         oci_version: spec.version().clone(),

@@ -6,6 +6,7 @@ use nacre_agent::container::{
     CreateError, ExecError, StartError, cgroups::CgroupError, hooks::HookError,
 };
 
+use super::CriuError;
 use crate::{
     isolation::pid_file::PidFileError,
     state::{StateError, Status},
@@ -24,6 +25,8 @@ pub(crate) enum ProcessError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Hook(#[from] HookError),
+    #[error(transparent)]
+    Criu(#[from] CriuError),
     #[error(transparent)]
     PidFile(#[from] PidFileError),
     #[error("exec failed: unable to start container process")]

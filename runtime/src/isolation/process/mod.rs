@@ -2,6 +2,7 @@
 //! called on the host. No process of nacre's stays behind a container; each command finds it
 //! again by its record.
 
+mod checkpoint;
 mod create;
 mod delete;
 mod descriptors;
@@ -27,6 +28,7 @@ use crate::{
     state::{By, Record, Status, Store, record},
 };
 
+pub(crate) use checkpoint::{CriuError, checkpoint, restore};
 pub(crate) use create::{Request, create};
 pub(crate) use delete::delete;
 pub(crate) use error::{EXEC_FAILED, ProcessError};
