@@ -14,7 +14,7 @@ tests![
     they_are_told_of_the_container,
     each_is_in_its_namespaces,
     those_of_the_caller_can_change_the_container,
-    one_in_the_container_gets_no_descriptor_of_the_callers,
+    cve_2024_21626_one_in_the_container_gets_no_descriptor_of_the_callers,
     one_that_fails_takes_the_container_with_it,
     one_that_fails_at_start_keeps_the_workload_from_running,
     one_that_takes_too_long_is_killed,
@@ -156,7 +156,7 @@ fn those_of_the_caller_can_change_the_container() -> Result<(), Skipped> {
 }
 
 // CVE-2024-21626.
-fn one_in_the_container_gets_no_descriptor_of_the_callers() -> Result<(), Skipped> {
+fn cve_2024_21626_one_in_the_container_gets_no_descriptor_of_the_callers() -> Result<(), Skipped> {
     let leaky = fs::File::open("/").unwrap();
     leak(&leaky);
     let bundle = bundle([(

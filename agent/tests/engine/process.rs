@@ -1,6 +1,7 @@
 //! `process`: what the workload finds itself to be.
 
 use std::fs;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -25,7 +26,7 @@ tests![
     oom_score_adj_is_set,
     signals_are_as_in_a_fresh_session,
     the_personality_is_set,
-    no_descriptor_leaks,
+    cve_2024_21626_no_descriptor_leaks,
     descriptors_are_preserved_up_to_the_number,
     what_the_caller_did_not_pass_is_not_preserved,
     the_session_keyring_is_its_own,
@@ -275,9 +276,20 @@ fn signals_are_as_in_a_fresh_session() -> Result<(), Skipped> {
     Ok(())
 }
 
-fn no_descriptor_leaks() -> Result<(), Skipped> {
-    let leaky = fs::File::open("/etc/passwd").unwrap();
-    leak(&leaky);
+// CVE-2024-21626.
+fn cve_2024_21626_no_descriptor_leaks() -> Result<(), Skipped> {
+    // Of several kinds, and one with a number that no loop would come to.
+    let file = fs::File::open("/etc/passwd").unwrap();
+    let directory = fs::File::open("/").unwrap();
+    let (reader, _writer) = nix::unistd::pipe().unwrap();
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+    // SAFETY: the call touches no memory, and nothing else knows of what it makes.
+    let far = unsafe { OwnedFd::from_raw_fd(libc::fcntl(0, libc::F_DUPFD, 1000)) };
+    leak(&file);
+    leak(&directory);
+    leak(&reader);
+    leak(&socket);
+    leak(&far);
     let mut bundle = Bundle::new("");
     bundle.config["process"]["args"] = json!(["ls", "/proc/self/fd"]);
     // The last one is that of the directory being listed.
@@ -343,7 +355,7 @@ fn what_the_caller_did_not_pass_is_not_preserved() -> Result<(), Skipped> {
     };
     // What the engine's program has opened since is close-on-exec.
     let own = fs::File::open("/dev/null").unwrap();
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&own);
+    let fd = own.as_raw_fd();
     assert_eq!(
         error(2),
         format!("descriptor {fd}, which is to be preserved, isn't one that this program was given")

@@ -30,9 +30,9 @@ tests![
     a_process_started_later_has_a_terminal_of_its_own,
     a_socket_of_the_wrong_kind_gets_no_terminal,
     a_socket_without_a_terminal_is_refused,
-    a_dev_pts_of_the_image_makes_no_terminal,
-    a_dev_pts_of_the_workload_makes_no_terminal,
-    a_console_of_the_image_leads_nowhere,
+    cve_2025_52565_a_dev_pts_of_the_image_makes_no_terminal,
+    cve_2025_52565_a_dev_pts_of_the_workload_makes_no_terminal,
+    cve_2025_52565_a_console_of_the_image_leads_nowhere,
 ];
 
 fn bundle(script: &str) -> Bundle {
@@ -236,7 +236,7 @@ fn a_socket_without_a_terminal_is_refused() -> Result<(), Skipped> {
 }
 
 // CVE-2025-52565.
-fn a_dev_pts_of_the_image_makes_no_terminal() -> Result<(), Skipped> {
+fn cve_2025_52565_a_dev_pts_of_the_image_makes_no_terminal() -> Result<(), Skipped> {
     let mut bundle = bundle("true");
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|m| !m["destination"].as_str().unwrap().starts_with("/dev"));
@@ -267,7 +267,7 @@ fn a_dev_pts_of_the_image_makes_no_terminal() -> Result<(), Skipped> {
 }
 
 // CVE-2025-52565, for a process that is started later.
-fn a_dev_pts_of_the_workload_makes_no_terminal() -> Result<(), Skipped> {
+fn cve_2025_52565_a_dev_pts_of_the_workload_makes_no_terminal() -> Result<(), Skipped> {
     for (cover, words) in [
         (
             "mount -o bind /dev/null /dev/pts/ptmx",
@@ -290,7 +290,7 @@ fn a_dev_pts_of_the_workload_makes_no_terminal() -> Result<(), Skipped> {
 }
 
 // CVE-2025-52565.
-fn a_console_of_the_image_leads_nowhere() -> Result<(), Skipped> {
+fn cve_2025_52565_a_console_of_the_image_leads_nowhere() -> Result<(), Skipped> {
     let mut bundle = bundle("cat /secret; ls -l /dev/console");
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|m| m["destination"] != "/dev" && m["destination"] != "/dev/mqueue");
