@@ -21,6 +21,7 @@ use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
 use super::life::{Container, EXIT_BOUND, Start};
 use super::namespaces::{NamespaceError, Namespaces};
+use super::net_devices::{Given, NetDeviceError};
 use super::procfs::Proc;
 use super::seccomp::{self, ListenerError};
 use super::stdio::Stdio;
@@ -65,6 +66,9 @@ pub enum CreateError {
     /// Nobody listens to what the filter of system calls has to tell.
     #[error(transparent)]
     Listener(#[from] ListenerError),
+    /// A device of `linux.netDevices` can't be given to it.
+    #[error(transparent)]
+    NetDevice(#[from] NetDeviceError),
     /// The init can't be started.
     #[error("can't {step}")]
     Start {
@@ -232,8 +236,17 @@ impl Container {
             state.set_pid(Some(pid));
             seccomp::tell(seccomp, listener, pid, state)
         };
-        match container.wait_until_ready(&init.channel, hooks.as_ref(), &options, filtered) {
-            Ok(()) => {
+        // If the init doesn't get ready, they are taken back before it is killed.
+        let given = Given::give(linux, init.pid.as_raw()).map_err(CreateError::from);
+        let ready = given.and_then(|given| {
+            container.wait_until_ready(&init.channel, hooks.as_ref(), &options, filtered)?;
+            Ok(given)
+        });
+        match ready {
+            Ok(given) => {
+                if let Some(given) = given {
+                    given.keep();
+                }
                 container.start = Start::Channel(init.channel);
                 Ok(container)
             }

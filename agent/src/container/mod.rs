@@ -40,6 +40,8 @@ mod mount_ids;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
+mod netlink;
 mod network;
 mod personality;
 mod process;

@@ -20,6 +20,7 @@ mod leftovers;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod process;
 mod rootless;
 mod scheduling;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
         ("hooks", hooks::TESTS),
         ("mounts", mounts::TESTS),
         ("namespaces", namespaces::TESTS),
+        ("net_devices", net_devices::TESTS),
         ("hostile", hostile::TESTS),
         ("cve", cve::TESTS),
         ("cgroup", cgroup::TESTS),

@@ -54,7 +54,7 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
             "selinux": {"enabled": true},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false}
+            "netDevices": {"enabled": true}
         },
         "annotations": {
             "dev.nacre.version": env!("CARGO_PKG_VERSION"),

@@ -15,8 +15,8 @@ use crate::container::mounts::{self, Mount};
 use crate::container::process::Program;
 use crate::container::rootfs::Propagation;
 use crate::container::{
-    devices, hooks, id_map, io_priority, memory_policy, namespaces, rlimits, scheduler, seccomp,
-    sysctl, terminal,
+    devices, hooks, id_map, io_priority, memory_policy, namespaces, net_devices, rlimits,
+    scheduler, seccomp, sysctl, terminal,
 };
 
 /// The kernel's limit on host and domain names, in bytes.
@@ -182,13 +182,7 @@ pub fn validate_process(process: &Process) -> Result<(), ConfigError> {
 }
 
 fn validate_linux(linux: &Linux) -> Result<(), ConfigError> {
-    refuse([
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-        (
-            "linux.netDevices",
-            linux.net_devices().as_ref().is_some_and(|n| !n.is_empty()),
-        ),
-    ])?;
+    refuse([("linux.intelRdt", linux.intel_rdt().is_some())])?;
     if let Some(policy) = linux.memory_policy() {
         memory_policy::validate(policy)?;
     }
@@ -203,6 +197,7 @@ fn validate_linux(linux: &Linux) -> Result<(), ConfigError> {
     if let Some(seccomp) = linux.seccomp() {
         seccomp::validate(seccomp)?;
     }
+    net_devices::validate(linux)?;
     namespace_list(linux)?;
     id_map::validate(linux)?;
     namespaces::validate_time_offsets(linux)?;
@@ -386,7 +381,6 @@ mod tests {
         for (pointer, value) in [
             ("/vm", json!({"kernel": {"path": "/x"}})),
             ("/linux/intelRdt", json!({"closID": "x"})),
-            ("/linux/netDevices", json!({"eth0": {}})),
         ] {
             let field = pointer[1..].replace('/', ".");
             assert_eq!(

@@ -142,7 +142,9 @@ pub(super) fn translate(
 /// Refuses what the engine does for a container of this kernel, but not yet for one in a guest.
 fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
     let terminal = spec.process().as_ref().and_then(|p| p.terminal());
-    let seccomp = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    let linux = spec.linux().as_ref();
+    let devices = linux.and_then(|l| l.net_devices().as_ref());
+    let seccomp = linux.and_then(|l| l.seccomp().as_ref());
     let listener = seccomp.and_then(|s| s.listener_path().as_ref());
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let mapped = |ids: &Option<Vec<_>>| ids.as_ref().is_some_and(|ids| !ids.is_empty());
@@ -160,6 +162,10 @@ fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
     for (field, asks) in [
         ("process.terminal", terminal == Some(true)),
         ("hooks", spec.hooks().as_ref().is_some_and(hooks::any)),
+        (
+            "linux.netDevices",
+            devices.is_some_and(|devices| !devices.is_empty()),
+        ),
         (
             "linux.seccomp.listenerPath",
             listener.is_some_and(|path| !path.as_os_str().is_empty()),
@@ -423,6 +429,7 @@ mod tests {
         scene.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
         for (pointer, value) in [
             ("/linux/seccomp/listenerPath", json!("/run/x")),
+            ("/linux/netDevices", json!({"eth0": {}})),
             ("/process/terminal", json!(true)),
             ("/hooks", json!({"poststop": [{"path": "/x"}]})),
         ] {
