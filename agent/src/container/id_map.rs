@@ -98,26 +98,42 @@ const GROUPS: Kind = Kind {
     helpers_file: "/etc/subgid",
 };
 
-fn mappings(field: &Option<Vec<LinuxIdMapping>>) -> &[LinuxIdMapping] {
-    field.as_deref().unwrap_or_default()
+/// `linux.uidMappings` and `linux.gidMappings`, as far as they say something.
+fn mappings(linux: &Linux) -> [(&'static Kind, &[LinuxIdMapping]); 2] {
+    let joined = joins_user_namespace(linux);
+    [
+        (&USERS, linux.uid_mappings()),
+        (&GROUPS, linux.gid_mappings()),
+    ]
+    .map(|(kind, given)| match given.as_deref().unwrap_or_default() {
+        // Podman writes it where a namespace is joined, for runtimes that insist on something.
+        [one] if joined && (one.container_id(), one.host_id(), one.size()) == (0, 0, 1) => {
+            (kind, &[] as &[LinuxIdMapping])
+        }
+        given => (kind, given),
+    })
+}
+
+fn joins_user_namespace(linux: &Linux) -> bool {
+    let mut namespaces = linux.namespaces().iter().flatten();
+    namespaces.any(|n| {
+        n.typ() == LinuxNamespaceType::User && n.path().iter().any(|p| !p.as_os_str().is_empty())
+    })
 }
 
 /// Checks the mappings by themselves, and that there are some where they are needed and none
 /// where they have no use.
 pub(super) fn validate(linux: &Linux) -> Result<(), ConfigError> {
     let mut namespaces = linux.namespaces().iter().flatten();
-    let user = namespaces.find(|n| n.typ() == LinuxNamespaceType::User);
-    let joined = user.is_some_and(|n| n.path().iter().any(|p| !p.as_os_str().is_empty()));
-    for (kind, mappings) in [
-        (USERS, mappings(linux.uid_mappings())),
-        (GROUPS, mappings(linux.gid_mappings())),
-    ] {
+    let has_user = namespaces.any(|n| n.typ() == LinuxNamespaceType::User);
+    let joined = joins_user_namespace(linux);
+    for (kind, mappings) in mappings(linux) {
         let field = format!("linux.{}", kind.field);
-        if user.is_none() && !mappings.is_empty() {
+        if !has_user && !mappings.is_empty() {
             let problem = "it needs a user namespace, which the container lacks";
             return Err(ConfigError::invalid(field, problem));
         }
-        if user.is_some() && !joined && mappings.is_empty() {
+        if has_user && !joined && mappings.is_empty() {
             return Err(ConfigError::missing(field));
         }
         if mappings.len() > MAX_LINES {
@@ -180,17 +196,15 @@ pub(super) fn validate_ranges(field: &str, mappings: &[LinuxIdMapping]) -> Resul
 /// Checks that the ids of a process are ones that there are in its user namespace.
 pub(super) fn validate_user(linux: &Linux, process: &Process) -> Result<(), ConfigError> {
     let user = process.user();
-    let groups = user.additional_gids().iter().flatten().enumerate();
-    let groups = groups.map(|(index, gid)| {
-        let field = format!("additionalGids[{index}]");
-        (field, *gid, &GROUPS, linux.gid_mappings())
-    });
+    let [(users, uids), (groups, gids)] = mappings(linux);
+    let additional = user.additional_gids().iter().flatten().enumerate();
+    let additional =
+        additional.map(|(index, gid)| (format!("additionalGids[{index}]"), *gid, groups, gids));
     let ids = [
-        ("uid".to_owned(), user.uid(), &USERS, linux.uid_mappings()),
-        ("gid".to_owned(), user.gid(), &GROUPS, linux.gid_mappings()),
+        ("uid".to_owned(), user.uid(), users, uids),
+        ("gid".to_owned(), user.gid(), groups, gids),
     ];
-    for (field, id, kind, given) in ids.into_iter().chain(groups) {
-        let given = mappings(given);
+    for (field, id, kind, given) in ids.into_iter().chain(additional) {
         // Without any there is no user namespace, or one with mappings that aren't known.
         if !given.is_empty() && !is_mapped(given, id) {
             return Err(ConfigError::invalid(
@@ -215,7 +229,8 @@ fn host_id(mappings: &[LinuxIdMapping], id: u32) -> Option<u32> {
 
 /// What a user of the container is to the engine, if that is known.
 pub(super) fn host_uid(linux: &Linux, uid: u32) -> Option<u32> {
-    host_id(mappings(linux.uid_mappings()), uid)
+    let [(_, users), _] = mappings(linux);
+    host_id(users, uid)
 }
 
 /// Maps the ids of the new user namespace that the process `pid` is in.
@@ -223,9 +238,10 @@ pub(super) fn write(proc: &Proc, pid: Pid, linux: &Linux) -> Result<(), IdMapErr
     let held = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     // Groups first: without the right to map any, one has to give up setting groups in there,
     // and may no more once they are mapped.
+    let [(users, uids), (groups, gids)] = mappings(linux);
     for (kind, mappings, own) in [
-        (&GROUPS, mappings(linux.gid_mappings()), getegid().as_raw()),
-        (&USERS, mappings(linux.uid_mappings()), geteuid().as_raw()),
+        (groups, gids, getegid().as_raw()),
+        (users, uids, geteuid().as_raw()),
     ] {
         let file = format!("{pid}/{}", kind.file);
         let only_own = matches!(mappings, [one] if one.host_id() == own && one.size() == 1);
@@ -317,10 +333,7 @@ fn map_with_helper(kind: &Kind, pid: Pid, mappings: &[LinuxIdMapping]) -> Result
 /// In a user namespace that was joined: checks that ids are mapped as the configuration says,
 /// if it does.
 pub(super) fn check_joined(proc: &Proc, linux: &Linux) -> Result<(), InitError> {
-    for (kind, mappings) in [
-        (USERS, mappings(linux.uid_mappings())),
-        (GROUPS, mappings(linux.gid_mappings())),
-    ] {
+    for (kind, mappings) in mappings(linux) {
         if mappings.is_empty() {
             continue;
         }
@@ -451,6 +464,6 @@ mod tests {
             serde_json::json!({"type": "user"}),
             &[[0, 1000, 1], [1, 5, 2]],
         );
-        assert_eq!(lines(mappings(linux.uid_mappings())), "0 1000 1\n1 5 2\n");
+        assert_eq!(lines(mappings(&linux)[0].1), "0 1000 1\n1 5 2\n");
     }
 }
