@@ -114,9 +114,9 @@ fn a_slow_reader_slows_the_writer_and_loses_nothing(case: &Case) {
     running.wait_for_line("ready");
     thread::sleep(Duration::from_secs(3));
     // What the processes have of their own, which the guest's memory isn't.
-    let resident: u64 = leftovers::processes(case.id())
+    let resident: u64 = leftovers::processes_of_nacre(case.id())
         .iter()
-        .map(|(pid, _)| anonymous_memory(pid.as_raw()))
+        .map(|pid| anonymous_memory(pid.as_raw()))
         .sum();
     assert!(resident > 0);
     assert!(resident < 32 << 10, "{resident} KiB while nobody reads");

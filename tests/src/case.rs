@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::bundle::Bundle;
 use crate::leftovers::{self, MARK};
 use crate::nacre::{self, Isolation, Outcome, Running};
+use crate::place;
 
 /// One run of one test: its directory, and the mark on its processes.
 #[derive(Clone)]
@@ -52,6 +53,11 @@ impl Case {
     /// What its containers are isolated by.
     pub fn isolation(&self) -> Isolation {
         self.isolation
+    }
+
+    /// Whether its containers are in VMs that QEMU emulates.
+    pub fn is_emulated(&self) -> bool {
+        self.isolation == Isolation::Vm && place::is_emulated()
     }
 
     /// Whether its containers have cgroup version 2, or else version 1 or both.
@@ -111,6 +117,9 @@ impl Case {
             command.arg("--config").arg(configuration);
             if let Isolation::Process = self.isolation {
                 command.arg("--isolation=process");
+            }
+            if place::is_emulated() {
+                command.arg("--hypervisor=qemu");
             }
         }
         command

@@ -44,6 +44,17 @@ pub fn processes(id: &str) -> Vec<(Pid, String)> {
     found
 }
 
+/// Those of them that aren't a QEMU which emulates a VM.
+pub fn processes_of_nacre(id: &str) -> Vec<Pid> {
+    let is_qemu = |pid: &Pid| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.starts_with("qemu"))
+    };
+    let mut pids: Vec<_> = processes(id).into_iter().map(|(pid, _)| pid).collect();
+    pids.retain(|pid| !is_qemu(pid));
+    pids
+}
+
 /// Whether an environment has this variable with this value.
 fn has_variable(environment: &[u8], variable: &str) -> bool {
     environment

@@ -50,6 +50,31 @@ pub fn here() -> Result<(), String> {
     nacre::check_built().and_then(|()| debian_root())
 }
 
+/// Makes the fixtures, and has VMs emulated by QEMU from now on, on this host. To be called
+/// before there is another thread.
+///
+/// # Errors
+///
+/// What is missing.
+pub fn emulated() -> Result<(), String> {
+    nacre::check_built()?;
+    let qemu = nacre_vmm::Qemu::at(nacre_vmm::qemu::DEFAULT_PATH);
+    qemu.check()
+        .map_err(|e| format!("{e}; install Debian's package qemu-system-x86"))?;
+    fixtures()?;
+    // SAFETY: there is no other thread yet.
+    unsafe { std::env::set_var(EMULATED, "1") };
+    Ok(())
+}
+
+/// In the environment while VMs are emulated by QEMU.
+const EMULATED: &str = "NACRE_TESTS_EMULATED";
+
+/// Whether VMs are emulated by QEMU.
+pub fn is_emulated() -> bool {
+    std::env::var_os(EMULATED).is_some()
+}
+
 fn debian_root() -> Result<(), String> {
     fixture("NACRE_DEBIAN_ROOTFS", "tests/fixtures/debian-rootfs")
 }

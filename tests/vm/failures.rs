@@ -133,6 +133,7 @@ fn a_memory_limit_too_small_to_boot(case: &Case) {
 }
 
 fn kvm_without_permission(case: &Case) {
+    needs_kvm(case);
     case.busybox().write();
     // Not another user: who may not be able to read the program under test, nor its kernel.
     let denied = "shift; mount -t tmpfs tmpfs /dev; mknod -m 000 /dev/kvm c 10 232; \
@@ -143,10 +144,18 @@ fn kvm_without_permission(case: &Case) {
 }
 
 fn kvm_missing(case: &Case) {
+    needs_kvm(case);
     case.busybox().write();
     let hidden = "shift; mount -t tmpfs tmpfs /dev; exec \"$@\"";
     let message = in_shell(case, hidden).refused(1);
     assert!(message.contains("/dev/kvm"), "{message}");
+}
+
+/// Skips the test where KVM has no part in it.
+fn needs_kvm(case: &Case) {
+    if case.is_emulated() {
+        case.ignore("these VMs are emulated");
+    }
 }
 
 /// Runs the container through a shell script in a mount namespace of its own, which gets the
@@ -176,9 +185,8 @@ fn in_shell(case: &Case, script: &str) -> Outcome {
 fn the_sandbox_is_killed(case: &Case) {
     let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
     running.wait_for_line("ready");
-    let others: Vec<_> = nacre_tests::leftovers::processes(case.id())
+    let others: Vec<_> = nacre_tests::leftovers::processes_of_nacre(case.id())
         .into_iter()
-        .map(|(pid, _)| pid)
         .filter(|pid| *pid != running.pid())
         .collect();
     assert_eq!(others.len(), 1, "one sandbox process");

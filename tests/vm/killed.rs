@@ -71,7 +71,10 @@ fn the_sandbox_process_is_killed(case: &Case) {
         let mut killed = 0;
         let end = Instant::now() + Duration::from_secs(60);
         while killed == 0 && Instant::now() < end {
-            for pid in others(case, &running) {
+            for pid in leftovers::processes_of_nacre(case.id()) {
+                if pid == running.pid() {
+                    continue;
+                }
                 // It was listed just now.
                 kill(pid, Signal::SIGKILL).unwrap();
                 killed += 1;

@@ -57,6 +57,7 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
     let began = Instant::now();
     let vm = Vm::new(VmConfig {
         hypervisor: options.hypervisor.clone(),
+        name: String::new(),
         vcpus: options.vcpus,
         memory: options.memory << 20,
         kernel: File::open(kernel)?,

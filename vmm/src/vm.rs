@@ -32,6 +32,9 @@ pub enum Hypervisor {
 pub struct VmConfig {
     /// What runs it.
     pub hypervisor: Hypervisor,
+    /// What QEMU's process is called in lists of processes, if it is made of letters, digits
+    /// and `-_.+`.
+    pub name: String,
     /// How many vCPUs: 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
     /// Bytes of memory: at least [`MIN_MEMORY`](crate::MIN_MEMORY), a multiple of 4 KiB.

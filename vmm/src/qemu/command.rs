@@ -81,19 +81,27 @@ fn tag(device: &dyn VirtioDevice) -> Option<String> {
     let mut tag = [0; MAX_TAG];
     device.read_config(0, &mut tag);
     let tag = std::str::from_utf8(&tag).ok()?.trim_end_matches('\0');
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (!tag.is_empty() && tag.chars().all(plain)).then(|| tag.to_owned())
+    is_plain(tag).then(|| tag.to_owned())
+}
+
+/// Whether a text can be a property's value: a comma would end it.
+fn is_plain(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    !text.is_empty() && text.chars().all(plain)
 }
 
 /// The arguments, as they are put together.
 pub(super) struct Arguments(Vec<String>);
 
 impl Arguments {
-    /// For a machine of `vcpus` and `memory` bytes, without devices.
-    pub(super) fn new(vcpus: u8, memory: u64) -> Arguments {
+    /// For a machine of that name, of `vcpus` and `memory` bytes, without devices.
+    pub(super) fn new(name: &str, vcpus: u8, memory: u64) -> Arguments {
         let mut arguments = Arguments(vec!["qemu-system-x86_64".into()]);
         for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
             arguments.0.push(flag.into());
+        }
+        if is_plain(name) {
+            arguments.add("-name", name);
         }
         arguments
             .add("-sandbox", FILTER)
@@ -157,7 +165,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let fs = |tag| Fs::new(tag, root.path()).unwrap();
         let (vsock, _ports) = Vsock::new(3).unwrap();
-        let mut arguments = Arguments::new(2, 64 << 20);
+        let mut arguments = Arguments::new("a-name", 2, 64 << 20);
         arguments.device(&Kind::of(&Rng::new()).unwrap(), 0, 0);
         arguments.device(&Kind::of(&vsock).unwrap(), 1, 0);
         arguments.device(&Kind::of(&fs("nacre")).unwrap(), 2, 1);
@@ -168,6 +176,7 @@ mod tests {
             .collect();
         let line = line.join(" ");
         for part in [
+            " -name a-name ",
             "-smp 2 -m 65536k ",
             " -device virtio-rng-device,rng=random,bus=virtio-mmio-bus.0 ",
             " -chardev socket,id=device1,fd=5 ",

@@ -179,6 +179,7 @@ impl Qemu {
 pub(crate) struct Made {
     qemu: Qemu,
     binary: File,
+    name: String,
     vcpus: u8,
     memory_size: u64,
     memory: Arc<GuestMemoryMmap>,
@@ -216,6 +217,7 @@ impl Made {
         Ok(Made {
             qemu,
             binary,
+            name: config.name,
             vcpus: config.vcpus,
             memory_size: config.memory,
             memory: Arc::new(memory),
@@ -233,7 +235,7 @@ impl Made {
         let null = File::open("/dev/null").map_err(host("opening /dev/null"))?;
         let mut connections = Vec::new();
         let mut sockets = Vec::new();
-        let mut arguments = command::Arguments::new(self.vcpus, self.memory_size);
+        let mut arguments = command::Arguments::new(&self.name, self.vcpus, self.memory_size);
         for (index, device) in self.devices.into_iter().enumerate() {
             let kind = command::Kind::of(&*device).ok_or(Error::NotForQemu { index })?;
             arguments.device(&kind, index, sockets.len());

@@ -16,6 +16,7 @@ use crate::{MAX_VCPUS, MIN_MEMORY};
 fn config(code: &[u8]) -> VmConfig {
     VmConfig {
         hypervisor: Hypervisor::Kvm,
+        name: String::new(),
         vcpus: 1,
         memory: MIN_MEMORY,
         kernel: vmlinux(code),

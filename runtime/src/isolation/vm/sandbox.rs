@@ -111,6 +111,7 @@ impl Sandbox<'_> {
                 Hypervisor::Kvm => nacre_vmm::Hypervisor::Kvm,
                 Hypervisor::Qemu => nacre_vmm::Hypervisor::Qemu(Qemu::at(plan.qemu)),
             },
+            name: plan.id.to_string(),
             vcpus: plan.size.cpus as u8,
             memory: plan.size.memory,
             kernel: plan.kernel,

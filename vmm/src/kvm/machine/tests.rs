@@ -65,6 +65,7 @@ kernel!(look_around:
 fn config(code: &[u8]) -> VmConfig {
     VmConfig {
         hypervisor: Hypervisor::Kvm,
+        name: String::new(),
         vcpus: 1,
         memory: MIN_MEMORY,
         kernel: vmlinux(code),
