@@ -11,7 +11,7 @@ use nacre_agent::container::{
 use serde_json::json;
 
 use crate::Skipped;
-use crate::bundle::{Bundle, Outcome, text, wait_for_exit};
+use crate::bundle::{Bundle, Outcome, has, mounted, text, wait_for_exit};
 use crate::exec;
 use crate::hostile::wait_until;
 
@@ -26,6 +26,7 @@ tests![
     a_clock_is_set_off,
     the_engines_program_cannot_be_overwritten,
     what_it_has_no_right_to_is_told,
+    what_is_read_only_for_the_user_stays_so,
 ];
 
 /// Who has no entry anywhere.
@@ -137,6 +138,9 @@ fn run_in(bundle: &Bundle, script: Option<&str>, path: &str) -> Outcome {
     let become_user = format!(
         "cd {0} && touch /etc/subuid /etc/subgid \
          && for f in passwd subuid subgid; do mount --bind $f /etc/$f || exit 98; done \
+         && if [ -d locked ]; then \
+                mount --bind locked locked && mount -o remount,bind,ro,nosuid locked || exit 97; \
+            fi \
          && export PATH={path} \
          && exec /usr/bin/setpriv --reuid {USER} --regid {USER} --clear-groups \
                  {0}/engine --rootless {0} \"$@\"",
@@ -347,5 +351,25 @@ fn what_it_has_no_right_to_is_told() -> Result<(), Skipped> {
     let message = refusal(&bundle);
     assert!(message.contains("at /x: can't bind"), "{message}");
     assert!(message.contains("Permission denied"), "{message}");
+    Ok(())
+}
+
+fn what_is_read_only_for_the_user_stays_so() -> Result<(), Skipped> {
+    check()?;
+    let mut bundle = bundle("cat /x/file; grep ' /x ' /proc/self/mountinfo; touch /x/y || echo no");
+    let locked = bundle.beside("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::write(locked.join("file"), "seen\n").unwrap();
+    // Clients write `rw` and `suid` for whatever isn't to be something else.
+    bundle.mount(json!({
+        "destination": "/x", "source": text(&locked), "options": ["bind", "rw", "suid", "noexec"],
+    }));
+    let outcome = run(&bundle, None);
+    let lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!((lines[0], lines[2]), ("seen", "no"), "{outcome:?}");
+    let (options, _, _) = mounted(&outcome.stdout, "/x");
+    for option in ["ro", "nosuid", "noexec"] {
+        assert!(has(&options, option), "{options}");
+    }
     Ok(())
 }

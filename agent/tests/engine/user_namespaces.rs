@@ -10,7 +10,7 @@ use nix::unistd::pipe;
 use serde_json::json;
 
 use crate::Skipped;
-use crate::bundle::{Bundle, mounted, null_stdio, text, wait_for_exit};
+use crate::bundle::{Bundle, null_stdio, text, wait_for_exit};
 use crate::exec;
 
 tests![
@@ -20,7 +20,6 @@ tests![
     every_namespace_is_the_new_ones,
     devices_are_the_callers,
     mounts_do_not_reach_the_caller,
-    what_is_read_only_above_stays_so,
     sysctls_are_set_by_its_root,
     an_id_that_is_not_mapped_is_refused,
     the_clock_is_set_off_by_its_root,
@@ -188,22 +187,6 @@ fn mounts_do_not_reach_the_caller() -> Result<(), Skipped> {
         assert!(!mounts.contains(text(&bundle.at("mnt"))), "{mounts}");
         assert_eq!(running.wait().status, 0);
     }
-    Ok(())
-}
-
-fn what_is_read_only_above_stays_so() -> Result<(), Skipped> {
-    // A mount that came into the namespace with a user namespace: that of its init.
-    let mut outer = mapped("sleep 60");
-    let source = outer.beside("source");
-    fs::create_dir(&source).unwrap();
-    outer.mount(json!({
-        "destination": "/ro", "source": text(&source), "options": ["rbind", "ro"],
-    }));
-    outer.mount(json!({"destination": "/again", "source": "/sys", "options": ["rbind", "rw"]}));
-    let mut running = outer.start();
-    let mounts = exec::output(&outer, &mut running, "cat /proc/self/mountinfo");
-    let (options, _, _) = mounted(&mounts, "/ro");
-    assert!(options.starts_with("ro"), "{options}");
     Ok(())
 }
 
