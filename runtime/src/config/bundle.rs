@@ -78,10 +78,13 @@ pub(crate) fn read_json(path: &Path) -> Result<Vec<u8>, BundleError> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(BundleError::NotAFile { path: path.into() });
     }
-    let mut json = Vec::new();
+    // With room for one byte more, the end of the file is seen by the read that reads it all.
+    let length = metadata.len().min(MAX_MESSAGE as u64) as usize;
+    let mut json = Vec::with_capacity(length + 1);
     file.take(MAX_MESSAGE as u64 + 1)
         .read_to_end(&mut json)
         .map_err(failed)?;
