@@ -79,7 +79,8 @@ pub(crate) struct Global {
     /// Manage cgroups through systemd: linux.cgroupsPath is SLICE:PREFIX:NAME
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
-    /// Go without cgroups where there is no right to them (auto: if this isn't root's)
+    /// Whether an ordinary user's container may go without a cgroup where there is no right to
+    /// one (auto: it may)
     // Before the command only, as with runc: `spec` has a flag of that name.
     #[arg(long, value_name = "WHETHER", default_value = "auto")]
     pub(crate) rootless: Rootless,

@@ -5,7 +5,7 @@ use std::{env, path::Path};
 use nacre_agent::container::protect_executable;
 
 use crate::{
-    cli::{Create, Global},
+    cli::{Create, Global, Rootless},
     config::{Config, ConfigError, annotations::Annotations, bundle::Bundle},
     error::Error,
     id::Id,
@@ -22,7 +22,7 @@ pub(super) fn create(global: &Global, arguments: &Create) -> Result<u8, Error> {
     match prepared.isolation {
         Isolation::Vm => Err(Error::NotInVm("create")),
         Isolation::Process => {
-            process::create(&store(global)?, prepared.request(arguments))?;
+            process::create(&store(global)?, prepared.request(global, arguments))?;
             Ok(0)
         }
     }
@@ -69,7 +69,7 @@ impl Prepared {
     }
 
     /// What is asked of process isolation.
-    pub(super) fn request(self, arguments: &Create) -> Request {
+    pub(super) fn request(self, global: &Global, arguments: &Create) -> Request {
         Request {
             id: self.id,
             bundle: self.bundle,
@@ -78,6 +78,7 @@ impl Prepared {
             preserve_fds: arguments.preserve_fds,
             no_pivot: arguments.no_pivot,
             no_new_keyring: arguments.no_new_keyring,
+            needs_cgroup: global.rootless == Rootless::False,
         }
     }
 }

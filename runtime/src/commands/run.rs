@@ -38,7 +38,7 @@ pub(super) fn run(global: &Global, arguments: &Run) -> Result<u8, Error> {
                 keep: arguments.keep,
                 subreaper: !arguments.no_subreaper,
             };
-            Ok(process::run(&store, prepared.request(create), how)?)
+            Ok(process::run(&store, prepared.request(global, create), how)?)
         }
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct Request {
     pub(crate) preserve_fds: u32,
     pub(crate) no_pivot: bool,
     pub(crate) no_new_keyring: bool,
+    /// Whether it can't go without a cgroup, even if an ordinary user makes it.
+    pub(crate) needs_cgroup: bool,
 }
 
 /// Makes a container, which waits for its start.
@@ -112,6 +114,10 @@ impl Made {
             let container =
                 Container::create(&spec, options).inspect_err(|e| begun = e.had_begun())?;
             begun = true;
+            if request.needs_cgroup && container.cgroup().is_none() {
+                undo(container);
+                return Err(ProcessError::MustHaveCgroup);
+            }
             let handle = container.handle();
             process.init = Some(handle.init);
             process.cgroup = handle.cgroup;

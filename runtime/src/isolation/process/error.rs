@@ -57,6 +57,8 @@ pub(crate) enum ProcessError {
     NotStopped { id: String, status: Status },
     #[error("container {id} is in another command's hands, which isn't done after {seconds} s")]
     Busy { id: String, seconds: u64 },
+    #[error("no cgroup can be made for the container, and --rootless=false says that it needs one")]
+    MustHaveCgroup,
     #[error("container not paused")]
     NotPaused,
     #[error("container {id} has no cgroup, without which {command} can't be done")]
