@@ -25,7 +25,7 @@ impl Bundle {
         let args: Vec<String> = args.iter().map(|a| format!("{a:?}")).collect();
         let config = format!(
             r#"{{
-  "ociVersion": "1.2.0",
+  "ociVersion": "1.0.2",
   "root": {{ "path": "rootfs" }},
   "process": {{
     "args": [{}],

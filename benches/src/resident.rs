@@ -19,6 +19,19 @@ pub(crate) fn of_sandbox(mut command: Command) -> Result<u64, Box<dyn Error>> {
     measured
 }
 
+/// The memory of a process in bytes, shared pages counted in equal parts for those who share
+/// them (proc_pid_smaps(5), `Pss`).
+pub(crate) fn of_process(pid: i32) -> Result<u64, Box<dyn Error>> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let rollup = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
+    let kilobytes = rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next())
+        .and_then(|number| number.parse::<u64>().ok())
+        .ok_or_else(|| format!("no Pss in {path}"))?;
+    Ok(kilobytes * 1024)
+}
+
 fn measure(run: &mut Child) -> Result<u64, Box<dyn Error>> {
     run.stdout
         .as_mut()

@@ -1,0 +1,75 @@
+//! A table of figures of several runtimes, and of the first one's in terms of the others'.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Rows of what was measured and a figure for each runtime.
+pub(crate) struct Comparison {
+    runtimes: Vec<&'static str>,
+    rows: Vec<(String, Vec<String>)>,
+}
+
+impl Comparison {
+    /// For these runtimes, of which the first is ours.
+    pub(crate) fn new(runtimes: Vec<&'static str>) -> Self {
+        Self {
+            runtimes,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row, and shows it at once: measuring takes a while.
+    fn row(&mut self, what: &str, figures: &[f64], shown: Vec<String>) {
+        let ratios = figures[1..].iter().map(|theirs| match *theirs > 0.0 {
+            true => format!("{:.2}", figures[0] / theirs),
+            false => "-".to_owned(),
+        });
+        let cells: Vec<String> = shown.into_iter().chain(ratios).collect();
+        eprintln!("{what}: {}", cells.join(" | "));
+        self.rows.push((what.to_owned(), cells));
+    }
+
+    /// Adds the medians of what each runtime took, with the least in brackets.
+    pub(crate) fn times(&mut self, what: &str, times: Vec<Vec<Duration>>) {
+        let mut medians = Vec::new();
+        let mut shown = Vec::new();
+        for mut times in times {
+            times.sort_unstable();
+            let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+            let median = milliseconds(times[times.len() / 2]);
+            shown.push(format!("{median:.2} ms ({:.2})", milliseconds(times[0])));
+            medians.push(median);
+        }
+        self.row(what, &medians, shown);
+    }
+
+    /// Adds the medians of memory in bytes.
+    pub(crate) fn memory(&mut self, what: &str, bytes: Vec<Vec<u64>>) {
+        let medians: Vec<f64> = bytes
+            .into_iter()
+            .map(|mut bytes| {
+                bytes.sort_unstable();
+                bytes[bytes.len() / 2] as f64 / 1024.0
+            })
+            .collect();
+        let shown = medians.iter().map(|kib| format!("{kib:.0} KiB")).collect();
+        self.row(what, &medians, shown);
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ours = self.runtimes[0];
+        let ratios = self.runtimes[1..]
+            .iter()
+            .map(|name| format!("{ours} / {name}"));
+        let names = self.runtimes.iter().map(|name| (*name).to_owned());
+        let heads: Vec<String> = names.chain(ratios).collect();
+        writeln!(f, "| process isolation | {} |", heads.join(" | "))?;
+        writeln!(f, "|---|{}", "---|".repeat(heads.len()))?;
+        for (what, cells) in &self.rows {
+            writeln!(f, "| {what} | {} |", cells.join(" | "))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! What starting a container in a microVM costs.
+//!
+//! Meant for the instruction-counting testbed, where a nanosecond is an instruction: medians of
+//! [`RUNS`] runs, and the least and the most in brackets.
+
+use std::error::Error;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::bundle::Bundle;
+use crate::table::Table;
+use crate::{peer, resident};
+
+/// How often each start is measured, after one that isn't.
+const RUNS: usize = 3;
+
+/// What is measured: copies on a tmpfs, so that no wait for a disk gets into a figure.
+struct Installation {
+    nacre: PathBuf,
+    agent: PathBuf,
+    kernel: PathBuf,
+    config: PathBuf,
+}
+
+impl Installation {
+    fn copy(bin: &Path, kernel: &Path, to: &Path) -> Result<Self, Box<dyn Error>> {
+        let place = |from: PathBuf, name: &str| -> Result<PathBuf, Box<dyn Error>> {
+            let to = to.join(name);
+            fs::copy(&from, &to).map_err(|e| format!("copying {}: {e}", from.display()))?;
+            Ok(to)
+        };
+        let nacre = place(bin.join("nacre"), "nacre")?;
+        let agent = place(bin.join("nacre-agent"), "nacre-agent")?;
+        let kernel = place(kernel.to_path_buf(), "vmlinux")?;
+        let config = to.join("nacre.toml");
+        fs::write(
+            &config,
+            format!("[vm]\ncpus = 1\nmemory = \"128M\"\nkernel = {kernel:?}\nagent = {agent:?}\n"),
+        )?;
+        Ok(Self {
+            nacre,
+            agent,
+            kernel,
+            config,
+        })
+    }
+
+    fn run(&self, bundle: &Bundle, id: &str) -> Command {
+        let mut command = Command::new(&self.nacre);
+        command
+            .arg("--config")
+            .arg(&self.config)
+            .args(["run", "--isolation=vm", "--bundle"])
+            .arg(&bundle.path)
+            .arg(id);
+        command
+    }
+}
+
+/// From the start of a command to its first byte on stdout, and to its end.
+struct Timing {
+    first_byte: Duration,
+    end: Duration,
+}
+
+fn time(mut command: Command) -> Result<Timing, Box<dyn Error>> {
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdout = child.stdout.take().ok_or("no stdout")?;
+    let mut byte = [0];
+    let arrived = stdout.read(&mut byte)?;
+    let first_byte = start.elapsed();
+    std::io::copy(&mut stdout, &mut std::io::sink())?;
+    let status = child.wait()?;
+    let end = start.elapsed();
+    if arrived == 0 || !status.success() {
+        return Err(format!("{command:?} printed {arrived} bytes and ended with {status}").into());
+    }
+    Ok(Timing { first_byte, end })
+}
+
+/// Runs what `command` makes `RUNS` times, after one run that fills the caches.
+fn repeat(mut command: impl FnMut() -> Command) -> Result<Vec<Timing>, Box<dyn Error>> {
+    time(command())?;
+    (0..RUNS).map(|_| time(command())).collect()
+}
+
+/// Measures the binaries in `bin` with the guest kernel `kernel`, and prints a Markdown table.
+pub(crate) fn measure(bin: &Path, kernel: &Path) -> Result<(), Box<dyn Error>> {
+    let work = PathBuf::from("/dev/shm/nacre-bench");
+    fs::create_dir_all(&work)?;
+    let installed = Installation::copy(bin, kernel, &work)?;
+    let bundle = Bundle::create(&work.join("bundle"), &["echo", "one line"])?;
+    let waiting = Bundle::create(
+        &work.join("waiting"),
+        &["sh", "-c", "echo one line; read line"],
+    )?;
+
+    let mut table = Table::new("`nacre run --isolation=vm` of one line, 1 vCPU, 128 MiB");
+    let nacre = repeat(|| installed.run(&bundle, "bench"))?;
+    let line = table.instructions("exec to the line", nacre.iter().map(|t| t.first_byte));
+    let end = table.instructions("exec to exit", nacre.iter().map(|t| t.end));
+    table.bytes(
+        "resident, sandbox process without guest memory",
+        resident::of_sandbox(installed.run(&waiting, "resident"))?,
+    );
+    for (what, file) in [
+        ("size of `nacre`", &installed.nacre),
+        ("size of `nacre-agent`", &installed.agent),
+        ("size of `vmlinux`", &installed.kernel),
+    ] {
+        table.bytes(what, fs::metadata(file)?.len());
+    }
+    match peer::qemu_microvm(&installed.kernel, &work)? {
+        Ok(command) => {
+            let bare = repeat(command)?;
+            let peer_line = table.instructions(
+                "bare QEMU microvm, KVM, same kernel: exec to a line",
+                bare.iter().map(|t| t.first_byte),
+            );
+            let peer_end = table.instructions(
+                "bare QEMU microvm, KVM, same kernel: exec to exit",
+                bare.iter().map(|t| t.end),
+            );
+            table.ratio("nacre / QEMU, to the line", line, peer_line);
+            table.ratio("nacre / QEMU, to exit", end, peer_end);
+        }
+        Err(missing) => table.skipped("bare QEMU microvm, same kernel", &missing),
+    }
+    print!("{table}");
+    fs::remove_dir_all(&work)?;
+    Ok(())
+}
