@@ -1,5 +1,5 @@
 # make demo: one container in its own microVM, beside the host it runs on.
-# make test: everything, unit and VM tests.
+# make test: everything, unit tests and behaviour tests in both modes.
 # Both do all their own set-up on a fresh Debian 12 machine, as root. `make help` lists the rest.
 
 SHELL := /bin/bash
@@ -18,20 +18,24 @@ PACKAGES := build-essential libcap-ng-dev libseccomp-dev \
 	qemu-system-x86 busybox-static linux-image-amd64 \
 	debootstrap
 
-.PHONY: help build kernel demo test check unit-test vm-test bench install setup clean
+# What calls nacre in the tests, and what it is measured beside.
+PEERS := podman catatonit netavark uidmap containerd docker.io crun runc criu
+
+.PHONY: help build kernel demo test check unit-test process-test vm-test bench install setup \
+	peers clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
-	@echo 'make build      nacre, its agent and the guest kernel'
-	@echo 'make install    install them below $$(DESTDIR)$$(PREFIX), /usr by default'
-	@echo 'make check      formatting and lints'
-	@echo 'make unit-test  tests beside the code, without VMs'
-	@echo 'make vm-test    behaviour tests, in microVMs'
-	@echo 'make bench      measurements'
+	@echo 'make build         nacre, its agent and the guest kernel'
+	@echo 'make install       install them below $$(DESTDIR)$$(PREFIX), /usr by default'
+	@echo 'make check         formatting and lints'
+	@echo 'make unit-test     tests beside the code, without VMs'
+	@echo 'make process-test  behaviour tests on this kernel, with Podman, containerd and Docker'
+	@echo 'make vm-test       behaviour tests in microVMs'
+	@echo 'make bench         measurements, beside crun, runc and QEMU'
 
-setup:
-	$(call step,set-up: Debian packages)
-	@missing=$$(for p in $(PACKAGES); do \
+define install-missing
+	@missing=$$(for p in $(1); do \
 		dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || printf '%s ' $$p; done); \
 	if [ -z "$$missing" ]; then echo "all here" >&2; \
 	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
@@ -42,6 +46,15 @@ setup:
 		apt-get update -q >&2; \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >&2; \
 	fi
+endef
+
+setup:
+	$(call step,set-up: Debian packages)
+	$(call install-missing,$(PACKAGES))
+
+peers: setup
+	$(call step,set-up: container programs)
+	$(call install-missing,$(PEERS))
 
 kernel: setup
 	$(call step,the guest kernel (built once, then cached))
@@ -73,11 +86,19 @@ unit-test: setup
 	guest-kernel-config/test
 	cargo test --workspace --exclude nacre-tests --locked
 
+process-test: build peers
+	$(call step,the tests' Debian root file system (made once, then cached))
+	@tests/fixtures/debian-rootfs >/dev/null
+	$(call step,behaviour tests on this kernel)
+	NACRE_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked -p nacre-tests --no-fail-fast \
+		--test host --test process --test clients
+
 vm-test: build
 	$(call step,the tests' Debian root file system (made once, then cached))
 	@tests/fixtures/debian-rootfs >/dev/null
-	$(call step,behaviour tests)
-	NACRE_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked -p nacre-tests
+	$(call step,behaviour tests in microVMs)
+	NACRE_BIN_DIR=$(abspath $(RELEASE)) cargo test --locked -p nacre-tests --no-fail-fast \
+		--test emulated --test vm
 	@# Without these controllers the engine's tests of limits have skipped themselves above.
 	@if ! grep -qsw memory /sys/fs/cgroup/cgroup.controllers; then \
 		printf '\n== engine tests in the testbed, since this host has no cgroup v2 controllers\n' >&2; \
@@ -85,9 +106,9 @@ vm-test: build
 			cargo test --locked -p nacre-agent --test engine; \
 	fi
 
-test: check unit-test vm-test
+test: check unit-test process-test vm-test
 
-bench: build
+bench: build peers
 	$(call step,measurements)
 	cargo build --release --locked -p nacre-benches
 	@NACRE_BIN_DIR=$(abspath $(RELEASE)) benches/run

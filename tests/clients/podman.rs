@@ -81,6 +81,8 @@ impl<'a> Podman<'a> {
         let place = |name: &str| self.case.directory().join(name);
         let mut command = self.case.mark(Command::new("podman"));
         command
+            // conmon leaves word of an OOM kill where it was started.
+            .current_dir(self.case.directory())
             .env("CONTAINERS_CONF", place("containers.conf"))
             .arg("--root")
             .arg(place("storage"))
