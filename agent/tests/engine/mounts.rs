@@ -21,6 +21,7 @@ tests![
     directories_and_files_are_bound,
     a_bind_mount_keeps_what_its_source_forbids,
     recursive_options_reach_mounts_below,
+    every_recursive_option_does_what_it_says,
     propagation_is_set,
     what_is_mounted_can_be_remounted,
     what_is_not_mounted_cannot_be_remounted,
@@ -239,6 +240,57 @@ fn recursive_options_reach_mounts_below() -> Result<(), Skipped> {
     let (options, ..) = mounted(&output, &format!("/recursive/{below}"));
     assert!(has(&options, "ro") && has(&options, "nosuid"), "{options}");
     assert!(!output.contains(&format!(" /single/{below}")));
+    Ok(())
+}
+
+fn every_recursive_option_does_what_it_says() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new(MOUNTINFO);
+    // One that may all and one that may nothing, each with a mount below.
+    let restricted = MsFlags::MS_RDONLY
+        | MsFlags::MS_NOSUID
+        | MsFlags::MS_NODEV
+        | MsFlags::MS_NOEXEC
+        | MsFlags::MS_NOATIME
+        | MsFlags::MS_NODIRATIME;
+    let sources = [("free", MsFlags::MS_RELATIME), ("restricted", restricted)];
+    for (name, flags) in sources {
+        let below = bundle.beside(name).join("below");
+        fs::create_dir_all(&below).unwrap();
+        nix::mount::mount(Some("t"), &below, Some("tmpfs"), flags, None::<&str>).unwrap();
+    }
+    let cases = [
+        ("rro", "ro", true),
+        ("rnosuid", "nosuid", true),
+        ("rnodev", "nodev", true),
+        ("rnoexec", "noexec", true),
+        ("rnosymfollow", "nosymfollow", true),
+        ("rnodiratime", "nodiratime", true),
+        ("rnoatime", "noatime", true),
+        ("rstrictatime", "relatime", false),
+        ("rrw", "ro", false),
+        ("rsuid", "nosuid", false),
+        ("rdev", "nodev", false),
+        ("rexec", "noexec", false),
+        ("rdiratime", "nodiratime", false),
+        ("rrelatime", "relatime", true),
+        ("ratime", "noatime", false),
+        ("rnostrictatime", "relatime", true),
+    ];
+    for (index, (option, ..)) in cases.iter().enumerate() {
+        let source = if index < 8 { "free" } else { "restricted" };
+        bundle.mount(json!({
+            "destination": format!("/{option}"), "source": source, "options": ["rbind", option],
+        }));
+    }
+    let outcome = bundle.try_run();
+    for (name, _) in sources {
+        nix::mount::umount(&bundle.beside(name).join("below")).unwrap();
+    }
+    let output = outcome.unwrap().stdout;
+    for (option, shown, is_there) in cases {
+        let (options, ..) = mounted(&output, &format!("/{option}/below"));
+        assert_eq!(has(&options, shown), is_there, "{option}: {options}");
+    }
     Ok(())
 }
 
