@@ -29,3 +29,29 @@ pub(super) fn write(path: &Path, pid: impl ToString) -> Result<(), PidFileError>
             }
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_replaces_what_was_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        fs::write(&path, "a longer text that was there").unwrap();
+        write(&path, 42).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"42");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nothing_is_left_of_one_that_cant_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        // A directory can't be replaced by a file.
+        let path = directory.path().join("pid");
+        fs::create_dir(&path).unwrap();
+        assert!(write(&path, 42).is_err());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert!(write(&directory.path().join("no/pid"), 42).is_err());
+    }
+}

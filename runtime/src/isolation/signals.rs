@@ -42,3 +42,20 @@ impl AsFd for Signals {
         self.0.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, raise};
+
+    use super::*;
+
+    #[test]
+    fn what_is_heard_doesnt_end_the_process() {
+        let heard: SigSet = [Signal::SIGUSR1].into_iter().collect();
+        let signals = Signals::block(&heard, &heard).unwrap();
+        assert_eq!(signals.next().unwrap(), None);
+        raise(Signal::SIGUSR1).unwrap();
+        assert_eq!(signals.next().unwrap(), Some(libc::SIGUSR1));
+        assert_eq!(signals.next().unwrap(), None);
+    }
+}

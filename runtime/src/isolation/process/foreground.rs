@@ -126,3 +126,24 @@ fn exit_status(status: i32) -> u8 {
         false => libc::WEXITSTATUS(status) as u8,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_as_a_shell_has_them() {
+        // As wait(2) lays them out: the exit status in the second byte, a signal in the first,
+        // whose highest bit says that a core was dumped.
+        for (raw, status) in [
+            (0, 0),
+            (0x0700, 7),
+            (0xff00, 255),
+            (9, 137),
+            (0x86, 134),
+            (64, 192),
+        ] {
+            assert_eq!(exit_status(raw), status, "{raw:#x}");
+        }
+    }
+}

@@ -224,3 +224,46 @@ impl Drop for Raw {
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::pipe;
+
+    use super::*;
+
+    #[test]
+    fn what_was_read_is_written() {
+        let (from, writer) = pipe().unwrap();
+        let (reader, to) = pipe().unwrap();
+        let mut carrier = Carrier::default();
+        assert!(carrier.has_room() && !carrier.has_some());
+        write(&writer, b"hello").unwrap();
+        carrier.read(&from);
+        assert!(carrier.has_some() && !carrier.has_room());
+        carrier.write(&to);
+        assert!(carrier.has_room() && !carrier.has_some());
+        let mut chunk = [0; 8];
+        assert_eq!(read(&reader, &mut chunk), Ok(5));
+        assert_eq!(&chunk[..5], b"hello");
+        drop(writer);
+        carrier.read(&from);
+        assert!(!carrier.has_room() && !carrier.has_some());
+    }
+
+    #[test]
+    fn who_has_no_reader_can_still_write() {
+        let (from, writer) = pipe().unwrap();
+        let (reader, to) = pipe().unwrap();
+        drop(reader);
+        let mut carrier = Carrier::default();
+        write(&writer, b"lost").unwrap();
+        carrier.read(&from);
+        // Rust's start has SIGPIPE ignored.
+        carrier.write(&to);
+        for _ in 0..3 {
+            write(&writer, b"lost, too").unwrap();
+            carrier.read(&from);
+            assert!(carrier.has_room() && !carrier.has_some());
+        }
+    }
+}
