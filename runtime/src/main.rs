@@ -9,6 +9,7 @@ mod id;
 mod isolation;
 mod log;
 mod state;
+mod systemd;
 
 use std::process::ExitCode;
 

@@ -119,7 +119,7 @@ pub struct Options<'a> {
     /// They must be open, and not close-on-exec: those that the caller has got from its own.
     pub preserve_fds: u32,
     /// Who makes its cgroup.
-    pub cgroup_manager: Manager,
+    pub cgroup_manager: Manager<'a>,
     /// Enter the container's root by moving its mount and by chroot, for where pivot_root is
     /// impossible: on a root file system that is the kernel's initramfs.
     pub no_pivot: bool,
@@ -195,11 +195,12 @@ impl Container {
             return Err(CreateError::Descriptor(fd));
         }
         let namespaces = Namespaces::open(linux)?;
-        let cgroup = options.cgroup_manager.create(
+        let made = options.cgroup_manager.create(
             linux.cgroups_path().as_deref(),
             options.id,
             linux.resources().as_ref(),
         )?;
+        let (cgroup, holder) = made.map_or((None, None), |m| (Some(m.cgroup), m.holder));
         let hooks = Hooks::of(spec, options.id, options.bundle);
         let surroundings = Surroundings {
             hooks: hooks.as_ref(),
@@ -216,6 +217,7 @@ impl Container {
                 return Err(error);
             }
         };
+        drop(holder);
         let mut container = Container {
             // A child of ours, so that it is there until we reap it.
             init: Identity::of(init.pid).unwrap_or(Identity {

@@ -79,6 +79,7 @@ impl Prepared {
             no_pivot: arguments.no_pivot,
             no_new_keyring: arguments.no_new_keyring,
             needs_cgroup: global.rootless == Rootless::False,
+            systemd_cgroup: global.systemd_cgroup,
         }
     }
 }

@@ -45,8 +45,8 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
             "cgroup": {
                 "v1": on_host,
                 "v2": true,
-                "systemd": false,
-                "systemdUser": false,
+                "systemd": on_host,
+                "systemdUser": on_host,
                 "rdma": true
             },
             "seccomp": seccomp(),

@@ -1,7 +1,8 @@
 //! A cgroup's directory in one hierarchy.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -76,7 +77,7 @@ impl Directory {
             prepare(&current)?;
             current.push(component);
             let leaf = current == self.path;
-            match fs::create_dir(&current) {
+            match make(&current) {
                 Ok(()) if !leaf => self.made_above += 1,
                 Ok(()) => {}
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && leaf => replace(&current)?,
@@ -146,7 +147,12 @@ fn replace(directory: &Path) -> Result<(), CgroupError> {
         },
         _ => CgroupError::directory("replace the cgroup", directory)(source),
     })?;
-    fs::create_dir(directory).map_err(CgroupError::directory("make the cgroup", directory))
+    make(directory).map_err(CgroupError::directory("make the cgroup", directory))
+}
+
+/// For its owner to change only, whatever the caller's umask.
+fn make(directory: &Path) -> std::io::Result<()> {
+    DirBuilder::new().mode(0o755).create(directory)
 }
 
 /// Calls `f` for each cgroup below `directory`, and then for itself.

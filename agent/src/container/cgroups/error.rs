@@ -39,6 +39,14 @@ pub enum CgroupError {
         "no cgroup file system is mounted, neither cgroup2 at /sys/fs/cgroup nor one of version 1"
     )]
     NotMounted,
+    /// systemd can't make the container's unit.
+    #[error("systemd can't start {unit}")]
+    Systemd {
+        /// The unit.
+        unit: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An ordinary user may make no cgroup where one is needed.
     #[error("linux.{field} takes a cgroup, and this user may not make {}", directory.display())]
     NoRights {

@@ -1,12 +1,14 @@
 //! Which cgroup file systems this host has: cgroup2 alone, the hierarchies of version 1, or
 //! both side by side, which systemd calls hybrid.
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
 use super::CgroupError;
+use super::setting;
 use super::v1::Hierarchy;
 
 /// Where they are all mounted, by custom.
@@ -35,8 +37,11 @@ impl Layout {
             });
         }
         let file = "/proc/self/mountinfo";
-        let mounts =
-            fs::read_to_string(file).map_err(CgroupError::directory("read", Path::new(file)))?;
+        // Line by line, so that it takes as many calls as the buffer is too small.
+        let mut mounts = String::with_capacity(32 << 10);
+        File::open(file)
+            .and_then(|mut file| file.read_to_string(&mut mounts))
+            .map_err(CgroupError::directory("read", Path::new(file)))?;
         let layout = Self::parse(&mounts);
         match layout.v1.is_empty() && layout.v2.is_none() {
             true => Err(CgroupError::NotMounted),
@@ -91,7 +96,7 @@ pub(super) struct Own(String);
 impl Own {
     pub(super) fn read() -> Result<Self, CgroupError> {
         let file = "/proc/self/cgroup";
-        fs::read_to_string(file)
+        setting::read(Path::new(file))
             .map(Own)
             .map_err(CgroupError::directory("read", Path::new(file)))
     }

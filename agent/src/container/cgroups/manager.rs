@@ -8,18 +8,29 @@ use oci_spec::runtime::LinuxResources;
 
 use super::path::cgroup_path;
 use super::resources::{Settings, Versions};
+use super::systemd::{self, Holder, Units};
 use super::{Cgroup, CgroupError};
 use crate::container::user_namespaces;
 
 /// Who makes a container's cgroup.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Manager {
+#[derive(Debug, Clone, Copy, Default)]
+pub enum Manager<'a> {
     /// The engine, through the files of the cgroup file systems.
     #[default]
     Files,
+    /// systemd, which then has the container as one of its units.
+    Systemd(&'a dyn Units),
 }
 
-impl Manager {
+/// A cgroup that was made.
+#[derive(Debug)]
+pub(in crate::container) struct Made {
+    pub(in crate::container) cgroup: Cgroup,
+    /// To be kept until a process of the container is in it.
+    pub(in crate::container) holder: Option<Holder>,
+}
+
+impl Manager<'_> {
     /// Makes the cgroup of a container: what `linux.cgroupsPath` names, or one of its id.
     ///
     /// None is made, and none is needed, if nothing was asked for that takes one: without a cgroup
@@ -35,10 +46,21 @@ impl Manager {
         path: Option<&Path>,
         id: &str,
         resources: Option<&LinuxResources>,
-    ) -> Result<Option<Cgroup>, CgroupError> {
+    ) -> Result<Option<Made>, CgroupError> {
         let path = path.filter(|path| !path.as_os_str().is_empty());
-        match Cgroup::create(&cgroup_path(path, id)?, resources) {
-            Ok(cgroup) => Ok(Some(cgroup)),
+        let cgroup = match self {
+            Manager::Files => Cgroup::create(&cgroup_path(path, id)?, resources),
+            Manager::Systemd(units) => {
+                let (cgroup, holder) = systemd::create(units, path, id, resources)?;
+                let holder = Some(holder);
+                return Ok(Some(Made { cgroup, holder }));
+            }
+        };
+        match cgroup {
+            Ok(cgroup) => Ok(Some(Made {
+                cgroup,
+                holder: None,
+            })),
             Err(CgroupError::NotMounted) if path.is_none() && resources.is_none() => Ok(None),
             Err(CgroupError::Directory {
                 path: directory,

@@ -24,6 +24,7 @@ mod removal;
 mod resources;
 mod setting;
 mod stats;
+pub mod systemd;
 mod update;
 mod v1;
 mod v2;
@@ -52,7 +53,7 @@ const REMAINS_BOUND: Duration = Duration::from_secs(2);
 
 /// A container's cgroup: a directory in each hierarchy of the host. As a value it can be handed
 /// to another process.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Cgroup {
     /// The one in cgroup2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +61,9 @@ pub struct Cgroup {
     /// Those in the hierarchies of version 1.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     v1: Vec<v1::Member>,
+    /// The unit of systemd's that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<String>,
 }
 
 impl Cgroup {
@@ -121,6 +125,7 @@ impl Cgroup {
         let mut cgroup = Cgroup {
             v2: None,
             v1: Vec::with_capacity(layout.v1.len()),
+            unit: None,
         };
         let made = cgroup
             .make(layout, own.as_ref(), &relative)

@@ -1,7 +1,7 @@
 //! A limit, and how it is written to the file of a cgroup.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use super::CgroupError;
@@ -105,7 +105,7 @@ impl Setting {
         let Some(expected) = self.read_back else {
             return Ok(());
         };
-        let now = std::fs::read_to_string(file).map_err(CgroupError::directory("read", file))?;
+        let now = read(file).map_err(CgroupError::directory("read", file))?;
         match now.trim().parse::<u64>() {
             Ok(now) if expected == now => Ok(()),
             _ => Err(CgroupError::NotHonoured {
@@ -147,6 +147,18 @@ pub(super) fn apply_all<'a>(
 pub(super) fn write(file: &Path, value: &str) -> std::io::Result<()> {
     let mut file: File = OpenOptions::new().write(true).open(file)?;
     file.write_all(value.as_bytes())
+}
+
+/// Reads a cgroup's file of one value: the kernel gives all of it in one go, if that fits.
+pub(super) fn read(file: &Path) -> std::io::Result<String> {
+    let mut file = File::open(file)?;
+    let mut text = vec![0; 4096];
+    let length = file.read(&mut text)?;
+    text.truncate(length);
+    if length == 4096 {
+        file.read_to_end(&mut text)?;
+    }
+    String::from_utf8(text).map_err(|_| ErrorKind::InvalidData.into())
 }
 
 /// The number after `key` in a file of `key value` lines.

@@ -19,12 +19,7 @@ impl Cgroup {
     /// As [`Cgroup::create`]. Limits that had been changed by then are changed back, as far as
     /// the kernel tells what they were.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let versions = Versions::of_cgroup(self);
-        let resources = match &self.v2 {
-            Some(directory) => &v2::with_present(&directory.path, resources)?,
-            None => resources,
-        };
-        let settings = Settings::new(resources, &versions)?;
+        let settings = self.settings(resources)?;
         let access = match resources.devices().as_deref() {
             None | Some([]) => None,
             Some(rules) => Some(Access::by(rules)?),
@@ -50,6 +45,18 @@ impl Cgroup {
             }
         }
         changed
+    }
+
+    /// What to write for `resources`, given what is there.
+    pub(super) fn settings(&self, resources: &LinuxResources) -> Result<Settings, CgroupError> {
+        let versions = Versions::of_cgroup(self);
+        match &self.v2 {
+            Some(directory) => {
+                let resources = v2::with_present(&directory.path, resources)?;
+                Settings::new(&resources, &versions)
+            }
+            None => Settings::new(resources, &versions),
+        }
     }
 
     fn replace_devices(&self, access: &Access) -> Result<(), CgroupError> {

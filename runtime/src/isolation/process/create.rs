@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::SystemTime};
 
-use nacre_agent::container::{Container, Gate, Handle, Options, Stdio, config};
+use nacre_agent::container::{Container, Gate, Handle, Options, Stdio, cgroups::Manager, config};
 use nix::unistd::getuid;
 use oci_spec::runtime::Spec;
 
@@ -12,6 +12,7 @@ use crate::{
     isolation::pid_file,
     log,
     state::{By, Folder, Record, Store, record::Process},
+    systemd::Systemd,
 };
 
 use super::{ProcessError, descriptors, hooks};
@@ -31,6 +32,8 @@ pub(crate) struct Request {
     pub(crate) no_new_keyring: bool,
     /// Whether it can't go without a cgroup, even if an ordinary user makes it.
     pub(crate) needs_cgroup: bool,
+    /// Whether systemd makes its cgroup.
+    pub(crate) systemd_cgroup: bool,
 }
 
 /// Makes a container, which waits for its start.
@@ -86,6 +89,14 @@ impl Made {
             Some(process) => descriptors::pass_on(process, request.preserve_fds)?,
             None => request.preserve_fds,
         };
+        let systemd = match request.systemd_cgroup {
+            true => Some(Systemd::connect()?),
+            false => None,
+        };
+        let cgroup_manager = match &systemd {
+            Some(systemd) => Manager::Systemd(systemd),
+            None => Manager::Files,
+        };
         let folder = store.claim(&request.id)?;
         let mut process = new_process(&spec, request.no_new_keyring);
         let mut record = new_record(&request.id, directory.clone(), &spec, &process);
@@ -107,6 +118,7 @@ impl Made {
                 gate,
                 console_socket,
                 preserve_fds,
+                cgroup_manager,
                 no_pivot: request.no_pivot,
                 no_new_keyring: request.no_new_keyring,
                 ..Options::new(request.id.as_str(), &directory, stdio)

@@ -10,6 +10,7 @@ use super::CriuError;
 use crate::{
     isolation::pid_file::PidFileError,
     state::{StateError, Status},
+    systemd::SystemdError,
 };
 
 /// Why a command failed on a container on the host's kernel. Callers look for runc's words.
@@ -23,6 +24,8 @@ pub(crate) enum ProcessError {
     Start(#[from] StartError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     #[error(transparent)]
     Hook(#[from] HookError),
     #[error(transparent)]

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::LinuxResources;
 
-use crate::state::Status;
+use crate::{state::Status, systemd::Systemd};
 
 use super::{Found, ProcessError};
 
@@ -14,7 +14,11 @@ pub(crate) fn update(
 ) -> Result<(), ProcessError> {
     match status {
         Status::Created | Status::Running | Status::Paused => {
-            Ok(found.cgroup("update")?.update(resources)?)
+            let cgroup = found.cgroup("update")?;
+            match cgroup.unit() {
+                Some(_) => Ok(cgroup.update_unit(&Systemd::connect()?, resources)?),
+                None => Ok(cgroup.update(resources)?),
+            }
         }
         Status::Creating | Status::Stopped => Err(found.not_running(status)),
     }

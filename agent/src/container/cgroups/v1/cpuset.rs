@@ -1,11 +1,10 @@
 //! The cpuset controller, in which a new cgroup has no CPUs and no memory nodes, so that no
 //! process could be in it.
 
-use std::fs;
 use std::path::Path;
 
 use crate::container::cgroups::CgroupError;
-use crate::container::cgroups::setting::write;
+use crate::container::cgroups::setting::{self, write};
 
 /// Gives a cgroup below `mount` the CPUs and nodes of the one above it, unless it has some.
 pub(super) fn inherit(mount: &Path, directory: &Path) -> Result<(), CgroupError> {
@@ -14,8 +13,7 @@ pub(super) fn inherit(mount: &Path, directory: &Path) -> Result<(), CgroupError>
     };
     for name in ["cpuset.cpus", "cpuset.mems"] {
         let file = directory.join(name);
-        let read =
-            |file: &Path| fs::read_to_string(file).map_err(CgroupError::directory("read", file));
+        let read = |file: &Path| setting::read(file).map_err(CgroupError::directory("read", file));
         if read(&file)?.trim().is_empty() {
             let above = read(&parent.join(name))?;
             write(&file, above.trim()).map_err(CgroupError::directory("write", &file))?;
@@ -26,6 +24,8 @@ pub(super) fn inherit(mount: &Path, directory: &Path) -> Result<(), CgroupError>
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

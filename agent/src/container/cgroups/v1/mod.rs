@@ -85,21 +85,37 @@ impl Hierarchy {
 
     /// Makes a directory in it.
     pub(super) fn make(&self, own: Option<&Own>, path: &Path) -> Result<Member, CgroupError> {
-        let cpuset = self.has("cpuset");
-        let prepare = |directory: &Path| match cpuset {
-            true => cpuset::inherit(&self.mount, directory),
-            false => Ok(()),
-        };
+        let prepare = |directory: &Path| self.prepare(directory);
         let directory = Directory::make(&self.mount, &self.below_mount(own, path), &prepare)?;
-        let member = Member {
-            controllers: self.controllers.clone(),
-            directory,
-        };
-        if cpuset && let Err(error) = cpuset::inherit(&self.mount, &member.directory.path) {
-            let _ = member.directory.remove(std::time::Instant::now());
+        if let Err(error) = self.prepare(&directory.path) {
+            let _ = directory.remove(std::time::Instant::now());
             return Err(error);
         }
-        Ok(member)
+        Ok(self.member(directory))
+    }
+
+    /// Takes a directory that somebody else made.
+    pub(super) fn existing(&self, path: &Path) -> Result<Member, CgroupError> {
+        let directory = self.mount.join(path);
+        let mut above: Vec<&Path> = directory.ancestors().collect();
+        above.retain(|directory| directory.starts_with(&self.mount));
+        above.iter().rev().try_for_each(|d| self.prepare(d))?;
+        Ok(self.member(Directory::existing(directory)))
+    }
+
+    /// Makes it possible for a process to be in a cgroup, or in one below.
+    fn prepare(&self, directory: &Path) -> Result<(), CgroupError> {
+        match self.has("cpuset") {
+            true => cpuset::inherit(&self.mount, directory),
+            false => Ok(()),
+        }
+    }
+
+    fn member(&self, directory: Directory) -> Member {
+        Member {
+            controllers: self.controllers.clone(),
+            directory,
+        }
     }
 }
 

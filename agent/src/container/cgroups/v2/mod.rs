@@ -16,18 +16,28 @@ use oci_spec::runtime::LinuxResources;
 
 use super::CgroupError;
 use super::directory::Directory;
-use super::setting::{Setting, keyed, write};
+use super::setting::{self, Setting, keyed, write};
 
 /// Makes a directory below the mount, with every controller that can be had.
 pub(super) fn make(mount: &Path, path: &Path) -> Result<Directory, CgroupError> {
     Directory::make(mount, path, &delegate_controllers)
 }
 
+/// Takes a directory that somebody else made, and gives it the controllers that they left out.
+pub(super) fn adopt(mount: &Path, path: &Path) -> Result<Directory, CgroupError> {
+    let mut current = mount.to_owned();
+    for component in path {
+        delegate_controllers(&current)?;
+        current.push(component);
+    }
+    Ok(Directory::existing(current))
+}
+
 /// Lets children of a cgroup have every controller that it has.
 fn delegate_controllers(directory: &Path) -> Result<(), CgroupError> {
     let read = |name: &str| {
         let file = directory.join(name);
-        fs::read_to_string(&file).map_err(CgroupError::directory("read", &file))
+        setting::read(&file).map_err(CgroupError::directory("read", &file))
     };
     let enabled = read("cgroup.subtree_control")?;
     let missing: Vec<String> = read("cgroup.controllers")?
@@ -59,7 +69,7 @@ pub(super) fn with_controllers<'a>(
     }
     let path = directory.path.as_path();
     let file = path.join("cgroup.controllers");
-    let controllers = fs::read_to_string(&file).map_err(CgroupError::directory("read", &file))?;
+    let controllers = setting::read(&file).map_err(CgroupError::directory("read", &file))?;
     for setting in settings {
         if let Some(controller) = setting.controller()
             && !controllers.split_whitespace().any(|c| c == controller)
