@@ -27,6 +27,17 @@ const FILTER: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourc
 const MACHINE: &str = "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,\
                        auto-kernel-cmdline=off,memory-backend=memory";
 
+/// How many threads emulate the processors: one, also for several. With a thread each, QEMU
+/// 7.2 now and then executes code that another processor has just changed (Linux changes its
+/// own, for static keys, and dies of an `int3` that it has long taken out again: seen here, and
+/// in <https://github.com/multipath-tcp/mptcp_net-next/issues/471>).
+fn threads(vcpus: u8) -> &'static str {
+    match vcpus {
+        1 => "multi",
+        _ => "single",
+    }
+}
+
 /// A kind of device that QEMU can show a guest on our behalf.
 pub(super) struct Kind {
     /// Its name in messages.
@@ -107,7 +118,7 @@ impl Arguments {
             .add("-sandbox", FILTER)
             .add("-display", "none")
             .add("-machine", MACHINE)
-            .add("-accel", "tcg,thread=multi")
+            .add("-accel", format!("tcg,thread={}", threads(vcpus)))
             .add("-cpu", "max")
             .add("-smp", vcpus)
             // Memory is a multiple of 4 KiB.
