@@ -31,7 +31,7 @@ help:
 	@echo 'make check         formatting and lints'
 	@echo 'make unit-test     tests beside the code, without VMs'
 	@echo 'make process-test  behaviour tests on this kernel, with Podman, containerd and Docker'
-	@echo 'make vm-test       behaviour tests in microVMs'
+	@echo 'make vm-test       behaviour tests in microVMs: emulated here first, then on KVM'
 	@echo 'make bench         measurements, beside crun, runc and QEMU'
 
 define install-missing

@@ -5,6 +5,8 @@
 //! and looks afterwards for what it left behind: processes, files in the state directory,
 //! mounts, cgroups.
 //!
+//! Tests of emulated VMs run on this host, whatever its KVM.
+//!
 //! Tests that need KVM run on this host if its KVM runs stock kernels, and in the testbed
 //! otherwise ([`place`]).
 
