@@ -5,14 +5,16 @@ use std::time::Duration;
 
 /// Rows of what was measured and a figure for each runtime.
 pub(crate) struct Comparison {
+    title: &'static str,
     runtimes: Vec<&'static str>,
     rows: Vec<(String, Vec<String>)>,
 }
 
 impl Comparison {
-    /// For these runtimes, of which the first is ours.
-    pub(crate) fn new(runtimes: Vec<&'static str>) -> Self {
+    /// Of what the title says, for these runtimes, of which the first is ours.
+    pub(crate) fn new(title: &'static str, runtimes: Vec<&'static str>) -> Self {
         Self {
+            title,
             runtimes,
             rows: Vec::new(),
         }
@@ -65,7 +67,7 @@ impl fmt::Display for Comparison {
             .map(|name| format!("{ours} / {name}"));
         let names = self.runtimes.iter().map(|name| (*name).to_owned());
         let heads: Vec<String> = names.chain(ratios).collect();
-        writeln!(f, "| process isolation | {} |", heads.join(" | "))?;
+        writeln!(f, "| {} | {} |", self.title, heads.join(" | "))?;
         writeln!(f, "|---|{}", "---|".repeat(heads.len()))?;
         for (what, cells) in &self.rows {
             writeln!(f, "| {what} | {} |", cells.join(" | "))?;

@@ -1,10 +1,12 @@
 //! What containers cost, side by side with what others' cost.
 //!
 //! `nacre-bench process BIN_DIR`: on this host's kernel, beside crun and runc.
+//! `nacre-bench emulated BIN_DIR VMLINUX`: in emulated microVMs, on this host, beside QEMU's.
 //! `nacre-bench vm BIN_DIR VMLINUX`: in microVMs, beside QEMU's; meant for the testbed.
 
 mod bundle;
 mod comparison;
+mod emulated;
 mod peer;
 mod process;
 mod resident;
@@ -19,7 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
         ["process", bin] => process::measure(Path::new(bin)),
+        ["emulated", bin, kernel] => emulated::measure(Path::new(bin), Path::new(kernel)),
         ["vm", bin, kernel] => vm::measure(Path::new(bin), Path::new(kernel)),
-        _ => Err("usage: nacre-bench process BIN_DIR | vm BIN_DIR VMLINUX".into()),
+        _ => Err("usage: nacre-bench process BIN_DIR | emulated|vm BIN_DIR VMLINUX".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! A peer: QEMU's microvm machine on KVM, booting the same kernel with nothing but a line to
+//! A peer: QEMU's microvm machine, booting the same kernel with nothing but a line to
 //! print. What a container costs above that is nacre's.
 
 use std::error::Error;
@@ -9,11 +9,27 @@ use std::process::{Command, Stdio};
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
-/// How to start the peer, or what is missing for it.
-pub(crate) fn qemu_microvm(
+/// How to start the peer on KVM, or what is missing for it.
+pub(crate) fn qemu_microvm(kernel: &Path, work: &Path) -> Peer {
+    let machine = ["microvm,acpi=off,pit=off,pic=off,rtc=off", "kvm", "host"];
+    qemu(kernel, work, machine, "reboot=k")
+}
+
+/// How to start the peer that is emulated, or what is missing for it.
+pub(crate) fn qemu_emulated(kernel: &Path, work: &Path) -> Peer {
+    let machine = ["microvm,acpi=off,pit=on,pic=on,rtc=on", "tcg", "max"];
+    qemu(kernel, work, machine, "reboot=t")
+}
+
+/// How to start a peer, or what is missing for it.
+type Peer = Result<Result<Box<dyn FnMut() -> Command>, String>, Box<dyn Error>>;
+
+fn qemu(
     kernel: &Path,
     work: &Path,
-) -> Result<Result<impl FnMut() -> Command, String>, Box<dyn Error>> {
+    [machine, accelerator, processor]: [&'static str; 3],
+    reboot: &'static str,
+) -> Peer {
     for needed in [QEMU, "/usr/bin/cpio"] {
         if !Path::new(needed).exists() {
             return Ok(Err(format!("no {needed}")));
@@ -21,19 +37,19 @@ pub(crate) fn qemu_microvm(
     }
     let initramfs = initramfs(work)?;
     let kernel = kernel.to_path_buf();
-    Ok(Ok(move || {
+    Ok(Ok(Box::new(move || {
         let mut command = Command::new(QEMU);
         command
-            .args(["-M", "microvm,acpi=off,pit=off,pic=off,rtc=off"])
-            .args(["-accel", "kvm", "-cpu", "host", "-m", "128M", "-smp", "1"])
+            .args(["-M", machine, "-accel", accelerator, "-cpu", processor])
+            .args(["-m", "128M", "-smp", "1"])
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-no-reboot", "-serial", "stdio", "-kernel"])
             .arg(&kernel)
             .arg("-initrd")
             .arg(&initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1 reboot=k"]);
+            .args(["-append", &format!("console=ttyS0 quiet panic=-1 {reboot}")]);
         command
-    }))
+    })))
 }
 
 fn initramfs(work: &Path) -> Result<PathBuf, Box<dyn Error>> {

@@ -158,7 +158,10 @@ fn leave_version_2() -> Result<(), Box<dyn Error>> {
 }
 
 fn measure_all(runtimes: &[Runtime]) -> Result<Comparison, Box<dyn Error>> {
-    let mut table = Comparison::new(runtimes.iter().map(|runtime| runtime.name).collect());
+    let mut table = Comparison::new(
+        "process isolation",
+        runtimes.iter().map(|runtime| runtime.name).collect(),
+    );
     let ends = Bundle::create(&Path::new(WORK).join("true"), &["true"])?;
     let stays = Bundle::create(&Path::new(WORK).join("sleep"), &["sleep", "1000"])?;
     let bundle = ends.path.to_str().ok_or("the bundle's path")?;

@@ -18,15 +18,15 @@ use crate::{peer, resident};
 const RUNS: usize = 3;
 
 /// What is measured: copies on a tmpfs, so that no wait for a disk gets into a figure.
-struct Installation {
+pub(crate) struct Installation {
     nacre: PathBuf,
     agent: PathBuf,
-    kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     config: PathBuf,
 }
 
 impl Installation {
-    fn copy(bin: &Path, kernel: &Path, to: &Path) -> Result<Self, Box<dyn Error>> {
+    pub(crate) fn copy(bin: &Path, kernel: &Path, to: &Path) -> Result<Self, Box<dyn Error>> {
         let place = |from: PathBuf, name: &str| -> Result<PathBuf, Box<dyn Error>> {
             let to = to.join(name);
             fs::copy(&from, &to).map_err(|e| format!("copying {}: {e}", from.display()))?;
@@ -48,7 +48,7 @@ impl Installation {
         })
     }
 
-    fn run(&self, bundle: &Bundle, id: &str) -> Command {
+    pub(crate) fn run(&self, bundle: &Bundle, id: &str) -> Command {
         let mut command = Command::new(&self.nacre);
         command
             .arg("--config")
@@ -61,12 +61,12 @@ impl Installation {
 }
 
 /// From the start of a command to its first byte on stdout, and to its end.
-struct Timing {
-    first_byte: Duration,
-    end: Duration,
+pub(crate) struct Timing {
+    pub(crate) first_byte: Duration,
+    pub(crate) end: Duration,
 }
 
-fn time(mut command: Command) -> Result<Timing, Box<dyn Error>> {
+pub(crate) fn time(mut command: Command) -> Result<Timing, Box<dyn Error>> {
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
