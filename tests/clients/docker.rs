@@ -46,8 +46,14 @@ impl<'a> Docker<'a> {
             "log-level": "warn",
         });
         fs::write(place("daemon.json"), config.to_string()).unwrap();
+        // Where its containerd writes what its threads do, when a busy machine keeps it from
+        // answering in time; Docker then starts it anew.
+        fs::create_dir(place("daemon-tmp")).unwrap();
         let mut command = case.mark(Command::new("dockerd"));
-        command.arg("--config-file").arg(place("daemon.json"));
+        command
+            .env("TMPDIR", place("daemon-tmp"))
+            .arg("--config-file")
+            .arg(place("daemon.json"));
         let mut daemon = Daemon::start(command, case.directory());
         let asks = || case.spawn(docker(case, &["version"])).finish();
         if let Err(why) = daemon.wait_until(asks) {
