@@ -33,4 +33,8 @@ fn a_kvm_that_cant_run_guests_is_refused_at_once(case: &Case) {
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(message.contains(&why.to_string()), "{message}");
     assert!(message.contains("VT-x or AMD-V"), "what to do: {message}");
+    assert!(
+        message.contains("--hypervisor=qemu"),
+        "the way out: {message}"
+    );
 }

@@ -25,6 +25,8 @@ fn from_run_to_delete(case: &Case) {
     match case.isolation() {
         Isolation::Vm => {
             assert_eq!(running["isolation"], "vm");
+            let hypervisor = if case.is_emulated() { "qemu" } else { "kvm" };
+            assert_eq!(running["hypervisor"], hypervisor);
             assert!(running["guestKernel"].as_str().unwrap().starts_with("6."));
         }
         Isolation::Process if nacre::is_reference() => {}

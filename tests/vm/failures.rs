@@ -1,11 +1,13 @@
 //! What goes wrong only once there is a VM, or a KVM that can run one.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nacre_tests::{Case, Outcome, Running, elf, nacre};
+use nacre_tests::{Case, Outcome, Running, elf, leftovers, nacre};
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 
 use crate::lifecycle::status::own_namespaces_but;
@@ -19,6 +21,9 @@ nacre_tests::tests![
     a_memory_limit_too_small_to_boot,
     kvm_without_permission,
     kvm_missing,
+    qemu_missing,
+    qemu_too_old,
+    qemu_killed,
     the_sandbox_is_killed,
 ];
 
@@ -151,6 +156,59 @@ fn kvm_missing(case: &Case) {
     assert!(message.contains("/dev/kvm"), "{message}");
 }
 
+fn qemu_missing(case: &Case) {
+    needs_qemu(case);
+    let message = start_with(case, &with_qemu(Path::new("/nonexistent/qemu"))).finish();
+    let message = message.refused(1);
+    assert!(message.contains("/nonexistent/qemu"), "{message}");
+    assert!(
+        message.contains("qemu-system-x86"),
+        "names the package: {message}"
+    );
+}
+
+fn qemu_too_old(case: &Case) {
+    needs_qemu(case);
+    let qemu = case.directory().join("qemu");
+    fs::write(&qemu, "#!/bin/sh\necho QEMU emulator version 5.2.0\n").unwrap();
+    fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let began = Instant::now();
+    let message = start_with(case, &with_qemu(&qemu)).finish().refused(1);
+    assert!(
+        message.contains("5.2") && message.contains("7.2"),
+        "{message}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+fn qemu_killed(case: &Case) {
+    needs_qemu(case);
+    let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
+    running.wait_for_line("ready");
+    let nacre = leftovers::processes_of_nacre(case.id());
+    let all = leftovers::processes(case.id())
+        .into_iter()
+        .map(|(pid, _)| pid);
+    let qemu: Vec<_> = all.filter(|pid| !nacre.contains(pid)).collect();
+    assert_eq!(qemu.len(), 1, "one QEMU");
+    kill(qemu[0], Signal::SIGKILL).unwrap();
+    let message = running.finish().refused(1);
+    assert!(message.contains("QEMU was killed by SIGKILL"), "{message}");
+}
+
+/// Lines of `[vm]` with another QEMU.
+fn with_qemu(qemu: &Path) -> String {
+    let (kernel, agent) = (nacre::kernel(), nacre::binary("nacre-agent"));
+    format!("kernel = {kernel:?}\nagent = {agent:?}\nqemu = {qemu:?}")
+}
+
+/// Skips the test where QEMU has no part in it.
+fn needs_qemu(case: &Case) {
+    if !case.is_emulated() {
+        case.ignore("these VMs aren't emulated");
+    }
+}
+
 /// Skips the test where KVM has no part in it.
 fn needs_kvm(case: &Case) {
     if case.is_emulated() {
@@ -185,7 +243,7 @@ fn in_shell(case: &Case, script: &str) -> Outcome {
 fn the_sandbox_is_killed(case: &Case) {
     let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
     running.wait_for_line("ready");
-    let others: Vec<_> = nacre_tests::leftovers::processes_of_nacre(case.id())
+    let others: Vec<_> = leftovers::processes_of_nacre(case.id())
         .into_iter()
         .filter(|pid| *pid != running.pid())
         .collect();
