@@ -233,25 +233,8 @@ impl Made {
         let (console, console_end) = pipe().map_err(host("making the console's pipe"))?;
         let (messages, messages_end) = pipe().map_err(host("making a pipe for QEMU"))?;
         let null = File::open("/dev/null").map_err(host("opening /dev/null"))?;
-        let mut connections = Vec::new();
-        let mut sockets = Vec::new();
         let mut arguments = command::Arguments::new(&self.name, self.vcpus, self.memory_size);
-        for (index, device) in self.devices.into_iter().enumerate() {
-            let kind = command::Kind::of(&*device).ok_or(Error::NotForQemu { index })?;
-            arguments.device(&kind, index, sockets.len());
-            let Some(handed_over) = kind.handed_over else {
-                continue;
-            };
-            let (socket, theirs) = UnixStream::pair().map_err(host("making a socket"))?;
-            sockets.push(OwnedFd::from(theirs));
-            connections.push(Connection {
-                name: kind.name,
-                device,
-                handed_over,
-                gives_config: kind.gives_config,
-                socket,
-            });
-        }
+        let (connections, sockets) = connect(self.devices, &mut arguments)?;
         let memory_file = self
             .memory
             .iter()
@@ -302,30 +285,66 @@ impl Made {
         };
         watch.start().map_err(host("starting a thread"))?;
         for connection in connections {
-            let name = connection.name;
-            let (shared, child) = (Arc::clone(&shared), Arc::clone(&child));
-            let threads = Arc::clone(&shared);
-            let failed = move |why: &str| {
-                let failure = Error::DeviceFailed {
-                    device: name,
-                    reason: why.to_owned(),
-                    console_tail: shared.console.tail(),
-                };
-                if shared.end.set(Err(failure)) {
-                    child.kill();
-                }
-            };
-            threads.threads.add();
-            let ended = Arc::clone(&threads);
-            connection
-                .serve(Arc::clone(&self.memory), Arc::new(failed), move || {
-                    ended.threads.done();
-                })
-                .inspect_err(|_| threads.threads.done())
+            serve(connection, &self.memory, &shared, &child)
                 .map_err(host("starting a device's thread"))?;
         }
         Ok(running)
     }
+}
+
+/// Puts the devices on QEMU's command line. Gives those that are ours, and QEMU's ends of their
+/// sockets.
+fn connect(
+    devices: Vec<Box<dyn VirtioDevice>>,
+    arguments: &mut command::Arguments,
+) -> Result<(Vec<Connection>, Vec<OwnedFd>), Error> {
+    let mut connections = Vec::new();
+    let mut sockets = Vec::new();
+    for (index, device) in devices.into_iter().enumerate() {
+        let kind = command::Kind::of(&*device).ok_or(Error::NotForQemu { index })?;
+        arguments.device(&kind, index, sockets.len());
+        let Some(handed_over) = kind.handed_over else {
+            continue;
+        };
+        let (socket, theirs) = UnixStream::pair().map_err(Error::host("making a socket"))?;
+        sockets.push(OwnedFd::from(theirs));
+        connections.push(Connection {
+            name: kind.name,
+            device,
+            handed_over,
+            gives_config: kind.gives_config,
+            socket,
+        });
+    }
+    Ok((connections, sockets))
+}
+
+/// Serves a device in a thread of its own. What it fails with ends the machine.
+fn serve(
+    connection: Connection,
+    memory: &Arc<GuestMemoryMmap>,
+    shared: &Arc<Shared>,
+    child: &Arc<jail::Child>,
+) -> io::Result<()> {
+    let device = connection.name;
+    let (told, child) = (Arc::clone(shared), Arc::clone(child));
+    let failed = move |why: &str| {
+        let failure = Error::DeviceFailed {
+            device,
+            reason: why.to_owned(),
+            console_tail: told.console.tail(),
+        };
+        if told.end.set(Err(failure)) {
+            child.kill();
+        }
+    };
+    let counted = Arc::clone(shared);
+    shared.threads.add();
+    connection
+        .serve(Arc::clone(memory), Arc::new(failed), move || {
+            counted.threads.done();
+        })
+        .inspect_err(|_| shared.threads.done())
 }
 
 /// The address and size of the registers of device `index`, and its interrupt.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::jail::FIRST_USER;
 use super::*;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::rng::Rng;
 use crate::test_kernels::*;
 use crate::vm::Hypervisor;
@@ -242,6 +243,11 @@ fn what_cannot_be_is_refused() {
         ..config(halt())
     };
     assert!(matches!(refused(vcpus), Error::Vcpus { .. }));
+    let balloon = VmConfig {
+        devices: vec![Box::new(Balloon::new())],
+        ..config(halt())
+    };
+    assert!(matches!(refused(balloon), Error::NotForQemu { index: 0 }));
     let rngs = |count| (0..count).map(|_| Box::new(Rng::new()) as Box<_>).collect();
     let devices = VmConfig {
         devices: rngs(MAX_QEMU_DEVICES + 1),
