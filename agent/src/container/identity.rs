@@ -47,7 +47,11 @@ impl Identity {
     /// What `pidfd_open` gives.
     pub fn open(&self) -> io::Result<Option<OwnedFd>> {
         let pidfd = match sys::pidfd_open(self.pid) {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+            // Linux 6.1, for one, says EINVAL while the pid of one that is gone is still the number
+            // of somebody's session or process group.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL)) => {
+                return Ok(None);
+            }
             other => other?,
         };
         // Looked at now, it is the one that the descriptor is of, or that has ended.
@@ -89,6 +93,20 @@ mod tests {
         assert_eq!((stat.state, stat.start_time), (b'S', 4242));
         assert!(parse(b"").is_none());
         assert!(parse(b"7 (a) S 1 2").is_none());
+    }
+
+    #[test]
+    fn a_session_outlives_its_leader() {
+        let mut leader = std::process::Command::new("setsid")
+            .args(["sh", "-c", "sleep 2 >/dev/null 2>&1 &"])
+            .spawn()
+            .unwrap();
+        let gone = Identity {
+            pid: leader.id() as i32,
+            start_time: 1,
+        };
+        leader.wait().unwrap();
+        assert!(gone.open().unwrap().is_none());
     }
 
     #[test]
