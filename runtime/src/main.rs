@@ -11,11 +11,17 @@ mod log;
 mod state;
 mod systemd;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode};
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // Parsing the command line is a third of what starting this program takes, and a program
+    // that is run anew would do it twice.
+    if commands::surely_enter_a_container(env::args_os()) {
+        // What fails here does so again where it can be logged.
+        let _ = commands::protect();
+    }
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

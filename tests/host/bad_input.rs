@@ -1,9 +1,7 @@
 //! Bad input: refused with one clear line, before anything is made.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use nacre_tests::{Bundle, Case, Outcome};
 use serde_json::{Value, json};
@@ -230,36 +228,14 @@ fn sizes_of_the_vm(case: &Case) {
 fn isolation(case: &Case) {
     let bundle = case.busybox().annotation("dev.nacre.isolation", "none");
     refused(case, &bundle, &["isolation", "none"]);
-
-    // There is no other kind yet, whoever asks: what isn't there is never replaced.
-    let plain = case.busybox();
-    let run = |mut command: Command, bundle: &Bundle| {
-        command
-            .args(["run", "--bundle"])
-            .arg(bundle.write())
-            .arg(case.id());
-        let message = case.spawn(command).finish().refused(1);
-        assert!(message.contains("process"), "{message}");
-    };
-    let mut by_flag = case.nacre();
-    by_flag.arg("--isolation=process");
-    run(by_flag, &plain);
-    let annotated = case.busybox().annotation("dev.nacre.isolation", "process");
-    run(case.nacre(), &annotated);
-    let configuration = case.directory().join("process.toml");
-    fs::write(&configuration, "isolation = \"process\"\n").unwrap();
-    run(case.nacre_with(&configuration), &plain);
-    let mut by_name = case.nacre();
-    by_name.arg0("nacre-process");
-    run(by_name, &plain);
 }
 
 fn what_isnt_supported_is_named(case: &Case) {
     for (pointer, value, words) in [
         (
             "/linux/seccomp",
-            json!({ "defaultAction": "SCMP_ACT_ERRNO" }),
-            ["linux.seccomp"],
+            json!({ "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/listener" }),
+            ["linux.seccomp.listenerPath"],
         ),
         (
             "/hooks",
@@ -275,16 +251,6 @@ fn what_isnt_supported_is_named(case: &Case) {
             "/linux/intelRdt",
             json!({ "closID": "x" }),
             ["linux.intelRdt"],
-        ),
-        (
-            "/process/apparmorProfile",
-            json!("x"),
-            ["process.apparmorProfile"],
-        ),
-        (
-            "/process/selinuxLabel",
-            json!("x"),
-            ["process.selinuxLabel"],
         ),
     ] {
         refused_value(case, pointer, value, &words);

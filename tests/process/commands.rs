@@ -7,10 +7,12 @@ use std::process::Command;
 
 use nacre_tests::Case;
 use nacre_tests::client::which;
+use nacre_tests::nacre::binary;
 use serde_json::Value;
 
 nacre_tests::tests![
     its_name_can_say_the_isolation,
+    an_annotation_or_the_configuration_file_can_say_the_isolation,
     features,
     spec_for_an_ordinary_user,
     an_ordinary_users_container,
@@ -27,6 +29,26 @@ fn its_name_can_say_the_isolation(case: &Case) {
         .args(["run", "--bundle"]);
     command.arg(bundle.write()).arg(case.id());
     assert_eq!(case.spawn(command).finish().ok(), "on the host's kernel\n");
+}
+
+fn an_annotation_or_the_configuration_file_can_say_the_isolation(case: &Case) {
+    let configuration = case.directory().join("process.toml");
+    fs::write(&configuration, "isolation = \"process\"\n").unwrap();
+    let nothing = case.directory().join("empty.toml");
+    fs::write(&nothing, "").unwrap();
+    // Which is another's in a VM, whose kernel numbers its own.
+    let namespace = fs::read_link("/proc/self/ns/user").unwrap();
+    let bundle = || case.busybox().args(["readlink", "/proc/self/ns/user"]);
+    let annotated = bundle().annotation("dev.nacre.isolation", "process");
+    for (bundle, configuration) in [(annotated, &nothing), (bundle(), &configuration)] {
+        let mut command = case.mark(Command::new(binary("nacre")));
+        command.arg("--root").arg(case.state());
+        command.arg("--config").arg(configuration);
+        command.args(["run", "--bundle"]).arg(bundle.write());
+        command.arg(case.id());
+        let seen = case.spawn(command).finish().ok();
+        assert_eq!(Path::new(seen.trim_end()), namespace);
+    }
 }
 
 fn features(case: &Case) {

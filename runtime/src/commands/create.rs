@@ -2,8 +2,6 @@
 
 use std::{env, path::Path};
 
-use nacre_agent::container::protect_executable;
-
 use crate::{
     cli::{Create, Global, Rootless},
     config::{Config, ConfigError, annotations::Annotations, bundle::Bundle},
@@ -15,7 +13,7 @@ use crate::{
     },
 };
 
-use super::store;
+use super::{protect, store};
 
 pub(super) fn create(global: &Global, arguments: &Create) -> Result<u8, Error> {
     let prepared = Prepared::new(global, &arguments.id, &arguments.bundle)?;
@@ -42,10 +40,6 @@ impl Prepared {
     pub(super) fn new(global: &Global, id: &str, bundle: &Path) -> Result<Self, Error> {
         let id = Id::new(id)?;
         let binary = Isolation::from_binary(env::args_os().next().as_deref());
-        // What is known early spares reading the bundle twice.
-        if global.isolation == Some(Isolation::Process) {
-            protect()?;
-        }
         let config = Config::load(global.config.as_deref())?;
         let bundle = Bundle::load(bundle)?;
         let annotations =
@@ -56,7 +50,7 @@ impl Prepared {
             binary,
             config.isolation,
         );
-        if isolation == Isolation::Process && global.isolation.is_none() {
+        if isolation == Isolation::Process {
             protect()?;
         }
         Ok(Self {
@@ -82,9 +76,4 @@ impl Prepared {
             systemd_cgroup: global.systemd_cgroup,
         }
     }
-}
-
-/// Runs this program anew from a file that no container can write to, unless that was done.
-pub(super) fn protect() -> Result<(), Error> {
-    protect_executable().map_err(Error::Executable)
 }

@@ -13,7 +13,7 @@ use crate::{
     isolation::process::{self, ExecRequest},
 };
 
-use super::{create::protect, on_host, store};
+use super::{on_host, protect, store};
 
 pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
     let (id, program) = arguments.words();

@@ -10,6 +10,7 @@ mod features;
 mod kill;
 mod list;
 mod pause;
+mod protect;
 mod ps;
 mod run;
 mod spec;
@@ -36,6 +37,7 @@ use crate::{
 };
 
 pub(crate) use exec::ExecProcessError;
+pub(crate) use protect::{protect, surely_enter_a_container};
 pub(crate) use update::ResourcesError;
 
 /// The newest version of the OCI runtime spec that nacre knows.

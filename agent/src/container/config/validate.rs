@@ -590,12 +590,9 @@ mod tests {
 
     #[test]
     fn resources_are_checked_too() {
-        let resources = json!({"network": {"classID": 1}});
+        let resources = json!({"memory": {"limit": -2}});
         let error = load_with("/linux/resources", resources).unwrap_err();
-        assert!(
-            error.starts_with("linux.resources.network.classID"),
-            "{error}"
-        );
+        assert!(error.starts_with("linux.resources.memory.limit"), "{error}");
         let error = load_with("/linux/cgroupsPath", json!("/a/../../b")).unwrap_err();
         assert!(error.starts_with("linux.cgroupsPath"), "{error}");
     }
