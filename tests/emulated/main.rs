@@ -1,5 +1,7 @@
 //! Containers in microVMs that QEMU emulates: the tests of `vm`, on this host, whatever its KVM.
 
+#[path = "../vm/cgroup.rs"]
+mod cgroup;
 #[path = "../vm/failures.rs"]
 mod failures;
 #[path = "../vm/killed.rs"]
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     let tests = [
         lifecycle::tests(),
         machine::tests(),
+        cgroup::tests(),
         failures::tests(),
         killed::tests(),
     ];

@@ -1,5 +1,6 @@
 //! Containers in microVMs.
 
+mod cgroup;
 mod failures;
 mod killed;
 #[path = "../lifecycle/mod.rs"]
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let tests = [
         lifecycle::tests(),
         machine::tests(),
+        cgroup::tests(),
         failures::tests(),
         killed::tests(),
     ];

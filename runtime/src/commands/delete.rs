@@ -31,7 +31,7 @@ pub(super) fn delete(global: &Global, arguments: &Delete) -> Result<u8, Error> {
         // A command that was killed may have left a folder, which is no container.
         Err(StateError::NoContainer(_)) => store
             .take(&id)
-            .and_then(|folder| folder.map_or(Ok(()), Folder::remove))
+            .and_then(|folder| folder.map_or(Ok(()), |folder| remove(folder, &id)))
             .and(Err(StateError::NoContainer(id)))
             .map_err(Error::from),
         Err(error) => Err(error.into()),
@@ -48,13 +48,19 @@ fn delete_vm(store: &Store, id: &Id, force: bool) -> Result<(), Error> {
         other => other?,
     };
     match folder {
-        Some(folder) => Ok(folder.remove()?),
+        Some(folder) => Ok(remove(folder, id)?),
         None if force => Ok(()),
         None => Err(Error::NotStopped {
             id: id.to_string(),
             status: store.look(id).map_or(Status::Creating, |seen| seen.status),
         }),
     }
+}
+
+/// Removes a folder, and what else a sandbox process has left that was killed.
+fn remove(folder: Folder, id: &Id) -> Result<(), StateError> {
+    folder.remove_cgroup_of_remains(id)?;
+    folder.remove()
 }
 
 /// Kills a container's sandbox process, and takes its folder; `None` if that is gone as well.

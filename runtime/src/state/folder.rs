@@ -13,14 +13,14 @@ use std::{
 
 use nacre_agent::container::{
     Gate,
-    cgroups::{Cgroup, cgroup_path},
+    cgroups::{Cgroup, CgroupError, cgroup_path},
     config,
 };
 use oci_spec::runtime::Spec;
 
 use crate::id::Id;
 
-use super::{By, Record, StateError};
+use super::{By, Record, StateError, record::Vm};
 
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
@@ -138,19 +138,34 @@ impl Folder {
 
     /// Takes over what a container has left that has ended, or a command that was killed.
     fn reclaim(&self, id: &Id) -> Result<(), StateError> {
-        let record = self.record()?;
-        if record.as_ref().is_some_and(Record::is_kept) {
+        if self.record()?.as_ref().is_some_and(Record::is_kept) {
             return Err(StateError::InUse(id.clone()));
         }
-        if matches!(record.map(|record| record.by), Some(By::Process(_))) {
-            self.remove_cgroup_of_remains(id)?;
-        }
+        self.remove_cgroup_of_remains(id)?;
         self.clear()
     }
 
-    /// Removes the cgroup of a container on the host's kernel whose creation was cut short, so
-    /// that nothing but its configuration says which that was.
+    /// Removes the cgroup that a VM's sandbox process has left as it was killed, or that of a
+    /// container on the host's kernel whose creation was cut short.
     pub(crate) fn remove_cgroup_of_remains(&self, id: &Id) -> Result<(), StateError> {
+        let removed = match self.record()?.map(|record| record.by) {
+            // It was removed, or never there.
+            None | Some(By::Vm(Vm { cgroup: None, .. })) => Ok(()),
+            Some(By::Vm(Vm {
+                cgroup: Some(cgroup),
+                ..
+            })) => cgroup.remove_empty(),
+            Some(By::Process(_)) => self.remove_configured_cgroup(id),
+        };
+        removed.map_err(|source| StateError::Remains {
+            id: id.clone(),
+            source: source.into(),
+        })
+    }
+
+    /// Removes the cgroup of a container of which nothing but its configuration says which that
+    /// was.
+    fn remove_configured_cgroup(&self, id: &Id) -> Result<(), CgroupError> {
         // What isn't there in full was being written, before there was a cgroup.
         let Ok(spec) = read_config(&self.path) else {
             return Ok(());
@@ -158,12 +173,7 @@ impl Folder {
         let linux = spec.linux().as_ref();
         let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let path = path.filter(|path| !path.as_os_str().is_empty());
-        cgroup_path(path, id.as_str())
-            .and_then(|path| Cgroup::remove_remains(&path))
-            .map_err(|source| StateError::Remains {
-                id: id.clone(),
-                source: source.into(),
-            })
+        Cgroup::remove_remains(&cgroup_path(path, id.as_str())?)
     }
 
     /// Removes the folder. Only what nacre puts there is removed, by name: the sandbox
@@ -303,7 +313,7 @@ mod tests {
     use nacre_agent::container::Identity;
     use nix::unistd::Pid;
 
-    use super::super::record::{Process, Progress, Vm};
+    use super::super::record::{Process, Progress};
     use super::super::{Status, Store};
     use super::*;
 
@@ -323,6 +333,7 @@ mod tests {
     fn vm(progress: Progress, keep: bool) -> By {
         By::Vm(Vm {
             pid: 1,
+            cgroup: None,
             hypervisor: crate::isolation::vm::hypervisor::Hypervisor::Kvm,
             guest_kernel: None,
             progress,

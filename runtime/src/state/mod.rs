@@ -81,7 +81,7 @@ pub(crate) enum StateError {
         #[source]
         source: Box<CgroupError>,
     },
-    #[error("can't remove the cgroup of container {id}, whose creation was cut short")]
+    #[error("can't remove the cgroup that is left of container {id}")]
     Remains {
         id: Id,
         #[source]

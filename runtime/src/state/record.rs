@@ -50,6 +50,9 @@ pub(crate) enum By {
 pub(crate) struct Vm {
     /// The sandbox process.
     pub(crate) pid: i32,
+    /// The cgroup of the sandbox process and its VM, from before it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cgroup: Option<Cgroup>,
     /// What runs the VM.
     pub(crate) hypervisor: Hypervisor,
     /// The guest kernel's release, once the guest has said it.

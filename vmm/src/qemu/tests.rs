@@ -221,6 +221,15 @@ fn what_is_no_qemu_is_named() {
         matches!(error, Error::Qemu(QemuError::TooOld { .. })),
         "{error}"
     );
+    // It ends as QEMU does on a reset.
+    let running = Made::new(Qemu::at("/bin/true"), config(halt())).unwrap();
+    let running = running.start().unwrap();
+    assert!(ends_within(&running, Duration::from_secs(20)));
+    let error = running.wait().unwrap_err();
+    assert!(
+        matches!(error, Error::Qemu(QemuError::NotQemu { .. })),
+        "{error}"
+    );
     let young = script("echo QEMU emulator version 9.1.0");
     let running = Made::new(young, config(halt())).unwrap().start().unwrap();
     assert!(ends_within(&running, Duration::from_secs(20)));

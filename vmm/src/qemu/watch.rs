@@ -74,10 +74,14 @@ impl Watch {
         }
         let outcome = match self.child.reap() {
             Ok(Ended::Exited(POWER_OFF_STATUS)) => Ok(Exit::PowerOff),
-            // It exits on a reset of the guest.
-            Ok(Ended::Exited(0)) => Ok(Exit::Reset),
             // Another has said why, and killed it.
             _ if self.shared.end.is_set() => return,
+            // It exits on a reset of the guest; many another program does with whatever it is
+            // given.
+            Ok(Ended::Exited(0)) => match self.qemu.check() {
+                Ok(_) => Ok(Exit::Reset),
+                Err(error) => Err(error.into()),
+            },
             Ok(ended) => Err(self.failure(ended, said.tail())),
             Err(source) => Err(Error::Host {
                 what: "waiting for QEMU",

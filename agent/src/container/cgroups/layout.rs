@@ -106,10 +106,15 @@ impl Own {
         self.find(|controllers| controllers.split(',').any(|c| c == controller))
     }
 
+    /// The one in cgroup2, from its root.
+    pub(super) fn v2(&self) -> PathBuf {
+        self.find(str::is_empty)
+    }
+
     /// The one that holds the one in cgroup2. One that has processes, as the own one has, can't
     /// have children with controllers.
     pub(super) fn v2_parent(&self) -> PathBuf {
-        let mut path = self.find(str::is_empty);
+        let mut path = self.v2();
         path.pop();
         path
     }

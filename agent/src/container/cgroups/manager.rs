@@ -96,7 +96,7 @@ fn wish(
     Ok(first.map(|setting| format!("resources.{}", setting.field)))
 }
 
-fn is_refusal(error: &io::Error) -> bool {
+pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EACCES | libc::EPERM | libc::EROFS)

@@ -18,6 +18,7 @@ mod manager;
 mod oom;
 mod path;
 mod pids;
+mod place;
 mod processes;
 mod rdma;
 mod removal;
@@ -40,6 +41,7 @@ pub use error::CgroupError;
 pub use manager::Manager;
 pub use oom::OomWatch;
 pub use path::cgroup_path;
+pub use place::{Joined, Place};
 pub use processes::Placement;
 pub use stats::Stats;
 
@@ -53,7 +55,7 @@ const REMAINS_BOUND: Duration = Duration::from_secs(2);
 
 /// A container's cgroup: a directory in each hierarchy of the host. As a value it can be handed
 /// to another process.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     /// The one in cgroup2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -156,17 +158,19 @@ impl Cgroup {
             true => None,
             false => Some(Own::read()?),
         };
-        let layout = Layout::find()?;
-        let v2 = layout.v2.iter().map(|mount| {
-            let base = own.as_ref().map_or_else(PathBuf::new, Own::v2_parent);
-            mount.join(base.join(&relative))
-        });
-        let v1 = layout.v1.iter().map(|hierarchy| {
-            let below = hierarchy.below_mount(own.as_ref(), &relative);
-            hierarchy.mount.join(below)
-        });
+        Self::at(&Layout::find()?, own.as_ref(), &relative).remove_empty()
+    }
+
+    /// Removes it where no process is left in it: one that is about to end has 2 s for that.
+    /// Where there are processes, they belong to somebody else, and it stays. What is gone
+    /// already is fine.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Directory`].
+    pub fn remove_empty(&self) -> Result<(), CgroupError> {
         let until = Instant::now() + REMAINS_BOUND;
-        for directory in v2.chain(v1).map(Directory::existing) {
+        for directory in self.directories() {
             match directory.remove(until) {
                 Err(CgroupError::Directory { source, .. })
                     if source.kind() == std::io::ErrorKind::ResourceBusy => {}
@@ -174,6 +178,20 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// The cgroup `path` of each hierarchy, whether it is there or not.
+    fn at(layout: &Layout, own: Option<&Own>, path: &Path) -> Self {
+        let v2 = layout.v2.as_ref().map(|mount| {
+            let base = own.map_or_else(PathBuf::new, Own::v2_parent);
+            Directory::existing(mount.join(base.join(path)))
+        });
+        let v1 = layout.v1.iter().map(|hierarchy| hierarchy.at(own, path));
+        Cgroup {
+            v2,
+            v1: v1.collect(),
+            unit: None,
+        }
     }
 
     /// Makes the directories. What is made is in `self` even if another one can't be.

@@ -23,7 +23,10 @@ use nix::{
     unistd::{ForkResult, Pid, fork, getpgrp, setpgid, setsid, tcgetpgrp, tcsetpgrp},
 };
 
-use crate::state::{Folder, Store};
+use crate::{
+    id::Id,
+    state::{Folder, Store},
+};
 
 use super::{Plan, VmError, sandbox, signals::Signals, streams};
 
@@ -40,6 +43,7 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
         }
     };
     let (detach, keep) = (plan.options.detach, plan.options.keep);
+    let id = plan.id.clone();
     // SAFETY: this process has no other thread.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
@@ -57,6 +61,7 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
             drop((theirs, plan));
             let sandbox = Sandbox {
                 pid: child,
+                id,
                 link: ours,
                 signals,
             };
@@ -76,6 +81,8 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
 /// The sandbox process, as its parent sees it.
 struct Sandbox {
     pid: Pid,
+    /// The container's.
+    id: Id,
     link: UnixStream,
     signals: Signals,
 }
@@ -163,6 +170,7 @@ impl Sandbox {
     }
 
     fn killed(self, signal: Signal, folder: Folder, keep: bool) -> Result<u8, VmError> {
+        folder.remove_cgroup_of_remains(&self.id)?;
         if !keep {
             folder.remove()?;
         }

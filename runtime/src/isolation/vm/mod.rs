@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use nacre_agent::container::cgroups::{CgroupError, Place};
 use oci_spec::runtime::Spec;
 
 use crate::{
@@ -66,6 +67,8 @@ struct Plan {
     /// Where QEMU is.
     qemu: PathBuf,
     size: Size,
+    /// The sandbox process's.
+    cgroup: Option<Place>,
     boot_timeout: Duration,
     kernel: File,
     agent: File,
@@ -94,6 +97,8 @@ pub(crate) enum VmError {
     Size(#[from] SizeError),
     #[error(transparent)]
     GuestSpec(#[from] GuestSpecError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -225,6 +230,9 @@ impl Plan {
             .as_ref()
             .and_then(|linux| linux.resources().as_ref());
         let size = Size::choose(annotations, resources, config, host)?;
+        let linux = bundle.spec.linux().as_ref();
+        let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let cgroup = Place::find(cgroups_path, id.as_str())?;
         let directory = bundle.directory.clone();
         let all_annotations = bundle.spec.annotations().clone().unwrap_or_default();
         let (spec, shared) = guest_spec::translate(bundle, &id, size.cpus)?;
@@ -256,6 +264,7 @@ impl Plan {
             hypervisor,
             qemu,
             size,
+            cgroup,
             boot_timeout: config.boot_timeout(),
             kernel,
             agent,

@@ -1,9 +1,14 @@
 //! The sandbox process: monitor and shim in one. It boots the container's microVM, relays the
 //! standard streams that it inherited, and exits with the workload's exit status.
 
-use std::{fs, io::Write, os::unix::net::UnixStream, time::SystemTime};
+use std::{
+    fs, io::Write, os::unix::net::UnixStream, panic::resume_unwind, thread, time::SystemTime,
+};
 
-use nacre_agent::protocol::{CONTROL_PORT, Create, SHARE_TAG};
+use nacre_agent::{
+    container::cgroups::{Joined, Place},
+    protocol::{CONTROL_PORT, Create, SHARE_TAG},
+};
 use nacre_vmm::{
     Qemu, RunningVm, Vm, VmConfig,
     devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
@@ -47,6 +52,7 @@ pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixSt
         signals,
         caller,
         share: None,
+        cgroup: None,
         started: false,
     };
     let outcome = sandbox.run(plan);
@@ -71,6 +77,7 @@ struct Sandbox<'a> {
     signals: &'a Signals,
     caller: UnixStream,
     share: Option<Share>,
+    cgroup: Option<Joined>,
     started: bool,
 }
 
@@ -78,6 +85,7 @@ impl Sandbox<'_> {
     fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
         let mut vm = record::Vm {
             pid: std::process::id() as i32,
+            cgroup: plan.cgroup.as_ref().map(Place::cgroup),
             hypervisor: plan.hypervisor,
             guest_kernel: None,
             progress: Progress::Creating,
@@ -106,7 +114,7 @@ impl Sandbox<'_> {
             plan.size.memory >> 20,
             plan.hypervisor.name()
         );
-        let machine = Vm::new(VmConfig {
+        let config = VmConfig {
             hypervisor: match plan.hypervisor {
                 Hypervisor::Kvm => nacre_vmm::Hypervisor::Kvm,
                 Hypervisor::Qemu => nacre_vmm::Hypervisor::Qemu(Qemu::at(plan.qemu)),
@@ -120,10 +128,10 @@ impl Sandbox<'_> {
             cmdline: cmdline(plan.options.debug || plan.console_log.is_some()),
             console_log: plan.console_log,
             devices: vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())],
-        })
-        .map_err(VmError::Make)?
-        .start()
-        .map_err(VmError::Make)?;
+        };
+        let (joined, machine) = while_joining(plan.cgroup, || Vm::new(config));
+        self.cgroup = joined?;
+        let machine = machine.and_then(Vm::start).map_err(VmError::Make)?;
 
         let mut session = Session::new(
             &machine,
@@ -150,6 +158,7 @@ impl Sandbox<'_> {
                 pid_file::write(path, std::process::id())?;
             }
             vm.guest_kernel = Some(hello.kernel);
+            vm.cgroup = self.cgroup.as_ref().map(|joined| joined.cgroup().clone());
             vm.progress = Progress::Started;
             record.by = By::Vm(vm);
             let started = self
@@ -184,14 +193,41 @@ impl Sandbox<'_> {
 
     /// Leaves nothing behind but what is to be kept.
     fn clean_up(self, keep: bool) -> Result<(), VmError> {
-        if let Some(share) = self.share {
-            share.unmount()?;
-        }
+        let left = self.cgroup.map_or(Ok(()), Joined::leave);
+        self.share.map_or(Ok(()), Share::unmount)?;
+        // Otherwise the record still says which cgroup it is.
+        left?;
         if !keep {
-            self.folder.remove()?;
+            return Ok(self.folder.remove()?);
+        }
+        if let Some(mut record) = self.folder.record()?
+            && let By::Vm(vm) = &mut record.by
+            && vm.cgroup.take().is_some()
+        {
+            self.folder.write(&record)?;
         }
         Ok(())
     }
+}
+
+/// Puts this process into its cgroup, which mostly is waiting, while `make` works.
+fn while_joining<T>(
+    place: Option<Place>,
+    make: impl FnOnce() -> T,
+) -> (Result<Option<Joined>, VmError>, T) {
+    thread::scope(|scope| {
+        let join = || place.map_or(Ok(None), Place::join);
+        let joining = thread::Builder::new().spawn_scoped(scope, join);
+        let made = make();
+        let joined = match joining {
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|panic| resume_unwind(panic))
+                .map_err(VmError::from),
+            Err(error) => Err(VmError::host("can't start a thread")(error)),
+        };
+        (joined, made)
+    })
 }
 
 /// The kernel's own log goes to the console only where somebody reads it: each character costs

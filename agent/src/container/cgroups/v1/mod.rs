@@ -83,6 +83,12 @@ impl Hierarchy {
         own.strip_prefix(&self.root).unwrap_or(&own).join(path)
     }
 
+    /// A directory in it, whether it is there or not.
+    pub(super) fn at(&self, own: Option<&Own>, path: &Path) -> Member {
+        let directory = self.mount.join(self.below_mount(own, path));
+        self.member(Directory::existing(directory))
+    }
+
     /// Makes a directory in it.
     pub(super) fn make(&self, own: Option<&Own>, path: &Path) -> Result<Member, CgroupError> {
         let prepare = |directory: &Path| self.prepare(directory);

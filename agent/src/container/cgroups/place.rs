@@ -1,0 +1,148 @@
+//! A container's cgroup for a process of the host's that runs the container elsewhere: the
+//! sandbox process of a VM.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use super::layout::{Layout, Own};
+use super::manager::is_refusal;
+use super::path::{cgroup_path, checked};
+use super::setting::write;
+use super::{Cgroup, CgroupError};
+
+/// The place of a container's cgroup, in which there may be none yet.
+#[derive(Debug)]
+pub struct Place {
+    layout: Layout,
+    /// Where this process is now.
+    own: Own,
+    /// From the own cgroup, or from the root.
+    path: PathBuf,
+    from_root: bool,
+    /// Whether the configuration names it.
+    asked_for: bool,
+}
+
+impl Place {
+    /// The place that `linux.cgroupsPath` names, or one of the container's id. `None` if this
+    /// host has no cgroup file system, and none was asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`cgroup_path`]; [`CgroupError::NotMounted`]; what reading `/proc` gives.
+    pub fn find(cgroups_path: Option<&Path>, id: &str) -> Result<Option<Self>, CgroupError> {
+        let asked_for = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+        let path = cgroup_path(asked_for, id)?;
+        let layout = match Layout::find() {
+            Err(CgroupError::NotMounted) if asked_for.is_none() => return Ok(None),
+            layout => layout?,
+        };
+        let from_root = path.is_absolute();
+        Ok(Some(Place {
+            layout,
+            own: Own::read()?,
+            path: checked(&path, &path)?,
+            from_root,
+            asked_for: asked_for.is_some(),
+        }))
+    }
+
+    fn base(&self) -> Option<&Own> {
+        (!self.from_root).then_some(&self.own)
+    }
+
+    /// The cgroup, whether it is there or not, to be written down before it is made.
+    pub fn cgroup(&self) -> Cgroup {
+        Cgroup::at(&self.layout, self.base(), &self.path)
+    }
+
+    /// Makes the cgroup, without limits, also of devices, and puts this process into it with all
+    /// of its threads. That waits for all CPUs, which takes some milliseconds.
+    ///
+    /// `None` if this process may make no cgroups here and none was asked for: nothing depends
+    /// on it. Nothing is left behind on failure.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cgroup::create`]; [`CgroupError::Directory`] if the process can't be put there.
+    pub fn join(self) -> Result<Option<Joined>, CgroupError> {
+        let mut cgroup = Cgroup::default();
+        let made = cgroup.make(&self.layout, self.base(), &self.path);
+        let joined = Joined {
+            cgroup,
+            before: self.before(),
+        };
+        let entered = made.and_then(|()| {
+            let mut directories = joined.cgroup.directories();
+            directories.try_for_each(|directory| enter(&directory.path))
+        });
+        let Err(error) = entered else {
+            return Ok(Some(joined));
+        };
+        // The first error is the one to tell.
+        let _ = joined.go_back();
+        for directory in joined.cgroup.directories() {
+            let _ = directory.remove(Instant::now());
+        }
+        match error {
+            CgroupError::Directory { path, source, .. } if is_refusal(&source) => {
+                match self.asked_for {
+                    false => Ok(None),
+                    true => Err(CgroupError::NoRights {
+                        field: "cgroupsPath".to_owned(),
+                        directory: path,
+                        source,
+                    }),
+                }
+            }
+            error => Err(error),
+        }
+    }
+
+    /// Where this process is now, in each hierarchy: its cgroup, and the root.
+    fn before(&self) -> Vec<[PathBuf; 2]> {
+        let v2 = self.layout.v2.iter();
+        let v2 = v2.map(|mount| [mount.join(self.own.v2()), mount.clone()]);
+        let v1 = self.layout.v1.iter().map(|hierarchy| {
+            let below = hierarchy.below_mount(Some(&self.own), Path::new(""));
+            [hierarchy.mount.join(below), hierarchy.mount.clone()]
+        });
+        v2.chain(v1).collect()
+    }
+}
+
+/// A cgroup that this process has made and is in.
+#[derive(Debug)]
+pub struct Joined {
+    cgroup: Cgroup,
+    before: Vec<[PathBuf; 2]>,
+}
+
+impl Joined {
+    /// The cgroup.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// Puts this process back to where it was, kills what else is in the cgroup, and removes it.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Directory`] if the process can't be put back; as [`Cgroup::remove`].
+    pub fn leave(self) -> Result<(), CgroupError> {
+        self.go_back()?;
+        self.cgroup.remove()
+    }
+
+    fn go_back(&self) -> Result<(), CgroupError> {
+        self.before.iter().try_for_each(|[before, root]| {
+            // Whoever started this process may have ended, and the cgroup with it.
+            enter(before).or_else(|_| enter(root))
+        })
+    }
+}
+
+/// Puts this process with all of its threads into a cgroup.
+fn enter(directory: &Path) -> Result<(), CgroupError> {
+    write(&directory.join("cgroup.procs"), "0").map_err(CgroupError::directory("enter", directory))
+}

@@ -1,0 +1,159 @@
+//! The container's cgroup on the host: the sandbox process is in it, with its VM.
+
+use std::fs;
+
+use nacre_tests::{Bundle, Case, leftovers};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+nacre_tests::tests![
+    the_vm_is_in_a_cgroup_of_the_containers_id,
+    the_vm_is_in_the_cgroup_that_is_asked_for,
+    a_detached_vm_leaves_its_cgroup,
+    delete_removes_what_a_killed_vm_leaves,
+    run_replaces_what_a_killed_vm_leaves,
+    a_cgroup_in_use_is_refused,
+    no_cgroup_is_needed_where_none_is_mounted,
+];
+
+fn waiting(case: &Case) -> Bundle {
+    case.busybox().shell("echo ready; exec sleep 1000")
+}
+
+/// A path for `linux.cgroupsPath`, two levels of which aren't there yet.
+fn path(case: &Case) -> String {
+    format!("/{0}/{0}.sub/vm", case.id())
+}
+
+/// Fails unless the processes are those of a VM, each with all of its threads in the cgroup
+/// whose path ends so, of every hierarchy.
+#[track_caller]
+fn are_in(case: &Case, processes: &[Pid], end: &str) {
+    let expected = if case.is_emulated() { 2 } else { 1 };
+    assert_eq!(processes.len(), expected, "{processes:?}");
+    for pid in processes {
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            // A thread may end while it is looked at.
+            let file = thread.unwrap().path().join("cgroup");
+            let cgroups = fs::read_to_string(file).unwrap_or_default();
+            for line in cgroups.lines() {
+                assert!(line.ends_with(end), "{pid}: {line}");
+            }
+        }
+    }
+}
+
+/// The processes of this test but that one.
+fn others(case: &Case, but: Option<Pid>) -> Vec<Pid> {
+    let all = leftovers::processes(case.id());
+    let pids = all.into_iter().map(|(pid, _)| pid);
+    pids.filter(|pid| Some(*pid) != but).collect()
+}
+
+#[track_caller]
+fn none_is_left(case: &Case) {
+    let none: [std::path::PathBuf; 0] = [];
+    assert_eq!(leftovers::cgroups_named(case.id()), none);
+}
+
+fn ends_in_cgroup(case: &Case, bundle: &Bundle, end: &str) {
+    let mut running = case.start(bundle);
+    running.wait_for_line("ready");
+    are_in(case, &others(case, Some(running.pid())), end);
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", running.pid())).unwrap();
+    assert!(!own.contains(case.id()), "nacre run itself: {own}");
+    running.signal(Signal::SIGKILL);
+    running.finish();
+    // The sandbox process ends by itself then.
+    case.wait_for("end", || others(case, None).is_empty());
+    none_is_left(case);
+}
+
+fn the_vm_is_in_a_cgroup_of_the_containers_id(case: &Case) {
+    ends_in_cgroup(case, &waiting(case), &format!("/{}", case.id()));
+    case.run(&case.busybox().args(["true"])).ok();
+    none_is_left(case);
+}
+
+fn the_vm_is_in_the_cgroup_that_is_asked_for(case: &Case) {
+    let bundle = waiting(case).set("/linux/cgroupsPath", path(case));
+    ends_in_cgroup(case, &bundle, &format!(":{}", path(case)));
+}
+
+fn a_detached_vm_leaves_its_cgroup(case: &Case) {
+    let workload = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done";
+    let pid = case.detach(&case.busybox().shell(workload));
+    case.wait_for_output("ready");
+    are_in(case, &others(case, None), &format!("/{}", case.id()));
+    kill(pid, Signal::SIGTERM).unwrap();
+    case.wait_for_status("stopped");
+    none_is_left(case);
+    assert_eq!(case.command(&["delete", case.id()]).ok(), "");
+}
+
+fn delete_removes_what_a_killed_vm_leaves(case: &Case) {
+    let bundle = waiting(case).set("/linux/cgroupsPath", path(case));
+    for arguments in [&["delete"][..], &["delete", "--force"]] {
+        let pid = case.detach(&bundle);
+        kill(pid, Signal::SIGKILL).unwrap();
+        case.wait_for("end", || others(case, None).is_empty());
+        assert_ne!(leftovers::cgroups_named(case.id()).len(), 0);
+        let arguments = [arguments, &[case.id()]].concat();
+        assert_eq!(case.command(&arguments).ok(), "");
+        none_is_left(case);
+    }
+    // Alive until then.
+    case.detach(&bundle);
+    case.remove_container();
+    none_is_left(case);
+}
+
+fn run_replaces_what_a_killed_vm_leaves(case: &Case) {
+    let mut running = case.start(&waiting(case));
+    running.wait_for_line("ready");
+    // Nobody is to clean up.
+    running.signal(Signal::SIGSTOP);
+    for pid in others(case, Some(running.pid())) {
+        kill(pid, Signal::SIGKILL).unwrap();
+    }
+    running.signal(Signal::SIGKILL);
+    running.finish();
+    assert_ne!(leftovers::cgroups_named(case.id()).len(), 0);
+    case.run(&case.busybox().args(["true"])).ok();
+    none_is_left(case);
+}
+
+fn a_cgroup_in_use_is_refused(case: &Case) {
+    let bundle = waiting(case).set("/linux/cgroupsPath", path(case));
+    case.detach(&bundle);
+    let mut command = case.nacre();
+    command
+        .args(["run", "--bundle"])
+        .arg(bundle.write())
+        .arg(format!("{}-2", case.id()));
+    let message = case.spawn(command).finish().refused(1);
+    assert!(message.contains("in use"), "{message}");
+    assert_eq!(case.status(), "running");
+    case.remove_container();
+}
+
+fn no_cgroup_is_needed_where_none_is_mounted(case: &Case) {
+    let run = |bundle: &Bundle| {
+        let nacre = case.nacre();
+        let mut command = case.mark(std::process::Command::new("unshare"));
+        command
+            .args(["--mount", "--propagation", "private", "sh", "-ec"])
+            .args(["umount --recursive /sys/fs/cgroup; exec \"$@\"", "sh"])
+            .arg(nacre.get_program())
+            .args(nacre.get_args())
+            .args(["run", "--bundle"])
+            .arg(bundle.write())
+            .arg(case.id());
+        case.spawn(command).finish()
+    };
+    let bundle = case.busybox().args(["echo", "there"]);
+    assert_eq!(run(&bundle).ok(), "there\n");
+    let bundle = bundle.set("/linux/cgroupsPath", path(case));
+    let message = run(&bundle).refused(1);
+    assert!(message.contains("no cgroup file system"), "{message}");
+}
