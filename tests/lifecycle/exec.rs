@@ -256,8 +256,11 @@ fn detached(case: &Case) {
     assert_eq!(case.leave(command), 0, "{}", case.output());
     case.wait_for_output("runs");
     let pid: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
-    let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
-    assert_eq!(command, b"sleep\x001000\0");
+    // It says that it runs before it becomes another program.
+    case.wait_for("the program to be sleep", || {
+        let command = fs::read(format!("/proc/{pid}/cmdline"));
+        command.is_ok_and(|command| command == b"sleep\x001000\0")
+    });
     let outcome = case.command(&["ps", "--format", "json", case.id()]);
     let pids: Value = serde_json::from_str(&outcome.ok()).unwrap();
     assert!(pids.as_array().unwrap().contains(&pid.into()), "{pids}");
