@@ -1,9 +1,8 @@
 //! A container to try things with: busybox, and what `runc spec` writes.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -228,7 +227,7 @@ impl Running<'_> {
 
     /// What it has written so far.
     pub(crate) fn stdout(&mut self) -> String {
-        read(&mut self.stdout)
+        read(&self.stdout)
     }
 
     /// Waits until it has written `text`.
@@ -248,8 +247,8 @@ impl Running<'_> {
         self.container.take().unwrap().destroy().unwrap();
         Outcome {
             status,
-            stdout: read(&mut self.stdout),
-            stderr: read(&mut self.stderr),
+            stdout: read(&self.stdout),
+            stderr: read(&self.stderr),
         }
     }
 }
@@ -274,11 +273,11 @@ pub(crate) fn wait_for_exit(container: &Container) -> i32 {
     }
 }
 
-fn read(file: &mut File) -> String {
-    let mut text = String::new();
-    file.rewind().unwrap();
-    file.read_to_string(&mut text).unwrap();
-    text
+/// All that was written to a file, whose offset is the workload's too and stays where it is.
+pub(crate) fn read(file: &File) -> String {
+    let mut text = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut text, 0).unwrap();
+    String::from_utf8(text).unwrap()
 }
 
 /// The line of `mountinfo` for what is mounted at `path`: its options, its file system's type,

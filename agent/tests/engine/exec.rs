@@ -1,7 +1,6 @@
 //! Further processes in a container.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 use crate::Skipped;
-use crate::bundle::{Bundle, Outcome, Running, leak, null_stdio, text};
+use crate::bundle::{Bundle, Outcome, Running, leak, null_stdio, read, text};
 use crate::hostile::wait_until;
 
 tests![
@@ -89,7 +88,7 @@ fn run_with(
     change: impl FnOnce(&mut ExecOptions<'_>),
 ) -> Outcome {
     let file = || tempfile::tempfile().unwrap();
-    let (mut stdout, mut stderr) = (file(), file());
+    let (stdout, stderr) = (file(), file());
     let mut options = ExecOptions::new(Stdio {
         stdin: File::open("/dev/null").unwrap().into(),
         stdout: stdout.try_clone().unwrap().into(),
@@ -99,16 +98,10 @@ fn run_with(
     let executed = start(bundle, running.container(), process, options);
     let executed = executed.unwrap_or_else(|e| panic!("{}", describe(&e)));
     let status = wait(&executed);
-    let read = |file: &mut File| {
-        let mut text = String::new();
-        file.rewind().unwrap();
-        file.read_to_string(&mut text).unwrap();
-        text
-    };
     Outcome {
         status,
-        stdout: read(&mut stdout),
-        stderr: read(&mut stderr),
+        stdout: read(&stdout),
+        stderr: read(&stderr),
     }
 }
 
