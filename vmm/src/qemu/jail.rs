@@ -2,8 +2,8 @@
 //!
 //! QEMU emulates a hostile guest's processor, so it is held like one that has been taken over.
 //! Before its first instruction it has: namespaces of its own (mount, network, IPC, UTS, PID), a
-//! root with nothing in it but the host's shared libraries, read-only, and a `/proc` that shows
-//! itself; a user and a group that nothing else has, no capabilities and no way to any
+//! root with nothing in it but its shared libraries and modules, read-only, and a `/proc` that
+//! shows itself ([`root`]); a user and a group that nothing else has, no capabilities and no way to any
 //! (`no_new_privs`); the descriptors that it is given and no other; and limits. Its own system
 //! call filter comes on top ([`command`](super::command)).
 //!
@@ -13,20 +13,17 @@
 //! Everything is made ready before the fork: the child of a process that may have threads may
 //! only make system calls.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, CString};
 use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
+
+use super::root::{self, Entry};
 
 /// Where the tmpfs that becomes the root is mounted first. Every host has it.
 const MOUNT_POINT: &CStr = c"/proc";
-
-/// Where shared libraries are. What is a symbolic link on the host is one in the jail.
-const LIBRARIES: [&str; 4] = ["usr/lib", "usr/lib64", "lib", "lib64"];
 
 /// The user and the group of a QEMU: its parent's pid above this. No distribution gives such
 /// ids to anybody, and two QEMUs never have the same.
@@ -43,20 +40,12 @@ pub(super) struct Jail<'a> {
     pub(super) binary: BorrowedFd<'a>,
     /// The binary's path, beside which it looks for modules of its own.
     pub(super) path: &'a Path,
+    /// What its loader loads.
+    pub(super) libraries: &'a [PathBuf],
     pub(super) arguments: Vec<CString>,
     /// Its descriptors, from 0 on.
     pub(super) files: Vec<BorrowedFd<'a>>,
     pub(super) vcpus: u8,
-}
-
-/// A directory entry of the root.
-enum Entry {
-    /// A directory with nothing in it.
-    Empty { path: CString },
-    /// One of the host's, read-only.
-    Directory { path: CString, host: CString },
-    /// A symbolic link, as the host has it.
-    Link { path: CString, target: CString },
 }
 
 /// All that the child needs, ready.
@@ -81,7 +70,7 @@ impl Jail<'_> {
             binary: self.binary.as_raw_fd(),
             parent: pidfd(own)?,
             arguments,
-            root: entries(Path::new("/"), self.path)?,
+            root: root::entries(self.path, self.libraries)?,
             user: FIRST_USER + own,
             limits: [
                 (libc::RLIMIT_CORE, 0),
@@ -114,37 +103,26 @@ impl Jail<'_> {
     }
 }
 
-/// What is to be in the root, parents before what is in them.
-fn entries(host: &Path, binary: &Path) -> io::Result<Vec<Entry>> {
-    let c_string = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
-    let mut entries = Vec::new();
-    let mut above: Vec<&Path> = ["usr", "proc"].map(Path::new).into();
-    // It gets to them by way of its own directory, which need only exist.
-    let beside = binary.parent().and_then(|path| path.strip_prefix("/").ok());
-    let mut parents: Vec<_> = beside.into_iter().flat_map(Path::ancestors).collect();
-    parents.retain(|path| !path.as_os_str().is_empty() && !above.contains(path));
-    above.extend(parents.into_iter().rev());
-    for path in above {
-        let path = c_string(path.as_os_str())?;
-        entries.push(Entry::Empty { path });
-    }
-    for path in LIBRARIES {
-        let Ok(metadata) = fs::symlink_metadata(host.join(path)) else {
-            continue;
-        };
-        if metadata.is_symlink() {
-            entries.push(Entry::Link {
-                path: c_string(OsStr::new(path))?,
-                target: c_string(fs::read_link(host.join(path))?.as_os_str())?,
-            });
-        } else if metadata.is_dir() {
-            entries.push(Entry::Directory {
-                path: c_string(OsStr::new(path))?,
-                host: c_string(host.join(path).as_os_str())?,
-            });
-        }
-    }
-    Ok(entries)
+/// Sets attributes of the mount that the working directory is the root of (mount_setattr(2)).
+fn set_attributes(set: u64, flags: libc::c_int) -> Result<(), Step> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a C string and attributes of the size that is given; neither is kept.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            c".".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of_val(&attributes),
+        )
+    };
+    check(result, "make the root read-only").map(drop)
 }
 
 fn pidfd(pid: u32) -> io::Result<OwnedFd> {
@@ -291,11 +269,13 @@ impl Ready {
                     check(result.into(), step)?;
                 }
                 Entry::Directory { path, host } => {
-                    // SAFETY: a string that ends with a NUL.
-                    check(unsafe { libc::mkdir(path.as_ptr(), 0o755) }.into(), step)?;
                     mount(host.as_ptr(), path, none, libc::MS_BIND, c"", step)?;
-                    let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | safe;
-                    mount(none, path, none, read_only, c"", step)?;
+                }
+                Entry::File { path, host } => {
+                    // SAFETY: a string that ends with a NUL.
+                    let made = unsafe { libc::mknod(path.as_ptr(), libc::S_IFREG | 0o444, 0) };
+                    check(made.into(), step)?;
+                    mount(host.as_ptr(), path, none, libc::MS_BIND, c"", step)?;
                 }
             }
         }
@@ -309,8 +289,9 @@ impl Ready {
             c"subset=pid",
             "mount /proc in the root",
         )?;
-        let read_only = libc::MS_REMOUNT | libc::MS_BIND | libc::MS_RDONLY | safe;
-        mount(none, c".", none, read_only | libc::MS_NOEXEC, c"", step)?;
+        let inert = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+        set_attributes(inert, libc::AT_RECURSIVE)?;
+        set_attributes(libc::MOUNT_ATTR_NOEXEC, 0)?;
         // SAFETY: plain calls with strings that end with a NUL. The old root ends up on top of
         // the new one, and is taken away from there (pivot_root(2)).
         unsafe {

@@ -7,9 +7,11 @@
 //! process and are reached over vhost-user. The guest powers off by the port that it knows, as
 //! QEMU's `isa-debug-exit` makes an exit status of what is written there.
 
+mod ask;
 mod boot_rom;
 mod command;
 mod jail;
+mod root;
 #[cfg(test)]
 mod tests;
 mod tsc;
@@ -34,6 +36,7 @@ use crate::end::{End, Threads};
 use crate::error::Error;
 use crate::memory;
 use crate::vm::{Exit, VmConfig, full_cmdline};
+use ask::Question;
 pub use version::Version;
 use watch::Watch;
 
@@ -152,6 +155,18 @@ impl Qemu {
         self.open().map(drop)
     }
 
+    /// Asks for the shared libraries that it needs.
+    fn ask_for_libraries(&self) -> Result<Question, QemuError> {
+        Question::libraries(&self.path).map_err(|reason| self.is_none(reason))
+    }
+
+    fn is_none(&self, reason: String) -> QemuError {
+        QemuError::NotQemu {
+            path: self.path.clone(),
+            reason,
+        }
+    }
+
     /// Runs it to ask for its version, which must be [`OLDEST`] or newer: takes some 30 ms, and
     /// at most some seconds.
     ///
@@ -160,11 +175,7 @@ impl Qemu {
     /// [`QemuError`].
     pub fn check(&self) -> Result<Version, QemuError> {
         self.find()?;
-        let not_qemu = |reason| QemuError::NotQemu {
-            path: self.path.clone(),
-            reason,
-        };
-        let found = version::of(&self.path).map_err(not_qemu)?;
+        let found = version::of(&self.path).map_err(|reason| self.is_none(reason))?;
         match found < OLDEST {
             true => Err(QemuError::TooOld {
                 path: self.path.clone(),
@@ -179,6 +190,8 @@ impl Qemu {
 pub(crate) struct Made {
     qemu: Qemu,
     binary: File,
+    /// The question what its loader loads.
+    libraries: Question,
     name: String,
     vcpus: u8,
     memory_size: u64,
@@ -198,6 +211,8 @@ impl Made {
             }
         }
         let binary = qemu.open()?;
+        // Takes some milliseconds, as what follows does.
+        let libraries = qemu.ask_for_libraries()?;
         let tsc = tsc::Measurement::begin();
         let memory = memory::create(config.memory)?;
         let (kernel, initramfs) = config.load(&memory)?;
@@ -217,6 +232,7 @@ impl Made {
         Ok(Made {
             qemu,
             binary,
+            libraries,
             name: config.name,
             vcpus: config.vcpus,
             memory_size: config.memory,
@@ -258,9 +274,12 @@ impl Made {
             console: self.console,
             threads: Threads::default(),
         });
+        let said = self.libraries.answer();
+        let said = said.map_err(|reason| self.qemu.is_none(reason))?;
         let child = jail::Jail {
             binary: self.binary.as_fd(),
             path: &path,
+            libraries: &root::parse(&said),
             arguments: arguments.finish(),
             files,
             vcpus: self.vcpus,

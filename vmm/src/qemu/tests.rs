@@ -158,6 +158,15 @@ fn qemu_is_jailed() {
     root.sort();
     root.retain(|name| name != "lib" && name != "lib64");
     assert_eq!(root, ["proc", "usr"]);
+    let program = fs::read_dir(format!("{process}/root/usr/bin")).unwrap();
+    assert_eq!(program.count(), 0);
+    // Of the host's libraries, few.
+    let count = |root: &str| {
+        let libraries = fs::read_dir(format!("{root}/usr/lib/x86_64-linux-gnu"));
+        libraries.map_or(0, |directory| directory.count())
+    };
+    let (own, hosts) = (count(&format!("{process}/root")), count(""));
+    assert!(own < 100 && own < hosts / 2, "{own} of {hosts}");
     let mounts = fs::read_to_string(format!("{process}/mountinfo")).unwrap();
     for mount in mounts.lines() {
         let options = mount.split(' ').nth(5).unwrap();

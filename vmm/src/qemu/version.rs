@@ -1,19 +1,9 @@
 //! Which version a QEMU is.
 
 use std::fmt;
-use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-/// How long a QEMU may take to say its version.
-const LIMIT: Duration = Duration::from_secs(5);
-
-/// How often it is asked whether it has ended.
-const PAUSE: Duration = Duration::from_millis(5);
-
-/// How much of what it says is read.
-const MOST: u64 = 1024;
+use super::ask::Question;
 
 /// What comes before the version.
 const BEFORE: &str = "QEMU emulator version ";
@@ -33,39 +23,10 @@ impl fmt::Display for Version {
     }
 }
 
-/// Runs `path --version`; what is wrong with it if it gives none.
+/// The version of the QEMU at `path`; what is wrong with it if it gives none.
 pub(super) fn of(path: &Path) -> Result<Version, String> {
-    let mut child = Command::new(path)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|e| format!("it can't be run: {e}"))?;
-    let deadline = Instant::now() + LIMIT;
-    // What it says fits into the pipe, so it needn't be read meanwhile.
-    let status = loop {
-        match child.try_wait() {
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(PAUSE),
-            Ok(Some(status)) => break status,
-            waited => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(match waited {
-                    Err(error) => format!("it can't be waited for: {error}"),
-                    Ok(_) => format!("it didn't end within {} s", LIMIT.as_secs()),
-                });
-            }
-        }
-    };
-    let mut said = Vec::new();
-    if let Some(output) = child.stdout.take() {
-        let _ = output.take(MOST).read_to_end(&mut said);
-    }
-    match status.success() {
-        true => parse(&String::from_utf8_lossy(&said)).ok_or("it gives no version".into()),
-        false => Err(format!("--version ends with {status}")),
-    }
+    let said = Question::version(path)?.answer()?;
+    parse(&said).ok_or("it gives no version".into())
 }
 
 fn parse(said: &str) -> Option<Version> {
