@@ -1,11 +1,12 @@
 //! Podman, with storage, state and cgroups of the test's own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nacre_tests::client::{ParentCgroup, which};
 use nacre_tests::{Case, Outcome};
+use nix::mount::{MntFlags, umount2};
 
 use crate::image::{self, BUSYBOX, DEBIAN};
 
@@ -30,9 +31,22 @@ nacre_tests::tests![
     an_image_of_debian,
 ];
 
+/// Podman's storage, which it mounts over itself, and leaves so if two of its processes end at
+/// once.
+struct Storage(PathBuf);
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        // Mostly, Podman has done so.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
 struct Podman<'a> {
     case: &'a Case,
     cgroup: ParentCgroup,
+    // After the cgroup, which waits for Podman's helpers.
+    _storage: Storage,
     driver: &'static str,
 }
 
@@ -60,6 +74,7 @@ impl<'a> Podman<'a> {
         let podman = Self {
             case,
             cgroup: ParentCgroup::of(case),
+            _storage: Storage(case.directory().join("storage/overlay")),
             driver: match overlay_works(case.directory()) {
                 true => "overlay",
                 false => "vfs",
