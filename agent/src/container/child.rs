@@ -2,10 +2,10 @@
 //! container, and the stage that brings them into a user namespace of others.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::cgroups::Placement;
@@ -113,7 +113,7 @@ pub(super) unsafe fn spawn_through_stage<T>(
         // It may be stuck somewhere.
         stage.kill();
     }
-    reap(&stage.pidfd);
+    let _ = reap(stage.pidfd.as_fd());
     match heard.map_err(SpawnError::Kernel)? {
         Some(Report::Cloned { pid }) => Ok(Child {
             pid: Pid::from_raw(pid),
@@ -138,16 +138,22 @@ impl Child {
     /// Kills and reaps it.
     pub(super) fn end(self) {
         self.kill();
-        reap(&self.pidfd);
+        let _ = reap(self.pidfd.as_fd());
     }
 }
 
 /// Waits for a child process to end, and reaps it.
-fn reap(pidfd: &OwnedFd) {
-    if matches!(wait_until_readable(pidfd.as_fd(), EXIT_BOUND), Ok(true)) {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        let _ = waitid(Id::PIDFd(pidfd.as_fd()), flags);
+///
+/// # Errors
+///
+/// [`io::ErrorKind::TimedOut`] after [`EXIT_BOUND`]; `ECHILD` if it was reaped before, or is
+/// another process's child.
+pub(super) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<WaitStatus> {
+    if !wait_until_readable(pidfd, EXIT_BOUND)? {
+        return Err(io::ErrorKind::TimedOut.into());
     }
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+    Ok(waitid(Id::PIDFd(pidfd), flags)?)
 }
 
 /// Ends the process, if a panic should come by.

@@ -19,7 +19,7 @@ use super::hooks::{self, HookError, Hooks};
 use super::id_map::{self, IdMapError};
 use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
-use super::life::{Container, EXIT_BOUND, Start};
+use super::life::{Container, Start};
 use super::namespaces::{NamespaceError, Namespaces};
 use super::net_devices::{Given, NetDeviceError};
 use super::procfs::Proc;
@@ -326,7 +326,7 @@ impl Container {
     }
 
     fn how_it_died(&self) -> CreateError {
-        let status = match self.wait_for_exit(EXIT_BOUND) {
+        let status = match self.wait_for_exit() {
             Ok(status) => status,
             Err(error) => return CreateError::Died(error.to_string()),
         };

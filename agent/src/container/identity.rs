@@ -1,8 +1,9 @@
 //! A process, so that it can be told from a later one with the same pid.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -56,6 +57,16 @@ impl Identity {
         };
         // Looked at now, it is the one that the descriptor is of, or that has ended.
         Ok(self.is_alive().then_some(pidfd))
+    }
+
+    /// Sends a signal to the process.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if it has ended, `EINVAL` for what is no signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let process = self.open()?.ok_or(Errno::ESRCH)?;
+        sys::pidfd_send_signal(process.as_fd(), signal)
     }
 }
 

@@ -5,21 +5,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::cgroups::{Cgroup, CgroupError};
-use super::channel::{Channel, Report, wait_until_readable, with_hooks};
+use super::channel::{Channel, Report, with_hooks};
+use super::child;
 use super::gate::Gate;
 use super::identity::Identity;
 use super::sys;
 
 /// How long the workload's exec may take.
 const EXEC_BOUND: Duration = Duration::from_secs(60);
-
-/// How long a process that was killed may take to be gone.
-pub(super) const EXIT_BOUND: Duration = Duration::from_secs(10);
 
 /// What another process needs to take hold of a container ([`Container::attach`]).
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -215,27 +213,15 @@ impl Container {
         // Takes all of its pid namespace with it; removing the cgroup takes what has none.
         // That it has ended already is fine.
         let _ = self.signal(libc::SIGKILL);
-        let _ = self.wait_for_exit(EXIT_BOUND);
+        let _ = self.wait_for_exit();
         match self.cgroup {
             Some(cgroup) => cgroup.remove(),
             None => Ok(()),
         }
     }
 
-    /// Waits for the first process to end, and reaps it.
-    ///
-    /// # Errors
-    ///
-    /// [`io::ErrorKind::TimedOut`] after `bound`; `ECHILD` if it was reaped before, or is
-    /// another process's child.
-    pub(super) fn wait_for_exit(&self, bound: Duration) -> io::Result<WaitStatus> {
-        let Some(pidfd) = self.pidfd() else {
-            return Err(nix::errno::Errno::ECHILD.into());
-        };
-        if !wait_until_readable(pidfd, bound)? {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
-        Ok(waitid(Id::PIDFd(pidfd), flags)?)
+    /// Waits for the first process to end, and reaps it, as [`child::reap`].
+    pub(super) fn wait_for_exit(&self) -> io::Result<WaitStatus> {
+        child::reap(self.pidfd().ok_or(nix::errno::Errno::ECHILD)?)
     }
 }

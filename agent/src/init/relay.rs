@@ -140,12 +140,26 @@ mod tests {
         (0..SIZE).map(|i| (i % 251) as u8).collect()
     }
 
+    /// Polls, however often a signal of somebody's interrupts it (a machine that is stopped
+    /// and goes on does that too).
+    fn wait(interests: &mut [PollFd<'_>], milliseconds: u16) -> i32 {
+        loop {
+            match poll(interests, PollTimeout::from(milliseconds)) {
+                Err(Errno::EINTR) => {}
+                ready => return ready.unwrap(),
+            }
+        }
+    }
+
     /// Polls and advances until the relay is done. Panics if nothing happens for a while.
     fn run(relay: &mut Relay) {
         loop {
             let mut interests = relay.interests();
-            let ready = poll(&mut interests, PollTimeout::from(5000u16)).unwrap();
-            assert!(ready > 0, "stuck waiting for {:?}", relay.waits_for);
+            assert!(
+                wait(&mut interests, 5000) > 0,
+                "stuck waiting for {:?}",
+                relay.waits_for
+            );
             let events = interests.last().and_then(PollFd::revents).unwrap();
             if relay.advance(events) == Progress::Done {
                 return;
@@ -223,7 +237,7 @@ mod tests {
             assert!(written < 16 << 20);
         }
         let mut interests = relay.interests();
-        assert_eq!(poll(&mut interests, PollTimeout::ZERO).unwrap(), 0);
+        assert_eq!(wait(&mut interests, 0), 0);
     }
 
     #[test]
@@ -270,7 +284,7 @@ mod tests {
         let reader = thread::spawn(move || read_slowly(&mut host));
         while !writer.is_finished() {
             let mut interests = relay.interests();
-            let _ = poll(&mut interests, PollTimeout::from(10u16)).unwrap();
+            wait(&mut interests, 10);
             assert_eq!(relay.advance(PollFlags::empty()), Progress::Waiting);
         }
         relay.drain();

@@ -22,7 +22,6 @@ mod update;
 use std::{
     env,
     io::{self, Write},
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
 };
 
 use nix::sys::signal::Signal;
@@ -101,47 +100,25 @@ fn on_host<'a>(
 
 /// Sends a signal to a container's sandbox process.
 fn signal(store: &Store, id: &Id, signal: Signal) -> Result<(), Error> {
-    let failed = |source| Error::Kill {
-        id: id.to_string(),
-        source,
-    };
-    let pid = alive(store, id)?;
-    // SAFETY: the call takes no pointers.
-    let process = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if process < 0 {
-        return Err(failed(io::Error::last_os_error()));
-    }
-    // SAFETY: the descriptor was just made, and nobody else has it.
-    let process = unsafe { OwnedFd::from_raw_fd(process as i32) };
-    // The pid may have passed to another process before the descriptor was made; if the
-    // container is still alive, it hasn't.
-    alive(store, id)?;
-    // SAFETY: a null siginfo is what the call is told to do without.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            process.as_raw_fd(),
-            signal as i32,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
-        )
-    };
-    match sent {
-        0 => Ok(()),
-        _ => Err(failed(io::Error::last_os_error())),
-    }
-}
-
-/// The pid of a VM's sandbox process, if that lives.
-fn alive(store: &Store, id: &Id) -> Result<i32, Error> {
     let seen = store.look(id)?;
-    match (&seen.record.by, seen.status) {
-        (By::Vm(vm), status) if status != Status::Stopped => Ok(vm.pid),
-        _ => Err(Error::NotRunning {
-            id: id.to_string(),
-            status: seen.status,
-        }),
-    }
+    let not_running = |status| Error::NotRunning {
+        id: id.to_string(),
+        status,
+    };
+    let sandbox = match (&seen.record.by, seen.status) {
+        (By::Vm(vm), status) if status != Status::Stopped => vm.sandbox,
+        (_, status) => return Err(not_running(status)),
+    };
+    sandbox
+        .signal(signal as i32)
+        .map_err(|source| match source.raw_os_error() {
+            // It has ended meanwhile.
+            Some(libc::ESRCH) => not_running(Status::Stopped),
+            _ => Error::Kill {
+                id: id.to_string(),
+                source,
+            },
+        })
 }
 
 /// Prints to standard output.

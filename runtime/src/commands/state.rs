@@ -43,7 +43,7 @@ pub(super) fn document(seen: &Seen) -> Value {
 pub(super) fn pid(seen: &Seen) -> i32 {
     match (&seen.record.by, seen.status) {
         (_, Status::Stopped) => 0,
-        (By::Vm(vm), _) => vm.pid,
+        (By::Vm(vm), _) => vm.sandbox.pid,
         (By::Process(process), _) => process.init.map_or(0, |init| init.pid),
     }
 }

@@ -332,7 +332,10 @@ mod tests {
 
     fn vm(progress: Progress, keep: bool) -> By {
         By::Vm(Vm {
-            pid: 1,
+            sandbox: Identity {
+                pid: 1,
+                start_time: 0,
+            },
             cgroup: None,
             hypervisor: crate::isolation::vm::hypervisor::Hypervisor::Kvm,
             guest_kernel: None,

@@ -49,7 +49,7 @@ pub(crate) enum By {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Vm {
     /// The sandbox process.
-    pub(crate) pid: i32,
+    pub(crate) sandbox: Identity,
     /// The cgroup of the sandbox process and its VM, from before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup: Option<Cgroup>,

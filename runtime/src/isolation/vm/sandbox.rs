@@ -6,14 +6,17 @@ use std::{
 };
 
 use nacre_agent::{
-    container::cgroups::{Joined, Place},
+    container::{
+        Identity,
+        cgroups::{Joined, Place},
+    },
     protocol::{CONTROL_PORT, Create, SHARE_TAG},
 };
 use nacre_vmm::{
     Qemu, RunningVm, Vm, VmConfig,
     devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
 };
-use nix::unistd::getuid;
+use nix::unistd::{Pid, getuid};
 
 use crate::{
     isolation::pid_file,
@@ -84,7 +87,8 @@ struct Sandbox<'a> {
 impl Sandbox<'_> {
     fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
         let mut vm = record::Vm {
-            pid: std::process::id() as i32,
+            sandbox: Identity::of(Pid::this())
+                .map_err(VmError::host("can't look at this process in /proc"))?,
             cgroup: plan.cgroup.as_ref().map(Place::cgroup),
             hypervisor: plan.hypervisor,
             guest_kernel: None,
