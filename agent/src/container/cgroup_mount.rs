@@ -5,13 +5,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, Mode, mkdirat, symlinkat};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
-};
+use rustix::mount::{MountAttrFlags, MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::cgroups::Cgroup;
-use super::mounts::attach;
+use super::mounts::{attach, tmpfs};
 
 /// A container's cgroup, as it may see it.
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +47,8 @@ impl<'a> View<'a> {
     ///
     /// What was tried, and the kernel's reason.
     pub(super) fn mount_v1(&self, target: &OwnedFd) -> Result<OwnedFd, (String, io::Error)> {
-        let tmpfs = tmpfs().map_err(|e| ("make a tmpfs for the cgroups".to_owned(), e.into()))?;
+        let tmpfs = tmpfs(MountAttrFlags::empty())
+            .map_err(|e| ("make a tmpfs for the cgroups".to_owned(), e.into()))?;
         attach(&tmpfs, target).map_err(|e| ("attach the cgroups' tmpfs".to_owned(), e.into()))?;
         for (controllers, directory) in self.cgroup.into_iter().flat_map(Cgroup::v1_paths) {
             bind(&tmpfs, controllers, directory)
@@ -58,18 +56,6 @@ impl<'a> View<'a> {
         }
         Ok(tmpfs)
     }
-}
-
-fn tmpfs() -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", "tmpfs")?;
-    fsconfig_set_string(&context, "mode", "755")?;
-    fsconfig_create(&context)?;
-    fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
 }
 
 /// Binds a directory in `tmpfs`, which nobody else has seen yet, so that names can be trusted.

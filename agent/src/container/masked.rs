@@ -7,15 +7,18 @@ use libc::MOUNT_ATTR_RDONLY;
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat, makedev};
 use rustix::fs::CWD;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, open_tree,
-};
+use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::error::{InitError, Step};
-use super::mounts::attach;
+use super::mounts::{attach, tmpfs};
 use super::rootfs::Rootfs;
 use super::sys::{MountAttributes, mount_setattr};
+
+/// What covers a directory: nothing can be put there, or done with it.
+const EMPTY_DIRECTORY: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
+    .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
 /// Hides each of `paths` that there is: a directory below an empty read-only one, anything
 /// else below `/dev/null`. Both are the caller's own, so nothing that the container's root has
@@ -33,7 +36,7 @@ pub(super) fn mask(root: &Rootfs, paths: &[String]) -> Result<(), InitError> {
         } else if let Some(empty) = &empty {
             clone_mount(empty).step(step)?
         } else {
-            empty_directory().step(step)?
+            tmpfs(EMPTY_DIRECTORY).step(step)?
         };
         attach(&cover, &target).step(step)?;
         if kind == SFlag::S_IFDIR.bits() {
@@ -70,21 +73,6 @@ fn open(root: &Rootfs, path: &str) -> Result<Option<OwnedFd>, InitError> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         other => other.map(Some).step(|| format!("open {path}")),
     }
-}
-
-fn empty_directory() -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", "tmpfs")?;
-    fsconfig_set_string(&context, "mode", "755")?;
-    fsconfig_create(&context)?;
-    fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::MOUNT_ATTR_RDONLY
-            | MountAttrFlags::MOUNT_ATTR_NOSUID
-            | MountAttrFlags::MOUNT_ATTR_NODEV
-            | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-    )
 }
 
 fn clone_mount(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {

@@ -461,6 +461,15 @@ fn set_unlocked(mount: &OwnedFd, attributes: MountAttributes, recursive: bool) -
     mount_setattr(mount, kept, recursive)
 }
 
+/// A tmpfs of the engine's own, whose root anyone may enter, with these flags; not yet anywhere.
+pub(super) fn tmpfs(flags: MountAttrFlags) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&context, "source", "tmpfs")?;
+    fsconfig_set_string(&context, "mode", "755")?;
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
 /// Attaches a detached mount to what `target` has open.
 pub(super) fn attach(mount: impl AsFd, target: impl AsFd) -> rustix::io::Result<()> {
     move_mount(

@@ -147,6 +147,60 @@ pub(super) fn device_number(field: &str, major: i64, minor: i64) -> Result<Strin
     }
 }
 
+/// Rules at random, and what they mean: what both versions' tests compare with.
+#[cfg(test)]
+pub(super) mod testing {
+    use super::{Kind, Rule};
+
+    /// Numbers that are the same in each run.
+    pub(in super::super) struct Random(u64);
+
+    impl Random {
+        pub(in super::super) fn new() -> Self {
+            Self(1)
+        }
+
+        fn below(&mut self, limit: usize) -> usize {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (self.0 >> 33) as usize % limit
+        }
+
+        /// Fewer than six rules, with these for major and minor numbers.
+        pub(in super::super) fn rules(&mut self, numbers: [Option<u32>; 3]) -> Vec<Rule> {
+            let kinds = [None, Some(Kind::Block), Some(Kind::Character)];
+            (0..self.below(6))
+                .map(|_| Rule {
+                    allow: self.below(2) == 0,
+                    kind: kinds[self.below(3)],
+                    major: numbers[self.below(3)],
+                    minor: numbers[self.below(3)],
+                    access: 1 + self.below(7) as u8,
+                })
+                .collect()
+        }
+    }
+
+    /// Whether rules allow one kind of access, by the definition: the last that matches decides.
+    pub(in super::super) fn allowed(
+        rules: &[Rule],
+        kind: Kind,
+        major: u32,
+        minor: u32,
+        bit: u8,
+    ) -> bool {
+        let matches = |rule: &&Rule| {
+            rule.kind.is_none_or(|k| k == kind)
+                && rule.major.is_none_or(|m| m == major)
+                && rule.minor.is_none_or(|m| m == minor)
+                && rule.access & bit != 0
+        };
+        rules.iter().rfind(matches).is_some_and(|rule| rule.allow)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

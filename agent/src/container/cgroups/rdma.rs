@@ -39,12 +39,10 @@ pub(super) fn settings(limits: &HashMap<String, LinuxRdma>) -> Result<Vec<Settin
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::cgroups::setting::testing::written;
 
     fn rdma(json: &str) -> Result<Vec<(String, String)>, String> {
-        let limits: HashMap<String, LinuxRdma> = serde_json::from_str(json).unwrap();
-        settings(&limits)
-            .map(|settings| settings.into_iter().map(|s| (s.file, s.value)).collect())
-            .map_err(|e| e.to_string())
+        written(json, settings)
     }
 
     #[test]

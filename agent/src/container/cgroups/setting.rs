@@ -168,6 +168,42 @@ pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
         .and_then(|value| value.parse().ok())
 }
 
+/// What the tests of the controllers share.
+#[cfg(test)]
+pub(super) mod testing {
+    use std::fmt::Display;
+
+    use serde::de::DeserializeOwned;
+
+    use super::Setting;
+
+    /// The files of a cgroup and what is written to them, in order; or the error's message.
+    pub(in super::super) type Written = Result<Vec<(String, String)>, String>;
+
+    /// What a controller's `settings` make of its part of `linux.resources`.
+    pub(in super::super) fn written<T: DeserializeOwned, E: Display>(
+        json: &str,
+        settings: impl FnOnce(&T) -> Result<Vec<Setting>, E>,
+    ) -> Written {
+        settings(&serde_json::from_str(json).unwrap())
+            .map(|settings| settings.into_iter().map(|s| (s.file, s.value)).collect())
+            .map_err(|e| e.to_string())
+    }
+
+    /// Fails unless each JSON text becomes what is beside it.
+    #[track_caller]
+    pub(in super::super) fn expect_each(
+        cases: &[(&str, &[(&str, &str)])],
+        written: impl Fn(&str) -> Written,
+    ) {
+        for (json, expected) in cases {
+            let got = written(json).unwrap();
+            let got: Vec<_> = got.iter().map(|(f, v)| (f.as_str(), v.as_str())).collect();
+            assert_eq!(&got, expected, "{json}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;

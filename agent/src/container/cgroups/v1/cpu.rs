@@ -60,12 +60,10 @@ pub(in crate::container::cgroups) fn settings(cpu: &LinuxCpu) -> Result<Vec<Sett
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::cgroups::setting::testing::{expect_each, written};
 
     fn cpu(json: &str) -> Result<Vec<(String, String)>, String> {
-        let cpu: LinuxCpu = serde_json::from_str(json).unwrap();
-        settings(&cpu)
-            .map(|settings| settings.into_iter().map(|s| (s.file, s.value)).collect())
-            .map_err(|e| e.to_string())
+        written(json, settings)
     }
 
     #[test]
@@ -95,11 +93,7 @@ mod tests {
             ),
             (r#"{"idle": 1, "shares": 1024}"#, &[("cpu.idle", "1")]),
         ];
-        for (json, expected) in cases {
-            let got = cpu(json).unwrap();
-            let got: Vec<_> = got.iter().map(|(f, v)| (f.as_str(), v.as_str())).collect();
-            assert_eq!(&got, expected, "{json}");
-        }
+        expect_each(cases, cpu);
     }
 
     #[test]

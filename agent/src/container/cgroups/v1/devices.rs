@@ -147,6 +147,7 @@ fn line((kind, major, minor): Pattern, access: u8) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::cgroups::devices::testing::{Random, allowed};
 
     fn list(json: &str) -> Result<(bool, Vec<String>), String> {
         let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(json).unwrap();
@@ -223,24 +224,10 @@ mod tests {
     /// Every access, by the kernel's way of going through the list and by the definition.
     #[test]
     fn the_list_does_what_the_rules_mean() {
-        let kinds = [None, Some(Kind::Block), Some(Kind::Character)];
-        let numbers = [None, Some(0), Some(7)];
-        let mut seed = 1u64;
-        let mut random = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (seed >> 33) as usize % below
-        };
+        let mut random = Random::new();
         let mut compared = 0;
         for _ in 0..5000 {
-            let rules: Vec<Rule> = (0..random(6))
-                .map(|_| Rule {
-                    allow: random(2) == 0,
-                    kind: kinds[random(3)],
-                    major: numbers[random(3)],
-                    minor: numbers[random(3)],
-                    access: 1 + random(7) as u8,
-                })
-                .collect();
+            let rules = random.rules([None, Some(0), Some(7)]);
             let access = Access { rules };
             let Ok(list) = List::of(&access) else {
                 continue;
@@ -250,19 +237,13 @@ mod tests {
                 for (major, minor) in [(0, 0), (0, 7), (7, 0), (7, 7), (9, 9)] {
                     let device = (kind, Some(major), Some(minor));
                     for bit in [MKNOD, READ, WRITE] {
-                        let expected = access.rules.iter().rfind(|rule| {
-                            rule.kind.is_none_or(|k| k == kind)
-                                && rule.major.is_none_or(|m| m == major)
-                                && rule.minor.is_none_or(|m| m == minor)
-                                && rule.access & bit != 0
-                        });
                         let excepted = list
                             .exceptions
                             .iter()
                             .any(|(p, access)| covers(*p, device) && access & bit != 0);
                         assert_eq!(
                             excepted != list.allowed_by_default,
-                            expected.is_some_and(|rule| rule.allow),
+                            allowed(&access.rules, kind, major, minor, bit),
                             "{device:?} {bit} {access:?}"
                         );
                     }

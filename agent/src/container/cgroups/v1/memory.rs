@@ -114,12 +114,10 @@ fn whole_pages(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::cgroups::setting::testing::{expect_each, written};
 
     fn memory(json: &str) -> Result<Vec<(String, String)>, String> {
-        let memory: LinuxMemory = serde_json::from_str(json).unwrap();
-        settings(&memory)
-            .map(|settings| settings.into_iter().map(|s| (s.file, s.value)).collect())
-            .map_err(|e| e.to_string())
+        written(json, settings)
     }
 
     #[test]
@@ -158,11 +156,7 @@ mod tests {
                 &[("memory.swappiness", "0"), ("memory.oom_control", "1")],
             ),
         ];
-        for (json, expected) in cases {
-            let got = memory(json).unwrap();
-            let got: Vec<_> = got.iter().map(|(f, v)| (f.as_str(), v.as_str())).collect();
-            assert_eq!(&got, expected, "{json}");
-        }
+        expect_each(cases, memory);
     }
 
     #[test]

@@ -40,12 +40,10 @@ pub(in crate::container::cgroups) fn settings(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::cgroups::setting::testing::written;
 
     fn network(json: &str, here: bool) -> Result<Vec<(String, String)>, String> {
-        let network: LinuxNetwork = serde_json::from_str(json).unwrap();
-        settings(&network, |_| here)
-            .map(|settings| settings.into_iter().map(|s| (s.file, s.value)).collect())
-            .map_err(|e| e.to_string())
+        written(json, |network: &LinuxNetwork| settings(network, |_| here))
     }
 
     const BOTH: &str = r#"{"classID": 1048577, "priorities": [{"name": "eth0", "priority": 500}]}"#;

@@ -93,8 +93,8 @@ fn compile(rules: &[Rule]) -> Vec<Instruction> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::cgroups::devices::Kind;
-    use crate::container::cgroups::devices::{ALL, MKNOD, READ, Rule, WRITE};
+    use crate::container::cgroups::devices::testing::{Random, allowed};
+    use crate::container::cgroups::devices::{ALL, Kind, MKNOD, READ, WRITE};
     use crate::container::cgroups::v2::bpf::interpret;
     use oci_spec::runtime::LinuxDeviceCgroup;
 
@@ -154,41 +154,16 @@ mod tests {
     /// Every access, decided by the program and by the definition.
     #[test]
     fn the_program_does_what_the_rules_mean() {
-        let kinds = [None, Some(Kind::Block), Some(Kind::Character)];
-        let numbers = [None, Some(0), Some(u32::MAX)];
-        let mut seed = 1u64;
-        let mut random = |below: usize| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (seed >> 33) as usize % below
-        };
+        let mut random = Random::new();
         for _ in 0..500 {
-            let rules: Vec<Rule> = (0..random(6))
-                .map(|_| Rule {
-                    allow: random(2) == 0,
-                    kind: kinds[random(3)],
-                    major: numbers[random(3)],
-                    minor: numbers[random(3)],
-                    access: 1 + random(7) as u8,
-                })
-                .collect();
+            let rules = random.rules([None, Some(0), Some(u32::MAX)]);
             let program = compile(&rules);
             for kind in [Kind::Block, Kind::Character] {
                 for (major, minor) in [(0, 0), (0, u32::MAX), (u32::MAX, 0), (7, 7)] {
                     for access in 1..=ALL {
-                        let allowed = |bit: u8| {
-                            rules
-                                .iter()
-                                .rfind(|rule| {
-                                    rule.kind.is_none_or(|k| k == kind)
-                                        && rule.major.is_none_or(|m| m == major)
-                                        && rule.minor.is_none_or(|m| m == minor)
-                                        && rule.access & bit != 0
-                                })
-                                .is_some_and(|rule| rule.allow)
-                        };
-                        let expected = [MKNOD, READ, WRITE]
-                            .into_iter()
-                            .all(|bit| access & bit == 0 || allowed(bit));
+                        let expected = [MKNOD, READ, WRITE].into_iter().all(|bit| {
+                            access & bit == 0 || allowed(&rules, kind, major, minor, bit)
+                        });
                         let got = decide(&program, kind, major, minor, access);
                         assert_eq!(got, expected, "{kind:?} {major}:{minor} {access} {rules:?}");
                     }

@@ -60,12 +60,10 @@ fn is_page_size(size: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::cgroups::setting::testing::written;
 
     fn limits(json: &str) -> Result<Vec<(String, String)>, String> {
-        let limits: Vec<LinuxHugepageLimit> = serde_json::from_str(json).unwrap();
-        settings(&limits)
-            .map(|settings| settings.into_iter().map(|s| (s.file, s.value)).collect())
-            .map_err(|e| e.to_string())
+        written(json, |limits: &Vec<LinuxHugepageLimit>| settings(limits))
     }
 
     #[test]

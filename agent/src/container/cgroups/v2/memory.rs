@@ -117,12 +117,10 @@ fn swap_alone(limit: Option<Limit>, swap: Option<Limit>) -> Result<Option<Limit>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::cgroups::setting::testing::{expect_each, written};
 
     fn memory(json: &str) -> Result<Vec<(String, String)>, String> {
-        let memory: LinuxMemory = serde_json::from_str(json).unwrap();
-        settings(&memory)
-            .map(|settings| settings.into_iter().map(|s| (s.file, s.value)).collect())
-            .map_err(|e| e.to_string())
+        written(json, settings)
     }
 
     #[test]
@@ -157,11 +155,7 @@ mod tests {
                 &[],
             ),
         ];
-        for (json, expected) in cases {
-            let got = memory(json).unwrap();
-            let got: Vec<_> = got.iter().map(|(f, v)| (f.as_str(), v.as_str())).collect();
-            assert_eq!(&got, expected, "{json}");
-        }
+        expect_each(cases, memory);
     }
 
     #[test]
