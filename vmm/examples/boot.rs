@@ -1,8 +1,10 @@
-//! Boots a kernel in a microVM with an entropy device, and shows its serial console.
+//! Boots a kernel in a microVM with an entropy device, and disks if there are images for them,
+//! and shows its serial console.
 //!
 //! ```text
 //! cargo run -p nacre-vmm --example boot -- VMLINUX INITRAMFS "console=ttyS0 reboot=k" \
-//!     [--vcpus N] [--memory MiB] [--timeout SECONDS] [--qemu]
+//!     [--vcpus N] [--memory MiB] [--timeout SECONDS] [--qemu] \
+//!     [--disk IMAGE]... [--read-only-disk IMAGE]...
 //! ```
 //!
 //! The exit status is 0 if the guest ended by itself.
@@ -12,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use nacre_vmm::devices::virtio::rng::Rng;
+use nacre_vmm::devices::virtio::{VirtioDevice, block::Block, rng::Rng};
 use nacre_vmm::{Error, Hypervisor, InitramfsPart, Qemu, Vm, VmConfig, qemu};
 
 struct Options {
@@ -21,6 +23,7 @@ struct Options {
     vcpus: u8,
     memory: u64,
     timeout: Duration,
+    disks: Vec<File>,
 }
 
 fn options() -> Result<Options, String> {
@@ -30,18 +33,25 @@ fn options() -> Result<Options, String> {
         vcpus: 1,
         memory: 128,
         timeout: Duration::from_secs(60),
+        disks: Vec::new(),
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        let mut number = || {
-            let value = args.next().ok_or(format!("{arg} needs a value"))?;
-            value.parse::<u64>().map_err(|e| format!("{arg}: {e}"))
-        };
+        let mut value = || args.next().ok_or(format!("{arg} needs a value"));
+        let mut number =
+            || -> Result<u64, String> { value()?.parse().map_err(|e| format!("{arg}: {e}")) };
         match arg.as_str() {
             "--qemu" => options.hypervisor = Hypervisor::Qemu(Qemu::at(qemu::DEFAULT_PATH)),
             "--vcpus" => options.vcpus = number()?.try_into().map_err(|_| "too many vCPUs")?,
             "--memory" => options.memory = number()?,
             "--timeout" => options.timeout = Duration::from_secs(number()?),
+            "--disk" | "--read-only-disk" => {
+                let write = arg == "--disk";
+                let image = File::options().read(true).write(write).open(value()?);
+                options
+                    .disks
+                    .push(image.map_err(|e| format!("{arg}: {e}"))?);
+            }
             _ => options.positional.push(arg),
         }
     }
@@ -54,9 +64,13 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: boot VMLINUX INITRAMFS CMDLINE [--vcpus N] [--memory MiB]".into());
     };
     let console = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+    let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(Rng::new())];
+    for disk in options.disks {
+        devices.push(Box::new(Block::new(disk, "", options.vcpus.into())?));
+    }
     let began = Instant::now();
     let vm = Vm::new(VmConfig {
-        hypervisor: options.hypervisor.clone(),
+        hypervisor: options.hypervisor,
         name: String::new(),
         vcpus: options.vcpus,
         memory: options.memory << 20,
@@ -64,7 +78,7 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
         initramfs: vec![InitramfsPart::File(File::open(initramfs)?)],
         cmdline: cmdline.clone(),
         console_log: Some(console),
-        devices: vec![Box::new(Rng::new())],
+        devices,
     })?;
     let made = began.elapsed();
     let running = vm.start()?;

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use virtio_bindings::virtio_ids::{VIRTIO_ID_FS, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK};
+use virtio_bindings::virtio_ids::{VIRTIO_ID_BLOCK, VIRTIO_ID_FS, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK};
 
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::fs::MAX_TAG;
@@ -73,6 +73,17 @@ impl Kind {
                         "vhost-user-fs-device,tag={},queue-size={size}",
                         tag(device)?
                     ),
+                })
+            }
+            VIRTIO_ID_BLOCK => {
+                let size = device.queue_sizes().iter().max()?;
+                Some(Kind {
+                    name: "block",
+                    handed_over: Some(queues),
+                    gives_config: true,
+                    // Without a number there is one queue; all that the disk can do besides is
+                    // asked of it.
+                    device: format!("vhost-user-blk,num-queues={queues},queue-size={size}"),
                 })
             }
             // QEMU reaches no other's in Debian's build, and feeds its own by getrandom(2) too.
@@ -169,17 +180,19 @@ impl Arguments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock};
+    use crate::devices::virtio::{block::Block, fs::Fs, rng::Rng, vsock::Vsock};
 
     #[test]
     fn devices_have_places_and_sockets() {
         let root = tempfile::tempdir().unwrap();
         let fs = |tag| Fs::new(tag, root.path()).unwrap();
         let (vsock, _ports) = Vsock::new(3).unwrap();
+        let disk = Block::new(tempfile::tempfile().unwrap(), "", 2).unwrap();
         let mut arguments = Arguments::new("a-name", 2, 64 << 20);
         arguments.device(&Kind::of(&Rng::new()).unwrap(), 0, 0);
         arguments.device(&Kind::of(&vsock).unwrap(), 1, 0);
         arguments.device(&Kind::of(&fs("nacre")).unwrap(), 2, 1);
+        arguments.device(&Kind::of(&disk).unwrap(), 3, 2);
         let line: Vec<String> = arguments
             .finish()
             .into_iter()
@@ -194,6 +207,8 @@ mod tests {
             " -device vhost-user-vsock-device,bus=virtio-mmio-bus.1,chardev=device1 ",
             " -chardev socket,id=device2,fd=6 ",
             " -device vhost-user-fs-device,tag=nacre,queue-size=512,bus=virtio-mmio-bus.2,",
+            " -chardev socket,id=device3,fd=7 ",
+            " -device vhost-user-blk,num-queues=2,queue-size=256,bus=virtio-mmio-bus.3,",
         ] {
             assert!(line.contains(part), "{part:?} isn't in {line}");
         }
