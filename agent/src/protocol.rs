@@ -13,11 +13,15 @@
 //! sends it, and what it says is checked by whoever reads it.
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::container::cgroups::Stats;
+
 /// The version of this protocol. Host and agent must agree exactly: they are built together.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The vsock port of the host (CID 2) that the agent connects to.
 pub const CONTROL_PORT: u32 = 1024;
@@ -34,7 +38,8 @@ pub struct Hello {
     pub kernel: String,
 }
 
-/// What the host asks of the agent.
+/// What the host asks of the agent. What a request is answered with, if it succeeds, is
+/// [`Answer::Done`] where nothing else is said.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
@@ -45,12 +50,43 @@ pub enum Request {
         /// The container.
         id: String,
     },
-    /// Send a signal to the container's first process.
+    /// Send a signal to processes of a container.
     Signal {
         /// The container.
         id: String,
         /// The signal's number.
         signal: i32,
+        /// To which of its processes.
+        to: Target,
+    },
+    /// Start another process in a container: [`Answer::Executed`].
+    Exec(Box<Exec>),
+    /// Give a process's terminal another size.
+    Resize {
+        /// The container.
+        id: String,
+        /// The number of a process that [`Request::Exec`] has started; none for the container's
+        /// first one.
+        process: Option<u32>,
+        /// The size.
+        size: WindowSize,
+    },
+    /// Which processes a container has: [`Answer::Processes`].
+    Processes {
+        /// The container.
+        id: String,
+    },
+    /// What a container uses: [`Answer::Stats`].
+    Stats {
+        /// The container.
+        id: String,
+    },
+    /// Change a container's limits, those that are given.
+    Update {
+        /// The container.
+        id: String,
+        /// The limits, as in `linux.resources`.
+        resources: Box<LinuxResources>,
     },
     /// Write back what is cached and power the guest off. The reply may never arrive.
     PowerOff,
@@ -63,9 +99,49 @@ pub struct Create {
     pub id: String,
     /// Its `config.json`. Host paths in it (the root, bind mounts' sources) have been
     /// replaced by guest paths below [`SHARE`].
-    pub spec: oci_spec::runtime::Spec,
+    pub spec: Spec,
+    /// The directory of its bundle on the host, which hooks are told of.
+    pub bundle: PathBuf,
     /// Ports of its standard streams.
     pub streams: Streams,
+    /// Leave it in the agent's session keyring instead of one of its own.
+    pub no_new_keyring: bool,
+}
+
+/// A process to start in a container.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Exec {
+    /// The container.
+    pub id: String,
+    /// The number that the process has from now on, of the host's choice.
+    pub number: u32,
+    /// What to start.
+    pub process: Process,
+    /// Ports of its standard streams.
+    pub streams: Streams,
+    /// Cgroups below the container's for it to be in, each with the controller whose hierarchy
+    /// it is in, or an empty name for all.
+    pub cgroups: Vec<(String, PathBuf)>,
+}
+
+/// The processes of a container that a signal goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// Its first one.
+    First,
+    /// All of them.
+    All,
+    /// The one with this number that [`Request::Exec`] has started.
+    Process(u32),
+}
+
+/// How large a terminal is, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct WindowSize {
+    pub rows: u16,
+    pub columns: u16,
 }
 
 /// Where the guest mounts the one virtio-fs that the host shares with it: its tag is
@@ -79,7 +155,7 @@ pub const SHARE_TAG: &str = "nacre";
 /// The vsock ports that the agent connects to for a process's standard streams. A stream
 /// without a port is `/dev/null`. Standard output and error may have the same port: they are
 /// one stream then.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Streams {
     /// Standard input.
     pub stdin: Option<u32>,
@@ -87,16 +163,19 @@ pub struct Streams {
     pub stdout: Option<u32>,
     /// Standard error.
     pub stderr: Option<u32>,
+    /// The terminal of a process that is to have one (`process.terminal`), in the place of the
+    /// others: what is typed, and what it shows. That the host closes it is a hang-up.
+    pub terminal: Option<u32>,
 }
 
 /// What the agent tells the host after its hello.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
     /// The answer to the oldest unanswered request.
     Reply {
         /// What became of it.
-        result: Result<(), Failure>,
+        result: Result<Answer, Failure>,
     },
     /// A container's first process has ended, all its output has been sent, and every other
     /// process of the container is gone.
@@ -108,6 +187,57 @@ pub enum Event {
         /// Whether the container's memory limit killed one of its processes.
         oom_killed: bool,
     },
+    /// A process that [`Request::Exec`] has started has ended, and all its output has been sent.
+    /// That may be after the container's end, where nobody reads that output.
+    ProcessExited {
+        /// The container.
+        id: String,
+        /// The process's number.
+        process: u32,
+        /// Its exit status, 128+n for a signal.
+        status: u8,
+    },
+    /// A container's memory limit has killed processes of it.
+    OutOfMemory {
+        /// The container.
+        id: String,
+    },
+}
+
+/// What a request is answered with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// The process runs.
+    Executed {
+        /// Its pid in the guest.
+        pid: i32,
+    },
+    /// A container's processes, by their pids.
+    Processes(Vec<ProcessEntry>),
+    /// What a container uses.
+    Stats(Box<Stats>),
+}
+
+/// A process, as ps(1) would describe it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEntry {
+    /// Its pid in the guest.
+    pub pid: i32,
+    /// Its parent's.
+    pub parent: i32,
+    /// Its effective user.
+    pub uid: u32,
+    /// The name of its terminal, like `pts/0`, if it has one.
+    pub terminal: Option<String>,
+    /// How long ago it was started, in seconds.
+    pub age: u64,
+    /// The CPU time that it has had, in seconds.
+    pub cpu_time: u64,
+    /// Its arguments, or its name in brackets where it has none.
+    pub command: String,
 }
 
 /// Why a request failed.

@@ -5,8 +5,10 @@ mod log;
 mod machine;
 mod mounts;
 mod power;
+mod processes;
 mod relay;
 mod server;
+mod terminal;
 mod vsock;
 
 use std::io;

@@ -3,22 +3,29 @@
 //! The host is trusted, so that reading a request may wait for the rest of it. A workload
 //! isn't: nothing here waits for one without a bound.
 
-use std::fs::{File, OpenOptions};
+mod container;
+mod streams;
+
+use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
-use nacre_agent::container::Stdio;
-use nacre_agent::protocol::{self, Create, Event, Failure, Hello, Request, Streams, VERSION};
+use nacre_agent::protocol::{
+    self, Answer, Create, Event, Exec, Failure, Hello, Request, Streams, VERSION,
+};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::utsname::uname;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::Pid;
 
-use super::log;
 use super::machine::{Guest, Workload};
-use super::relay::{Progress, Relay};
+use container::{Container, Process, State};
+use streams::{Carried, Connected};
+
+/// How many processes the host may have started in containers, besides their first ones, of
+/// which it hasn't been told the end. The streams of one take up to six descriptors, of which
+/// the agent can have 1024.
+const MAX_PROCESSES: usize = 128;
 
 /// Why there is nothing more to do for the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,38 +79,17 @@ struct Server<G: Guest> {
     guest: G,
     control: File,
     children: File,
-    containers: Vec<Entry<G::Workload>>,
-}
-
-/// A container whose end the host hasn't been told.
-struct Entry<W> {
-    id: String,
-    state: State<W>,
-    /// Those that haven't ended.
-    streams: Vec<Stream>,
-}
-
-enum State<W> {
-    Alive(W),
-    Gone { status: u8, oom_killed: bool },
-}
-
-struct Stream {
-    relay: Relay,
-    direction: Direction,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    ToWorkload,
-    FromWorkload,
+    /// Those of which the host hasn't been told everything.
+    containers: Vec<Container<G::Workload>>,
 }
 
 /// What poll found.
 struct Ready {
     control: bool,
     children: bool,
-    /// For each stream of each container, in order, what its destination reports; `None` if
+    /// For each container that is watched for it, whether its memory may have run out.
+    oom: Vec<bool>,
+    /// For each stream of each container, in order, what its last descriptor reports; `None` if
     /// there is nothing to do for it.
     streams: Vec<Option<PollFlags>>,
 }
@@ -112,17 +98,26 @@ impl<G: Guest> Server<G> {
     /// Waits until something happens, and deals with it.
     fn turn(&mut self) -> Result<Option<Ended>, ServeError> {
         let ready = self.wait()?;
-        let mut events = ready.streams.into_iter();
-        for entry in &mut self.containers {
-            entry.streams.retain_mut(|stream| {
-                let events = events.next().flatten();
-                events.is_none_or(|events| stream.relay.advance(events) == Progress::Waiting)
-            });
+        let mut oom = ready.oom.into_iter();
+        let mut found = ready.streams.into_iter();
+        let mut events = Vec::new();
+        for container in &mut self.containers {
+            container.advance(&mut found);
+            let look = container.oom().is_some() && oom.next() == Some(true);
+            if look && container.ran_out_of_memory() {
+                events.push(Event::OutOfMemory {
+                    id: container.id.clone(),
+                });
+            }
         }
         if ready.children {
             self.reap();
         }
-        self.report_ends()?;
+        for container in &mut self.containers {
+            container.ends(&mut events);
+        }
+        self.containers.retain(|container| !container.is_over());
+        events.iter().try_for_each(|event| self.send(event))?;
         if ready.control {
             return self.serve_request();
         }
@@ -134,9 +129,10 @@ impl<G: Guest> Server<G> {
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
         ];
+        fds.extend(self.containers.iter().filter_map(Container::oom));
+        let watched = fds.len() - 2;
         let mut counts = Vec::new();
-        for stream in self.containers.iter().flat_map(|entry| &entry.streams) {
-            let interests = stream.relay.interests();
+        for interests in self.containers.iter().flat_map(Container::interests) {
             counts.push(interests.len());
             fds.extend(interests);
         }
@@ -145,11 +141,13 @@ impl<G: Guest> Server<G> {
                 return Err(ServeError::Poll(error.into()));
             }
         }
+        // What has no name here is POLLRDHUP.
         let mut events = fds
             .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+            .map(|fd| fd.revents().unwrap_or(PollFlags::POLLHUP));
         let mut next_is_ready = || events.next().is_some_and(|events| !events.is_empty());
         let (control, children) = (next_is_ready(), next_is_ready());
+        let oom = (0..watched).map(|_| next_is_ready()).collect();
         let streams = counts
             .into_iter()
             .map(|count| {
@@ -161,47 +159,21 @@ impl<G: Guest> Server<G> {
         Ok(Ready {
             control,
             children,
+            oom,
             streams,
         })
     }
 
-    /// Collects every child process that has ended: containers' first processes, and orphans
-    /// that fell to PID 1.
+    /// Collects every child process that has ended: those of containers, and orphans that fell
+    /// to PID 1.
     fn reap(&mut self) {
         let mut notices = [0; 1024];
         let _ = self.children.read(&mut notices);
-        loop {
-            let (pid, status) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, code as u8),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as u8),
-                Err(Errno::EINTR) | Ok(WaitStatus::Stopped(..) | WaitStatus::Continued(_)) => {
-                    continue;
-                }
-                _ => return,
-            };
-            if let Some(entry) = self.containers.iter_mut().find(|entry| entry.is(pid)) {
-                entry.end(status);
+        while let Some((pid, status)) = reap_one() {
+            for container in &mut self.containers {
+                container.reaped(pid, status);
             }
         }
-    }
-
-    /// Tells the host of the containers of which everything has been told.
-    fn report_ends(&mut self) -> Result<(), ServeError> {
-        let ended: Vec<Event> = self
-            .containers
-            .extract_if(.., |entry| {
-                matches!(entry.state, State::Gone { .. }) && entry.streams.is_empty()
-            })
-            .filter_map(|entry| match entry.state {
-                State::Gone { status, oom_killed } => Some(Event::Exited {
-                    id: entry.id,
-                    status,
-                    oom_killed,
-                }),
-                State::Alive(_) => None,
-            })
-            .collect();
-        ended.iter().try_for_each(|event| self.send(event))
     }
 
     fn serve_request(&mut self) -> Result<Option<Ended>, ServeError> {
@@ -220,10 +192,29 @@ impl<G: Guest> Server<G> {
         };
         let result = match request {
             Request::Create(create) => self.create(*create),
-            Request::Start { id } => self.alive(&id).and_then(Workload::start),
-            Request::Signal { id, signal } => {
-                self.alive(&id).and_then(|workload| workload.signal(signal))
-            }
+            Request::Start { id } => self
+                .container(&id)
+                .and_then(|container| container.alive()?.start())
+                .map(|()| Answer::Done),
+            Request::Signal { id, signal, to } => self
+                .container(&id)
+                .and_then(|container| container.signal(signal, to)),
+            Request::Exec(exec) => self.exec(*exec),
+            Request::Resize { id, process, size } => self
+                .container(&id)
+                .and_then(|container| container.resize(process, size)),
+            Request::Processes { id } => self
+                .container(&id)
+                .and_then(|container| container.alive()?.processes())
+                .map(Answer::Processes),
+            Request::Stats { id } => self
+                .container(&id)
+                .and_then(|container| container.alive()?.stats())
+                .map(|stats| Answer::Stats(Box::new(stats))),
+            Request::Update { id, resources } => self
+                .container(&id)
+                .and_then(|container| container.alive()?.update(&resources))
+                .map(|()| Answer::Done),
             Request::PowerOff => {
                 self.guest.sync();
                 return Ok(Some(Ended::PowerOff));
@@ -233,70 +224,76 @@ impl<G: Guest> Server<G> {
         Ok(None)
     }
 
-    fn create(&mut self, create: Create) -> Result<(), Failure> {
-        let Create { id, spec, streams } = create;
-        if self.containers.iter().any(|entry| entry.id == id) {
+    fn create(&mut self, create: Create) -> Result<Answer, Failure> {
+        if self.containers.iter().any(|other| other.id == create.id) {
+            let id = create.id;
             return Err(refused(format!("the guest has a container {id:?} already")));
         }
-        let (stdio, streams) = self
-            .connect(streams)
-            .map_err(|error| refused(format!("can't connect the standard streams: {error}")))?;
-        let workload = self.guest.create(&id, &spec, stdio)?;
-        self.containers.push(Entry {
-            id,
-            state: State::Alive(workload),
-            streams,
-        });
-        Ok(())
-    }
-
-    /// The workload gets pipes and not the connections: a socket can't be opened by way of
-    /// `/dev/stdout`.
-    fn connect(&self, ports: Streams) -> io::Result<(Stdio, Vec<Stream>)> {
-        let mut streams = Vec::new();
-        let mut end = |port: Option<u32>, direction| -> io::Result<OwnedFd> {
-            let Some(port) = port else {
-                let null = OpenOptions::new()
-                    .read(true)
-                    .write(true)
-                    .open("/dev/null")?;
-                return Ok(null.into());
-            };
-            let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
-            let connection = self.guest.connect(port)?;
-            let (theirs, source, destination) = match direction {
-                Direction::ToWorkload => (reader, connection, writer),
-                Direction::FromWorkload => (writer, reader, connection),
-            };
-            let relay = Relay::new(source, destination)?;
-            streams.push(Stream { relay, direction });
-            Ok(theirs)
-        };
-        let stdin = end(ports.stdin, Direction::ToWorkload)?;
-        let stdout = end(ports.stdout, Direction::FromWorkload)?;
-        let stderr = match ports.stderr {
-            // One file on the host, and so one pipe here: what is written to the two stays in
-            // its order.
-            port @ Some(_) if port == ports.stdout => stdout.try_clone()?,
-            port => end(port, Direction::FromWorkload)?,
-        };
-        let stdio = Stdio {
-            stdin,
-            stdout,
-            stderr,
-        };
-        Ok((stdio, streams))
-    }
-
-    fn alive(&mut self, id: &str) -> Result<&mut G::Workload, Failure> {
-        match self.containers.iter_mut().find(|entry| entry.id == id) {
-            Some(Entry {
-                state: State::Alive(workload),
-                ..
-            }) => Ok(workload),
-            Some(_) => Err(refused(format!("the container {id:?} has ended"))),
-            None => Err(refused(format!("the guest has no container {id:?}"))),
+        let Connected {
+            stdio,
+            mut carried,
+            terminal,
+        } = self.connect(create.streams)?;
+        let mut workload = self.guest.create(&create, stdio)?;
+        if let Err(error) = carry_terminal(&mut carried, workload.take_terminal(), terminal) {
+            let _ = workload.destroy();
+            return Err(error);
         }
+        self.containers.push(Container {
+            oom: workload.oom_watch(),
+            id: create.id,
+            spec: create.spec,
+            no_new_keyring: create.no_new_keyring,
+            state: State::Alive(workload),
+            streams: carried,
+            processes: Vec::new(),
+        });
+        Ok(Answer::Done)
+    }
+
+    fn exec(&mut self, exec: Exec) -> Result<Answer, Failure> {
+        let running = self.containers.iter().map(|c| c.processes.len());
+        if running.sum::<usize>() >= MAX_PROCESSES {
+            return Err(refused(format!(
+                "{MAX_PROCESSES} processes run in the guest that exec has started, which is the \
+                 most"
+            )));
+        }
+        let number = exec.number;
+        let container = self.container(&exec.id)?;
+        container.alive()?;
+        if container.processes.iter().any(|p| p.number == number) {
+            return Err(refused(format!("there is a process {number} already")));
+        }
+        let Connected {
+            stdio,
+            mut carried,
+            terminal,
+        } = self.connect(exec.streams)?;
+        let container = self.container(&exec.id)?;
+        let keyring = (!container.no_new_keyring).then_some(container.id.as_str());
+        let State::Alive(workload) = &container.state else {
+            return Err(refused("the container has ended".to_owned()));
+        };
+        let mut started = workload.exec(&container.spec, keyring, &exec, stdio)?;
+        if let Err(error) = carry_terminal(&mut carried, started.terminal.take(), terminal) {
+            started.kill();
+            return Err(error);
+        }
+        let pid = started.pid.as_raw();
+        let process = Process::new(number, &started, carried);
+        container.processes.push(process);
+        Ok(Answer::Executed { pid })
+    }
+
+    fn connect(&self, ports: Streams) -> Result<Connected, Failure> {
+        Connected::new(ports, |port| self.guest.connect(port))
+            .map_err(|error| refused(format!("can't connect the standard streams: {error}")))
+    }
+
+    fn container(&mut self, id: &str) -> Result<&mut Container<G::Workload>, Failure> {
+        let container = self.containers.iter_mut().find(|other| other.id == id);
+        container.ok_or_else(|| refused(format!("the guest has no container {id:?}")))
     }
 
     fn send<T: serde::Serialize>(&mut self, message: &T) -> Result<(), ServeError> {
@@ -304,31 +301,42 @@ impl<G: Guest> Server<G> {
     }
 }
 
-impl<W: Workload> Entry<W> {
-    /// Whether `pid` is its first process.
-    fn is(&self, pid: Pid) -> bool {
-        matches!(&self.state, State::Alive(workload) if workload.pid() == pid)
+/// Has the streams carry the terminal that a process has, if the host has a use for one.
+fn carry_terminal(
+    streams: &mut Carried,
+    master: Option<OwnedFd>,
+    connection: Option<OwnedFd>,
+) -> Result<(), Failure> {
+    match (master, connection) {
+        (Some(master), Some(connection)) => streams
+            .add_terminal(master, connection)
+            .map_err(|error| refused(format!("can't use the process's terminal: {error}"))),
+        (None, None) => Ok(()),
+        (Some(_), None) => Err(refused(
+            "process.terminal is true, and there is nobody to use it".to_owned(),
+        )),
+        (None, Some(_)) => Err(refused(
+            "a terminal is to be used, and process.terminal is false".to_owned(),
+        )),
     }
+}
 
-    /// Its first process has ended: so must all others, and then the pipes hold all there
-    /// will ever be of its output.
-    fn end(&mut self, status: u8) {
-        let State::Alive(workload) = &self.state else {
-            return;
-        };
-        let oom_killed = workload.oom_killed();
-        let gone = State::Gone { status, oom_killed };
-        if let State::Alive(workload) = std::mem::replace(&mut self.state, gone)
-            && let Err(error) = workload.destroy()
-        {
-            log::error(&error.message);
+/// Reaps a child that has ended, if one has; its exit status is 128+n for signal n.
+fn reap_one() -> Option<(Pid, u8)> {
+    loop {
+        let mut status = 0;
+        // By the C library's call: nix doesn't know the realtime signals, which may have ended
+        // the process.
+        // SAFETY: `status` is valid for the call.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match Errno::result(pid) {
+            Err(Errno::EINTR) => {}
+            Err(_) | Ok(0) => return None,
+            Ok(pid) if libc::WIFSIGNALED(status) => {
+                return Some((Pid::from_raw(pid), 128 + libc::WTERMSIG(status) as u8));
+            }
+            Ok(pid) => return Some((Pid::from_raw(pid), libc::WEXITSTATUS(status) as u8)),
         }
-        self.streams
-            .retain(|stream| stream.direction == Direction::FromWorkload);
-        self.streams.retain_mut(|stream| {
-            stream.relay.drain();
-            stream.relay.advance(PollFlags::empty()) == Progress::Waiting
-        });
     }
 }
 

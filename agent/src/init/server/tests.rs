@@ -12,11 +12,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use nacre_agent::container::Stdio;
+use nacre_agent::container::cgroups::{OomWatch, Stats};
+use nacre_agent::protocol::{ProcessEntry, Target, WindowSize};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
-use oci_spec::runtime::Spec;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 
-use super::super::machine::failure;
+use super::super::machine::{Started, failure};
 use super::*;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -62,8 +67,15 @@ impl Guest for Fake {
         connection.ok_or(ErrorKind::ConnectionReset.into())
     }
 
-    fn create(&self, _: &str, spec: &Spec, stdio: Stdio) -> Result<Shell, Failure> {
-        let args = spec.process().as_ref().unwrap().args().clone().unwrap();
+    fn create(&self, create: &Create, stdio: Stdio) -> Result<Shell, Failure> {
+        let args = create
+            .spec
+            .process()
+            .as_ref()
+            .unwrap()
+            .args()
+            .clone()
+            .unwrap();
         let child = Command::new("sh")
             .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
             .args(&args)
@@ -106,6 +118,73 @@ impl Workload for Shell {
 
     fn oom_killed(&self) -> bool {
         false
+    }
+
+    fn take_terminal(&mut self) -> Option<OwnedFd> {
+        None
+    }
+
+    /// Its terminal, if it has one, is one of the host's.
+    fn exec(
+        &self,
+        _: &Spec,
+        _: Option<&str>,
+        exec: &Exec,
+        stdio: Stdio,
+    ) -> Result<Started, Failure> {
+        let args = exec.process.args().clone().unwrap();
+        let mut command = Command::new(&args[0]);
+        command.args(&args[1..]);
+        let mut master = None;
+        if exec.process.terminal() == Some(true) {
+            let pty = nix::pty::openpty(None, None).unwrap();
+            let flags = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+            fcntl(&pty.master, flags).unwrap();
+            let slave = || pty.slave.try_clone().unwrap();
+            command.stdin(slave()).stdout(slave()).stderr(slave());
+            // SAFETY: these calls may be made between fork and exec.
+            unsafe {
+                command.pre_exec(|| {
+                    nix::unistd::setsid()?;
+                    Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+                    Ok(())
+                });
+            }
+            master = Some(pty.master);
+        } else {
+            command
+                .stdin(stdio.stdin)
+                .stdout(stdio.stdout)
+                .stderr(stdio.stderr);
+        }
+        let child = command.spawn().map_err(|error| Failure {
+            message: error.to_string(),
+            status: 127,
+        })?;
+        Ok(Started {
+            pid: Pid::from_raw(child.id() as i32),
+            terminal: master,
+        })
+    }
+
+    fn signal_all(&self, signal: i32) -> Result<(), Failure> {
+        self.signal(signal)
+    }
+
+    fn processes(&self) -> Result<Vec<ProcessEntry>, Failure> {
+        Ok(super::super::processes::describe(&[self.0.as_raw()]))
+    }
+
+    fn stats(&self) -> Result<Stats, Failure> {
+        Ok(Stats::default())
+    }
+
+    fn update(&self, _: &LinuxResources) -> Result<(), Failure> {
+        Err(refused("there are no limits".to_owned()))
+    }
+
+    fn oom_watch(&self) -> Option<OomWatch> {
+        None
     }
 
     /// Leaves whatever else there is: what a failure to kill would look like.
@@ -156,7 +235,7 @@ impl Host {
         host
     }
 
-    fn ask(&mut self, request: &Request) -> Result<(), Failure> {
+    fn ask(&mut self, request: &Request) -> Result<Answer, Failure> {
         protocol::send(&mut self.control, request).unwrap();
         match self.event() {
             Event::Reply { result } => result,
@@ -169,37 +248,93 @@ impl Host {
     }
 
     /// A container of three streams that runs `script`, from port `first` on.
-    fn create(&mut self, id: &str, script: &str, first: u32) -> Result<(), Failure> {
+    fn create(&mut self, id: &str, script: &str, first: u32) -> Result<Answer, Failure> {
         self.create_program(id, &["sh", "-c", script], first)
     }
 
-    fn create_program(&mut self, id: &str, args: &[&str], first: u32) -> Result<(), Failure> {
+    fn create_program(&mut self, id: &str, args: &[&str], first: u32) -> Result<Answer, Failure> {
         let streams = Streams {
             stdin: Some(first),
             stdout: Some(first + 1),
             stderr: Some(first + 2),
+            terminal: None,
         };
         self.create_with(id, args, streams)
     }
 
-    fn create_with(&mut self, id: &str, args: &[&str], streams: Streams) -> Result<(), Failure> {
+    fn create_with(
+        &mut self,
+        id: &str,
+        args: &[&str],
+        streams: Streams,
+    ) -> Result<Answer, Failure> {
         let mut spec = Spec::default();
         let process = spec.process_mut().as_mut().unwrap();
         process.set_args(Some(args.iter().map(|&arg| arg.to_owned()).collect()));
         self.ask(&Request::Create(Box::new(Create {
             id: id.to_owned(),
             spec,
+            bundle: "/".into(),
             streams,
+            no_new_keyring: false,
         })))
     }
 
-    fn start(&mut self, id: &str) -> Result<(), Failure> {
+    fn start(&mut self, id: &str) -> Result<Answer, Failure> {
         self.ask(&Request::Start { id: id.to_owned() })
     }
 
     fn run(&mut self, script: &str) {
         self.create("c", script, 1).unwrap();
         self.start("c").unwrap();
+    }
+
+    /// Starts `sh -c script` in the container `c`, with three streams from port `first` on.
+    fn exec(&mut self, number: u32, script: &str, first: u32) -> Result<Answer, Failure> {
+        let streams = Streams {
+            stdin: Some(first),
+            stdout: Some(first + 1),
+            stderr: Some(first + 2),
+            terminal: None,
+        };
+        self.exec_with(number, &["sh", "-c", script], streams)
+    }
+
+    fn exec_with(
+        &mut self,
+        number: u32,
+        args: &[&str],
+        streams: Streams,
+    ) -> Result<Answer, Failure> {
+        let mut process = ProcessSpec::default();
+        process
+            .set_args(Some(args.iter().map(|&arg| arg.to_owned()).collect()))
+            .set_terminal(Some(streams.terminal.is_some()));
+        self.ask(&Request::Exec(Box::new(Exec {
+            id: "c".to_owned(),
+            number,
+            process,
+            streams,
+            cgroups: Vec::new(),
+        })))
+    }
+
+    fn signal(&mut self, signal: i32, to: Target) -> Result<Answer, Failure> {
+        self.ask(&Request::Signal {
+            id: "c".to_owned(),
+            signal,
+            to,
+        })
+    }
+
+    /// The end of a process that `exec` has started.
+    fn process_exit(&mut self) -> (u32, u8) {
+        match self.event() {
+            Event::ProcessExited {
+                process, status, ..
+            } => (process, status),
+            other => panic!("{other:?}"),
+        }
     }
 
     fn read(&mut self, port: u32) -> String {
@@ -237,9 +372,9 @@ fn output_and_status_arrive() {
 fn output_and_errors_that_are_one_stream_keep_their_order() {
     let mut host = Host::new();
     let streams = Streams {
-        stdin: None,
         stdout: Some(1),
         stderr: Some(1),
+        ..Streams::default()
     };
     let script = "for i in 1 2 3; do echo out $i; echo err $i >&2; done";
     host.create_with("c", &["sh", "-c", script], streams)
@@ -311,6 +446,7 @@ fn a_signal_reaches_the_workload_and_is_its_status() {
     let signal = |id: &str, signal| Request::Signal {
         id: id.to_owned(),
         signal,
+        to: Target::First,
     };
     host.ask(&signal("c", 0x7fff)).unwrap_err();
     host.ask(&signal("x", libc::SIGTERM)).unwrap_err();
@@ -392,6 +528,179 @@ fn nonsense_from_the_host_is_an_error() {
     host.control.write_all(&[2, 0, 0, 0, b'{', b'}']).unwrap();
     let error = host.server.join().unwrap().unwrap_err();
     assert!(matches!(error, ServeError::Receive(_)), "{error}");
+}
+
+#[test]
+fn a_further_process_has_streams_and_a_status_of_its_own() {
+    let mut host = Host::new();
+    host.run("exec sleep 1000");
+    let answer = host.exec(7, "cat; echo err >&2; exit 5", 4).unwrap();
+    assert!(matches!(answer, Answer::Executed { pid } if pid > 1));
+    host.exec(7, "true", 7).unwrap_err();
+    let mut stdin = host.streams.remove(&4).unwrap();
+    stdin.write_all(b"hello").unwrap();
+    stdin.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(host.process_exit(), (7, 5));
+    assert_eq!(host.read(5), "hello");
+    assert_eq!(host.read(6), "err\n");
+    host.signal(libc::SIGTERM, Target::Process(7)).unwrap_err();
+    host.signal(libc::SIGKILL, Target::First).unwrap();
+    assert_eq!(host.exit(), 137);
+    host.power_off();
+}
+
+#[test]
+fn the_end_of_a_further_process_is_told_after_its_output() {
+    let mut host = Host::new();
+    host.run("exec sleep 1000");
+    host.exec(1, "head -c 1000000 /dev/zero", 4).unwrap();
+    thread::sleep(Duration::from_millis(100));
+    // The answer comes first, since nobody has read the output.
+    host.signal(libc::SIGKILL, Target::First).unwrap();
+    assert_eq!(host.exit(), 137);
+    assert_eq!(host.read(5).len(), 1_000_000);
+    assert_eq!(host.process_exit(), (1, 0));
+    host.power_off();
+}
+
+#[test]
+fn a_further_process_is_signalled_alone() {
+    let mut host = Host::new();
+    host.run("exec sleep 1000");
+    for number in [1, 2] {
+        let sleep = ["sleep", "1000"];
+        host.exec_with(number, &sleep, Streams::default()).unwrap();
+    }
+    // A realtime signal too.
+    host.signal(40, Target::Process(2)).unwrap();
+    assert_eq!(host.process_exit(), (2, 168));
+    host.signal(libc::SIGTERM, Target::Process(1)).unwrap();
+    assert_eq!(host.process_exit(), (1, 143));
+    host.signal(libc::SIGTERM, Target::Process(3)).unwrap_err();
+    host.signal(libc::SIGTERM, Target::First).unwrap();
+    assert_eq!(host.exit(), 143);
+    host.power_off();
+}
+
+#[test]
+fn further_processes_need_a_container_and_a_program() {
+    let mut host = Host::new();
+    assert!(host.exec(1, "true", 1).is_err());
+    host.run("exec sleep 1000");
+    let missing = host.exec_with(1, &["/missing"], Streams::default());
+    assert_eq!(missing.unwrap_err().status, 127);
+    for number in 0..MAX_PROCESSES as u32 {
+        let sleep = ["sleep", "1000"];
+        host.exec_with(number, &sleep, Streams::default()).unwrap();
+    }
+    let one_more = host.exec_with(1000, &["true"], Streams::default());
+    assert!(one_more.unwrap_err().message.contains("128 processes"));
+    for number in 0..MAX_PROCESSES as u32 {
+        let kill = Target::Process(number);
+        host.signal(libc::SIGKILL, kill).unwrap();
+        assert_eq!(host.process_exit(), (number, 137));
+    }
+    let one_more = host.exec_with(1000, &["true"], Streams::default());
+    assert!(one_more.is_ok());
+    assert_eq!(host.process_exit(), (1000, 0));
+    host.signal(libc::SIGKILL, Target::First).unwrap();
+    assert_eq!(host.exit(), 137);
+    host.power_off();
+}
+
+#[test]
+fn a_terminal_is_typed_at_shown_and_resized() {
+    let mut host = Host::new();
+    host.run("exec sleep 1000");
+    let streams = Streams {
+        terminal: Some(4),
+        ..Streams::default()
+    };
+    let script = "stty -echo; echo ready; read a; stty size; echo got $a; exit 3";
+    host.exec_with(1, &["sh", "-c", script], streams).unwrap();
+    let mut terminal = host.streams[&4].try_clone().unwrap();
+    let mut ready = [0; 7];
+    terminal.read_exact(&mut ready).unwrap();
+    assert_eq!(&ready, b"ready\r\n");
+    let size = WindowSize {
+        rows: 33,
+        columns: 77,
+    };
+    let resize = |process| Request::Resize {
+        id: "c".to_owned(),
+        process,
+        size,
+    };
+    host.ask(&resize(Some(1))).unwrap();
+    host.ask(&resize(None)).unwrap_err();
+    host.ask(&resize(Some(2))).unwrap_err();
+    terminal.write_all(b"this\n").unwrap();
+    assert_eq!(host.process_exit(), (1, 3));
+    assert_eq!(host.read(4), "33 77\r\ngot this\r\n");
+    host.signal(libc::SIGKILL, Target::First).unwrap();
+    assert_eq!(host.exit(), 137);
+    host.power_off();
+}
+
+#[test]
+fn a_host_that_closes_a_terminal_hangs_up() {
+    let mut host = Host::new();
+    host.run("exec sleep 1000");
+    for (number, port, typed) in [(1, 4, 0), (2, 5, 1 << 20)] {
+        let streams = Streams {
+            terminal: Some(port),
+            ..Streams::default()
+        };
+        // One that takes nothing of what is typed has a terminal that is full at some time.
+        let script = "stty raw; echo x; exec sleep 1000";
+        host.exec_with(number, &["sh", "-c", script], streams)
+            .unwrap();
+        let mut terminal = host.streams.remove(&port).unwrap();
+        terminal.read_exact(&mut [0]).unwrap();
+        terminal.set_nonblocking(true).unwrap();
+        let mut left: usize = typed;
+        let mut idle = 0;
+        while left > 0 && idle < 50 {
+            match terminal.write(&[b'x'; 4096]) {
+                Ok(written) => left = left.saturating_sub(written),
+                Err(_) => {
+                    idle += 1;
+                    thread::sleep(Duration::from_millis(2));
+                }
+            }
+        }
+        drop(terminal);
+        let hung_up = 128 + libc::SIGHUP as u8;
+        assert_eq!(host.process_exit(), (number, hung_up));
+    }
+    host.signal(libc::SIGKILL, Target::First).unwrap();
+    assert_eq!(host.exit(), 137);
+    host.power_off();
+}
+
+#[test]
+fn what_a_container_has_and_uses_is_told() {
+    let mut host = Host::new();
+    host.run("exec sleep 1000");
+    let id = || "c".to_owned();
+    let Answer::Processes(processes) = host.ask(&Request::Processes { id: id() }).unwrap() else {
+        panic!()
+    };
+    assert_eq!(processes.len(), 1);
+    let stats = host.ask(&Request::Stats { id: id() }).unwrap();
+    assert_eq!(stats, Answer::Stats(Box::default()));
+    let update = Request::Update {
+        id: id(),
+        resources: Box::default(),
+    };
+    assert_eq!(
+        host.ask(&update).unwrap_err().message,
+        "there are no limits"
+    );
+    host.signal(libc::SIGKILL, Target::All).unwrap();
+    assert_eq!(host.exit(), 137);
+    host.ask(&Request::Stats { id: id() }).unwrap_err();
+    host.power_off();
 }
 
 #[test]

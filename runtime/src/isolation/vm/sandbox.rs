@@ -151,7 +151,9 @@ impl Sandbox<'_> {
             let create = Create {
                 id: plan.id.to_string(),
                 spec: plan.spec,
+                bundle: plan.bundle.clone(),
                 streams,
+                no_new_keyring: false,
             };
             session.create(create, timeout)?;
             share.seal_root()?;

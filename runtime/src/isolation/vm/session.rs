@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nacre_agent::protocol::{Create, Event, Failure, Hello, Request, VERSION};
+use nacre_agent::protocol::{Create, Event, Failure, Hello, Request, Target, VERSION};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -265,7 +265,9 @@ impl<'a, M: Machine> Session<'a, M> {
         let deadline = Instant::now() + timeout;
         loop {
             match self.message(deadline, "its answer")? {
-                Some(Event::Reply { result }) => return result.map_err(SessionError::Refused),
+                Some(Event::Reply { result }) => {
+                    return result.map(drop).map_err(SessionError::Refused);
+                }
                 Some(event) => self.take_event(event)?,
                 None => return Err(SessionError::NoReply { what, timeout }),
             }
@@ -330,6 +332,7 @@ impl<'a, M: Machine> Session<'a, M> {
             } if id == self.id && self.exited.is_none() => {
                 self.exited = Some(Exited { status, oom_killed });
             }
+            Event::OutOfMemory { id } if id == self.id => {}
             _ => return Err(SessionError::Unasked),
         }
         Ok(())
@@ -339,6 +342,7 @@ impl<'a, M: Machine> Session<'a, M> {
         let request = Request::Signal {
             id: self.id.clone(),
             signal: signal as i32,
+            to: Target::First,
         };
         self.control.send(&request)?;
         self.owed += 1;

@@ -1,6 +1,6 @@
 use std::{io::Write, net::Shutdown, thread};
 
-use nacre_agent::protocol::{self, Streams};
+use nacre_agent::protocol::{self, Answer, Streams};
 
 use super::*;
 
@@ -58,6 +58,7 @@ fn hello(version: u32) -> Hello {
 }
 
 fn reply(guest: &mut UnixStream, result: Result<(), Failure>) {
+    let result = result.map(|()| Answer::Done);
     protocol::send(guest, &Event::Reply { result }).unwrap();
 }
 
@@ -77,11 +78,9 @@ fn create() -> Create {
     Create {
         id: "a".into(),
         spec: Default::default(),
-        streams: Streams {
-            stdin: None,
-            stdout: None,
-            stderr: None,
-        },
+        bundle: "/".into(),
+        streams: Streams::default(),
+        no_new_keyring: false,
     }
 }
 
@@ -130,7 +129,13 @@ fn an_end_right_after_the_start_is_seen() {
             let guest = &mut other.guest;
             request(guest);
             let mut wire = Vec::new();
-            protocol::send(&mut wire, &Event::Reply { result: Ok(()) }).unwrap();
+            protocol::send(
+                &mut wire,
+                &Event::Reply {
+                    result: Ok(Answer::Done),
+                },
+            )
+            .unwrap();
             protocol::send(&mut wire, &exited("a", 1)).unwrap();
             guest.write_all(&wire).unwrap();
         },
@@ -210,7 +215,12 @@ fn what_is_no_message_is_refused() {
 
 #[test]
 fn what_nobody_asked_for_is_refused() {
-    for event in [Event::Reply { result: Ok(()) }, exited("b", 0)] {
+    for event in [
+        Event::Reply {
+            result: Ok(Answer::Done),
+        },
+        exited("b", 0),
+    ] {
         play(
             move |other| {
                 protocol::send(&mut other.guest, &event).unwrap();

@@ -43,11 +43,7 @@ impl Relays {
             next += 1;
             ports.expect(next).map(|stream| (next, stream))
         };
-        let mut streams = Streams {
-            stdin: None,
-            stdout: None,
-            stderr: None,
-        };
+        let mut streams = Streams::default();
         let mut relays = Self {
             input: None,
             outputs: Vec::new(),

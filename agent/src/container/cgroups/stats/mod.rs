@@ -11,13 +11,14 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::setting::keyed;
 use super::{Cgroup, CgroupError};
 
 /// What a container uses: the `data` of an event of the type `stats`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)] // The names are runc's, and the kernel's behind them.
 pub struct Stats {
     pub cpu: Cpu,
@@ -32,14 +33,16 @@ pub struct Stats {
     pub network_interfaces: Option<()>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Cpu {
     pub usage: CpuUsage,
     pub throttling: Throttling,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct CpuUsage {
     #[serde(skip_serializing_if = "is_zero")]
@@ -54,8 +57,8 @@ pub struct CpuUsage {
     pub user: u64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Throttling {
     #[serde(skip_serializing_if = "is_zero")]
@@ -67,7 +70,8 @@ pub struct Throttling {
 }
 
 /// Of version 1 only.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct CpuSet {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -85,7 +89,8 @@ pub struct CpuSet {
     pub sched_relax_domain_level: i64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Memory {
     #[serde(skip_serializing_if = "is_zero")]
@@ -101,7 +106,8 @@ pub struct Memory {
     pub raw: BTreeMap<String, u64>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct MemoryEntry {
     pub limit: u64,
@@ -112,7 +118,8 @@ pub struct MemoryEntry {
     pub failcnt: u64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Pids {
     #[serde(skip_serializing_if = "is_zero")]
@@ -122,7 +129,8 @@ pub struct Pids {
     pub limit: u64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct BlockIo {
     #[serde(
@@ -149,7 +157,8 @@ pub struct BlockIo {
     pub sectors: Vec<BlockIoEntry>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct BlockIoEntry {
     #[serde(skip_serializing_if = "is_zero")]
@@ -162,7 +171,8 @@ pub struct BlockIoEntry {
     pub value: u64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct HugePages {
     #[serde(skip_serializing_if = "is_zero")]
@@ -173,7 +183,8 @@ pub struct HugePages {
 }
 
 /// Always empty: the engine refuses `linux.intelRdt`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IntelRdt {}
 
 fn is_zero(number: &u64) -> bool {
