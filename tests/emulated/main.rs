@@ -13,10 +13,18 @@ mod machine;
 
 use std::process::ExitCode;
 
-use nacre_tests::place::Place;
-use nacre_tests::{Isolation, suite};
+use libtest_mimic::Arguments;
+use nacre_tests::{Isolation, fixtures, place, suite};
 
 fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    if !arguments.list {
+        if let Err(why) = place::emulated() {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+        fixtures::mount_all();
+    }
     let tests = [
         lifecycle::tests(),
         machine::tests(),
@@ -24,5 +32,6 @@ fn main() -> ExitCode {
         failures::tests(),
         killed::tests(),
     ];
-    suite::main(Place::Emulated, Isolation::Vm, tests)
+    let tests = tests.into_iter().flatten().collect();
+    suite::run(&arguments, Isolation::Vm, tests)
 }

@@ -140,8 +140,13 @@ impl ParentCgroup {
 
 impl Drop for ParentCgroup {
     fn drop(&mut self) {
-        let id = self.0.trim_start_matches('/');
-        leftovers::settled_processes(id, Duration::from_secs(10));
+        // A client's helpers may end a moment after what they helped with.
+        let end = Instant::now() + Duration::from_secs(10);
+        while !leftovers::processes(self.0.trim_start_matches('/')).is_empty()
+            && Instant::now() < end
+        {
+            thread::sleep(Duration::from_millis(20));
+        }
         for name in [format!("{}/conmon", self.0), self.0.clone()] {
             leftovers::remove_empty_cgroups(&name);
         }

@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run -p nacre-vmm --example boot -- VMLINUX INITRAMFS "console=ttyS0 reboot=k" \
 //!     [--vcpus N] [--memory MiB] [--timeout SECONDS] [--qemu] \
-//!     [--disk IMAGE]... [--read-only-disk IMAGE]...
+//!     [--disk IMAGE]... [--read-only-disk IMAGE]... [--nic-slots N]
 //! ```
 //!
 //! The exit status is 0 if the guest ended by itself.
@@ -24,6 +24,7 @@ struct Options {
     memory: u64,
     timeout: Duration,
     disks: Vec<File>,
+    nic_slots: usize,
 }
 
 fn options() -> Result<Options, String> {
@@ -34,6 +35,7 @@ fn options() -> Result<Options, String> {
         memory: 128,
         timeout: Duration::from_secs(60),
         disks: Vec::new(),
+        nic_slots: 0,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -44,6 +46,7 @@ fn options() -> Result<Options, String> {
             "--qemu" => options.hypervisor = Hypervisor::Qemu(Qemu::at(qemu::DEFAULT_PATH)),
             "--vcpus" => options.vcpus = number()?.try_into().map_err(|_| "too many vCPUs")?,
             "--memory" => options.memory = number()?,
+            "--nic-slots" => options.nic_slots = number()? as usize,
             "--timeout" => options.timeout = Duration::from_secs(number()?),
             "--disk" | "--read-only-disk" => {
                 let write = arg == "--disk";
@@ -79,6 +82,7 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
         cmdline: cmdline.clone(),
         console_log: Some(console),
         devices,
+        nic_slots: options.nic_slots,
     })?;
     let made = began.elapsed();
     let running = vm.start()?;

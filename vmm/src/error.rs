@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::arch::BootError;
+use crate::devices::virtio::ActivateError;
 use crate::devices::virtio::mmio::TransportError;
 use crate::kvm::KvmError;
 use crate::loader::LoadError;
@@ -44,6 +45,20 @@ pub enum Error {
         #[source]
         source: TransportError,
     },
+    /// There is no slot for one more network device.
+    #[error("every slot for a network device is taken")]
+    NoSlot,
+    /// A network device has another number of queues than its slot.
+    #[error("a network device of {found} pairs of queues: this machine's have {wanted}")]
+    QueuePairs {
+        /// Those that it has.
+        found: usize,
+        /// Those that it must have: [`queue_pairs`](crate::devices::virtio::net::queue_pairs).
+        wanted: usize,
+    },
+    /// A network device can't work on what the guest has set up.
+    #[error("starting a network device")]
+    Start(#[source] ActivateError),
     /// The command line is too long, or holds what a command line can't.
     #[error("the kernel command line is not acceptable: {0}")]
     Cmdline(linux_loader::cmdline::Error),

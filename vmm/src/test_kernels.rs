@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 
+use crate::{Hypervisor, MIN_MEMORY, VmConfig};
+
 /// Defines a kernel: a function of that name gives its code. It is entered in long mode with
 /// the first GiB mapped, and has no stack. `int3` isn't for it, nor what an emulator might
 /// not know.
@@ -60,4 +62,20 @@ pub(crate) fn vmlinux(code: &[u8]) -> File {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&elf).unwrap();
     file
+}
+
+/// A machine of one vCPU and no devices, whose kernel is `code`.
+pub(crate) fn config(code: &[u8]) -> VmConfig {
+    VmConfig {
+        hypervisor: Hypervisor::Kvm,
+        name: String::new(),
+        vcpus: 1,
+        memory: MIN_MEMORY,
+        kernel: vmlinux(code),
+        initramfs: Vec::new(),
+        cmdline: String::new(),
+        console_log: None,
+        devices: Vec::new(),
+        nic_slots: 0,
+    }
 }

@@ -9,6 +9,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::arch::{self, DEVICE_IRQS, MAX_VCPUS};
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::net::{self, Net};
 use crate::error::Error;
 use crate::kvm;
 use crate::loader::{self, InitramfsPart, Kernel, LoadError};
@@ -49,8 +50,12 @@ pub struct VmConfig {
     /// Where the serial console's output goes, line by line. What a pipe doesn't take at once
     /// is lost: the guest never waits for it.
     pub console_log: Option<File>,
-    /// The virtio devices, at most [`MAX_DEVICES`].
+    /// The virtio devices, at most [`MAX_DEVICES`]. The guest knows each by its place here: the
+    /// first is `virtio-mmio.0` on its platform bus.
     pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// How many network devices can be plugged in while it runs
+    /// ([`RunningVm::plug_net`]). They count as devices.
+    pub nic_slots: usize,
 }
 
 impl VmConfig {
@@ -62,9 +67,10 @@ impl VmConfig {
                 max: MAX_VCPUS,
             });
         }
-        if self.devices.len() > max_devices {
+        let devices = self.devices.len().saturating_add(self.nic_slots);
+        if devices > max_devices {
             return Err(Error::Devices {
-                requested: self.devices.len(),
+                requested: devices,
                 max: max_devices,
             });
         }
@@ -101,7 +107,10 @@ pub(crate) fn full_cmdline(
 }
 
 /// A machine that is ready to start.
-pub struct Vm(Made);
+pub struct Vm {
+    made: Made,
+    queue_pairs: usize,
+}
 
 enum Made {
     Kvm(kvm::machine::Made),
@@ -115,10 +124,12 @@ impl Vm {
     ///
     /// [`Error`]; nothing is left behind.
     pub fn new(config: VmConfig) -> Result<Vm, Error> {
-        Ok(Vm(match config.hypervisor.clone() {
+        let queue_pairs = net::queue_pairs(config.vcpus);
+        let made = match config.hypervisor.clone() {
             Hypervisor::Kvm => Made::Kvm(kvm::machine::Made::new(config)?),
             Hypervisor::Qemu(qemu) => Made::Qemu(qemu::Made::new(qemu, config)?),
-        }))
+        };
+        Ok(Vm { made, queue_pairs })
     }
 
     /// Lets it run: each vCPU in a thread of its own, or QEMU as a child process. That is killed
@@ -128,10 +139,13 @@ impl Vm {
     ///
     /// When a thread or the child can't be made; nothing runs then.
     pub fn start(self) -> Result<RunningVm, Error> {
-        Ok(RunningVm(match self.0 {
-            Made::Kvm(made) => Running::Kvm(made.start()?),
-            Made::Qemu(made) => Running::Qemu(made.start()?),
-        }))
+        Ok(RunningVm {
+            running: match self.made {
+                Made::Kvm(made) => Running::Kvm(made.start()?),
+                Made::Qemu(made) => Running::Qemu(made.start()?),
+            },
+            queue_pairs: self.queue_pairs,
+        })
     }
 }
 
@@ -149,7 +163,10 @@ pub enum Exit {
 /// A machine that runs, or has ended by itself.
 ///
 /// Dropping it stops it.
-pub struct RunningVm(Running);
+pub struct RunningVm {
+    running: Running,
+    queue_pairs: usize,
+}
 
 enum Running {
     Kvm(kvm::running::Running),
@@ -159,7 +176,7 @@ enum Running {
 impl RunningVm {
     /// Readable once the machine has ended by itself or failed, or was stopped.
     pub fn exit_event(&self) -> BorrowedFd<'_> {
-        match &self.0 {
+        match &self.running {
             Running::Kvm(machine) => machine.exit_event(),
             Running::Qemu(machine) => machine.exit_event(),
         }
@@ -167,15 +184,51 @@ impl RunningVm {
 
     /// The last lines of the serial console, without control characters.
     pub fn console_tail(&self) -> String {
-        match &self.0 {
+        match &self.running {
             Running::Kvm(machine) => machine.console_tail(),
             Running::Qemu(machine) => machine.console_tail(),
         }
     }
 
+    /// Plugs a network device in. Gives the number N of the guest's `virtio-mmio.N` that has
+    /// become that device: the guest sees it once it binds that to its driver, which it may have
+    /// done already where QEMU runs it.
+    ///
+    /// Under QEMU the guest learns neither the device's address nor its MTU by itself: it must be
+    /// told, and set them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSlot`] if there are as many as [`VmConfig::nic_slots`] already,
+    /// [`Error::QueuePairs`] unless the device has as many pairs of queues as
+    /// [`queue_pairs`](net::queue_pairs) says for the machine's vCPUs; and what the host refuses.
+    pub fn plug_net(&self, device: Net) -> Result<usize, Error> {
+        let found = device.pairs();
+        if found != self.queue_pairs {
+            return Err(Error::QueuePairs {
+                found,
+                wanted: self.queue_pairs,
+            });
+        }
+        match &self.running {
+            Running::Kvm(machine) => machine.plug(Box::new(device)),
+            Running::Qemu(machine) => machine.plug_net(device),
+        }
+    }
+
+    /// Takes a network device out again, and lets go of its tap. The guest should have let the
+    /// driver go before; it has to, and bind it anew, before another device in this slot works.
+    /// Does nothing if there is none at `slot`, a number that [`plug_net`](Self::plug_net) gave.
+    pub fn unplug_net(&self, slot: usize) {
+        match &self.running {
+            Running::Kvm(machine) => machine.unplug(slot),
+            Running::Qemu(machine) => machine.unplug_net(slot),
+        }
+    }
+
     /// Stops it, wherever the guest is. Does nothing if it has ended already.
     pub fn stop(&mut self) {
-        match &mut self.0 {
+        match &mut self.running {
             Running::Kvm(machine) => machine.stop(),
             Running::Qemu(machine) => machine.stop(),
         }
@@ -188,7 +241,7 @@ impl RunningVm {
     ///
     /// What made the machine fail, or [`Error::StopTimeout`].
     pub fn wait(self) -> Result<Exit, Error> {
-        match self.0 {
+        match self.running {
             Running::Kvm(machine) => machine.wait(),
             Running::Qemu(machine) => machine.wait(),
         }

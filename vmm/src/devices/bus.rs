@@ -2,54 +2,69 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use super::virtio::mmio::MmioTransport;
+use super::virtio::mmio::{self, MmioTransport};
 use crate::arch::{MMIO_DEVICE_SIZE, MMIO_START};
 
-/// The devices, each in a page of its own, one after the other.
+/// The places of devices, each a page, one after the other. One without a device is a
+/// placeholder, which drivers pass over (virtio 1.3, section 4.2.3.1.1).
 ///
-/// An access takes the lock of the device that it meets, and no other. A device's own threads
+/// An access takes the lock of the place that it meets, and no other. A device's own threads
 /// don't take it: a vCPU that holds it may wait for them.
 pub(crate) struct MmioBus {
-    devices: Vec<Mutex<MmioTransport>>,
+    places: Vec<Mutex<Option<MmioTransport>>>,
 }
 
 impl MmioBus {
-    pub(crate) fn new(devices: Vec<MmioTransport>) -> MmioBus {
+    /// `devices`, and after them `empty` places.
+    pub(crate) fn new(devices: Vec<MmioTransport>, empty: usize) -> MmioBus {
+        let devices = devices.into_iter().map(Some);
+        let empty = std::iter::repeat_with(|| None).take(empty);
         MmioBus {
-            devices: devices.into_iter().map(Mutex::new).collect(),
+            places: devices.chain(empty).map(Mutex::new).collect(),
         }
     }
 
     /// The guest reads `data` from `address`: all ones where nothing is.
     pub(crate) fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
-            Some((device, offset)) => device.read(offset, data),
+            Some((place, offset)) => match &*place {
+                Some(device) => device.read(offset, data),
+                None => mmio::read_placeholder(offset, data),
+            },
             None => data.fill(0xff),
         }
     }
 
     /// The guest writes `data` to `address`.
     pub(crate) fn write(&self, address: u64, data: &[u8]) {
-        if let Some((mut device, offset)) = self.find(address) {
+        if let Some((mut place, offset)) = self.find(address)
+            && let Some(device) = place.as_mut()
+        {
             device.write(offset, data);
         }
     }
 
+    /// A place, for as long as no vCPU shall reach it; none beyond the last.
+    pub(crate) fn place(&self, index: usize) -> Option<MutexGuard<'_, Option<MmioTransport>>> {
+        self.places.get(index).map(lock)
+    }
+
     /// Stops all devices.
     pub(crate) fn reset(&self) {
-        for device in &self.devices {
-            lock(device).reset();
+        for place in &self.places {
+            if let Some(device) = lock(place).as_mut() {
+                device.reset();
+            }
         }
     }
 
-    fn find(&self, address: u64) -> Option<(MutexGuard<'_, MmioTransport>, u64)> {
+    fn find(&self, address: u64) -> Option<(MutexGuard<'_, Option<MmioTransport>>, u64)> {
         let offset = address.checked_sub(MMIO_START)?;
-        let index = usize::try_from(offset / MMIO_DEVICE_SIZE).ok()?;
-        let device = self.devices.get(index)?;
-        Some((lock(device), offset % MMIO_DEVICE_SIZE))
+        let place = self.place(usize::try_from(offset / MMIO_DEVICE_SIZE).ok()?)?;
+        Some((place, offset % MMIO_DEVICE_SIZE))
     }
 }
 
-fn lock(device: &Mutex<MmioTransport>) -> MutexGuard<'_, MmioTransport> {
-    device.lock().unwrap_or_else(|e| e.into_inner())
+fn lock(place: &Mutex<Option<MmioTransport>>) -> MutexGuard<'_, Option<MmioTransport>> {
+    place.lock().unwrap_or_else(|e| e.into_inner())
 }

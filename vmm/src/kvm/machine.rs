@@ -43,7 +43,8 @@ impl Made {
         config: VmConfig,
     ) -> Result<Made, Error> {
         config.check(MAX_DEVICES)?;
-        let cmdline = full_cmdline(&config.cmdline, "", (0..config.devices.len()).map(slot))?;
+        let places = config.devices.len() + config.nic_slots;
+        let cmdline = full_cmdline(&config.cmdline, "", (0..places).map(place))?;
 
         let kvm = open()?;
         let memory = Arc::new(memory::create(config.memory)?);
@@ -61,10 +62,12 @@ impl Made {
         arch::create_irqchip(&vm).map_err(Error::host("creating the interrupt controllers"))?;
         let vcpus = create_vcpus(&kvm, &vm, config.vcpus, kernel.entry)?;
         let transports = attach(&vm, &memory, config.devices)?;
+        let first_nic = transports.len();
+        let mmio = MmioBus::new(transports, config.nic_slots);
         let (console, console_writer) = Console::new(config.console_log);
         let ports =
             Ports::new(&vm, console_writer).map_err(Error::host("creating the serial port"))?;
-        let machine = Machine::new(ports, MmioBus::new(transports), console, vm, memory)
+        let machine = Machine::new(ports, mmio, first_nic, console, vm, memory)
             .map_err(Error::host("creating an event"))?;
         Ok(Made {
             vcpus,
@@ -106,7 +109,7 @@ impl Made {
 
 /// The address and size of the registers of device `index`, which is below [`MAX_DEVICES`], and
 /// its interrupt.
-fn slot(index: usize) -> (GuestAddress, u64, u32) {
+fn place(index: usize) -> (GuestAddress, u64, u32) {
     let offset = index as u64 * MMIO_DEVICE_SIZE;
     (
         GuestAddress(arch::MMIO_START + offset),
@@ -201,13 +204,35 @@ fn attach(
 }
 
 /// Lets KVM carry a device's notifications and interrupts.
-fn connect(vm: &VmFd, index: usize, transport: &MmioTransport) -> Result<(), kvm_ioctls::Error> {
-    let (address, _, irq) = slot(index);
-    let notify = IoEventAddress::Mmio(address.raw_value() + QUEUE_NOTIFY);
+pub(super) fn connect(
+    vm: &VmFd,
+    index: usize,
+    transport: &MmioTransport,
+) -> Result<(), kvm_ioctls::Error> {
+    let (notify, irq) = wires(index);
     for (queue, event) in transport.notify_events().enumerate() {
         vm.register_ioevent(event, &notify, queue as u32)?;
     }
     vm.register_irqfd(transport.irq(), irq)
+}
+
+/// Undoes [`connect`], or what it did before it failed.
+pub(super) fn disconnect(vm: &VmFd, index: usize, transport: &MmioTransport) {
+    let (notify, irq) = wires(index);
+    // KVM refuses only what isn't connected.
+    for (queue, event) in transport.notify_events().enumerate() {
+        let _ = vm.unregister_ioevent(event, &notify, queue as u32);
+    }
+    let _ = vm.unregister_irqfd(transport.irq(), irq);
+}
+
+/// Where device `index` is notified, and its interrupt.
+fn wires(index: usize) -> (IoEventAddress, u32) {
+    let (address, _, irq) = place(index);
+    (
+        IoEventAddress::Mmio(address.raw_value() + QUEUE_NOTIFY),
+        irq,
+    )
 }
 
 #[cfg(test)]

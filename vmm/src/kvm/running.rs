@@ -10,10 +10,13 @@ use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryMmap;
 
 use super::kick::Kick;
+use super::machine::{connect, disconnect};
 use super::vcpu::Vcpu;
 use crate::arch::Ports;
 use crate::console::Console;
 use crate::devices::bus::MmioBus;
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::mmio::MmioTransport;
 use crate::end::{End, Threads};
 use crate::error::Error;
 use crate::vm::Exit;
@@ -41,6 +44,16 @@ impl Running {
 
     pub(crate) fn stop(&mut self) {
         self.machine.end(Ok(Exit::Stopped));
+    }
+
+    /// Puts a device into the first slot that has none. Gives the number of its place.
+    pub(crate) fn plug(&self, device: Box<dyn VirtioDevice>) -> Result<usize, Error> {
+        self.machine.plug(device)
+    }
+
+    /// Takes the device out of a slot, if there is one.
+    pub(crate) fn unplug(&self, place: usize) {
+        self.machine.unplug(place);
     }
 
     pub(crate) fn wait(mut self) -> Result<Exit, Error> {
@@ -94,20 +107,23 @@ impl Drop for Running {
 pub(crate) struct Machine {
     pub(crate) ports: Ports,
     pub(crate) mmio: MmioBus,
+    /// The first of the places that devices are plugged into.
+    first_slot: usize,
     console: Arc<Console>,
     end: End,
     /// What makes the vCPUs see that it has ended.
     kicks: Mutex<Vec<Arc<Kick>>>,
     /// The vCPUs' threads.
     threads: Threads,
-    _vm: VmFd,
-    _memory: Arc<GuestMemoryMmap>,
+    vm: VmFd,
+    memory: Arc<GuestMemoryMmap>,
 }
 
 impl Machine {
     pub(crate) fn new(
         ports: Ports,
         mmio: MmioBus,
+        first_slot: usize,
         console: Arc<Console>,
         vm: VmFd,
         memory: Arc<GuestMemoryMmap>,
@@ -115,12 +131,13 @@ impl Machine {
         Ok(Machine {
             ports,
             mmio,
+            first_slot,
             console,
             end: End::new()?,
             kicks: Mutex::default(),
             threads: Threads::default(),
-            _vm: vm,
-            _memory: memory,
+            vm,
+            memory,
         })
     }
 
@@ -144,6 +161,38 @@ impl Machine {
 
     pub(crate) fn console_tail(&self) -> String {
         self.console.tail()
+    }
+
+    fn plug(&self, device: Box<dyn VirtioDevice>) -> Result<usize, Error> {
+        for index in self.first_slot.. {
+            // A vCPU that looks at the place meanwhile waits, and sees the whole device.
+            let mut place = self.mmio.place(index).ok_or(Error::NoSlot)?;
+            if place.is_some() {
+                continue;
+            }
+            let transport = MmioTransport::new(device, Arc::clone(&self.memory))
+                .map_err(|source| Error::Device { index, source })?;
+            if let Err(error) = connect(&self.vm, index, &transport) {
+                disconnect(&self.vm, index, &transport);
+                return Err(Error::host("connecting a device")(error));
+            }
+            *place = Some(transport);
+            return Ok(index);
+        }
+        Err(Error::NoSlot)
+    }
+
+    fn unplug(&self, index: usize) {
+        if index < self.first_slot {
+            return;
+        }
+        let Some(mut place) = self.mmio.place(index) else {
+            return;
+        };
+        if let Some(mut transport) = place.take() {
+            disconnect(&self.vm, index, &transport);
+            transport.reset();
+        }
     }
 
     /// A vCPU's thread is through.

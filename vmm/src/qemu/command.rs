@@ -2,7 +2,9 @@
 
 use std::ffi::CString;
 
-use virtio_bindings::virtio_ids::{VIRTIO_ID_BLOCK, VIRTIO_ID_FS, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK};
+use virtio_bindings::virtio_ids::{
+    VIRTIO_ID_BLOCK, VIRTIO_ID_FS, VIRTIO_ID_NET, VIRTIO_ID_RNG, VIRTIO_ID_VSOCK,
+};
 
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::fs::MAX_TAG;
@@ -27,6 +29,11 @@ const FILTER: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourc
 const MACHINE: &str = "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,\
                        auto-kernel-cmdline=off,memory-backend=memory";
 
+/// What of a network device QEMU would do by itself, and the device here doesn't: commands to
+/// set filters and offloads, and announcements.
+const NET: &str = "ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,\
+                   ctrl_guest_offloads=off,guest_announce=off";
+
 /// How many threads emulate the processors: one, also for several. With a thread each, QEMU
 /// 7.2 now and then executes code that another processor has just changed (Linux changes its
 /// own, for static keys, and dies of an `int3` that it has long taken out again: seen here, and
@@ -45,8 +52,12 @@ pub(super) struct Kind {
     /// How many of the device's queues QEMU hands over to it. None if QEMU has such a device
     /// of its own, which stands in for ours.
     pub(super) handed_over: Option<usize>,
+    /// How many of them the driver must set up before the device can work, if not all.
+    pub(super) needed: Option<usize>,
     /// Whether it asks the device for its configuration space.
     pub(super) gives_config: bool,
+    /// How many pairs of queues it has, if it is a network device.
+    net_pairs: Option<usize>,
     /// QEMU's name of it, and its properties.
     device: String,
 }
@@ -60,6 +71,8 @@ impl Kind {
                 name: "vsock",
                 // QEMU keeps the event queue.
                 handed_over: Some(queues.min(2)),
+                needed: None,
+                net_pairs: None,
                 gives_config: true,
                 device: "vhost-user-vsock-device".into(),
             }),
@@ -68,6 +81,8 @@ impl Kind {
                 Some(Kind {
                     name: "fs",
                     handed_over: Some(queues),
+                    needed: None,
+                    net_pairs: None,
                     gives_config: false,
                     device: format!(
                         "vhost-user-fs-device,tag={},queue-size={size}",
@@ -80,16 +95,32 @@ impl Kind {
                 Some(Kind {
                     name: "block",
                     handed_over: Some(queues),
+                    needed: None,
+                    net_pairs: None,
                     gives_config: true,
                     // Without a number there is one queue; all that the disk can do besides is
                     // asked of it.
                     device: format!("vhost-user-blk,num-queues={queues},queue-size={size}"),
                 })
             }
+            VIRTIO_ID_NET => Some(Kind {
+                name: "net",
+                // QEMU keeps the control queue, which is there if there are several pairs.
+                handed_over: Some(queues & !1),
+                needed: Some(2),
+                gives_config: false,
+                net_pairs: Some(queues / 2),
+                device: match queues {
+                    0..=2 => format!("virtio-net-device,{NET},ctrl_vq=off"),
+                    _ => format!("virtio-net-device,{NET},mq=on"),
+                },
+            }),
             // QEMU reaches no other's in Debian's build, and feeds its own by getrandom(2) too.
             VIRTIO_ID_RNG => Some(Kind {
                 name: "rng",
                 handed_over: None,
+                needed: None,
+                net_pairs: None,
                 gives_config: false,
                 device: "virtio-rng-device,rng=random".into(),
             }),
@@ -159,7 +190,13 @@ impl Arguments {
         if kind.handed_over.is_some() {
             let fd = FIRST_SOCKET + socket;
             self.add("-chardev", format!("socket,id=device{index},fd={fd}"));
-            device += &format!(",chardev=device{index}");
+            if let Some(pairs) = kind.net_pairs {
+                let net = format!("vhost-user,id=net{index},chardev=device{index},queues={pairs}");
+                self.add("-netdev", net);
+                device += &format!(",netdev=net{index}");
+            } else {
+                device += &format!(",chardev=device{index}");
+            }
         } else {
             self.add("-object", "rng-builtin,id=random");
         }

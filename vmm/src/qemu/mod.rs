@@ -31,6 +31,7 @@ use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 use crate::arch::Boot;
 use crate::console::{Console, ConsoleWriter};
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::net::{self, Net, NetSlot};
 use crate::devices::virtio::vhost_user::Connection;
 use crate::end::{End, Threads};
 use crate::error::Error;
@@ -198,13 +199,31 @@ pub(crate) struct Made {
     memory: Arc<GuestMemoryMmap>,
     rom: File,
     devices: Vec<Box<dyn VirtioDevice>>,
+    nics: NicSlots,
     console: Arc<Console>,
     console_writer: ConsoleWriter,
+}
+
+/// The places of network devices.
+struct NicSlots {
+    /// The number of the first.
+    first: usize,
+    slots: Vec<NetSlot>,
 }
 
 impl Made {
     pub(crate) fn new(qemu: Qemu, mut config: VmConfig) -> Result<Made, Error> {
         config.check(MAX_QEMU_DEVICES)?;
+        // QEMU can't add devices later, so the places are there from the start.
+        let pairs = net::queue_pairs(config.vcpus);
+        let slots: Vec<_> = (0..config.nic_slots).map(|_| NetSlot::new(pairs)).collect();
+        let slots = NicSlots {
+            first: config.devices.len(),
+            slots,
+        };
+        let places = slots.slots.iter().cloned();
+        let places = places.map(|slot| Box::new(slot) as Box<dyn VirtioDevice>);
+        config.devices.extend(places);
         for (index, device) in config.devices.iter().enumerate() {
             if command::Kind::of(&**device).is_none() {
                 return Err(Error::NotForQemu { index });
@@ -239,6 +258,7 @@ impl Made {
             memory: Arc::new(memory),
             rom,
             devices: config.devices,
+            nics: slots,
             console,
             console_writer,
         })
@@ -291,6 +311,7 @@ impl Made {
         let running = Running {
             shared: Arc::clone(&shared),
             child: Arc::clone(&child),
+            nics: self.nics,
         };
         drop((console_end, messages_end, sockets));
 
@@ -331,6 +352,7 @@ fn connect(
             name: kind.name,
             device,
             handed_over,
+            needed: kind.needed.unwrap_or(handed_over),
             gives_config: kind.gives_config,
             socket,
         });
@@ -414,9 +436,29 @@ struct Shared {
 pub(crate) struct Running {
     shared: Arc<Shared>,
     child: Arc<jail::Child>,
+    nics: NicSlots,
 }
 
 impl Running {
+    /// Puts a network device into the first slot that has none. Gives the number of its place.
+    pub(crate) fn plug_net(&self, mut net: Net) -> Result<usize, Error> {
+        for (place, slot) in (self.nics.first..).zip(&self.nics.slots) {
+            match slot.fill(net).map_err(Error::Start)? {
+                None => return Ok(place),
+                Some(back) => net = back,
+            }
+        }
+        Err(Error::NoSlot)
+    }
+
+    /// Takes the network device out of a slot, if there is one.
+    pub(crate) fn unplug_net(&self, place: usize) {
+        let slot = place.checked_sub(self.nics.first);
+        if let Some(slot) = slot.and_then(|slot| self.nics.slots.get(slot)) {
+            slot.clear();
+        }
+    }
+
     pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
         self.shared.end.event()
     }

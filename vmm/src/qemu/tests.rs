@@ -8,25 +8,10 @@ use std::time::Instant;
 
 use super::jail::FIRST_USER;
 use super::*;
+use crate::MAX_VCPUS;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::rng::Rng;
 use crate::test_kernels::*;
-use crate::vm::Hypervisor;
-use crate::{MAX_VCPUS, MIN_MEMORY};
-
-fn config(code: &[u8]) -> VmConfig {
-    VmConfig {
-        hypervisor: Hypervisor::Kvm,
-        name: String::new(),
-        vcpus: 1,
-        memory: MIN_MEMORY,
-        kernel: vmlinux(code),
-        initramfs: Vec::new(),
-        cmdline: String::new(),
-        console_log: None,
-        devices: Vec::new(),
-    }
-}
 
 /// The host's QEMU, if this process can jail it.
 fn qemu() -> Option<Qemu> {

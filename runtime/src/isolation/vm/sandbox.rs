@@ -132,6 +132,7 @@ impl Sandbox<'_> {
             cmdline: cmdline(plan.options.debug || plan.console_log.is_some()),
             console_log: plan.console_log,
             devices: vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())],
+            nic_slots: 0,
         };
         let (joined, machine) = while_joining(plan.cgroup, || Vm::new(config));
         self.cgroup = joined?;

@@ -456,6 +456,20 @@ impl fmt::Debug for MmioTransport {
     }
 }
 
+/// The driver reads `data` from `offset` of a place without a device: the device's type is 0
+/// there, at which a driver stops without a word (section 4.2.3.1.1).
+pub(crate) fn read_placeholder(offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    if data.len() == 4 {
+        let value = match offset {
+            0x000 => MAGIC,
+            0x004 => VERSION,
+            _ => 0,
+        };
+        data.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
 /// The 32 bits of `value` that `select` names.
 fn word(value: u64, select: u32) -> u32 {
     match select {

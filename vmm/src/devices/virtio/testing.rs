@@ -43,6 +43,7 @@ pub(crate) struct Recorder {
 #[derive(Default)]
 struct Recorded {
     signals: Vec<usize>,
+    config_changes: usize,
     failure: Option<String>,
 }
 
@@ -57,7 +58,9 @@ impl Interrupt for Recorder {
         self.changed.notify_all();
     }
 
-    fn signal_config(&self) {}
+    fn signal_config(&self) {
+        self.state.lock().unwrap().config_changes += 1;
+    }
 
     fn fail(&self, why: &str) {
         self.state.lock().unwrap().failure = Some(why.to_owned());
@@ -69,6 +72,10 @@ impl Recorder {
     pub(crate) fn signals(&self, index: usize) -> usize {
         let state = self.state.lock().unwrap();
         state.signals.get(index).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn config_changes(&self) -> usize {
+        self.state.lock().unwrap().config_changes
     }
 
     pub(crate) fn failure(&self) -> Option<String> {

@@ -5,9 +5,9 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::Exit;
 use crate::devices::virtio::{ActivateError, Activation};
 use crate::test_kernels::*;
-use crate::{Exit, Hypervisor, MIN_MEMORY};
 
 // Runs where there is no memory, after it has mapped the 2 MiB from 0xd0000000 with another
 // page directory.
@@ -61,20 +61,6 @@ kernel!(look_around:
     "2: hlt"
     "jmp 2b"
 );
-
-fn config(code: &[u8]) -> VmConfig {
-    VmConfig {
-        hypervisor: Hypervisor::Kvm,
-        name: String::new(),
-        vcpus: 1,
-        memory: MIN_MEMORY,
-        kernel: vmlinux(code),
-        initramfs: Vec::new(),
-        cmdline: String::new(),
-        console_log: None,
-        devices: Vec::new(),
-    }
-}
 
 /// Any KVM that opens. None, which is reported, where there is none.
 fn machine(config: VmConfig) -> Option<Result<Made, Error>> {

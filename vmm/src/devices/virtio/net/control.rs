@@ -36,12 +36,11 @@ pub(super) fn run(
                         let problem = "has no room for an answer";
                         return Err(queue.bad_chain(chain.head, problem).into());
                     }
-                    let answer = match wanted_pairs(chain.readable, pairs) {
-                        Some(count) => {
-                            tap.use_queues(count).map_err(Failure::Switch)?;
-                            VIRTIO_NET_OK
-                        }
-                        None => VIRTIO_NET_ERR,
+                    let wanted = wanted_pairs(chain.readable, pairs);
+                    // The host refuses when the tap is gone.
+                    let answer = match wanted.map(|count| tap.use_queues(count)) {
+                        Some(Ok(())) => VIRTIO_NET_OK,
+                        Some(Err(_)) | None => VIRTIO_NET_ERR,
                     };
                     let written = chain.writable.write(&[answer as u8]);
                     queue.push(chain.head, written)?;

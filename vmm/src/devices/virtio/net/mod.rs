@@ -17,12 +17,17 @@
 //! as it is on its way through the host's kernel, whose queues have bounds.
 //!
 //! A queue that breaks stops with its pair; the others go on until the driver resets the
-//! device. The end of the tap stops all.
+//! device. When the tap goes away the link is down: what the guest sends is dropped, and nothing
+//! comes.
+//!
+//! A transport that keeps the control queue for itself, as vhost-user's front end does, uses as
+//! many pairs as it has set up.
 
 mod control;
 mod header;
 mod pair;
 mod receive;
+mod slot;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -30,6 +35,7 @@ mod transmit;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -37,14 +43,15 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_USO4,
     VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
     VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
-    VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, BASIC_FEATURES, DeviceQueue};
 use super::thread::DeviceThread;
 use super::{ActivateError, Activation, Interrupt, VirtioDevice, config};
-use pair::Pair;
+use pair::{Failure, Pair};
+pub(crate) use slot::NetSlot;
 pub use tap::{MAX_QUEUE_PAIRS, Tap, TapError};
 
 /// The smallest MTU, in bytes (5.1.4.1).
@@ -54,12 +61,57 @@ pub const MIN_MTU: u16 = 68;
 const QUEUE_SIZE: u16 = 256;
 const CONTROL_QUEUE_SIZE: u16 = 16;
 
-/// `struct virtio_net_config` up to the MTU.
+/// `struct virtio_net_config` up to the MTU, and its status.
 const CONFIG_SIZE: usize = 12;
+const STATUS: std::ops::Range<usize> = 6..8;
+
+/// What every device offers that isn't its tap's to say.
+const FEATURES: [u32; 12] = [
+    VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM,
+    VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_HOST_ECN,
+    VIRTIO_NET_F_GUEST_CSUM,
+    VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_ECN,
+];
+const UDP_FEATURES: [u32; 3] = [
+    VIRTIO_NET_F_HOST_USO,
+    VIRTIO_NET_F_GUEST_USO4,
+    VIRTIO_NET_F_GUEST_USO6,
+];
+const SEVERAL_PAIRS: [u32; 2] = [VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ];
+
+/// `all` with `bits`.
+fn with(all: u64, bits: &[u32]) -> u64 {
+    bits.iter().fold(all, |all, bit| all | 1 << bit)
+}
+
+/// The queues of a device with so many pairs.
+fn queue_sizes(pairs: usize) -> Vec<u16> {
+    let mut sizes = vec![QUEUE_SIZE; 2 * pairs];
+    if pairs > 1 {
+        sizes.push(CONTROL_QUEUE_SIZE);
+    }
+    sizes
+}
+
+/// How many pairs of queues a device has in a machine of `vcpus`: one for each, up to
+/// [`MAX_QUEUE_PAIRS`]. Its tap is opened with as many queues.
+pub fn queue_pairs(vcpus: u8) -> usize {
+    usize::from(vcpus).clamp(1, MAX_QUEUE_PAIRS)
+}
 
 /// The device.
 pub struct Net {
     tap: Arc<Tap>,
+    /// Whether the tap has gone away.
+    gone: Arc<AtomicBool>,
     config: [u8; CONFIG_SIZE],
     queue_sizes: Vec<u16>,
     threads: Vec<DeviceThread>,
@@ -86,57 +138,68 @@ impl Net {
         config[..6].copy_from_slice(&mac);
         config[8..10].copy_from_slice(&(pairs as u16).to_le_bytes());
         config[10..].copy_from_slice(&mtu.to_le_bytes());
-        let mut queue_sizes = vec![QUEUE_SIZE; 2 * pairs];
-        if pairs > 1 {
-            queue_sizes.push(CONTROL_QUEUE_SIZE);
-        }
         Ok(Net {
             tap: Arc::new(tap),
+            gone: Arc::default(),
             config,
-            queue_sizes,
+            queue_sizes: queue_sizes(pairs),
             threads: Vec::new(),
         })
+    }
+
+    /// How many pairs of queues it has.
+    pub fn pairs(&self) -> usize {
+        self.tap.queues().len()
+    }
+
+    /// Has the host use the first `pairs` queues of the tap as the driver wants them. If the tap
+    /// is gone, that is for the pairs to find out.
+    fn set_up_tap(&self, features: u64, pairs: usize) -> Result<(), ActivateError> {
+        let set = self.tap.set_offloads(offloads(features));
+        let set = set.and_then(|()| self.tap.use_queues(pairs));
+        match set {
+            Err(source) if !self.tap.is_gone() => Err(ActivateError::Host {
+                what: "telling the host's interface what the driver accepts",
+                source,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Starts the threads of the pairs that the driver has set up, and of the control queue.
     fn start(
         &mut self,
-        mut queues: Vec<Option<DeviceQueue>>,
+        queues: Queues,
         memory: &Arc<GuestMemoryMmap>,
         interrupt: &Arc<dyn Interrupt>,
         features: u64,
     ) -> Result<(), ActivateError> {
-        let accepted = |bit: u32| features & 1 << bit != 0;
-        let pairs = if accepted(VIRTIO_NET_F_MQ) {
-            self.tap.queues().len()
-        } else {
-            1
-        };
-        // It comes after the pairs that are negotiated (5.1.2).
-        let control = queues.get_mut(2 * pairs).and_then(Option::take);
-        let mut started = 0;
-        let mut queues = queues.into_iter().take(2 * pairs);
-        while let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) {
-            let missing = |index: usize| ActivateError::QueueNotReady((2 * started + index) as u16);
-            let pair = match (receive, transmit) {
-                (Some(receive), Some(transmit)) => [receive, transmit],
-                // A driver needn't use more than the first pair.
-                _ if started > 0 => break,
-                (None, _) => return Err(missing(0)),
-                (_, None) => return Err(missing(1)),
-            };
+        let started = queues.pairs.len();
+        for (index, queues) in queues.pairs.into_iter().enumerate() {
             let (tap, memory) = (Arc::clone(&self.tap), Arc::clone(memory));
-            let index = started;
-            let work = move |stop: &_| match tap.queues().get(index) {
-                Some(queue) => Pair::new(queue, pair, &memory, features).run(stop),
-                None => Ok(()),
+            let (gone, config) = (Arc::clone(&self.gone), Arc::clone(interrupt));
+            let work = move |stop: &_| {
+                let Some(queue) = tap.queues().get(index) else {
+                    return Ok(());
+                };
+                let mut pair = Pair::new(queue, queues, &memory, features);
+                let ended = match tap.is_gone() {
+                    true => Err(Failure::Gone),
+                    false => pair.run(stop),
+                };
+                match ended {
+                    Err(Failure::Gone) => {
+                        if !gone.swap(true, Ordering::AcqRel) {
+                            config.signal_config();
+                        }
+                        pair.discard(stop)
+                    }
+                    ended => ended,
+                }
             };
             self.spawn(interrupt, work)?;
-            started += 1;
         }
-        if let Some(mut queue) = control
-            && accepted(VIRTIO_NET_F_CTRL_VQ)
-        {
+        if let Some(mut queue) = queues.control {
             let (tap, memory) = (Arc::clone(&self.tap), Arc::clone(memory));
             let work = move |stop: &_| control::run(&mut queue, &memory, &tap, started, stop);
             self.spawn(interrupt, work)?;
@@ -162,30 +225,14 @@ impl VirtioDevice for Net {
     }
 
     fn features(&self) -> u64 {
-        let mut bits = vec![
-            VIRTIO_NET_F_MAC,
-            VIRTIO_NET_F_MTU,
-            VIRTIO_NET_F_MRG_RXBUF,
-            VIRTIO_NET_F_CSUM,
-            VIRTIO_NET_F_HOST_TSO4,
-            VIRTIO_NET_F_HOST_TSO6,
-            VIRTIO_NET_F_HOST_ECN,
-            VIRTIO_NET_F_GUEST_CSUM,
-            VIRTIO_NET_F_GUEST_TSO4,
-            VIRTIO_NET_F_GUEST_TSO6,
-            VIRTIO_NET_F_GUEST_ECN,
-        ];
+        let mut features = with(BASIC_FEATURES, &FEATURES);
         if self.tap.has_udp_offloads() {
-            bits.extend([
-                VIRTIO_NET_F_HOST_USO,
-                VIRTIO_NET_F_GUEST_USO4,
-                VIRTIO_NET_F_GUEST_USO6,
-            ]);
+            features = with(features, &UDP_FEATURES);
         }
-        if self.tap.queues().len() > 1 {
-            bits.extend([VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MQ]);
+        if self.pairs() > 1 {
+            features = with(features, &SEVERAL_PAIRS);
         }
-        bits.iter().fold(BASIC_FEATURES, |all, bit| all | 1 << bit)
+        features
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -193,7 +240,11 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        config::read(&self.config, offset, data);
+        let mut config = self.config;
+        if !self.gone.load(Ordering::Acquire) {
+            config[STATUS].copy_from_slice(&(VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+        }
+        config::read(&config, offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -201,15 +252,14 @@ impl VirtioDevice for Net {
         let memory = Arc::clone(&activation.memory);
         let interrupt = Arc::clone(&activation.interrupt);
         let features = activation.features;
-        let offloads = offloads(features);
-        let host = |source| ActivateError::Host {
-            what: "telling the host's interface what the driver accepts",
-            source,
-        };
-        self.tap.set_offloads(offloads).map_err(host)?;
-        // A new driver begins with one pair (5.1.6.5.5).
-        self.tap.use_queues(1).map_err(host)?;
         let queues = queue::start_ready_queues(activation)?;
+        let queues = Queues::sort(queues, features, self.pairs())?;
+        // A driver with a control queue begins with one pair (5.1.6.5.5).
+        let used = match queues.control {
+            Some(_) => 1,
+            None => queues.pairs.len(),
+        };
+        self.set_up_tap(features, used)?;
         let started = self.start(queues, &memory, &interrupt, features);
         if started.is_err() {
             self.threads.clear();
@@ -219,6 +269,41 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         self.threads.clear();
+    }
+}
+
+/// The queues that the driver has set up.
+struct Queues {
+    pairs: Vec<[DeviceQueue; 2]>,
+    control: Option<DeviceQueue>,
+}
+
+impl Queues {
+    /// Of a device of `pairs` pairs, whose driver accepted `features`.
+    fn sort(
+        mut queues: Vec<Option<DeviceQueue>>,
+        features: u64,
+        pairs: usize,
+    ) -> Result<Queues, ActivateError> {
+        let accepted = |bit: u32| features & 1 << bit != 0;
+        let pairs = if accepted(VIRTIO_NET_F_MQ) { pairs } else { 1 };
+        // It comes after the pairs that are negotiated (5.1.2).
+        let control = queues.get_mut(2 * pairs).and_then(Option::take);
+        let mut sorted = Queues {
+            pairs: Vec::with_capacity(pairs),
+            control: control.filter(|_| accepted(VIRTIO_NET_F_CTRL_VQ)),
+        };
+        let mut queues = queues.into_iter().take(2 * pairs);
+        while let (Some(receive), Some(transmit)) = (queues.next(), queues.next()) {
+            match (receive, transmit) {
+                (Some(receive), Some(transmit)) => sorted.pairs.push([receive, transmit]),
+                // A driver needn't use more than the first pair.
+                _ if !sorted.pairs.is_empty() => break,
+                (None, _) => return Err(ActivateError::QueueNotReady(0)),
+                (_, None) => return Err(ActivateError::QueueNotReady(1)),
+            }
+        }
+        Ok(sorted)
     }
 }
 

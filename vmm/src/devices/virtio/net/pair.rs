@@ -33,8 +33,6 @@ pub(super) enum Failure {
     Gone,
     #[error("reading from the host's interface: {0}")]
     Receive(io::Error),
-    #[error("changing how many queues the host's interface uses: {0}")]
-    Switch(io::Error),
     #[error("waiting for events: {0}")]
     Wait(io::Error),
 }
@@ -75,6 +73,18 @@ impl<'m> Pair<'m> {
             }
         }
         Ok(())
+    }
+
+    /// Drops what the guest sends, until told to stop.
+    pub(super) fn discard(&mut self, stop: &Stop) -> Result<(), Failure> {
+        loop {
+            let sent = self.transmitter.queue().notify().as_raw_fd();
+            self.transmitter.discard(stop)?;
+            if !stop.wait(&[sent]).map_err(Failure::Wait)? {
+                return Ok(());
+            }
+            self.transmitter.queue().acknowledge();
+        }
     }
 
     /// Moves some packets in both directions, if the host uses the tap's queue. Returns

@@ -132,6 +132,12 @@ impl Tap {
         })
     }
 
+    /// Whether the interface is gone.
+    pub(super) fn is_gone(&self) -> bool {
+        // The first queue is always attached.
+        self.queues.first().is_none_or(|first| first.is_gone())
+    }
+
     /// Has the host use the first `count` queues only.
     pub(super) fn use_queues(&self, count: usize) -> io::Result<()> {
         for (index, queue) in self.queues.iter().enumerate() {

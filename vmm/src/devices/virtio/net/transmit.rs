@@ -8,6 +8,7 @@ use super::header::{self, Header};
 use super::pair::{BATCH, Failure, WaitFor};
 use super::tap::TapQueue;
 use crate::devices::virtio::queue::DeviceQueue;
+use crate::devices::virtio::thread::Stop;
 use crate::devices::virtio::vector::Vector;
 
 /// A transmit queue.
@@ -40,6 +41,19 @@ impl<'m> Transmitter<'m> {
         let waits = self.send_some(tap)?;
         self.queue.signal()?;
         Ok(waits)
+    }
+
+    /// Drops all packets that there are, unless told to stop.
+    pub(super) fn discard(&mut self, stop: &Stop) -> Result<(), Failure> {
+        while !stop.requested() {
+            match self.queue.pop(self.memory)? {
+                Some(chain) => self.queue.push(chain.head, 0)?,
+                None if self.queue.resume_notifications()? => {}
+                None => break,
+            }
+        }
+        self.queue.signal()?;
+        Ok(())
     }
 
     fn send_some(&mut self, tap: &TapQueue) -> Result<WaitFor, Failure> {

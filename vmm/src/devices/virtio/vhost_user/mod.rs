@@ -28,7 +28,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Activation, ActiveQueue, VirtioDevice};
 use events::Calls;
@@ -54,6 +54,8 @@ struct Backend {
     /// What the driver accepted, once it has.
     features: Option<u64>,
     rings: Vec<Ring>,
+    /// How many of them, from the first, the device can't do without.
+    needed: usize,
     /// Whether QEMU asks for the configuration space. It knows some kinds' by itself, and
     /// complains if it is offered.
     gives_config: bool,
@@ -98,14 +100,39 @@ impl Ring {
         let whole = whole.iter().all(|&(at, len)| memory.check_range(at, len));
         whole.then_some(queue)
     }
+
+    /// The queue as a device gets it; one that isn't ready if this isn't.
+    fn activate(&self, memory: &GuestMemoryMmap, event_index: bool) -> Result<ActiveQueue> {
+        let (Some(kick), true) = (&self.kick, self.is_ready()) else {
+            let queue = Queue::new(MAX_SIZE).map_err(|_| Error::InvalidParam)?;
+            let notify = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC);
+            let notify = notify.map_err(Error::ReqHandlerError)?;
+            return Ok(ActiveQueue { queue, notify });
+        };
+        let mut queue = self
+            .build(memory)
+            .ok_or(Error::InvalidOperation("a ring isn't in guest memory"))?;
+        queue.set_event_idx(event_index);
+        let notify = kick.try_clone().map_err(Error::ReqHandlerError)?;
+        Ok(ActiveQueue { queue, notify })
+    }
+
+    /// Where to go on from: a device that has stopped has answered all that it took.
+    fn position(&self, memory: &GuestMemoryMmap) -> u16 {
+        let used = self.addresses.map(|[_, _, used]| used);
+        used.and_then(|used| used.checked_add(2))
+            .and_then(|index| memory.read_obj::<u16>(index).ok())
+            .map_or(self.base, u16::from_le)
+    }
 }
 
 impl Backend {
     /// Of `device`, the first `handed_over` of whose queues come from QEMU, which keeps the ones
-    /// after them.
+    /// after them. It works once the first `needed` of those are there.
     fn new(
         device: Box<dyn VirtioDevice>,
         handed_over: usize,
+        needed: usize,
         gives_config: bool,
         memory: Arc<GuestMemoryMmap>,
         calls: Arc<Calls>,
@@ -118,6 +145,7 @@ impl Backend {
             calls,
             features: None,
             rings: (0..count).map(|_| Ring::default()).collect(),
+            needed,
             gives_config,
             active: false,
         }
@@ -131,15 +159,26 @@ impl Backend {
 
     /// A ring that isn't being worked on, and may be set up.
     fn idle_ring(&mut self, index: u32) -> Result<&mut Ring> {
-        match self.active {
+        let active = self.active;
+        let ring = self.ring(index)?;
+        match active && ring.is_ready() {
             true => Err(Error::InvalidOperation("a ring at work can't be changed")),
-            false => self.ring(index),
+            false => Ok(ring),
         }
     }
 
-    /// Lets the device work once all its rings are there.
+    /// Changes what a ring is ready by. If the device works on other rings, it stops and goes on
+    /// with those that are ready then.
+    fn change_ring(&mut self, index: u32, change: impl FnOnce(&mut Ring)) -> Result<()> {
+        self.ring(index)?;
+        self.deactivate();
+        change(self.ring(index)?);
+        self.activate_if_ready()
+    }
+
+    /// Lets the device work once all the rings are there that it needs.
     fn activate_if_ready(&mut self) -> Result<()> {
-        if self.active || !self.rings.iter().all(Ring::is_ready) {
+        if self.active || !self.rings.iter().take(self.needed).all(Ring::is_ready) {
             return Ok(());
         }
         let features = self.features.ok_or(Error::InvalidOperation(
@@ -148,13 +187,7 @@ impl Backend {
         let event_index = features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         let mut queues = Vec::with_capacity(self.device.queue_sizes().len());
         for ring in &self.rings {
-            let mut queue = ring
-                .build(&self.memory)
-                .ok_or(Error::InvalidOperation("a ring isn't in guest memory"))?;
-            queue.set_event_idx(event_index);
-            let kick = ring.kick.as_ref().ok_or(Error::InvalidParam)?;
-            let notify = kick.try_clone().map_err(Error::ReqHandlerError)?;
-            queues.push(ActiveQueue { queue, notify });
+            queues.push(ring.activate(&self.memory, event_index)?);
         }
         let activation = Activation {
             memory: Arc::clone(&self.memory),
@@ -169,20 +202,15 @@ impl Backend {
         Ok(())
     }
 
-    /// Stops the device. It may be activated again.
+    /// Stops the device. It may be activated again, and goes on where it has stopped.
     fn deactivate(&mut self) {
         if self.active {
             self.device.reset();
             self.active = false;
+            for ring in self.rings.iter_mut().filter(|ring| ring.is_ready()) {
+                ring.base = ring.position(&self.memory);
+            }
         }
-    }
-
-    /// Where a ring would be gone on from: the device has answered all that it took.
-    fn position(&self, ring: &Ring) -> u16 {
-        let used = ring.addresses.map(|[_, _, used]| used);
-        used.and_then(|used| used.checked_add(2))
-            .and_then(|index| self.memory.read_obj::<u16>(index).ok())
-            .map_or(ring.base, u16::from_le)
     }
 }
 
@@ -219,10 +247,14 @@ impl VhostUserBackendReqHandlerMut for Backend {
     fn set_features(&mut self, features: u64) -> Result<()> {
         let version_1 = 1 << VIRTIO_F_VERSION_1;
         let accepted = features & !PROTOCOL_FEATURES;
-        if self.active || accepted & !self.device.features() != 0 || accepted & version_1 == 0 {
+        if accepted & !self.device.features() != 0 || accepted & version_1 == 0 {
             return Err(Error::InvalidOperation(
                 "features that the device doesn't offer",
             ));
+        }
+        // QEMU says them once for each pair of a network device's queues.
+        if self.active && self.features != Some(accepted) {
+            return Err(Error::InvalidOperation("other features than at the start"));
         }
         if features & PROTOCOL_FEATURES == 0 {
             // Rings would then be enabled from the start, and devices have no such state.
@@ -292,24 +324,17 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     /// QEMU takes a ring back, as when the driver resets its device.
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
-        self.ring(index)?;
-        self.deactivate();
-        let position = self
-            .rings
-            .get(index as usize)
-            .map(|ring| self.position(ring));
-        let ring = self.ring(index)?;
-        ring.kick = None;
-        ring.base = position.unwrap_or(0);
-        let base = ring.base;
+        self.change_ring(index, |ring| ring.kick = None)?;
         self.calls.set(index as usize, None);
+        let base = self.ring(index)?.base;
         Ok(VhostUserVringState::new(index, base.into()))
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let kick = file.ok_or(Error::InvalidOperation("a ring without notifications"))?;
-        self.idle_ring(index.into())?.kick = Some(events::event(kick)?);
-        self.activate_if_ready()
+        let kick = events::event(kick)?;
+        self.idle_ring(index.into())?;
+        self.change_ring(index.into(), |ring| ring.kick = Some(kick))
     }
 
     /// It may change at work: QEMU has another while an interrupt is masked.
@@ -326,11 +351,10 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
-        self.ring(index)?.enabled = enable;
-        if !enable {
-            self.deactivate();
+        match self.ring(index)?.enabled == enable {
+            true => Ok(()),
+            false => self.change_ring(index, |ring| ring.enabled = enable),
         }
-        self.activate_if_ready()
     }
 
     fn get_config(

@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     pub(crate) device: Box<dyn VirtioDevice>,
     /// How many of the device's queues QEMU hands over, from the first.
     pub(crate) handed_over: usize,
+    /// How many of those the driver must set up before the device can work.
+    pub(crate) needed: usize,
     /// Whether QEMU asks for the device's configuration space.
     pub(crate) gives_config: bool,
     pub(crate) socket: UnixStream,
@@ -45,6 +47,7 @@ impl Connection {
             name,
             device,
             handed_over,
+            needed,
             gives_config,
             socket,
         } = self;
@@ -52,7 +55,7 @@ impl Connection {
         let queues = device.queue_sizes().len();
         let calls = Arc::new(Calls::new(queues, Box::new(move |why| report(why))));
         let body = move || {
-            let backend = Backend::new(device, handed_over, gives_config, memory, calls);
+            let backend = Backend::new(device, handed_over, needed, gives_config, memory, calls);
             let listened = catch_unwind(AssertUnwindSafe(|| listen(backend, socket)));
             match listened {
                 Ok(Ok(())) => {}

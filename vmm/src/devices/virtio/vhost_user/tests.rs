@@ -60,6 +60,7 @@ impl Qemu {
             name: "test",
             device,
             handed_over,
+            needed: handed_over,
             gives_config: true,
             socket: ours,
         };
@@ -433,6 +434,7 @@ fn noise_ends_the_conversation() {
         name: "test",
         device: Box::new(Rng::new()),
         handed_over: 1,
+        needed: 1,
         gives_config: false,
         socket: ours,
     };

@@ -34,8 +34,8 @@ fn configuration_and_features() {
         net.read_config(0, &mut config);
         assert_eq!(config[..6], MAC);
         // Status, pairs, MTU.
-        assert_eq!(config[6..], [0, 0, 3, 0, 0x78, 5, 9, 9]);
-        let bits = [0, 1, 3, 5, 7, 8, 9, 11, 12, 13, 15, 17, 22];
+        assert_eq!(config[6..], [1, 0, 3, 0, 0x78, 5, 9, 9]);
+        let bits = [0, 1, 3, 5, 7, 8, 9, 11, 12, 13, 15, 16, 17, 22];
         let expected = bits.iter().fold(0, |all, bit| all | 1 << bit);
         assert_eq!(net.features() & 0xff_ffff, expected);
         drop(net);
@@ -312,16 +312,31 @@ fn an_interface_that_is_down_drops_and_comes_back() {
 }
 
 #[test]
-fn an_interface_that_is_deleted_stops_the_device() {
+fn an_interface_that_is_deleted_takes_the_link_down() {
     in_namespace(|| {
-        let mut guest = Guest::new(2, 0, 1526);
+        let features = feature(VIRTIO_NET_F_CTRL_VQ) | feature(VIRTIO_NET_F_MQ);
+        let mut guest = Guest::new(2, features, 1526);
+        let status = |guest: &Guest| {
+            let mut status = [9; 2];
+            guest.driver.machine.device.read_config(6, &mut status);
+            status
+        };
+        assert_eq!(status(&guest), [1, 0]);
         delete("tap0");
-        let why = guest.driver.machine.interrupt.wait_for_failure();
-        assert_eq!(why, "net tap0: the host's interface is gone");
-        guest.driver.machine.device.reset();
-        let activation = guest.driver.machine.activation();
-        let refused = guest.driver.machine.device.activate(activation);
-        assert!(matches!(refused, Err(ActivateError::Host { .. })));
+        wait_for("the link's end", || {
+            (guest.driver.machine.interrupt.config_changes() == 1).then_some(())
+        });
+        assert_eq!(status(&guest), [0, 0]);
+        // What is sent is dropped, now and after a reset.
+        for _ in 0..2 {
+            for number in 0..600 {
+                guest.send(TX, Header::default(), &pattern(60 + number));
+            }
+            guest.driver.machine.device.reset();
+            guest.driver.machine.activate();
+        }
+        assert_eq!(status(&guest), [0, 0]);
+        assert_eq!(guest.driver.machine.interrupt.failure(), None);
     });
 }
 
