@@ -81,6 +81,9 @@ pub enum Request {
         /// The container.
         id: String,
     },
+    /// How much the guest keeps of what was written to a root that is an overlay:
+    /// [`Answer::Written`].
+    Written,
     /// Change a container's limits, those that are given.
     Update {
         /// The container.
@@ -98,8 +101,10 @@ pub struct Create {
     /// The container's id.
     pub id: String,
     /// Its `config.json`. Host paths in it (the root, bind mounts' sources) have been
-    /// replaced by guest paths below [`SHARE`].
+    /// replaced by guest paths below [`SHARE`], the root's by [`OVERLAY`] if it is one.
     pub spec: Spec,
+    /// Where what the container writes to its root is kept, if not in the share.
+    pub upper: Option<Upper>,
     /// The directory of its bundle on the host, which hooks are told of.
     pub bundle: PathBuf,
     /// Ports of its standard streams.
@@ -151,6 +156,23 @@ pub const SHARE: &str = "/run/nacre/share";
 
 /// The virtio-fs tag of [`SHARE`].
 pub const SHARE_TAG: &str = "nacre";
+
+/// Where the guest mounts a container's root that is an overlay: below is `rootfs` of the share,
+/// above an [`Upper`].
+pub const OVERLAY: &str = "/run/nacre/overlay";
+
+/// Where what a container writes to an overlay is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Upper {
+    /// In the guest's memory.
+    Memory {
+        /// The most that it takes, in bytes.
+        limit: u64,
+    },
+    /// On the guest's disk, which has an empty ext4 file system.
+    Disk,
+}
 
 /// The vsock ports that the agent connects to for a process's standard streams. A stream
 /// without a port is `/dev/null`. Standard output and error may have the same port: they are
@@ -219,6 +241,13 @@ pub enum Answer {
     Processes(Vec<ProcessEntry>),
     /// What a container uses.
     Stats(Box<Stats>),
+    /// What an [`Upper`] holds.
+    Written {
+        /// In bytes, directories and the like included.
+        used: u64,
+        /// In bytes.
+        limit: u64,
+    },
 }
 
 /// A process, as ps(1) would describe it.

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
-use super::{processes, vsock};
+use super::{overlay, processes, vsock};
 
 /// The guest as the server sees it. Tests have another one, without a guest.
 pub(super) trait Guest {
@@ -23,7 +23,11 @@ pub(super) trait Guest {
     /// Prepares a container and stops before its workload's exec.
     fn create(&self, create: &Create, stdio: Stdio) -> Result<Self::Workload, Failure>;
 
-    /// Writes back what file systems have cached.
+    /// The bytes that are kept of what was written to a root that is an overlay, and how many
+    /// may be.
+    fn written(&self) -> Result<(u64, u64), Failure>;
+
+    /// Writes back what file systems of the host's have cached.
     fn sync(&self);
 }
 
@@ -91,6 +95,9 @@ impl Guest for Machine {
     }
 
     fn create(&self, create: &Create, stdio: Stdio) -> Result<Container, Failure> {
+        if let Some(upper) = create.upper {
+            overlay::mount_root(upper).map_err(|error| failure(&error))?;
+        }
         let options = Options {
             no_new_keyring: create.no_new_keyring,
             ..Options::new(&create.id, &create.bundle, stdio)
@@ -101,7 +108,12 @@ impl Guest for Machine {
         })
     }
 
+    fn written(&self) -> Result<(u64, u64), Failure> {
+        overlay::written().map_err(|error| failure(&error))
+    }
+
     fn sync(&self) {
+        overlay::abandon();
         nix::unistd::sync();
     }
 }

@@ -9,6 +9,7 @@ mod mounts;
     reason = "the request that plugs an interface in comes next"
 )]
 mod nic;
+mod overlay;
 mod power;
 mod processes;
 mod relay;

@@ -211,6 +211,10 @@ impl<G: Guest> Server<G> {
                 .container(&id)
                 .and_then(|container| container.alive()?.stats())
                 .map(|stats| Answer::Stats(Box::new(stats))),
+            Request::Written => self
+                .guest
+                .written()
+                .map(|(used, limit)| Answer::Written { used, limit }),
             Request::Update { id, resources } => self
                 .container(&id)
                 .and_then(|container| container.alive()?.update(&resources))

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::isolation::{Isolation, vm::hypervisor::Hypervisor};
 
-use super::size::Bytes;
+use super::{rootfs, size::Bytes};
 
 /// The annotation that chooses the isolation.
 pub(crate) const ISOLATION: &str = "dev.nacre.isolation";
@@ -15,6 +15,16 @@ pub(crate) const CPUS: &str = "dev.nacre.vm.cpus";
 /// The annotation with the VM's memory.
 pub(crate) const MEMORY: &str = "dev.nacre.vm.memory";
 
+/// The annotation that says what is done with a VM's container's root.
+pub(crate) const ROOTFS: &str = "dev.nacre.vm.rootfs";
+/// The annotation with the size of the disk for what is written over the root.
+pub(crate) const ROOTFS_DISK: &str = "dev.nacre.vm.rootfs.disk";
+/// The annotation with the most guest memory for what is written over the root.
+pub(crate) const ROOTFS_MEMORY: &str = "dev.nacre.vm.rootfs.memory";
+
+/// What is expected of a size.
+const A_SIZE: &str = "a size: bytes, or with K, M, G or T at the end";
+
 const PREFIX: &str = "dev.nacre.";
 
 /// What a container's annotations say to nacre.
@@ -24,12 +34,18 @@ pub(crate) struct Annotations {
     pub(crate) hypervisor: Option<Hypervisor>,
     pub(crate) cpus: Option<u32>,
     pub(crate) memory: Option<Bytes>,
+    pub(crate) rootfs: Option<rootfs::Kind>,
+    pub(crate) rootfs_disk: Option<Bytes>,
+    pub(crate) rootfs_memory: Option<Bytes>,
 }
 
 /// Why the annotations can't be honoured.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AnnotationError {
-    #[error("annotations: {0:?} isn't known; {ISOLATION}, {HYPERVISOR}, {CPUS} and {MEMORY} are")]
+    #[error(
+        "annotations: {0:?} isn't known; {ISOLATION}, {HYPERVISOR}, {CPUS}, {MEMORY}, {ROOTFS}, \
+         {ROOTFS_DISK} and {ROOTFS_MEMORY} are"
+    )]
     Unknown(String),
     #[error("annotations.{name}: {value:?} isn't {expected}")]
     Value {
@@ -52,6 +68,7 @@ impl Annotations {
                 value: value.clone(),
                 expected,
             };
+            let size = |name| value.parse().map_err(|_| wrong(name, A_SIZE));
             match name.as_str() {
                 ISOLATION => {
                     let isolation = Isolation::from_name(value)
@@ -69,12 +86,14 @@ impl Annotations {
                         .map_err(|_| wrong(CPUS, "a number of vCPUs"))?;
                     parsed.cpus = Some(cpus);
                 }
-                MEMORY => {
-                    let memory = value.parse().map_err(|_| {
-                        wrong(MEMORY, "a size: bytes, or with K, M, G or T at the end")
-                    })?;
-                    parsed.memory = Some(memory);
+                MEMORY => parsed.memory = Some(size(MEMORY)?),
+                ROOTFS => {
+                    let kind = rootfs::Kind::from_name(value)
+                        .ok_or_else(|| wrong(ROOTFS, "a kind of root: shared, overlay"))?;
+                    parsed.rootfs = Some(kind);
                 }
+                ROOTFS_DISK => parsed.rootfs_disk = Some(size(ROOTFS_DISK)?),
+                ROOTFS_MEMORY => parsed.rootfs_memory = Some(size(ROOTFS_MEMORY)?),
                 name if name.starts_with(PREFIX) => {
                     return Err(AnnotationError::Unknown(name.into()));
                 }
@@ -105,6 +124,9 @@ mod tests {
                 ("dev.nacre.vm.hypervisor", "qemu"),
                 ("dev.nacre.vm.cpus", "4"),
                 ("dev.nacre.vm.memory", "512M"),
+                ("dev.nacre.vm.rootfs", "overlay"),
+                ("dev.nacre.vm.rootfs.disk", "1G"),
+                ("dev.nacre.vm.rootfs.memory", "64M"),
                 ("io.kubernetes.pod", "x"),
             ]),
             Ok(Annotations {
@@ -112,6 +134,9 @@ mod tests {
                 hypervisor: Some(Hypervisor::Qemu),
                 cpus: Some(4),
                 memory: Some(Bytes(512 << 20)),
+                rootfs: Some(rootfs::Kind::Overlay),
+                rootfs_disk: Some(Bytes(1 << 30)),
+                rootfs_memory: Some(Bytes(64 << 20)),
             })
         );
         assert_eq!(Annotations::parse(None), Ok(Annotations::default()));
@@ -133,6 +158,9 @@ mod tests {
             ("dev.nacre.vm.cpus", "two"),
             ("dev.nacre.vm.cpus", "-1"),
             ("dev.nacre.vm.memory", ""),
+            ("dev.nacre.vm.rootfs", "disk"),
+            ("dev.nacre.vm.rootfs.disk", "large"),
+            ("dev.nacre.vm.rootfs.memory", "-1"),
         ] {
             let error = parse(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -3,6 +3,7 @@
 
 pub(crate) mod annotations;
 pub(crate) mod bundle;
+pub(crate) mod rootfs;
 pub(crate) mod size;
 
 use std::{
@@ -51,6 +52,14 @@ pub(crate) struct Vm {
     boot_timeout: u64,
     /// Where the guest kernel's log is appended.
     pub(crate) console_log: Option<PathBuf>,
+    /// What is done with the root of a container that has no annotation about it.
+    pub(crate) rootfs: Option<rootfs::Kind>,
+    /// The size of the disk that has what is written over a root.
+    pub(crate) rootfs_disk: Option<Bytes>,
+    /// The most guest memory for that, where there is no disk.
+    pub(crate) rootfs_memory: Option<Bytes>,
+    /// Where the images of disks are made.
+    disk_directory: Option<PathBuf>,
 }
 
 impl Default for Vm {
@@ -64,6 +73,10 @@ impl Default for Vm {
             agent: None,
             boot_timeout: 30,
             console_log: None,
+            rootfs: None,
+            rootfs_disk: None,
+            rootfs_memory: None,
+            disk_directory: None,
         }
     }
 }
@@ -172,7 +185,8 @@ mod tests {
     fn every_key_is_taken() {
         let config = Config::parse(
             "isolation = \"vm\"\n[vm]\nhypervisor = \"auto\"\nqemu = \"/q\"\ncpus = 2\nmemory = \"1G\"\nkernel = \"/k\"\n\
-             agent = \"/a\"\nboot-timeout = 5\nconsole-log = \"/c\"\n",
+             agent = \"/a\"\nboot-timeout = 5\nconsole-log = \"/c\"\n\
+             rootfs = \"overlay\"\nrootfs-disk = \"2G\"\nrootfs-memory = \"3M\"\ndisk-directory = \"/d\"\n",
         )
         .unwrap();
         assert_eq!(config.isolation, Some(Isolation::Vm));
@@ -183,6 +197,10 @@ mod tests {
         assert_eq!(config.vm.agent(), Path::new("/a"));
         assert_eq!(config.vm.boot_timeout(), Duration::from_secs(5));
         assert_eq!(config.vm.console_log.as_deref(), Some(Path::new("/c")));
+        assert_eq!(config.vm.rootfs, Some(rootfs::Kind::Overlay));
+        assert_eq!(config.vm.rootfs_disk, Some(Bytes(2 << 30)));
+        assert_eq!(config.vm.rootfs_memory, Some(Bytes(3 << 20)));
+        assert_eq!(config.vm.disk_directory.as_deref(), Some(Path::new("/d")));
     }
 
     #[test]

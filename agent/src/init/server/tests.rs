@@ -97,6 +97,10 @@ impl Guest for Fake {
         Ok(Shell(pid))
     }
 
+    fn written(&self) -> Result<(u64, u64), Failure> {
+        Ok((4096, 1 << 20))
+    }
+
     fn sync(&self) {
         self.synced.store(true, Ordering::Relaxed);
     }
@@ -274,6 +278,7 @@ impl Host {
         self.ask(&Request::Create(Box::new(Create {
             id: id.to_owned(),
             spec,
+            upper: None,
             bundle: "/".into(),
             streams,
             no_new_keyring: false,

@@ -1,7 +1,7 @@
 //! A container's `config.json` as its guest gets it: what names something of the host's is
 //! replaced by the guest's name for it, or refused.
 //!
-//! The root becomes `rootfs` of the share, the sources of bind mounts `mounts/N`. Namespaces
+//! The root becomes `rootfs` of the share, or an overlay over that; the sources of bind mounts `mounts/N`. Namespaces
 //! are the guest's: where the configuration would share one with the host, the container
 //! shares it with nothing but the guest's agent, which is more isolation than was asked for.
 //! The network is the exception, as its absence can be told from its presence: a container
@@ -18,7 +18,7 @@ use nacre_agent::{
         cgroups::{Cgroup, CgroupError},
         hooks,
     },
-    protocol::SHARE,
+    protocol::{OVERLAY, SHARE},
 };
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
 
@@ -34,6 +34,8 @@ pub(super) struct Shared {
     pub(super) root: PathBuf,
     /// Whether the container may not write to its root.
     pub(super) root_is_read_only: bool,
+    /// Whether the container's root is an overlay over this one, which nothing writes to then.
+    pub(super) root_is_base: bool,
     /// The sources of its bind mounts: the Nth is `mounts/N`.
     pub(super) binds: Vec<Source>,
 }
@@ -97,11 +99,13 @@ pub(crate) enum GuestSpecError {
     Resources(#[from] CgroupError),
 }
 
-/// Translates a bundle's configuration for a guest with that many vCPUs.
+/// Translates a bundle's configuration for a guest with that many vCPUs, and perhaps an overlay
+/// over the root.
 pub(super) fn translate(
     bundle: Bundle,
     id: &Id,
     vcpus: u32,
+    overlay: bool,
 ) -> Result<(Spec, Shared), GuestSpecError> {
     let Bundle {
         directory,
@@ -116,9 +120,13 @@ pub(super) fn translate(
     let mut shared = Shared {
         root: find_root(&directory.join(root.path()))?,
         root_is_read_only: root.readonly().unwrap_or(false),
+        root_is_base: overlay,
         binds: Vec::new(),
     };
-    root.set_path(guest.join("rootfs"));
+    root.set_path(match overlay {
+        true => PathBuf::from(OVERLAY),
+        false => guest.join("rootfs"),
+    });
 
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         if let Some(source) = bind_source(&directory, index, mount)? {
@@ -331,7 +339,7 @@ mod tests {
                 spec: serde_json::from_value(self.config.clone()).unwrap(),
                 json: Vec::new(),
             };
-            translate(bundle, &Id::new("a").unwrap(), vcpus)
+            translate(bundle, &Id::new("a").unwrap(), vcpus, false)
         }
 
         fn refusal(&self) -> String {
@@ -357,6 +365,7 @@ mod tests {
             Shared {
                 root: scene.path("rootfs"),
                 root_is_read_only: true,
+                root_is_base: false,
                 binds: vec![
                     Source {
                         path: scene.path("rootfs"),

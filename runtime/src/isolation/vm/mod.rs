@@ -3,6 +3,7 @@
 
 mod caller;
 mod control;
+mod disk;
 mod guest_spec;
 pub(crate) mod hypervisor;
 mod initramfs;
@@ -29,6 +30,7 @@ use crate::{
         Vm,
         annotations::Annotations,
         bundle::Bundle,
+        rootfs::{RootfsError, Upper},
         size::{Host, Size, SizeError},
     },
     id::Id,
@@ -37,6 +39,7 @@ use crate::{
     state::{StateError, Store},
 };
 
+use disk::DiskError;
 use guest_spec::{GuestSpecError, Shared};
 use hypervisor::{Hypervisor, HypervisorError};
 use session::SessionError;
@@ -67,6 +70,8 @@ struct Plan {
     /// Where QEMU is.
     qemu: PathBuf,
     size: Size,
+    /// Where what the container writes to its root is kept; `None` if that is the host's.
+    upper: Option<Upper>,
     /// The sandbox process's.
     cgroup: Option<Place>,
     boot_timeout: Duration,
@@ -95,6 +100,10 @@ pub(crate) enum VmError {
     },
     #[error(transparent)]
     Size(#[from] SizeError),
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     #[error(transparent)]
     GuestSpec(#[from] GuestSpecError),
     #[error(transparent)]
@@ -230,12 +239,13 @@ impl Plan {
             .as_ref()
             .and_then(|linux| linux.resources().as_ref());
         let size = Size::choose(annotations, resources, config, host)?;
+        let upper = Upper::choose(annotations, config, size.memory)?;
         let linux = bundle.spec.linux().as_ref();
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let cgroup = Place::find(cgroups_path, id.as_str())?;
         let directory = bundle.directory.clone();
         let all_annotations = bundle.spec.annotations().clone().unwrap_or_default();
-        let (spec, shared) = guest_spec::translate(bundle, &id, size.cpus)?;
+        let (spec, shared) = guest_spec::translate(bundle, &id, size.cpus, upper.is_some())?;
         let kernel = open_component(
             "guest kernel",
             &config.kernel(),
@@ -264,6 +274,7 @@ impl Plan {
             hypervisor,
             qemu,
             size,
+            upper,
             cgroup,
             boot_timeout: config.boot_timeout(),
             kernel,

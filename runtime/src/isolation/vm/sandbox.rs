@@ -10,15 +10,16 @@ use nacre_agent::{
         Identity,
         cgroups::{Joined, Place},
     },
-    protocol::{CONTROL_PORT, Create, SHARE_TAG},
+    protocol::{self, CONTROL_PORT, Create, SHARE_TAG},
 };
 use nacre_vmm::{
     Qemu, RunningVm, Vm, VmConfig,
-    devices::virtio::{fs::Fs, rng::Rng, vsock::Vsock},
+    devices::virtio::{VirtioDevice, fs::Fs, rng::Rng, vsock::Vsock},
 };
 use nix::unistd::{Pid, getuid};
 
 use crate::{
+    config::rootfs::Upper,
     isolation::pid_file,
     log,
     state::{
@@ -30,6 +31,7 @@ use crate::{
 use super::{
     Plan, VmError,
     control::Control,
+    disk::Disk,
     hypervisor::Hypervisor,
     initramfs,
     session::{Exited, Session, SessionError},
@@ -111,6 +113,15 @@ impl Sandbox<'_> {
         ))?;
         let files = Fs::new(SHARE_TAG, share.path())
             .map_err(VmError::host("can't make the file system device"))?;
+        let mut devices: Vec<Box<dyn VirtioDevice>> =
+            vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())];
+        let disk = match &plan.upper {
+            Some(Upper::Disk { size, directory }) => Some(Disk::make(directory, *size)?),
+            _ => None,
+        };
+        if let Some(disk) = &disk {
+            devices.push(Box::new(disk.device(plan.size.cpus)?));
+        }
         tracing::debug!(
             "container {}: a VM of {} vCPUs and {} MiB, run by {}",
             plan.id,
@@ -131,7 +142,7 @@ impl Sandbox<'_> {
                 .map_err(VmError::host("can't read the agent"))?,
             cmdline: cmdline(plan.options.debug || plan.console_log.is_some()),
             console_log: plan.console_log,
-            devices: vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())],
+            devices,
             nic_slots: 0,
         };
         let (joined, machine) = while_joining(plan.cgroup, || Vm::new(config));
@@ -153,6 +164,10 @@ impl Sandbox<'_> {
                 id: plan.id.to_string(),
                 spec: plan.spec,
                 bundle: plan.bundle.clone(),
+                upper: plan.upper.as_ref().map(|upper| match upper {
+                    Upper::Memory { limit } => protocol::Upper::Memory { limit: *limit },
+                    Upper::Disk { .. } => protocol::Upper::Disk,
+                }),
                 streams,
                 no_new_keyring: false,
             };

@@ -78,6 +78,7 @@ fn create() -> Create {
     Create {
         id: "a".into(),
         spec: Default::default(),
+        upper: None,
         bundle: "/".into(),
         streams: Streams::default(),
         no_new_keyring: false,

@@ -57,7 +57,7 @@ impl Share {
 
         let share = Self {
             path,
-            make_root_read_only: shared.root_is_read_only,
+            make_root_read_only: shared.root_is_read_only && !shared.root_is_base,
         };
         match share.fill(shared) {
             Ok(()) => Ok(share),
@@ -73,9 +73,10 @@ impl Share {
         let root = Source {
             path: shared.root.clone(),
             is_directory: true,
-            recursive: true,
-            // Mount points may have to be made in it first.
-            read_only: false,
+            // An overlay can't be entered where something is mounted on its base.
+            recursive: !shared.root_is_base,
+            // In a root that isn't a base, mount points may have to be made first.
+            read_only: shared.root_is_base,
         };
         bind(&root, &self.path.join("rootfs"))?;
         let mounts = self.path.join("mounts");
@@ -226,6 +227,7 @@ mod tests {
         let shared = Shared {
             root: host.join("root"),
             root_is_read_only: false,
+            root_is_base: false,
             binds: vec![
                 source(host.join("data"), false),
                 source(host.join("file"), true),
@@ -251,6 +253,7 @@ mod tests {
         let shared = Shared {
             root: host.join("root"),
             root_is_read_only: false,
+            root_is_base: false,
             binds: vec![source(host.join("gone"), false)],
         };
         if !nix::unistd::geteuid().is_root() {
@@ -272,6 +275,7 @@ mod tests {
         let shared = Shared {
             root: host.join("root"),
             root_is_read_only: true,
+            root_is_base: false,
             binds: vec![],
         };
         with_share(shared, move |share| {
@@ -281,6 +285,25 @@ mod tests {
             assert!(fs::write(root.join("new"), "").is_err());
             // The host isn't bound by it.
             fs::write(host.join("root/new"), "").unwrap();
+        });
+    }
+
+    #[test]
+    fn a_base_is_read_only_from_the_start_and_has_nothing_mounted_in_it() {
+        let (_directory, host) = host();
+        fs::create_dir(host.join("root/inner")).unwrap();
+        let shared = Shared {
+            root: host.join("root"),
+            root_is_read_only: false,
+            root_is_base: true,
+            binds: vec![],
+        };
+        let inner = host.join("root/inner");
+        with_share(shared, move |share| {
+            let root = share.path().join("rootfs");
+            assert!(fs::write(root.join("new"), "").is_err());
+            fs::write(inner.join("new"), "").unwrap();
+            assert!(root.join("inner/new").exists());
         });
     }
 }
