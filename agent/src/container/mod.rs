@@ -41,7 +41,6 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
-mod netlink;
 mod network;
 mod personality;
 mod process;

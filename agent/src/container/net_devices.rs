@@ -11,10 +11,7 @@ use nix::sys::stat::fstat;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use super::config::ConfigError;
-use super::netlink::{Address, Netlink};
-
-/// The kernel's limit on interfaces' names, in bytes (`IFNAMSIZ` counts a NUL).
-const MAX_NAME: usize = 15;
+use crate::network::{Address, Netlink, is_name};
 
 /// An interface that can't be given to a container.
 #[derive(Debug, thiserror::Error)]
@@ -64,15 +61,6 @@ pub(super) fn validate(linux: &Linux) -> Result<(), ConfigError> {
         }
     }
     Ok(())
-}
-
-/// As the kernel has it, but for `%`, of which it would make a number.
-fn is_name(name: &str) -> bool {
-    let forbidden =
-        |b: u8| b.is_ascii_whitespace() || b == 0x0b || matches!(b, b'/' | b':' | b'%' | 0);
-    (1..=MAX_NAME).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && !name.bytes().any(forbidden)
 }
 
 /// A network namespace, and a line to it.
@@ -158,7 +146,7 @@ impl Given {
     fn give_one(&mut self, name: &str, new_name: &str) -> Result<(), Failed> {
         let own = &mut self.own.netlink;
         let index = own.link(name).map_err(failed("find it"))?;
-        let addresses = own.addresses(index);
+        let addresses = own.lasting_addresses(index);
         let addresses = addresses.map_err(failed("read its addresses"))?;
         let moved = own.move_to(index, self.containers.file.as_fd(), new_name);
         let name_there = match &moved {
@@ -213,7 +201,12 @@ fn failed(step: &'static str) -> impl FnOnce(io::Error) -> Failed {
 fn set_up(netlink: &mut Netlink, name: &str, addresses: &[Address]) -> Result<(), Failed> {
     let index = netlink.link(name).map_err(failed("find it again"))?;
     for address in addresses {
-        let added = netlink.add_address(index, address);
+        // Its label has its interface's old name.
+        let address = Address {
+            label: None,
+            ..address.clone()
+        };
+        let added = netlink.add_address(index, &address);
         added.map_err(failed("give it its addresses back"))?;
     }
     netlink.set_up(index).map_err(failed("set it up"))

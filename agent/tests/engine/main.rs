@@ -21,6 +21,7 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod network;
 mod process;
 mod rootless;
 mod scheduling;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         ("mounts", mounts::TESTS),
         ("namespaces", namespaces::TESTS),
         ("net_devices", net_devices::TESTS),
+        ("network", network::TESTS),
         ("hostile", hostile::TESTS),
         ("cve", cve::TESTS),
         ("cgroup", cgroup::TESTS),

@@ -1,0 +1,197 @@
+//! The line to the kernel
+//! ([rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html)).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::message::{HEADER, split};
+
+/// How long the kernel may take to answer, in seconds.
+const BOUND: i64 = 10;
+
+/// The largest datagram that the kernel sends (`NLMSG_GOODSIZE` is less).
+const MAX_DATAGRAM: usize = 64 << 10;
+
+/// How much one answer may have: whoever made the namespace may have filled it.
+const MAX_ANSWERS: usize = 16 << 10;
+
+/// How often a list is asked for again that changed while it was read.
+const DUMP_ATTEMPTS: usize = 8;
+
+/// A line to the kernel about the interfaces of one network namespace.
+pub struct Netlink {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// One about the namespace that this thread is in now.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn open() -> io::Result<Self> {
+        let socket = open_socket(SockFlag::SOCK_CLOEXEC)?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(BOUND))?;
+        Ok(Netlink {
+            socket,
+            sequence: 0,
+        })
+    }
+
+    /// One about another namespace, which this thread enters for a moment.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers; among others, EPERM for one who has no right to enter it.
+    pub fn open_in(namespace: impl AsFd) -> io::Result<Self> {
+        let own = File::open("/proc/thread-self/ns/net")?;
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
+        let netlink = Netlink::open();
+        // Going back to where one was needs only what leaving needed.
+        setns(&own, CloneFlags::CLONE_NEWNET)?;
+        netlink
+    }
+
+    /// Has the kernel do something.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn tell(&mut self, kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
+        self.ask(kind, flags, payload).map(drop)
+    }
+
+    /// Asks for all there is of a kind.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers; EBUSY if it changes all the time, E2BIG if it is too much.
+    pub fn list(&mut self, kind: u16, payload: &[u8]) -> io::Result<Vec<Vec<u8>>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            match self.ask(kind, libc::NLM_F_DUMP, payload) {
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                answer => return answer,
+            }
+        }
+        Err(Errno::EBUSY.into())
+    }
+
+    /// Sends a request, and returns the payloads of what is answered. EINTR for a list that
+    /// changed meanwhile.
+    pub(super) fn ask(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        payload: &[u8],
+    ) -> io::Result<Vec<Vec<u8>>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let flags = (flags | libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;
+        let mut message = Vec::with_capacity(HEADER + payload.len());
+        message.extend(((HEADER + payload.len()) as u32).to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend(flags.to_ne_bytes());
+        message.extend(self.sequence.to_ne_bytes());
+        message.extend(0u32.to_ne_bytes());
+        message.extend(payload);
+        send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
+
+        let mut answers = Vec::new();
+        let mut changed = false;
+        let mut datagram = vec![0; MAX_DATAGRAM];
+        loop {
+            let length = match recv(self.socket.as_raw_fd(), &mut datagram, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                other => other?,
+            };
+            let mut rest = datagram.get(..length).ok_or(Errno::EPROTO)?;
+            while !rest.is_empty() {
+                let (kind, flags, payload, after) = split(rest).ok_or(Errno::EPROTO)?;
+                rest = after;
+                changed |= i32::from(flags) & libc::NLM_F_DUMP_INTR != 0;
+                match i32::from(kind) {
+                    // An error of 0 says that all is well.
+                    libc::NLMSG_ERROR | libc::NLMSG_DONE => {
+                        let code = payload.first_chunk().map_or(0, |c| i32::from_ne_bytes(*c));
+                        return match code {
+                            0 if changed => Err(Errno::EINTR.into()),
+                            0 if answers.len() > MAX_ANSWERS => Err(Errno::E2BIG.into()),
+                            0 => Ok(answers),
+                            code => Err(io::Error::from_raw_os_error(code.saturating_neg())),
+                        };
+                    }
+                    _ if answers.len() > MAX_ANSWERS => {}
+                    _ => answers.push(payload.to_vec()),
+                }
+            }
+        }
+    }
+}
+
+/// Tells that something of a namespace's network may have changed; not what, since the kernel
+/// drops what isn't read soon enough.
+pub struct Watch(OwnedFd);
+
+impl Watch {
+    /// One of the namespace that this thread is in now: of its interfaces, addresses,
+    /// neighbours and routes.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn open() -> io::Result<Self> {
+        let socket = open_socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+        let groups = [
+            libc::RTMGRP_LINK,
+            libc::RTMGRP_NEIGH,
+            libc::RTMGRP_IPV4_IFADDR,
+            libc::RTMGRP_IPV4_ROUTE,
+            libc::RTMGRP_IPV6_IFADDR,
+            libc::RTMGRP_IPV6_ROUTE,
+        ];
+        let groups = groups.into_iter().fold(0, |all, group| all | group as u32);
+        bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(Watch(socket))
+    }
+
+    /// Whether there was anything since the last time.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    pub fn changed(&self) -> io::Result<bool> {
+        let mut changed = false;
+        // One byte of each is enough to have it gone. No more than its buffer may hold, as
+        // there could be always more.
+        for _ in 0..MAX_ANSWERS {
+            match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+                Err(Errno::EAGAIN) => break,
+                // It lost some.
+                Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => changed = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// Readable when there was something.
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn open_socket(flags: SockFlag) -> nix::Result<OwnedFd> {
+    let netlink = AddressFamily::Netlink;
+    socket(netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)
+}
