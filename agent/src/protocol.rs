@@ -19,6 +19,7 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::container::cgroups::Stats;
+use crate::network::Network;
 
 /// The version of this protocol. Host and agent must agree exactly: they are built together.
 pub const VERSION: u32 = 2;
@@ -90,6 +91,14 @@ pub enum Request {
         id: String,
         /// The limits, as in `linux.resources`.
         resources: Box<LinuxResources>,
+    },
+    /// Make a container's network what it is on the host: all of it, each time. It may be made
+    /// before its container.
+    Network {
+        /// The container.
+        id: String,
+        /// The network.
+        network: Box<Network>,
     },
     /// Write back what is cached and power the guest off. The reply may never arrive.
     PowerOff,

@@ -1,16 +1,19 @@
 //! What the server needs of the guest: the host's connections and the engine.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nacre_agent::container::cgroups::{Cgroup, OomWatch, Stats};
 use nacre_agent::container::{Container, ExecOptions, Options, Stdio, describe};
+use nacre_agent::network::Network;
 use nacre_agent::protocol::{Create, Exec, Failure, ProcessEntry};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use super::networks::Networks;
 use super::{overlay, processes, vsock};
 
 /// The guest as the server sees it. Tests have another one, without a guest.
@@ -26,6 +29,10 @@ pub(super) trait Guest {
     /// The bytes that are kept of what was written to a root that is an overlay, and how many
     /// may be.
     fn written(&self) -> Result<(u64, u64), Failure>;
+
+    /// Makes the network of a container what it is on the host; `pid` is the container's first
+    /// process, if it is there already.
+    fn set_network(&self, id: &str, pid: Option<Pid>, network: &Network) -> Result<(), Failure>;
 
     /// Writes back what file systems of the host's have cached.
     fn sync(&self);
@@ -85,7 +92,10 @@ impl Started {
 }
 
 /// The real guest.
-pub(super) struct Machine;
+#[derive(Default)]
+pub(super) struct Machine {
+    networks: RefCell<Networks>,
+}
 
 impl Guest for Machine {
     type Workload = Container;
@@ -102,7 +112,9 @@ impl Guest for Machine {
             no_new_keyring: create.no_new_keyring,
             ..Options::new(&create.id, &create.bundle, stdio)
         };
-        Container::create(&create.spec, options).map_err(|error| Failure {
+        let networks = self.networks.borrow();
+        let spec = networks.enter(&create.id, &create.spec);
+        Container::create(&spec, options).map_err(|error| Failure {
             message: describe(&error),
             status: error.exit_status(),
         })
@@ -110,6 +122,12 @@ impl Guest for Machine {
 
     fn written(&self) -> Result<(u64, u64), Failure> {
         overlay::written().map_err(|error| failure(&error))
+    }
+
+    fn set_network(&self, id: &str, pid: Option<Pid>, network: &Network) -> Result<(), Failure> {
+        let mut networks = self.networks.borrow_mut();
+        let set = networks.set(id, pid, network);
+        set.map_err(|error| failure(&error))
     }
 
     fn sync(&self) {

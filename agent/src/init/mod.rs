@@ -4,10 +4,7 @@ mod limits;
 mod log;
 mod machine;
 mod mounts;
-#[expect(
-    dead_code,
-    reason = "the request that plugs an interface in comes next"
-)]
+mod networks;
 mod nic;
 mod overlay;
 mod power;
@@ -83,7 +80,7 @@ fn boot_and_serve() -> Result<Ended, InitError> {
     let children = watch_children().step("watch for processes that end")?;
     // Before any workload runs, which could connect too: the host takes one connection.
     let control = vsock::connect_to_host(CONTROL_PORT).step("connect to the host")?;
-    Ok(server::serve(Machine, control, children)?)
+    Ok(server::serve(Machine::default(), control, children)?)
 }
 
 /// A descriptor that is readable when a child process has ended.

@@ -219,6 +219,13 @@ impl<G: Guest> Server<G> {
                 .container(&id)
                 .and_then(|container| container.alive()?.update(&resources))
                 .map(|()| Answer::Done),
+            Request::Network { id, network } => {
+                let container = self.containers.iter().find(|other| other.id == id);
+                let pid = container.and_then(Container::pid);
+                self.guest
+                    .set_network(&id, pid, &network)
+                    .map(|()| Answer::Done)
+            }
             Request::PowerOff => {
                 self.guest.sync();
                 return Ok(Some(Ended::PowerOff));

@@ -54,20 +54,24 @@ pub enum CarryError {
     },
 }
 
-/// The guest's network devices that no container has.
+/// The guest's network devices.
 pub trait Nics {
-    /// A line to the namespace that they are in.
+    /// A line to the namespace that they are in before a container has them.
     fn netlink(&mut self) -> &mut Netlink;
 
-    /// That namespace.
-    fn namespace(&self) -> BorrowedFd<'_>;
-
-    /// The number of the one in this slot.
+    /// Has the device in a slot be an interface, and gives its number in that namespace.
     ///
     /// # Errors
     ///
-    /// ENODEV if there is none.
-    fn find(&mut self, slot: u32) -> io::Result<u32>;
+    /// What the kernel answers, if there is none.
+    fn take(&mut self, slot: u32) -> io::Result<u32>;
+
+    /// Has a device be an interface no longer, wherever that is now.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel answers.
+    fn release(&mut self, slot: u32) -> io::Result<()>;
 }
 
 /// A container's network.
@@ -168,7 +172,7 @@ impl Carried {
 
     /// Moves a device into the namespace.
     fn take(&mut self, nics: &mut impl Nics, wanted: &Nic) -> io::Result<u32> {
-        let outside = nics.find(wanted.slot)?;
+        let outside = nics.take(wanted.slot)?;
         let name = &wanted.interface.name;
         let netlink = nics.netlink();
         netlink.move_to(outside, self.namespace.as_fd(), name)?;
@@ -177,14 +181,12 @@ impl Carried {
         Ok(index)
     }
 
-    /// Moves a device out of the namespace, and with it goes all that was set on it.
+    /// Takes an interface away, and with it goes all that was set on it.
     fn give_back(&mut self, nics: &mut impl Nics, place: usize) -> Result<(), CarryError> {
-        let (nic, index) = self.nics.swap_remove(place);
+        let (nic, _) = self.nics.swap_remove(place);
         let name = &nic.interface.name;
-        let outside = format!("slot{}", nic.slot);
-        self.netlink
-            .move_to(index, nics.namespace(), &outside)
-            .map_err(failed(name, "remove it"))?;
+        nics.release(nic.slot)
+            .map_err(failed(name, "take it away"))?;
         self.routes
             .retain(|route| route.hops.iter().all(|hop| hop.interface != *name));
         Ok(())
@@ -265,6 +267,12 @@ fn change(
             .map_err(failed(name, step))?;
         is.mtu = wanted.mtu;
     }
+    // Before it has addresses: the routes that come with IPv6's would be late otherwise, until
+    // the kernel has noticed that there is a carrier.
+    if is.up != wanted.up {
+        netlink.set_up(index).map_err(failed(name, "set it up"))?;
+        is.up = true;
+    }
     let step =
         |what: &str, address: &Address| format!("{what} {}/{}", address.local, address.prefix);
     let goes = |address: &Address| !wanted.addresses.contains(address);
@@ -281,10 +289,6 @@ fn change(
                 .map_err(failed(name, step("give it", address)))?;
             is.addresses.push(address.clone());
         }
-    }
-    if is.up != wanted.up {
-        netlink.set_up(index).map_err(failed(name, "set it up"))?;
-        is.up = true;
     }
     let goes = |neighbour: &Neighbour| !wanted.neighbours.contains(neighbour);
     while let Some(place) = is.neighbours.iter().position(goes) {

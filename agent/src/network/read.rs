@@ -15,7 +15,6 @@ pub(super) mod uapi {
     pub(in crate::network) const IFLA_MASTER: u16 = 10;
     pub(in crate::network) const IFLA_LINKINFO: u16 = 18;
     pub(in crate::network) const IFLA_INFO_KIND: u16 = 1;
-    pub(in crate::network) const IFLA_PERM_ADDRESS: u16 = 54;
     pub(in crate::network) const IFA_BROADCAST: u16 = 4;
     pub(in crate::network) const IFA_LABEL: u16 = 3;
     pub(in crate::network) const IFA_RT_PRIORITY: u16 = 9;
@@ -133,22 +132,6 @@ impl Netlink {
         Ok(u32_at(answer, 4).ok_or(Errno::EPROTO)?)
     }
 
-    /// The interface that was made with this MAC address, whichever it has now.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel answers.
-    pub fn link_made_with(&mut self, mac: [u8; 6]) -> io::Result<Option<u32>> {
-        let answers = self.list(libc::RTM_GETLINK, &[0; LINK])?;
-        let mut found = answers.iter().filter_map(|answer| {
-            let attributes = answer.get(LINK..)?;
-            let made_with = attribute(attributes, IFLA_PERM_ADDRESS)
-                .or_else(|| attribute(attributes, libc::IFLA_ADDRESS))?;
-            (made_with == mac).then(|| u32_at(answer, 4)).flatten()
-        });
-        Ok(found.next())
-    }
-
     /// The addresses of an interface that somebody gave it for good and that mean something
     /// beyond its link: the others are made by the kernel or a daemon, for where it is.
     pub(crate) fn lasting_addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
@@ -259,7 +242,7 @@ fn read_route(answer: &[u8], links: &[Link]) -> Option<Route> {
     );
     if table != u32::from(libc::RT_TABLE_MAIN)
         || made_by_others
-        || flags & libc::RTM_F_CLONED as u32 != 0
+        || flags & libc::RTM_F_CLONED != 0
         || attribute(attributes, RTA_ENCAP).is_some()
     {
         return None;

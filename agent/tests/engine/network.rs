@@ -3,14 +3,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nacre_agent::container::describe;
 use nacre_agent::network::{Carried, Netlink, Network, Nic, Nics, Watch};
-use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::Skipped;
@@ -57,13 +56,7 @@ impl Scene {
         }
         ip("link del probe0");
         scene.enter(&scene.guest);
-        for slot in 0..2 {
-            let mac = format!("02:00:00:00:00:0{slot}");
-            ip(&format!(
-                "link add eth{slot} address {mac} type veth peer name end{slot}"
-            ));
-            ip(&format!("link set end{slot} up"));
-        }
+        (0..2).for_each(make_device);
         scene.enter(&scene.host);
         Ok(scene)
     }
@@ -103,7 +96,7 @@ impl Scene {
     fn carried(&self) -> (Carried, Devices) {
         let carried = Carried::new(self.container.try_clone().unwrap()).unwrap();
         let devices = Devices {
-            namespace: self.guest.try_clone().unwrap(),
+            guest: self.guest.try_clone().unwrap(),
             netlink: Netlink::open_in(&self.guest).unwrap(),
         };
         (carried, devices)
@@ -163,8 +156,9 @@ fn plain(output: &str) -> Vec<String> {
     lines
 }
 
+/// Interfaces in the place of the guest's devices.
 struct Devices {
-    namespace: File,
+    guest: File,
     netlink: Netlink,
 }
 
@@ -173,18 +167,24 @@ impl Nics for Devices {
         &mut self.netlink
     }
 
-    fn namespace(&self) -> BorrowedFd<'_> {
-        self.namespace.as_fd()
+    fn take(&mut self, slot: u32) -> io::Result<u32> {
+        self.netlink.link(&format!("eth{slot}"))
     }
 
-    fn find(&mut self, slot: u32) -> io::Result<u32> {
-        // Unlike the guest's devices, these forget the address that they were made with.
-        if let Ok(index) = self.netlink.link(&format!("slot{slot}")) {
-            return Ok(index);
-        }
-        let mac = [2, 0, 0, 0, 0, slot as u8];
-        Ok(self.netlink.link_made_with(mac)?.ok_or(Errno::ENODEV)?)
+    fn release(&mut self, slot: u32) -> io::Result<()> {
+        let own = current();
+        setns(&self.guest, CloneFlags::CLONE_NEWNET)?;
+        // One end takes the other with it.
+        ip(&format!("link del end{slot}"));
+        make_device(slot);
+        setns(&own, CloneFlags::CLONE_NEWNET)?;
+        Ok(())
     }
+}
+
+fn make_device(slot: u32) {
+    ip(&format!("link add eth{slot} type veth peer name end{slot}"));
+    ip(&format!("link set end{slot} up"));
 }
 
 fn current() -> File {
@@ -235,7 +235,11 @@ fn furnish(scene: &Scene) {
     ] {
         ip(line);
     }
-    // Until no address is tentative any more.
+    settle();
+}
+
+/// Waits until no address is tentative any more.
+fn settle() {
     let end = Instant::now() + Duration::from_secs(10);
     while ip("-6 addr show tentative").contains("inet6") {
         assert!(Instant::now() < end, "{}", ip("-6 addr"));
@@ -298,6 +302,7 @@ fn it_follows_what_changes() -> Result<(), Skipped> {
             ip(line);
         }
         assert!(scene.watch.changed().unwrap(), "{lines:?}");
+        settle();
         let first = if scene.has("x0") { "x0" } else { "net0" };
         carried
             .set(&mut devices, &scene.read(&[first, "net1"]))

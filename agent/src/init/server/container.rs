@@ -60,6 +60,14 @@ impl Process {
 }
 
 impl<W: Workload> Container<W> {
+    /// Its first process, unless that has ended.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        match &self.state {
+            State::Alive(workload) => Some(workload.pid()),
+            State::Ended { .. } | State::Told => None,
+        }
+    }
+
     /// What to poll for: for each stream, its descriptors.
     pub(super) fn interests(&self) -> impl Iterator<Item = Vec<PollFd<'_>>> {
         let processes = self.processes.iter().map(|process| &process.streams);

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nacre_agent::container::Stdio;
 use nacre_agent::container::cgroups::{OomWatch, Stats};
+use nacre_agent::network::Network;
 use nacre_agent::protocol::{ProcessEntry, Target, WindowSize};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -99,6 +100,12 @@ impl Guest for Fake {
 
     fn written(&self) -> Result<(u64, u64), Failure> {
         Ok((4096, 1 << 20))
+    }
+
+    fn set_network(&self, id: &str, pid: Option<Pid>, network: &Network) -> Result<(), Failure> {
+        let whether = if pid.is_some() { "is" } else { "isn't" };
+        let nics = network.nics.len();
+        Err(refused(format!("{nics} for {id}, which {whether} there")))
     }
 
     fn sync(&self) {
@@ -705,6 +712,25 @@ fn what_a_container_has_and_uses_is_told() {
     host.signal(libc::SIGKILL, Target::All).unwrap();
     assert_eq!(host.exit(), 137);
     host.ask(&Request::Stats { id: id() }).unwrap_err();
+    host.power_off();
+}
+
+#[test]
+fn a_network_may_come_before_its_container() {
+    let mut host = Host::new();
+    let set = |host: &mut Host| {
+        let request = Request::Network {
+            id: "c".to_owned(),
+            network: Box::default(),
+        };
+        host.ask(&request).unwrap_err().message
+    };
+    assert_eq!(set(&mut host), "0 for c, which isn't there");
+    host.run("true");
+    // Its end is told without being asked for.
+    assert_eq!(host.exit(), 0);
+    host.create("c", "true", 4).unwrap();
+    assert_eq!(set(&mut host), "0 for c, which is there");
     host.power_off();
 }
 
