@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
+use nacre_tests::console::in_shell;
 use nacre_tests::{Case, Outcome, leftovers};
 
 use crate::image::{self, BUSYBOX};
@@ -228,20 +229,7 @@ fn flags_of_run(case: &Case) {
 fn a_terminal(case: &Case) {
     let containerd = Containerd::start(case);
     let command = containerd.run_command(&["--rm", "-t"], "a", &["sh", "-c", "tty; exit 3"]);
-    let words: Vec<String> = [command.get_program()]
-        .into_iter()
-        .chain(command.get_args())
-        .map(|word| format!("'{}'", word.to_str().unwrap()))
-        .collect();
-    let mut script = case.mark(Command::new("script"));
-    script.args([
-        "--quiet",
-        "--return",
-        "--command",
-        &words.join(" "),
-        "/dev/null",
-    ]);
-    let output = case.spawn(script).finish().expect(3);
+    let output = case.at_a_terminal(&in_shell(&command)).finish().expect(3);
     assert!(output.contains("/dev/pts/0"), "{output}");
     containerd.expect_nothing();
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
+use nacre_tests::console::in_shell;
 use nacre_tests::{Case, Outcome};
 use serde_json::json;
 
@@ -279,21 +280,8 @@ fn a_terminal(case: &Case) {
     case.wait_for("the log", || {
         docker.ok(&["logs", "c1"]).contains("/dev/pts/0")
     });
-    let words = self::docker(case, &["exec", "-it", "c1", "sh", "-c", "tty; exit 3"]);
-    let words: Vec<String> = [words.get_program()]
-        .into_iter()
-        .chain(words.get_args())
-        .map(|word| format!("'{}'", word.to_str().unwrap()))
-        .collect();
-    let mut script = case.mark(Command::new("script"));
-    script.args([
-        "--quiet",
-        "--return",
-        "--command",
-        &words.join(" "),
-        "/dev/null",
-    ]);
-    let output = case.spawn(script).finish().expect(3);
+    let exec = self::docker(case, &["exec", "-it", "c1", "sh", "-c", "tty; exit 3"]);
+    let output = case.at_a_terminal(&in_shell(&exec)).finish().expect(3);
     assert!(output.contains("/dev/pts/1"), "{output}");
     docker.ok(&["rm", "--force", "c1"]);
 }

@@ -13,18 +13,10 @@ mod machine;
 
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
-use nacre_tests::{Isolation, fixtures, place, suite};
+use nacre_tests::place::Place;
+use nacre_tests::{Isolation, suite};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    if !arguments.list {
-        if let Err(why) = place::emulated() {
-            eprintln!("{why}");
-            return ExitCode::FAILURE;
-        }
-        fixtures::mount_all();
-    }
     let tests = [
         lifecycle::tests(),
         machine::tests(),
@@ -32,6 +24,5 @@ fn main() -> ExitCode {
         failures::tests(),
         killed::tests(),
     ];
-    let tests = tests.into_iter().flatten().collect();
-    suite::run(&arguments, Isolation::Vm, tests)
+    suite::main(Place::Emulated, Isolation::Vm, tests)
 }

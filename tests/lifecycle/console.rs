@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::process::Command;
 
-use nacre_tests::console::ConsoleSocket;
-use nacre_tests::{Bundle, Case, Running};
+use nacre_tests::console::{ConsoleSocket, Terminal, in_shell};
+use nacre_tests::{Bundle, Case};
 use serde_json::json;
 
 nacre_tests::tests![
@@ -27,7 +26,7 @@ fn with_terminal(bundle: Bundle) -> Bundle {
 }
 
 /// Runs a command with a console socket, and returns the terminal.
-fn over_socket(case: &Case, words: &[&str], rest: &[&str]) -> nacre_tests::console::Terminal {
+fn over_socket(case: &Case, words: &[&str], rest: &[&str]) -> Terminal {
     let socket = ConsoleSocket::listen(case.directory());
     let mut command = case.nacre();
     command
@@ -190,22 +189,6 @@ fn a_socket_of_the_wrong_kind(case: &Case) {
     }
 }
 
-/// A shell at a terminal of its own, given by script(1), which types what it reads.
-fn at_a_terminal(case: &Case, session: &str) -> Running {
-    let mut script = case.mark(Command::new("script"));
-    script.args(["--quiet", "--return", "--command", session, "/dev/null"]);
-    case.spawn(script)
-}
-
-fn words(command: &Command) -> String {
-    let words: Vec<String> = [command.get_program()]
-        .into_iter()
-        .chain(command.get_args())
-        .map(|word| format!("'{}'", word.to_str().unwrap()))
-        .collect();
-    words.join(" ")
-}
-
 fn in_the_foreground(case: &Case) {
     let bundle = with_terminal(case.busybox()).shell(
         "trap 'echo interrupted' INT; tty; stty size; echo ready
@@ -219,9 +202,9 @@ fn in_the_foreground(case: &Case) {
         "stty -echo rows 33 cols 77; stty -g >{0}/before; {1}; echo status $?
          stty -g >{0}/after; read line; echo the shell reads $line",
         case.directory().display(),
-        words(&run)
+        in_shell(&run)
     );
-    let mut running = at_a_terminal(case, &session);
+    let mut running = case.at_a_terminal(&session);
     let seen = running.wait_for_line("ready\r").replace('\r', "");
     assert_eq!(seen, "/dev/pts/0\n33 77\n");
     let mut keyboard = running.stdin.take().unwrap();
@@ -245,9 +228,9 @@ fn exec_in_the_foreground(case: &Case) {
     exec.arg("tty; stty size; echo ready; read line; echo \"read $line\"; exit 8");
     let session = format!(
         "stty -echo rows 22 cols 66; {}; echo status $?",
-        words(&exec)
+        in_shell(&exec)
     );
-    let mut running = at_a_terminal(case, &session);
+    let mut running = case.at_a_terminal(&session);
     let seen = running.wait_for_line("ready\r").replace('\r', "");
     assert_eq!(seen, "/dev/pts/0\n22 66\n");
     let mut keyboard = running.stdin.take().unwrap();

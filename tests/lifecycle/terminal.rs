@@ -1,9 +1,9 @@
 //! `nacre run` at a terminal, which its container inherits as its standard streams.
 
 use std::io::Write;
-use std::process::Command;
 
 use nacre_tests::Case;
+use nacre_tests::console::in_shell;
 
 nacre_tests::tests![ctrl_c_arrives_once_and_the_terminal_comes_back];
 
@@ -17,19 +17,11 @@ fn ctrl_c_arrives_once_and_the_terminal_comes_back(case: &Case) {
     let mut nacre = case.nacre();
     nacre.args(["run", "--bundle"]).arg(bundle.write());
     nacre.arg(case.id());
-    let words: Vec<&str> = [nacre.get_program()]
-        .into_iter()
-        .chain(nacre.get_args())
-        .map(|word| word.to_str().unwrap())
-        .collect();
-    // script(1) runs a shell at a terminal of its own, and types what it reads.
     let session = format!(
         "stty -onlcr -echo; {}; echo status $?; read line; echo the shell reads $line",
-        words.join(" ")
+        in_shell(&nacre)
     );
-    let mut script = case.mark(Command::new("script"));
-    script.args(["--quiet", "--return", "--command", &session, "/dev/null"]);
-    let mut running = case.spawn(script);
+    let mut running = case.at_a_terminal(&session);
     running.wait_for_line("ready");
     let mut keyboard = running.stdin.take().unwrap();
     keyboard.write_all(b"\x03").unwrap();

@@ -51,12 +51,7 @@ fn duration(case: &Case, prepare: impl Fn(), words: &[&str]) -> Duration {
 /// Fails if anything of the container is left.
 #[track_caller]
 fn expect_nothing(case: &Case, what: &str) {
-    // What was killed is there until the kernel has torn it down.
-    let end = Instant::now() + Duration::from_secs(5);
-    while !leftovers::processes(case.id()).is_empty() && Instant::now() < end {
-        sleep(Duration::from_millis(5));
-    }
-    let processes = leftovers::processes(case.id());
+    let processes = leftovers::settled_processes(case.id(), Duration::from_secs(5));
     assert!(processes.is_empty(), "{what}: {processes:?}");
     let files = leftovers::files(&case.state());
     assert!(files.is_empty(), "{what}: {files:?}");

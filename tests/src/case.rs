@@ -5,8 +5,7 @@ use std::panic;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::bundle::Bundle;
 use crate::leftovers::{self, MARK};
@@ -170,17 +169,10 @@ impl Case {
         left
     }
 
-    /// The processes that are still there after a moment: one that was killed is listed
-    /// until the kernel has torn it down.
+    /// The processes that are still there after a moment.
     fn settled_processes(&self) -> Vec<String> {
-        let end = Instant::now() + Duration::from_secs(2);
-        loop {
-            let left = leftovers::processes(&self.id);
-            if left.is_empty() || Instant::now() > end {
-                return left.into_iter().map(|(_, line)| line).collect();
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
+        let left = leftovers::settled_processes(&self.id, Duration::from_secs(2));
+        left.into_iter().map(|(_, line)| line).collect()
     }
 
     /// Whether it is a mount of a test that runs at the same time.

@@ -140,13 +140,8 @@ impl ParentCgroup {
 
 impl Drop for ParentCgroup {
     fn drop(&mut self) {
-        // A client's helpers may end a moment after what they helped with.
-        let end = Instant::now() + Duration::from_secs(10);
-        while !leftovers::processes(self.0.trim_start_matches('/')).is_empty()
-            && Instant::now() < end
-        {
-            thread::sleep(Duration::from_millis(20));
-        }
+        let id = self.0.trim_start_matches('/');
+        leftovers::settled_processes(id, Duration::from_secs(10));
         for name in [format!("{}/conmon", self.0), self.0.clone()] {
             leftovers::remove_empty_cgroups(&name);
         }

@@ -1,15 +1,20 @@
-//! The caller's end of a container's terminal.
+//! Terminals: the caller's end of a container's, and a caller's own.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use crate::case::Case;
+use crate::nacre::Running;
 
 /// How long a terminal, or what is written to it, may take to come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -138,4 +143,27 @@ impl Terminal {
             unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
         assert_eq!(done, 0, "{}", io::Error::last_os_error());
     }
+}
+
+impl Case {
+    /// A shell with a script, at a terminal of its own, given by script(1), which types what it
+    /// reads and ends with the script's status.
+    pub fn at_a_terminal(&self, session: &str) -> Running {
+        let mut script = self.mark(Command::new("script"));
+        script.args(["--quiet", "--return", "--command", session, "/dev/null"]);
+        self.spawn(script)
+    }
+}
+
+/// A command, with the environment it is given, as a shell reads it.
+pub fn in_shell(command: &Command) -> String {
+    let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap());
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| Some(format!("{}={}", name.to_str().unwrap(), quoted(value?))));
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    let words: Vec<String> = variables.chain(words.map(quoted)).collect();
+    words.join(" ")
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill as signal};
@@ -42,6 +44,20 @@ pub fn processes(id: &str) -> Vec<(Pid, String)> {
         }
     }
     found
+}
+
+/// Those that are still there when all should be gone: one that was killed is listed until the
+/// kernel has torn it down, and a client's helper may end a moment after what it helped with. They
+/// have so long.
+pub fn settled_processes(id: &str, patience: Duration) -> Vec<(Pid, String)> {
+    let end = Instant::now() + patience;
+    loop {
+        let left = processes(id);
+        if left.is_empty() || Instant::now() > end {
+            return left;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Those of them that aren't a QEMU which emulates a VM.

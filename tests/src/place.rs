@@ -17,17 +17,48 @@ pub fn in_testbed() -> bool {
     std::env::var_os("NACRE_TESTBED").is_some()
 }
 
-/// Makes the fixtures, and runs this program again in the testbed if this host's KVM can't
-/// run guests. `Some` is how that went; after `None` the caller runs its tests here.
-pub fn elsewhere() -> Option<ExitCode> {
-    let testbed = in_testbed();
-    if !testbed && let Err(why) = nacre::check_built().and_then(|()| fixtures()) {
-        eprintln!("{why}");
-        return Some(ExitCode::FAILURE);
+/// Where a target's tests run, and on what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Here, on this host's kernel.
+    Host,
+    /// Here, in VMs that QEMU emulates, whatever the KVM.
+    Emulated,
+    /// In VMs on KVM: here if this host's runs stock kernels, in the testbed otherwise.
+    Kvm,
+}
+
+impl Place {
+    /// Makes what tests need there. To be called before there is another thread.
+    ///
+    /// # Errors
+    ///
+    /// How this process is to end, since something is missing, which has been said, or the
+    /// tests have been run in the testbed.
+    pub fn prepare(self) -> Result<(), ExitCode> {
+        let made = match self {
+            Place::Host => here(),
+            Place::Emulated => emulated(),
+            Place::Kvm if in_testbed() => Ok(()),
+            Place::Kvm => nacre::check_built().and_then(|()| fixtures()),
+        };
+        made.map_err(|why| {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        })?;
+        match self {
+            Place::Kvm => elsewhere().map_or(Ok(()), Err),
+            Place::Host | Place::Emulated => Ok(()),
+        }
     }
+}
+
+/// Runs this program again in the testbed if this host's KVM can't run guests. `Some` is how
+/// that went; after `None` the caller runs its tests here.
+fn elsewhere() -> Option<ExitCode> {
     match nacre_vmm::kvm::check() {
         Ok(_) => None,
-        Err(why) if testbed => {
+        Err(why) if in_testbed() => {
             eprintln!("the testbed's KVM can't run guests: {why}");
             Some(ExitCode::FAILURE)
         }
@@ -38,25 +69,16 @@ pub fn elsewhere() -> Option<ExitCode> {
     }
 }
 
-/// Makes what tests need that run here whatever the KVM.
-///
-/// # Errors
-///
-/// What is missing.
-pub fn here() -> Result<(), String> {
+/// Makes what tests need on this host's kernel, or says what is missing.
+fn here() -> Result<(), String> {
     if nacre::is_reference() {
         return debian_root();
     }
     nacre::check_built().and_then(|()| debian_root())
 }
 
-/// Makes the fixtures, and has VMs emulated by QEMU from now on, on this host. To be called
-/// before there is another thread.
-///
-/// # Errors
-///
-/// What is missing.
-pub fn emulated() -> Result<(), String> {
+/// Makes the fixtures, and has VMs emulated by QEMU from now on, or says what is missing.
+fn emulated() -> Result<(), String> {
     nacre::check_built()?;
     let qemu = nacre_vmm::Qemu::at(nacre_vmm::qemu::DEFAULT_PATH);
     qemu.check()

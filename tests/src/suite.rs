@@ -12,7 +12,8 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::case::{Case, Ignored};
 use crate::nacre::Isolation;
-use crate::{leftovers, place};
+use crate::place::{self, Place};
+use crate::{fixtures, leftovers};
 
 /// How long a test may take. A VM's start takes about two seconds in the testbed.
 fn limit(isolation: Isolation) -> Duration {
@@ -32,6 +33,16 @@ pub struct Test {
     pub only: Option<Isolation>,
     /// What it does. It panics if it fails.
     pub run: fn(&Case),
+}
+
+impl Test {
+    /// Its name with its modules', from the target down.
+    fn path(&self) -> String {
+        let mut modules: Vec<&str> = self.module.split("::").skip(1).collect();
+        modules.retain(|module| *module != "lifecycle");
+        modules.push(self.name);
+        modules.join("::")
+    }
 }
 
 /// Lists a module's tests, as `tests()`. What makes sense for one isolation only has that
@@ -65,8 +76,21 @@ pub fn only(isolation: Isolation, mut tests: Vec<Test>) -> Vec<Test> {
     tests
 }
 
-/// Runs the tests that the arguments select, with this isolation. What is left behind when all are done fails
-/// the run too.
+/// A target's `main`: runs those of its tests, by module, that the command line selects, in
+/// their place.
+pub fn main<const N: usize>(place: Place, isolation: Isolation, tests: [Vec<Test>; N]) -> ExitCode {
+    let arguments = Arguments::from_args();
+    if !arguments.list {
+        if let Err(code) = place.prepare() {
+            return code;
+        }
+        fixtures::mount_all();
+    }
+    run(&arguments, isolation, tests.into_iter().flatten().collect())
+}
+
+/// Runs the tests that the arguments select, with this isolation. What is left behind when all
+/// are done fails the run too.
 pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) -> ExitCode {
     panic::set_hook(Box::new(|info| {
         PANIC.set(Some(info.to_string()));
@@ -75,11 +99,7 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
     let before = leftovers::system();
     let trials = place::part(tests)
         .into_iter()
-        .map(|test| {
-            let module = test.module.rsplit("::").next().unwrap_or_default();
-            let name = format!("{module}::{}", test.name);
-            Trial::ignorable_test(name, move || one(&test, isolation))
-        })
+        .map(|test| Trial::ignorable_test(test.path(), move || one(&test, isolation)))
         .collect();
     let conclusion = libtest_mimic::run(arguments, trials);
     let left = leftovers::since(&before, &leftovers::system());
