@@ -7,7 +7,7 @@ use nacre_tests::client::{Daemon, ParentCgroup};
 use nacre_tests::console::in_shell;
 use nacre_tests::{Case, Outcome, leftovers};
 
-use crate::image::{self, BUSYBOX};
+use super::image::{self, BUSYBOX};
 
 nacre_tests::tests![
     run_and_its_exit_status,

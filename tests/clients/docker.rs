@@ -1,4 +1,4 @@
-//! Docker, with a daemon of the test's own that has no network.
+//! Docker, with a daemon of the test's own, which has no network unless it is in a namespace for it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,46 +6,58 @@ use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
 use nacre_tests::console::in_shell;
+use nacre_tests::network::Network;
 use nacre_tests::{Case, Outcome};
 use serde_json::json;
 
-use crate::image::{self, BUSYBOX};
+use super::image::{self, BUSYBOX};
 
 nacre_tests::tests![
     run_and_its_exit_status,
     a_detached_life,
     limits_volumes_and_privileges,
+    an_image_with_a_user,
+    an_init,
     a_terminal,
+    networks,
 ];
 
 struct Docker<'a> {
     case: &'a Case,
     // Dropped in this order.
     _daemon: Daemon,
+    network: Option<Network>,
     _cgroup: ParentCgroup,
 }
 
 impl<'a> Docker<'a> {
-    /// Docker with the busybox image.
+    /// Docker with the busybox image, and no network.
     fn start(case: &'a Case) -> Self {
+        Self::start_in(case, None)
+    }
+
+    /// The same in a network namespace, where it may have bridges.
+    fn start_in(case: &'a Case, network: Option<Network>) -> Self {
         case.needs("dockerd", "docker.io");
         case.needs("docker", "docker.io");
         let place = |name: &str| case.directory().join(name);
         let cgroup = ParentCgroup::of(case);
-        let config = json!({
+        let mut config = json!({
             "runtimes": { "tested": { "path": case.binary() } },
             "default-runtime": "tested",
             "data-root": place("data-root"),
             "exec-root": place("exec"),
             "pidfile": place("docker.pid"),
             "hosts": [format!("unix://{}", socket(case).display())],
-            "bridge": "none",
-            "iptables": false,
             "ip6tables": false,
             "cgroup-parent": cgroup.path(),
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
             "log-level": "warn",
         });
+        if network.is_none() {
+            config["bridge"] = "none".into();
+            config["iptables"] = false.into();
+        }
         fs::write(place("daemon.json"), config.to_string()).unwrap();
         // Where its containerd writes what its threads do, when a busy machine keeps it from
         // answering in time; Docker then starts it anew.
@@ -55,6 +67,9 @@ impl<'a> Docker<'a> {
             .env("TMPDIR", place("daemon-tmp"))
             .arg("--config-file")
             .arg(place("daemon.json"));
+        if let Some(network) = &network {
+            command = network.enter(&command);
+        }
         let mut daemon = Daemon::start(command, case.directory());
         let asks = || case.spawn(docker(case, &["version"])).finish();
         if let Err(why) = daemon.wait_until(asks) {
@@ -64,6 +79,7 @@ impl<'a> Docker<'a> {
         let docker = Self {
             case,
             _daemon: daemon,
+            network,
             _cgroup: cgroup,
         };
         let archive = image::busybox(case);
@@ -253,6 +269,37 @@ fn limits_volumes_and_privileges(case: &Case) {
     docker.ok(&["volume", "rm", "named"]);
 }
 
+fn an_image_with_a_user(case: &Case) {
+    let docker = Docker::start(case);
+    let archive = image::busybox(case);
+    let name = "localhost/user:test";
+    let change = ["import", "--change", "USER 1234:1235"];
+    docker.ok(&[&change[..], &[archive.to_str().unwrap(), name]].concat());
+    let script = "id -u; id -g; touch /x 2>/dev/null || echo not there";
+    let output = docker.ok(&["run", "--rm", name, "sh", "-c", script]);
+    assert_eq!(output, "1234\n1235\nnot there\n");
+}
+
+fn an_init(case: &Case) {
+    case.needs("docker-init", "docker.io");
+    let docker = Docker::start(case);
+    // It reaps what loses its parent, and passes a signal and a status on.
+    let script = "cat /proc/1/comm; (sleep 0.1 &); sleep 0.4
+                  grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l; exit 7";
+    let output = docker.once(&["--init"], &["sh", "-c", script]).expect(7);
+    assert!(
+        output.ends_with("\n0\n") && !output.starts_with("sh\n"),
+        "{output}"
+    );
+    let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let words = ["--init", "--name", "c1", BUSYBOX, "sh", "-c", script];
+    docker.ok(&[&["run", "--detach"], &words[..]].concat());
+    case.wait_for("the log", || docker.ok(&["logs", "c1"]) == "ready\n");
+    docker.ok(&["stop", "c1"]);
+    assert_eq!(docker.inspect("{{.State.ExitCode}}"), "5");
+    docker.ok(&["rm", "c1"]);
+}
+
 fn has_all_capabilities() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let last = fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap();
@@ -284,4 +331,37 @@ fn a_terminal(case: &Case) {
     let output = case.at_a_terminal(&in_shell(&exec)).finish().expect(3);
     assert!(output.contains("/dev/pts/1"), "{output}");
     docker.ok(&["rm", "--force", "c1"]);
+}
+
+fn networks(case: &Case) {
+    let docker = Docker::start_in(case, Some(Network::new(case)));
+    docker.ok(&["network", "create", "--subnet", "10.72.1.0/24", "one"]);
+    docker.ok(&["network", "create", "--subnet", "10.72.2.0/24", "two"]);
+    let server = "exec nc -ll -p 80 -e echo of the server";
+    let flags = ["--network", "one", "--ip", "10.72.1.9", "-p", "8080:80"];
+    let words = [BUSYBOX, "sh", "-c", server];
+    docker.ok(&[&["run", "--detach", "--name", "c1"], &flags[..], &words].concat());
+    let ask = |network: &str, server: &str| {
+        let asks = ["nc", "-w", "3", server, "80"];
+        docker.once(&["--network", network], &asks).text()
+    };
+    let answer = "of the server\n";
+    case.wait_for("the server", || ask("one", "10.72.1.9") == answer);
+    // Docker's name server knows it.
+    assert_eq!(ask("one", "c1"), answer);
+    for network in ["two", "bridge", "none"] {
+        assert_eq!(ask(network, "10.72.1.9"), "", "{network}");
+    }
+    // Published.
+    let mut client = case.mark(Command::new("busybox"));
+    client.args(["nc", "-w", "3", "127.0.0.1", "8080"]);
+    let client = docker.network.as_ref().unwrap().enter(&client);
+    assert_eq!(case.spawn(client).finish().text(), answer);
+    // A network that comes while it runs, and goes.
+    docker.ok(&["network", "connect", "--ip", "10.72.2.9", "two", "c1"]);
+    case.wait_for("the other interface", || ask("two", "10.72.2.9") == answer);
+    docker.ok(&["network", "disconnect", "two", "c1"]);
+    assert_eq!(ask("two", "10.72.2.9"), "");
+    docker.ok(&["rm", "--force", "c1"]);
+    docker.ok(&["network", "rm", "one", "two"]);
 }

@@ -1,6 +1,7 @@
 //! Images, made on the spot: from busybox, and from the Debian root that debootstrap made.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,8 +15,13 @@ pub(crate) const DEBIAN: &str = "localhost/debian:test";
 /// An archive of a root of busybox.
 pub(crate) fn busybox(case: &Case) -> PathBuf {
     let root = case.directory().join("busybox");
+    let to = case.directory().join("busybox.tar");
+    if to.exists() {
+        return to;
+    }
     bundle::make_busybox(&root);
-    archive(&root, &case.directory().join("busybox.tar"), &[])
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    archive(&root, &to, &[])
 }
 
 /// An archive of the Debian root, without what takes most of the room.

@@ -1,9 +1,7 @@
-//! Podman, containerd and Docker with nacre as their runtime, in process isolation.
+//! Podman, containerd and Docker, which run containers on the host's kernel.
 
-mod containerd;
-mod docker;
-mod image;
-mod podman;
+#[path = "mod.rs"]
+mod clients;
 
 use std::process::ExitCode;
 
@@ -11,6 +9,5 @@ use nacre_tests::place::Place;
 use nacre_tests::{Isolation, suite};
 
 fn main() -> ExitCode {
-    let tests = [podman::tests(), containerd::tests(), docker::tests()];
-    suite::main(Place::Host, Isolation::Process, tests)
+    suite::main(Place::Host, Isolation::Process, [clients::tests()])
 }

@@ -2,7 +2,7 @@
 //! daemons that end with the test.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::thread;
@@ -12,8 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::case::Case;
-use crate::leftovers;
+use crate::console::in_shell;
 use crate::nacre::{self, Isolation, Outcome};
+use crate::{leftovers, place};
 
 /// How long a daemon may take to come up, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -25,14 +26,40 @@ impl Case {
         if nacre::is_reference() {
             return nacre::runtime();
         }
-        let link = self.directory().join(match self.isolation() {
-            Isolation::Vm => "nacre-vm",
-            Isolation::Process => "nacre-process",
-        });
+        match self.isolation() {
+            Isolation::Vm => self.configured("nacre-vm"),
+            Isolation::Process => self.named("nacre-process"),
+        }
+    }
+
+    /// A link of this name to the program under test.
+    fn named(&self, name: &str) -> PathBuf {
+        let link = self.directory().join(name);
         if !link.exists() {
             symlink(nacre::runtime(), &link).unwrap();
         }
         link
+    }
+
+    /// The same for VMs, whose kernel and agent aren't installed where they are looked for: a
+    /// script in between names the configuration.
+    fn configured(&self, name: &str) -> PathBuf {
+        let directory = self.directory().join("bin");
+        let script = directory.join(name);
+        if !script.exists() {
+            fs::create_dir_all(&directory).unwrap();
+            let mut command = Command::new(self.named(name));
+            command
+                .arg("--config")
+                .arg(nacre::configuration(self.directory()));
+            if place::is_emulated() {
+                command.arg("--hypervisor=qemu");
+            }
+            let text = format!("#!/bin/sh\nexec {} \"$@\"\n", in_shell(&command));
+            fs::write(&script, text).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        script
     }
 
     /// Ends the test unless a program is installed.

@@ -19,6 +19,7 @@ pub mod elf;
 pub mod fixtures;
 pub mod leftovers;
 pub mod nacre;
+pub mod network;
 pub mod place;
 pub mod suite;
 

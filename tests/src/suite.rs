@@ -39,7 +39,7 @@ impl Test {
     /// Its name with its modules', from the target down.
     fn path(&self) -> String {
         let mut modules: Vec<&str> = self.module.split("::").skip(1).collect();
-        modules.retain(|module| *module != "lifecycle");
+        modules.retain(|module| !["lifecycle", "clients"].contains(module));
         modules.push(self.name);
         modules.join("::")
     }

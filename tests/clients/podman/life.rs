@@ -5,8 +5,8 @@ use std::process::Command;
 use nacre_tests::Case;
 use nacre_tests::console::in_shell;
 
+use super::super::image::BUSYBOX;
 use super::Podman;
-use crate::image::BUSYBOX;
 
 nacre_tests::tests![
     run_and_its_exit_status,

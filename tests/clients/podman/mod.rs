@@ -2,6 +2,7 @@
 
 mod life;
 mod limits;
+mod network;
 mod setting;
 
 use std::fs;
@@ -9,17 +10,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nacre_tests::client::ParentCgroup;
+use nacre_tests::network::Network;
 use nacre_tests::{Case, Outcome, Test};
 use nix::mount::{MntFlags, umount2};
 
-use crate::image::{self, BUSYBOX};
+use super::image::{self, BUSYBOX};
 
 /// All tests here.
 pub(crate) fn tests() -> Vec<Test> {
-    [life::tests(), limits::tests(), setting::tests()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        life::tests(),
+        limits::tests(),
+        setting::tests(),
+        network::tests(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// Podman's storage, which it mounts over itself, and leaves so if two of its processes end at
@@ -35,6 +42,8 @@ impl Drop for Storage {
 
 struct Podman<'a> {
     case: &'a Case,
+    // Before the cgroup: the process that keeps it is one of the test's.
+    network: Option<Network>,
     cgroup: ParentCgroup,
     // After the cgroup, which waits for Podman's helpers.
     _storage: Storage,
@@ -46,6 +55,13 @@ impl<'a> Podman<'a> {
     fn new(case: &'a Case) -> Self {
         let podman = Self::without_image(case);
         podman.import(&image::busybox(case), BUSYBOX);
+        podman
+    }
+
+    /// The same in a network namespace of its own, where it may have bridges.
+    fn networked(case: &'a Case) -> Self {
+        let mut podman = Self::new(case);
+        podman.network = Some(Network::new(case));
         podman
     }
 
@@ -70,6 +86,7 @@ impl<'a> Podman<'a> {
                 true => "overlay",
                 false => "vfs",
             },
+            network: None,
         };
         let info = podman.run(&["info"]);
         if info.status() != Some(0) {
@@ -96,10 +113,20 @@ impl<'a> Podman<'a> {
             .arg(place("run"))
             .arg("--tmpdir")
             .arg(place("libpod"))
+            .arg("--network-config-dir")
+            .arg(place("networks"))
             .args(["--storage-driver", self.driver, "--runtime"])
             .arg(self.case.binary())
             .args(words);
-        command
+        self.inside(command)
+    }
+
+    /// A command in the network namespace that Podman's bridges are in.
+    fn inside(&self, command: Command) -> Command {
+        match &self.network {
+            Some(network) => network.enter(&command),
+            None => command,
+        }
     }
 
     /// A podman command, carried out.

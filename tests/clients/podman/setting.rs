@@ -6,12 +6,13 @@ use std::path::Path;
 use nacre_tests::Case;
 use nacre_tests::client::which;
 
+use super::super::image::{self, DEBIAN};
 use super::Podman;
-use crate::image::{self, DEBIAN};
 
 nacre_tests::tests![
     volumes,
     users_and_privileges,
+    an_image_with_a_user,
     namespaces_of_others,
     a_user_namespace,
     an_init,
@@ -108,6 +109,20 @@ fn users_and_privileges(case: &Case) {
         assert_eq!(outcome.text(), "opened\n", "{outcome:?}");
         assert!(outcome.stderr.contains("not permitted"), "{outcome:?}");
     }
+    podman.clear();
+}
+
+fn an_image_with_a_user(case: &Case) {
+    let podman = Podman::new(case);
+    let archive = image::busybox(case);
+    let name = "localhost/user:test";
+    let words = ["import", "--quiet", "--change", "USER 1234:1235"];
+    let words = [&words[..], &[archive.to_str().unwrap(), name]].concat();
+    podman.ok(&words);
+    let script = "id -u; id -g; touch /x 2>/dev/null || echo not there; touch /tmp/x";
+    let words = ["run", "--rm", "--cgroup-parent", podman.cgroup.path(), name];
+    let words = [&words[..], &["sh", "-c", script]].concat();
+    assert_eq!(podman.ok(&words), "1234\n1235\nnot there\n");
     podman.clear();
 }
 

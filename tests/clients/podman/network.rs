@@ -1,0 +1,81 @@
+//! Podman's networks, in a network namespace of the test's own.
+
+use std::process::Command;
+
+use nacre_tests::Case;
+
+use super::Podman;
+
+nacre_tests::tests![two_on_a_network, published_ports, an_interface_of_its_own];
+
+/// Says the same to everyone.
+const SERVER: &str = "exec nc -ll -p 80 -e echo of the server";
+const ANSWER: &str = "of the server\n";
+
+impl Podman<'_> {
+    /// A container on a network, which asks a server; what it gets, if that is well.
+    fn ask(&self, network: &str, server: &str) -> Option<String> {
+        let asks = ["nc", "-w", "3", server, "80"];
+        let outcome = self.once(&["--network", network], &asks);
+        (outcome.status() == Some(0)).then(|| outcome.text())
+    }
+
+    /// Removes a test's networks too.
+    fn clear_networks(&self, names: &[&str]) {
+        self.ok(&["rm", "--all", "--force", "--time", "0"]);
+        for name in names {
+            self.ok(&["network", "rm", name]);
+        }
+        self.clear();
+    }
+}
+
+fn two_on_a_network(case: &Case) {
+    let podman = Podman::networked(case);
+    podman.ok(&["network", "create", "--subnet", "10.71.1.0/24", "one"]);
+    podman.ok(&["network", "create", "--subnet", "10.71.2.0/24", "two"]);
+    podman.detach(&["--network", "one:ip=10.71.1.9"], SERVER);
+    let answer = Some(ANSWER.to_owned());
+    case.wait_for("the server", || podman.ask("one", "10.71.1.9") == answer);
+    // Podman's name server knows it.
+    assert_eq!(podman.ask("one", "c"), answer);
+    assert_eq!(podman.ask("two", "c"), None);
+    assert_eq!(podman.ask("none", "10.71.1.9"), None);
+    podman.clear_networks(&["one", "two"]);
+}
+
+fn published_ports(case: &Case) {
+    let podman = Podman::networked(case);
+    podman.ok(&["network", "create", "--subnet", "10.71.1.0/24", "one"]);
+    podman.detach(&["--network", "one", "-p", "8080:80"], SERVER);
+    case.wait_for("the server", || {
+        let mut client = case.mark(Command::new("busybox"));
+        client.args(["nc", "-w", "3", "127.0.0.1", "8080"]);
+        case.spawn(podman.inside(client)).finish().text() == ANSWER
+    });
+    podman.clear_networks(&["one"]);
+}
+
+fn an_interface_of_its_own(case: &Case) {
+    let podman = Podman::networked(case);
+    let subnets = ["--subnet", "10.71.1.0/24", "--subnet", "fd71::/64"];
+    let create = [&["network", "create", "--ipv6"], &subnets[..], &["one"]].concat();
+    podman.ok(&create);
+    let network = "one:ip=10.71.1.9,ip=fd71::9,mac=02:71:00:00:00:09";
+    let script = "ip -o addr show dev eth0; ip route; cat /sys/class/net/eth0/mtu; hostname -i";
+    let output = podman.once(&["--network", network], &["sh", "-c", script]);
+    let output = output.expect(0);
+    for part in [
+        "10.71.1.9/24",
+        "fd71::9/64",
+        "default via 10.71.1.1 dev eth0",
+        "\n1500\n",
+        "\n10.71.1.9",
+    ] {
+        assert!(output.contains(part), "no {part} in {output}");
+    }
+    let shows = ["cat", "/sys/class/net/eth0/address"];
+    let output = podman.once(&["--network", network], &shows).expect(0);
+    assert_eq!(output, "02:71:00:00:00:09\n");
+    podman.clear_networks(&["one"]);
+}

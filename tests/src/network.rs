@@ -1,0 +1,60 @@
+//! Where a client may make bridges, packet filters and name servers without touching the host's.
+
+use std::process::Command;
+
+use crate::case::Case;
+use crate::nacre::Running;
+
+/// A network namespace of a test's own, without any interface but `lo`, and a mount namespace with
+/// empty places for what clients know about networks. They are gone, with all that is in them,
+/// when this is dropped and the last process in them has ended.
+pub struct Network(Running);
+
+impl Network {
+    /// Makes one. Ends the test where no bridge can be made.
+    pub fn new(case: &Case) -> Self {
+        case.needs("nsenter", "util-linux");
+        let mut holder = case.mark(Command::new("unshare"));
+        // Podman's addresses in use and name servers are in the one, whatever it is told; network
+        // namespaces in the other.
+        let script = "ip link add probe type bridge && ip link delete probe && ip link set lo up \
+                      && mkdir -p /run/containers /run/netns \
+                      && mount -t tmpfs tmpfs /run/containers && mount -t tmpfs tmpfs /run/netns \
+                      && echo ready && exec sleep 1000";
+        holder.args(["--net", "--mount", "sh", "-c", script]);
+        let mut holder = case.spawn(holder);
+        let mut line = Vec::new();
+        let _ = std::io::Read::read_to_end(
+            &mut std::io::Read::take(holder.stdout.as_mut().unwrap(), 6),
+            &mut line,
+        );
+        if line != b"ready\n" {
+            let why = holder.finish().stderr;
+            case.ignore(&format!("no network namespace with a bridge here: {why}"));
+        }
+        Self(holder)
+    }
+
+    /// A command in it.
+    pub fn enter(&self, command: &Command) -> Command {
+        let mut inside = Command::new("nsenter");
+        inside
+            .arg(format!("--target={}", self.0.pid()))
+            .args(["--net", "--mount"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (name, value) in command.get_envs() {
+            inside.env(name, value.unwrap_or_default());
+        }
+        if let Some(directory) = command.get_current_dir() {
+            inside.current_dir(directory);
+        }
+        inside
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
