@@ -15,6 +15,7 @@ mod hooks;
 mod kill;
 mod list;
 mod namespaces;
+mod overlay;
 mod pause;
 mod process;
 mod signals;
@@ -37,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
         process::tests(),
         namespaces::tests(),
         filesystem::tests(),
+        overlay::tests(),
         devices::tests(),
         cgroups::tests(),
         detached::tests(),
