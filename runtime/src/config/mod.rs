@@ -44,6 +44,8 @@ pub(crate) struct Vm {
     pub(crate) cpus: u32,
     /// Memory of a VM whose container has neither annotation nor memory limit.
     pub(crate) memory: Bytes,
+    /// What the host gives a VM besides its guest's memory, page tables and files.
+    pub(crate) overhead_memory: Option<Bytes>,
     /// The guest kernel, an ELF `vmlinux`.
     kernel: Option<PathBuf>,
     /// The agent's static binary.
@@ -69,6 +71,7 @@ impl Default for Vm {
             qemu: None,
             cpus: 1,
             memory: Bytes(256 << 20),
+            overhead_memory: None,
             kernel: None,
             agent: None,
             boot_timeout: 30,
@@ -184,13 +187,14 @@ mod tests {
     #[test]
     fn every_key_is_taken() {
         let config = Config::parse(
-            "isolation = \"vm\"\n[vm]\nhypervisor = \"auto\"\nqemu = \"/q\"\ncpus = 2\nmemory = \"1G\"\nkernel = \"/k\"\n\
+            "isolation = \"vm\"\n[vm]\nhypervisor = \"auto\"\nqemu = \"/q\"\ncpus = 2\nmemory = \"1G\"\noverhead-memory = \"80M\"\nkernel = \"/k\"\n\
              agent = \"/a\"\nboot-timeout = 5\nconsole-log = \"/c\"\n\
              rootfs = \"overlay\"\nrootfs-disk = \"2G\"\nrootfs-memory = \"3M\"\ndisk-directory = \"/d\"\n",
         )
         .unwrap();
         assert_eq!(config.isolation, Some(Isolation::Vm));
         assert_eq!((config.vm.cpus, config.vm.memory), (2, Bytes(1 << 30)));
+        assert_eq!(config.vm.overhead_memory, Some(Bytes(80 << 20)));
         assert_eq!(config.vm.hypervisor, Some(Preference::Auto));
         assert_eq!(config.vm.qemu(), Path::new("/q"));
         assert_eq!(config.vm.kernel(), Path::new("/k"));

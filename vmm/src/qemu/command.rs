@@ -45,6 +45,15 @@ fn threads(vcpus: u8) -> &'static str {
     }
 }
 
+fn accelerator(vcpus: u8) -> String {
+    let (threads, translations) = (threads(vcpus), TRANSLATIONS >> 20);
+    format!("tcg,thread={threads},tb-size={translations}")
+}
+
+/// How much memory QEMU keeps translated code in, in bytes. It is thrown away as a whole when there
+/// is no room for more, which only costs time; QEMU's own choice is up to 1 GiB.
+pub const TRANSLATIONS: u64 = 128 << 20;
+
 /// A kind of device that QEMU can show a guest on our behalf.
 pub(super) struct Kind {
     /// Its name in messages.
@@ -160,7 +169,7 @@ impl Arguments {
             .add("-sandbox", FILTER)
             .add("-display", "none")
             .add("-machine", MACHINE)
-            .add("-accel", format!("tcg,thread={}", threads(vcpus)))
+            .add("-accel", accelerator(vcpus))
             .add("-cpu", "max")
             .add("-smp", vcpus)
             // Memory is a multiple of 4 KiB.

@@ -38,6 +38,7 @@ use crate::error::Error;
 use crate::memory;
 use crate::vm::{Exit, VmConfig, full_cmdline};
 use ask::Question;
+pub use command::TRANSLATIONS;
 pub use version::Version;
 use watch::Watch;
 

@@ -44,6 +44,7 @@ pub use path::cgroup_path;
 pub use place::{Joined, Place};
 pub use processes::Placement;
 pub use stats::Stats;
+pub use update::Changed;
 
 use devices::Access;
 use directory::Directory;

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use oci_spec::runtime::LinuxResources;
+
 use super::layout::{Layout, Own};
 use super::manager::is_refusal;
 use super::path::{cgroup_path, checked};
@@ -56,8 +58,9 @@ impl Place {
         Cgroup::at(&self.layout, self.base(), &self.path)
     }
 
-    /// Makes the cgroup, without limits, also of devices, and puts this process into it with all
-    /// of its threads. That waits for all CPUs, which takes some milliseconds.
+    /// Makes the cgroup, with those of the limits that this host can set and without any of
+    /// devices, and puts this process into it with all of its threads. That waits for all CPUs,
+    /// which takes some milliseconds.
     ///
     /// `None` if this process may make no cgroups here and none was asked for: nothing depends
     /// on it. Nothing is left behind on failure.
@@ -65,14 +68,17 @@ impl Place {
     /// # Errors
     ///
     /// As [`Cgroup::create`]; [`CgroupError::Directory`] if the process can't be put there.
-    pub fn join(self) -> Result<Option<Joined>, CgroupError> {
+    pub fn join(self, limits: &LinuxResources) -> Result<Option<Joined>, CgroupError> {
         let mut cgroup = Cgroup::default();
         let made = cgroup.make(&self.layout, self.base(), &self.path);
-        let joined = Joined {
+        let mut joined = Joined {
             cgroup,
+            left_out: Vec::new(),
             before: self.before(),
         };
-        let entered = made.and_then(|()| {
+        let limited = made.and_then(|()| joined.cgroup.limit_where_possible(limits));
+        let entered = limited.and_then(|changed| {
+            joined.left_out = changed.left_out;
             let mut directories = joined.cgroup.directories();
             directories.try_for_each(|directory| enter(&directory.path))
         });
@@ -115,6 +121,7 @@ impl Place {
 #[derive(Debug)]
 pub struct Joined {
     cgroup: Cgroup,
+    left_out: Vec<String>,
     before: Vec<[PathBuf; 2]>,
 }
 
@@ -122,6 +129,11 @@ impl Joined {
     /// The cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
+    }
+
+    /// The fields, below `linux.resources`, of the limits that this host can't set.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// Puts this process back to where it was, kills what else is in the cgroup, and removes it.

@@ -62,6 +62,18 @@ impl Setting {
         }
     }
 
+    /// Whether a cgroup has the file, or needs none for the limit to hold.
+    pub(super) fn is_there(&self, directory: &Path) -> bool {
+        let has = |file: &str| directory.join(file).exists();
+        has(&self.file)
+            || match &self.if_missing {
+                IfMissing::Refuse => false,
+                IfMissing::Skip => true,
+                IfMissing::SkipWithoutSwap => !Path::new("/proc/swaps").exists(),
+                IfMissing::Instead { file, .. } => has(file),
+            }
+    }
+
     /// Writes it.
     ///
     /// # Errors

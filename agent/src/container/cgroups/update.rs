@@ -1,7 +1,8 @@
 //! Changing the limits of a container that is there.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::slice::from_ref as slice;
 
 use oci_spec::runtime::LinuxResources;
 
@@ -9,6 +10,38 @@ use super::devices::Access;
 use super::resources::{Settings, Versions};
 use super::setting::{self, Setting};
 use super::{Cgroup, CgroupError, v1, v2};
+
+/// What to do about a limit that this host has no controller or no file for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lacking {
+    Refuse,
+    LeaveOut,
+}
+
+/// Limits that were changed.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// The fields, below `linux.resources`, of those that this host can't set.
+    pub left_out: Vec<String>,
+    /// What was there before, by file.
+    before: Vec<(PathBuf, String)>,
+}
+
+impl Changed {
+    /// Changes them back, as far as the kernel tells what they were.
+    pub fn undo(self) {
+        // As in `apply_all`: one may be possible only after another.
+        let mut refused = Vec::new();
+        for (file, value) in self.before.into_iter().rev() {
+            if setting::write(&file, &value).is_err() {
+                refused.push((file, value));
+            }
+        }
+        for (file, value) in refused {
+            let _ = setting::write(&file, &value);
+        }
+    }
+}
 
 impl Cgroup {
     /// Changes the limits that `resources` gives, and no other. Device rules, if it has some,
@@ -19,32 +52,88 @@ impl Cgroup {
     /// As [`Cgroup::create`]. Limits that had been changed by then are changed back, as far as
     /// the kernel tells what they were.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let settings = self.settings(resources)?;
         let access = match resources.devices().as_deref() {
             None | Some([]) => None,
             Some(rules) => Some(Access::by(rules)?),
         };
+        let changed = self.change(resources, Lacking::Refuse)?;
+        if let Some(access) = access
+            && let Err(error) = self.replace_devices(&access)
+        {
+            changed.undo();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// As [`Cgroup::update`], but for limits that hold elsewhere, too: what this host has no
+    /// controller for, or no file, is left out. Device rules aren't looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cgroup::update`].
+    pub fn limit_where_possible(
+        &self,
+        resources: &LinuxResources,
+    ) -> Result<Changed, CgroupError> {
+        self.change(resources, Lacking::LeaveOut)
+    }
+
+    fn change(
+        &self,
+        resources: &LinuxResources,
+        lacking: Lacking,
+    ) -> Result<Changed, CgroupError> {
+        let settings = self.settings(resources)?;
         if let Some(memory) = resources.memory()
             && memory.check_before_update() == Some(true)
             && let Some(limit @ 1..) = memory.limit()
         {
             self.check_usage(limit.unsigned_abs())?;
         }
-        let mut all = v1::with_directories(&self.v1, &settings.v1)?;
-        if let Some(directory) = &self.v2 {
-            all.extend(v2::with_controllers(directory, &settings.v2)?);
-        }
-        let before: Vec<_> = all.iter().map(|(path, s)| present(path, s)).collect();
-        let changed = setting::apply_all(all.iter().copied())
-            .and_then(|()| access.map_or(Ok(()), |access| self.replace_devices(&access)));
-        if changed.is_err() {
-            for ((path, setting), before) in all.iter().zip(before).rev() {
-                if let Some(before) = before {
-                    let _ = setting::write(&path.join(&setting.file), &before);
+        let mut changed = Changed::default();
+        let all = match lacking {
+            Lacking::Refuse => self.placed(&settings.v1, &settings.v2)?,
+            Lacking::LeaveOut => {
+                let v1 = settings.v1.iter().map(|s| (s, self.placed(slice(s), &[])));
+                let v2 = settings.v2.iter().map(|s| (s, self.placed(&[], slice(s))));
+                let mut all = Vec::new();
+                for (setting, placed) in v1.chain(v2) {
+                    match placed {
+                        Ok(placed) if placed.iter().all(|(path, s)| s.is_there(path)) => {
+                            all.extend(placed);
+                        }
+                        Ok(_) | Err(CgroupError::NoController { .. }) => {
+                            changed.left_out.push(setting.field.clone());
+                        }
+                        Err(error) => return Err(error),
+                    }
                 }
+                all
+            }
+        };
+        let before = all.iter().filter_map(|(path, s)| present(path, s));
+        changed.before = before.collect();
+        match setting::apply_all(all.into_iter()) {
+            Ok(()) => Ok(changed),
+            Err(error) => {
+                changed.undo();
+                Err(error)
             }
         }
-        changed
+    }
+
+    /// The settings with the directories to write them in.
+    fn placed<'a>(
+        &'a self,
+        v1: &'a [Setting],
+        v2: &'a [Setting],
+    ) -> Result<Vec<(&'a Path, &'a Setting)>, CgroupError> {
+        let mut all = v1::with_directories(&self.v1, v1)?;
+        if let Some(directory) = &self.v2 {
+            all.extend(v2::with_controllers(directory, v2)?);
+        }
+        Ok(all)
     }
 
     /// What to write for `resources`, given what is there.
@@ -85,11 +174,12 @@ impl Cgroup {
     }
 }
 
-/// What a file holds, if it is one that can be written as it is read: with a single value.
-fn present(directory: &Path, setting: &Setting) -> Option<String> {
-    let text = fs::read_to_string(directory.join(&setting.file)).ok()?;
+/// A file with what it holds, if it is one that can be written as it is read: with a single value.
+fn present(directory: &Path, setting: &Setting) -> Option<(PathBuf, String)> {
+    let file = directory.join(&setting.file);
+    let text = fs::read_to_string(&file).ok()?;
     let value = text.trim_end();
     let is_value = |b: u8| b.is_ascii_digit() || matches!(b, b'-' | b',' | b' ');
     let max = value.strip_prefix("max").unwrap_or(value);
-    max.bytes().all(is_value).then(|| value.to_owned())
+    max.bytes().all(is_value).then(|| (file, value.to_owned()))
 }

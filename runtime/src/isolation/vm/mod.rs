@@ -7,6 +7,7 @@ mod disk;
 mod guest_spec;
 pub(crate) mod hypervisor;
 mod initramfs;
+mod limits;
 mod sandbox;
 mod session;
 mod share;
@@ -42,6 +43,7 @@ use crate::{
 use disk::DiskError;
 use guest_spec::{GuestSpecError, Shared};
 use hypervisor::{Hypervisor, HypervisorError};
+use limits::HostLimits;
 use session::SessionError;
 use share::ShareError;
 
@@ -74,6 +76,7 @@ struct Plan {
     upper: Option<Upper>,
     /// The sandbox process's.
     cgroup: Option<Place>,
+    limits: HostLimits,
     boot_timeout: Duration,
     kernel: File,
     agent: File,
@@ -243,6 +246,16 @@ impl Plan {
         let linux = bundle.spec.linux().as_ref();
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let cgroup = Place::find(cgroups_path, id.as_str())?;
+        let preferred = Hypervisor::preferred(
+            options.hypervisor,
+            annotations.hypervisor,
+            config.hypervisor,
+        );
+        let qemu = config.qemu();
+        let hypervisor = preferred.choose(&qemu)?;
+        let overhead = config.overhead_memory.map(|bytes| bytes.0);
+        let overhead = overhead.unwrap_or_else(|| limits::default_overhead(hypervisor));
+        let limits = HostLimits::new(resources, size, overhead);
         let directory = bundle.directory.clone();
         let all_annotations = bundle.spec.annotations().clone().unwrap_or_default();
         let (spec, shared) = guest_spec::translate(bundle, &id, size.cpus, upper.is_some())?;
@@ -261,13 +274,6 @@ impl Plan {
             Some(path) => Some(open_console_log(path)?),
             None => None,
         };
-        let preferred = Hypervisor::preferred(
-            options.hypervisor,
-            annotations.hypervisor,
-            config.hypervisor,
-        );
-        let qemu = config.qemu();
-        let hypervisor = preferred.choose(&qemu)?;
         Ok(Self {
             id,
             options,
@@ -276,6 +282,7 @@ impl Plan {
             size,
             upper,
             cgroup,
+            limits,
             boot_timeout: config.boot_timeout(),
             kernel,
             agent,

@@ -17,6 +17,7 @@ use nacre_vmm::{
     devices::virtio::{VirtioDevice, fs::Fs, rng::Rng, vsock::Vsock},
 };
 use nix::unistd::{Pid, getuid};
+use oci_spec::runtime::LinuxResources;
 
 use crate::{
     config::rootfs::Upper,
@@ -33,7 +34,7 @@ use super::{
     control::Control,
     disk::Disk,
     hypervisor::Hypervisor,
-    initramfs,
+    initramfs, limits,
     session::{Exited, Session, SessionError},
     share::Share,
     signals::Signals,
@@ -112,7 +113,8 @@ impl Sandbox<'_> {
             "can't make the standard streams' connections",
         ))?;
         let files = Fs::new(SHARE_TAG, share.path())
-            .map_err(VmError::host("can't make the file system device"))?;
+            .map_err(VmError::host("can't make the file system device"))?
+            .with_files_at_most(limits::files(plan.size.memory));
         let mut devices: Vec<Box<dyn VirtioDevice>> =
             vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())];
         let disk = match &plan.upper {
@@ -145,8 +147,11 @@ impl Sandbox<'_> {
             devices,
             nic_slots: 0,
         };
-        let (joined, machine) = while_joining(plan.cgroup, || Vm::new(config));
+        let (joined, machine) = while_joining(plan.cgroup, &plan.limits.at_boot, || Vm::new(config));
         self.cgroup = joined?;
+        if let Some(joined) = &self.cgroup {
+            told_of_left_out(joined.left_out());
+        }
         let machine = machine.and_then(Vm::start).map_err(VmError::Make)?;
 
         let mut session = Session::new(
@@ -183,6 +188,10 @@ impl Sandbox<'_> {
             vm.cgroup = self.cgroup.as_ref().map(|joined| joined.cgroup().clone());
             vm.progress = Progress::Started;
             record.by = By::Vm(vm);
+            if let (Some(joined), Some(limits)) = (&self.cgroup, &plan.limits.at_start) {
+                let changed = joined.cgroup().limit_where_possible(limits)?;
+                told_of_left_out(&changed.left_out);
+            }
             let started = self
                 .folder
                 .write(&record)
@@ -235,10 +244,11 @@ impl Sandbox<'_> {
 /// Puts this process into its cgroup, which mostly is waiting, while `make` works.
 fn while_joining<T>(
     place: Option<Place>,
+    limits: &LinuxResources,
     make: impl FnOnce() -> T,
 ) -> (Result<Option<Joined>, VmError>, T) {
     thread::scope(|scope| {
-        let join = || place.map_or(Ok(None), Place::join);
+        let join = || place.map_or(Ok(None), |place| place.join(limits));
         let joining = thread::Builder::new().spawn_scoped(scope, join);
         let made = make();
         let joined = match joining {
@@ -250,6 +260,15 @@ fn while_joining<T>(
         };
         (joined, made)
     })
+}
+
+/// The VM is as large as it is whether the host limits its memory and threads or not. What the
+/// container asks for is another thing, even though it holds in the guest.
+fn told_of_left_out(fields: &[String]) {
+    let asked = |field: &&String| field.starts_with("cpu") || field.starts_with("blockIO");
+    for field in fields.iter().filter(asked) {
+        tracing::warn!("linux.resources.{field}: this host can't limit the VM by it");
+    }
 }
 
 /// The kernel's own log goes to the console only where somebody reads it: each character costs

@@ -14,7 +14,8 @@
 //!
 //! What a guest can make the host allocate: 2 MiB for a request and its answer, one at a time;
 //! 2 MiB for what is kept between requests; and one file descriptor and some 300 bytes for each
-//! file that it knows or has open, of which there are no more than [`MAX_GUEST_FILES`] and than
+//! file that it knows or has open, of which there are no more than it is given, than
+//! [`MAX_GUEST_FILES`] and than
 //! `RLIMIT_NOFILE` leaves room for. Beyond that it gets `ENFILE`.
 //!
 //! A request is worked on to its end: [`VirtioDevice::reset`] waits for it, as long as the
@@ -67,6 +68,7 @@ pub struct Fs {
     /// `struct virtio_fs_config`: tag and number of request queues.
     config: [u8; MAX_TAG + 4],
     root: Arc<File>,
+    files: u64,
     thread: Option<DeviceThread>,
 }
 
@@ -95,8 +97,15 @@ impl Fs {
         Ok(Fs {
             config,
             root: Arc::new(open_directory(root)?),
+            files: MAX_GUEST_FILES,
             thread: None,
         })
+    }
+
+    /// The same device for a guest that can know at most `files` files at a time.
+    pub fn with_files_at_most(self, files: u64) -> Fs {
+        let files = files.min(self.files);
+        Fs { files, ..self }
     }
 }
 
@@ -129,6 +138,7 @@ impl VirtioDevice for Fs {
         // Opened here, because the thread's root has no /proc.
         let descriptors = open_directory(Path::new("/proc/self/fd")).map_err(host)?;
         let limit = file_limit().map_err(host)?.rlim_cur;
+        let limit = limit.saturating_sub(RESERVED_FILES).min(self.files);
         let door = Door::new(&memory).map_err(host)?;
         let root = Arc::clone(&self.root);
         let work = move |stop: &Stop| {
@@ -163,7 +173,7 @@ enum Failure {
 }
 
 /// Makes the calling thread one that sees nothing but `root`, and a server of it.
-fn serve_directory(root: &File, descriptors: File, file_limit: u64) -> io::Result<Server<Export>> {
+fn serve_directory(root: &File, descriptors: File, files: u64) -> io::Result<Server<Export>> {
     // libcap-ng reads files in /proc when a thread first uses it, so that comes before the
     // change of root.
     drop(drop_effective_cap("FSETID")?);
@@ -181,9 +191,7 @@ fn serve_directory(root: &File, descriptors: File, file_limit: u64) -> io::Resul
     let config = Config {
         root_dir: "/".into(),
         proc_sfd_rawfd: Some(descriptors),
-        guest_fd_limit: file_limit
-            .saturating_sub(RESERVED_FILES)
-            .min(MAX_GUEST_FILES),
+        guest_fd_limit: files,
         // Content may be cached until the file is opened again, see `Export` for when it is kept
         // longer; a change of size or times drops it, too.
         cache_policy: CachePolicy::Auto,
