@@ -5,6 +5,7 @@ use std::fs;
 use nacre_tests::{Bundle, Case, leftovers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 
 nacre_tests::tests![
     the_vm_is_in_a_cgroup_of_the_containers_id,
@@ -14,7 +15,11 @@ nacre_tests::tests![
     run_replaces_what_a_killed_vm_leaves,
     a_cgroup_in_use_is_refused,
     no_cgroup_is_needed_where_none_is_mounted,
+    the_vm_has_limits_on_the_host,
+    a_container_without_limits_has_a_vm_with_them,
 ];
+
+const MIB: u64 = 1 << 20;
 
 fn waiting(case: &Case) -> Bundle {
     case.busybox().shell("echo ready; exec sleep 1000")
@@ -156,4 +161,58 @@ fn no_cgroup_is_needed_where_none_is_mounted(case: &Case) {
     let bundle = bundle.set("/linux/cgroupsPath", path(case));
     let message = run(&bundle).refused(1);
     assert!(message.contains("no cgroup file system"), "{message}");
+}
+
+/// The value of the limit on the host by its name in version 2 or in version 1.
+fn limit(case: &Case, v2: &str, v1: &str) -> String {
+    let directories = leftovers::cgroups_named(case.id());
+    let files = directories.iter().flat_map(|d| [d.join(v2), d.join(v1)]);
+    let text = files.into_iter().find_map(|file| fs::read_to_string(file).ok());
+    text.unwrap_or_else(|| panic!("no {v2} in {directories:?}"))
+        .trim()
+        .to_owned()
+}
+
+fn memory_limit(case: &Case) -> u64 {
+    limit(case, "memory.max", "memory.limit_in_bytes")
+        .parse()
+        .unwrap()
+}
+
+fn the_vm_has_limits_on_the_host(case: &Case) {
+    let bundle = waiting(case)
+        .set("/linux/resources/memory", json!({ "limit": 128 * MIB }))
+        .set("/linux/resources/pids", json!({ "limit": 10 }))
+        .set(
+            "/linux/resources/cpu",
+            json!({ "quota": 50_000, "period": 100_000, "cpus": "0", "mems": "0" }),
+        );
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    // The guest has 56 MiB for itself beside the container's; the VM takes half of its memory for
+    // what the guest knows of files, and something fixed.
+    let memory = memory_limit(case);
+    assert!(
+        (184 * MIB + 92 * MIB..184 * MIB + 92 * MIB + 300 * MIB).contains(&memory),
+        "{memory}"
+    );
+    assert_eq!(limit(case, "pids.max", "pids.max"), "256");
+    assert_eq!(limit(case, "cpuset.cpus", "cpuset.cpus"), "0");
+    let quota = limit(case, "cpu.max", "cpu.cfs_quota_us");
+    assert_eq!(quota.split(' ').next(), Some("50000"));
+    case.remove_container();
+}
+
+fn a_container_without_limits_has_a_vm_with_them(case: &Case) {
+    case.detach(&waiting(case));
+    case.wait_for_output("ready");
+    let memory = memory_limit(case);
+    // vm.memory is 256 MiB if nothing else is said.
+    assert!(
+        (384 * MIB..384 * MIB + 300 * MIB).contains(&memory),
+        "{memory}"
+    );
+    let quota = limit(case, "cpu.max", "cpu.cfs_quota_us");
+    assert!(quota.starts_with("max") || quota == "-1", "{quota}");
+    case.remove_container();
 }
