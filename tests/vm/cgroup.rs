@@ -167,7 +167,9 @@ fn no_cgroup_is_needed_where_none_is_mounted(case: &Case) {
 fn limit(case: &Case, v2: &str, v1: &str) -> String {
     let directories = leftovers::cgroups_named(case.id());
     let files = directories.iter().flat_map(|d| [d.join(v2), d.join(v1)]);
-    let text = files.into_iter().find_map(|file| fs::read_to_string(file).ok());
+    let text = files
+        .into_iter()
+        .find_map(|file| fs::read_to_string(file).ok());
     text.unwrap_or_else(|| panic!("no {v2} in {directories:?}"))
         .trim()
         .to_owned()

@@ -72,18 +72,11 @@ impl Cgroup {
     /// # Errors
     ///
     /// As [`Cgroup::update`].
-    pub fn limit_where_possible(
-        &self,
-        resources: &LinuxResources,
-    ) -> Result<Changed, CgroupError> {
+    pub fn limit_where_possible(&self, resources: &LinuxResources) -> Result<Changed, CgroupError> {
         self.change(resources, Lacking::LeaveOut)
     }
 
-    fn change(
-        &self,
-        resources: &LinuxResources,
-        lacking: Lacking,
-    ) -> Result<Changed, CgroupError> {
+    fn change(&self, resources: &LinuxResources, lacking: Lacking) -> Result<Changed, CgroupError> {
         let settings = self.settings(resources)?;
         if let Some(memory) = resources.memory()
             && memory.check_before_update() == Some(true)

@@ -18,9 +18,7 @@
 //! *I/O*: the container's weight, which would mean nothing in a guest that has nobody else in it.
 
 use nacre_vmm::qemu::TRANSLATIONS;
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources,
-};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
 
 use crate::config::size::Size;
 

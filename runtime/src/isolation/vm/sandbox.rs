@@ -147,7 +147,8 @@ impl Sandbox<'_> {
             devices,
             nic_slots: 0,
         };
-        let (joined, machine) = while_joining(plan.cgroup, &plan.limits.at_boot, || Vm::new(config));
+        let (joined, machine) =
+            while_joining(plan.cgroup, &plan.limits.at_boot, || Vm::new(config));
         self.cgroup = joined?;
         if let Some(joined) = &self.cgroup {
             told_of_left_out(joined.left_out());
