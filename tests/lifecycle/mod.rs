@@ -3,6 +3,7 @@
 mod cgroups;
 mod console;
 mod create;
+mod cycles;
 mod debian;
 mod detached;
 mod devices;
@@ -13,6 +14,7 @@ mod filesystem;
 mod flags;
 mod hooks;
 mod kill;
+mod killed;
 mod list;
 mod namespaces;
 mod overlay;
@@ -46,8 +48,10 @@ pub(crate) fn tests() -> Vec<Test> {
         failures::tests(),
         // What a VM can't do yet.
         only(Process, create::tests()),
+        only(Process, cycles::tests()),
         only(Process, flags::tests()),
         only(Process, kill::tests()),
+        only(Process, killed::tests()),
         only(Process, exec::tests()),
         only(Process, console::tests()),
         only(Process, list::tests()),

@@ -1,7 +1,6 @@
 //! Containers on the host's kernel.
 
 mod commands;
-mod killed;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
 
@@ -11,6 +10,6 @@ use nacre_tests::place::Place;
 use nacre_tests::{Isolation, suite};
 
 fn main() -> ExitCode {
-    let tests = [lifecycle::tests(), commands::tests(), killed::tests()];
+    let tests = [lifecycle::tests(), commands::tests()];
     suite::main(Place::Host, Isolation::Process, tests)
 }

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nacre_tests::{Case, leftovers};
+use nacre_tests::{Case, Isolation, leftovers};
 use nix::sys::signal::{Signal, kill};
 
 nacre_tests::tests![
@@ -18,8 +18,14 @@ nacre_tests::tests![
     what_run_starts_is_killed,
 ];
 
-/// How often each is killed.
-const KILLS: u32 = 25;
+/// How often each is killed. A VM takes much longer to come and go, the more so in the testbed.
+fn kills(case: &Case) -> u32 {
+    match case.isolation() {
+        Isolation::Process => 25,
+        Isolation::Vm if case.is_emulated() => 10,
+        Isolation::Vm => 3,
+    }
+}
 
 /// A command of this test, without streams: what outlives it isn't waited for.
 fn command(case: &Case, words: &[&str]) -> Command {
@@ -66,8 +72,9 @@ fn expect_nothing(case: &Case, what: &str) {
 /// start to its end and a little beyond; then removes the container.
 fn at_every_moment(case: &Case, prepare: impl Fn(), words: &[&str], strike: impl Fn(&mut Child)) {
     let end = duration(case, &prepare, words).mul_f64(1.2);
-    for step in 0..KILLS {
-        let moment = end * step / KILLS;
+    let kills = kills(case);
+    for step in 0..kills {
+        let moment = end * step / kills;
         let what = format!("{} killed after {moment:?} of {end:?}", words[0]);
         prepare();
         let mut child = command(case, words).spawn().unwrap();
@@ -173,8 +180,9 @@ fn what_run_starts_is_killed(case: &Case) {
     run(case, &bundle);
     let took = begin.elapsed();
     case.remove_container();
-    for step in 0..KILLS {
-        let moment = took * step * 2 / KILLS;
+    let kills = kills(case);
+    for step in 0..kills {
+        let moment = took * step * 2 / kills;
         let what = format!("what run starts killed after {moment:?}");
         let mut child = command(case, &words).spawn().unwrap();
         sleep(moment);
