@@ -25,6 +25,7 @@ pub(crate) mod status;
 mod streams;
 mod terminal;
 mod update;
+mod users;
 
 use nacre_tests::Isolation::Process;
 use nacre_tests::Test;
@@ -41,6 +42,7 @@ pub(crate) fn tests() -> Vec<Test> {
         namespaces::tests(),
         filesystem::tests(),
         overlay::tests(),
+        users::tests(),
         devices::tests(),
         cgroups::tests(),
         detached::tests(),

@@ -68,6 +68,7 @@ pub use gate::Gate;
 pub use id_map::IdMapError;
 pub use identity::Identity;
 pub use life::{Container, Handle, StartError};
+pub use mount_ids::MountIds;
 pub use mount_options::mount_options;
 pub use namespaces::NamespaceError;
 pub use network::bring_loopback_up;

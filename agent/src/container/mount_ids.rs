@@ -13,12 +13,13 @@ use super::child;
 use super::config::ConfigError;
 use super::error::{InitError, Step};
 use super::id_map;
+use super::mount_options::MountOptions;
 use super::procfs::Proc;
 use super::sys;
 
 /// How the ids of a mount are mapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MountIds {
+pub struct MountIds {
     /// The mounts below it too.
     recursive: bool,
     /// Both are empty if they are to be those of the container's user namespace.
@@ -27,6 +28,44 @@ pub(super) struct MountIds {
 }
 
 impl MountIds {
+    /// What the bind mount `mounts[index]` asks for, if it does.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConfigError`] tells, for what [`validate`](super::config::validate) would refuse.
+    pub fn of_mount(
+        index: usize,
+        mount: &Mount,
+        linux: &Linux,
+    ) -> Result<Option<Self>, ConfigError> {
+        let options = mount.options().as_deref().unwrap_or_default();
+        let option = MountOptions::parse(options, true)
+            .map_err(|e| ConfigError::invalid(format!("mounts[{index}].options"), e.to_string()))?
+            .id_mapped;
+        let Some(asked) = Self::of(index, mount, option)? else {
+            return Ok(None);
+        };
+        asked.validate(index, linux)?;
+        Ok(asked.mappings(linux).map(|[uids, gids]| MountIds {
+            recursive: asked.recursive,
+            uids: uids.to_vec(),
+            gids: gids.to_vec(),
+        }))
+    }
+
+    /// Maps the owners on a mount that is attached nowhere yet, as [`MountIds::of_mount`] found
+    /// them. The calling process must have a single thread.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; `EINVAL` where the mount's file system doesn't allow it
+    /// ([mount_setattr(2)](https://man7.org/linux/man-pages/man2/mount_setattr.2.html)).
+    pub fn apply(&self, mount: &OwnedFd) -> io::Result<()> {
+        let proc = Proc::open().map_err(io::Error::other)?;
+        let namespace = user_namespace(&proc, [&self.uids, &self.gids])?;
+        sys::map_mount_ids(mount, namespace.as_fd(), self.recursive)
+    }
+
     /// What `mounts[index]` asks for; `option` is `ridmap` if it is true, `idmap` if not.
     pub(super) fn of(
         index: usize,

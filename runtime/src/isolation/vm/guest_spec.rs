@@ -9,7 +9,6 @@
 
 use std::{
     fs, io,
-    os::unix::fs::FileTypeExt,
     path::{Path, PathBuf},
 };
 
@@ -20,8 +19,13 @@ use nacre_agent::{
     },
     protocol::{OVERLAY, SHARE},
 };
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
+use super::{
+    bind_source::{self, Source, SourceError},
+    guest_devices::{self, NoSuchDevice},
+    security_modules::{self, SecurityModuleError},
+};
 use crate::{
     config::{bundle::Bundle, size::parse_cpu_list},
     id::Id,
@@ -40,16 +44,6 @@ pub(super) struct Shared {
     pub(super) binds: Vec<Source>,
 }
 
-/// The source of a bind mount.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    pub(super) is_directory: bool,
-    /// With the mounts below it.
-    pub(super) recursive: bool,
-    pub(super) read_only: bool,
-}
-
 /// Why a configuration can't be given to a guest.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GuestSpecError {
@@ -63,30 +57,14 @@ pub(crate) enum GuestSpecError {
     RootIsNoDirectory(PathBuf),
     #[error("root is missing")]
     NoRoot,
-    #[error("mounts[{index}].source: {path}")]
-    Source {
-        index: usize,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("mounts[{0}].source is missing")]
-    NoSource(usize),
-    #[error("mounts[{index}].source: {path} is a {kind}, which a VM can't share with the host")]
-    SourceKind {
-        index: usize,
-        path: PathBuf,
-        kind: &'static str,
-    },
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Device(#[from] NoSuchDevice),
+    #[error(transparent)]
+    SecurityModule(#[from] SecurityModuleError),
     #[error("{0} isn't supported in a VM yet")]
     Unsupported(String),
-    #[error("linux.namespaces: user namespaces aren't supported in a VM yet")]
-    UserNamespace,
-    #[error(
-        "linux.namespaces: there is no mount namespace, and a VM's container has one; \
-         add {{\"type\": \"mount\"}}"
-    )]
-    NoMountNamespace,
     #[error("linux.namespaces: a VM can't join the {kind} namespace {path}")]
     NamespacePath { kind: String, path: PathBuf },
     #[error(
@@ -128,8 +106,14 @@ pub(super) fn translate(
         false => guest.join("rootfs"),
     });
 
+    if let Some(process) = spec.process_mut() {
+        security_modules::leave_out(process)?;
+    }
+    let linux = spec.linux().clone().unwrap_or_default();
+    security_modules::refuse_label("linux.mountLabel", linux.mount_label())?;
+    guest_devices::check(linux.devices().as_deref().unwrap_or_default())?;
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        if let Some(source) = bind_source(&directory, index, mount)? {
+        if let Some(source) = bind_source::take(&directory, index, mount, &linux)? {
             let name = format!("mounts/{}", shared.binds.len());
             mount.set_source(Some(guest.join(name)));
             shared.binds.push(source);
@@ -154,19 +138,6 @@ fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
     let devices = linux.and_then(|l| l.net_devices().as_ref());
     let seccomp = linux.and_then(|l| l.seccomp().as_ref());
     let listener = seccomp.and_then(|s| s.listener_path().as_ref());
-    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        let mapped = |ids: &Option<Vec<_>>| ids.as_ref().is_some_and(|ids| !ids.is_empty());
-        if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
-            let field = format!("mounts[{index}].uidMappings");
-            return Err(GuestSpecError::Unsupported(field));
-        }
-        let options = mount.options().iter().flatten();
-        let mut options = options.flat_map(|option| option.split(','));
-        if options.any(|option| matches!(option, "idmap" | "ridmap")) {
-            let field = format!("mounts[{index}].options (idmap)");
-            return Err(GuestSpecError::Unsupported(field));
-        }
-    }
     for (field, asks) in [
         ("process.terminal", terminal == Some(true)),
         ("hooks", spec.hooks().as_ref().is_some_and(hooks::any)),
@@ -203,13 +174,6 @@ fn check_namespaces(spec: &Spec) -> Result<(), GuestSpecError> {
         }
     }
     let has = |kind| namespaces.iter().any(|n| n.typ() == kind);
-    // The share belongs to whom it belongs to on the host, not to a user namespace's root.
-    if has(LinuxNamespaceType::User) {
-        return Err(GuestSpecError::UserNamespace);
-    }
-    if !has(LinuxNamespaceType::Mount) {
-        return Err(GuestSpecError::NoMountNamespace);
-    }
     if !has(LinuxNamespaceType::Network) {
         return Err(GuestSpecError::HostNetwork);
     }
@@ -225,56 +189,6 @@ fn find_root(path: &Path) -> Result<PathBuf, GuestSpecError> {
         return Err(GuestSpecError::RootIsNoDirectory(root));
     }
     Ok(root)
-}
-
-/// The source of a bind mount; `None` for a mount of another kind.
-fn bind_source(
-    directory: &Path,
-    index: usize,
-    mount: &Mount,
-) -> Result<Option<Source>, GuestSpecError> {
-    let options: Vec<&str> = mount
-        .options()
-        .iter()
-        .flatten()
-        .flat_map(|option| option.split(','))
-        .collect();
-    let has = |names: &[&str]| options.iter().any(|option| names.contains(option));
-    let binds = mount.typ().as_deref() == Some("bind") || has(&["bind", "rbind"]);
-    if !binds || has(&["remount"]) {
-        return Ok(None);
-    }
-    let source = mount
-        .source()
-        .as_ref()
-        .ok_or(GuestSpecError::NoSource(index))?;
-    let failed = |source: io::Error, path: &Path| GuestSpecError::Source {
-        index,
-        path: path.into(),
-        source,
-    };
-    let path = directory.join(source);
-    let path = fs::canonicalize(&path).map_err(|e| failed(e, &path))?;
-    let kind = fs::metadata(&path)
-        .map_err(|e| failed(e, &path))?
-        .file_type();
-    if !kind.is_dir() && !kind.is_file() {
-        let kind = if kind.is_socket() {
-            "socket"
-        } else if kind.is_fifo() {
-            "FIFO"
-        } else {
-            "device"
-        };
-        return Err(GuestSpecError::SourceKind { index, path, kind });
-    }
-    let last = |names: [&str; 2]| options.iter().rev().find(|o| names.contains(o)).copied();
-    Ok(Some(Source {
-        path,
-        is_directory: kind.is_dir(),
-        recursive: last(["bind", "rbind"]) == Some("rbind"),
-        read_only: last(["ro", "rw"]) == Some("ro") || last(["rro", "rrw"]) == Some("rro"),
-    }))
 }
 
 /// The guest's CPUs are numbered from 0 and as many as the container may use. A cpuset that
@@ -372,12 +286,14 @@ mod tests {
                         is_directory: true,
                         recursive: true,
                         read_only: true,
+                        ids: None,
                     },
                     Source {
                         path: scene.path("file"),
                         is_directory: false,
                         recursive: false,
                         read_only: false,
+                        ids: None,
                     },
                 ],
             }
@@ -422,7 +338,14 @@ mod tests {
             ("none", "mounts[0].source: "),
             ("socket", "is a socket, which"),
             ("fifo", "is a FIFO, which"),
-            ("/dev/null", "/dev/null is a device, which"),
+            (
+                "/proc/self",
+                "is in a file system that shows the host's kernel",
+            ),
+            (
+                "/sys",
+                "/sys is in a file system that shows the host's kernel",
+            ),
         ] {
             scene.config["mounts"] =
                 json!([{"destination": "/m", "type": "bind", "source": source}]);
@@ -456,21 +379,44 @@ mod tests {
     }
 
     #[test]
-    fn mapped_owners_are_refused_by_name() {
+    fn owners_are_mapped_on_this_side() {
         let ids = json!([{"containerID": 0, "hostID": 1000, "size": 1}]);
-        for (mount, field) in [
-            (
-                json!({"uidMappings": ids, "gidMappings": ids}),
-                "uidMappings",
-            ),
-            (json!({"options": ["rbind,ridmap"]}), "options (idmap)"),
-        ] {
+        for own in [true, false] {
             let mut scene = Scene::new();
+            let mut mount = json!({"destination": "/m", "type": "bind", "source": "rootfs",
+                                   "options": ["rbind,ridmap", "ro"]});
+            if own {
+                (mount["uidMappings"], mount["gidMappings"]) = (ids.clone(), ids.clone());
+            } else {
+                let linux = &mut scene.config["linux"];
+                (linux["uidMappings"], linux["gidMappings"]) = (ids.clone(), ids.clone());
+            }
             scene.config["mounts"] = json!([mount]);
-            scene.config["mounts"][0]["destination"] = json!("/m");
-            let expected = format!("mounts[0].{field} isn't supported in a VM yet");
-            assert_eq!(scene.refusal(), expected);
+            let (spec, shared) = scene.translate(1).unwrap();
+            assert!(shared.binds[0].ids.is_some());
+            let spec = serde_json::to_value(spec).unwrap();
+            let options = &spec["mounts"][0]["options"];
+            assert_eq!(*options, json!(["rbind", "ro"]));
+            assert_eq!(spec["mounts"][0].get("uidMappings"), None);
         }
+    }
+
+    #[test]
+    fn devices_are_the_guests_own() {
+        let mut scene = Scene::new();
+        scene.config["mounts"] =
+            json!([{"destination": "/m", "type": "bind", "source": "/dev/null"}]);
+        let fuse = json!({"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229});
+        scene.config["linux"]["devices"] = json!([fuse, {"path": "/dev/pipe", "type": "p"}]);
+        let (spec, shared) = scene.translate(1).unwrap();
+        assert_eq!(shared.binds, []);
+        let spec = serde_json::to_value(spec).unwrap();
+        assert_eq!(spec["mounts"][0]["source"], "/dev/null");
+
+        let disk = json!({"path": "/dev/sda", "type": "b", "major": 8, "minor": 0});
+        scene.config["linux"]["devices"] = json!([fuse, disk]);
+        let expected = "linux.devices[1]: /dev/sda (block 8:0) is a device of the host";
+        assert!(scene.refusal().starts_with(expected), "{}", scene.refusal());
     }
 
     #[test]
@@ -483,15 +429,6 @@ mod tests {
         );
         scene.config["linux"]["namespaces"] = json!([{"type": "mount"}]);
         assert!(scene.refusal().contains("host's network"));
-        scene.config["linux"]["namespaces"] = json!([{"type": "network"}]);
-        assert!(scene.refusal().contains("there is no mount namespace"));
-        scene.config["linux"]["namespaces"] =
-            json!([{"type": "network"}, {"type": "mount"}, {"type": "user"}]);
-        assert!(
-            scene
-                .refusal()
-                .contains("user namespaces aren't supported in a VM yet")
-        );
         let mut scene = Scene::new();
         scene.config["linux"]["resources"] = json!({"memory": {"swappiness": 3}});
         assert!(scene.refusal().contains("memory.swappiness"));

@@ -1,14 +1,18 @@
 //! Isolation by a microVM: a container's plan, the sandbox process that carries it out, and
 //! `nacre run`, which waits for that.
 
+mod bind_source;
 mod caller;
 mod control;
 mod disk;
+mod guest_devices;
 mod guest_spec;
 pub(crate) mod hypervisor;
 mod initramfs;
+mod kernel_files;
 mod limits;
 mod sandbox;
+mod security_modules;
 mod session;
 mod share;
 mod signals;

@@ -15,8 +15,12 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
+use rustix::{
+    fs::CWD,
+    mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
+};
 
-use super::guest_spec::{Shared, Source};
+use super::{bind_source::Source, guest_spec::Shared, kernel_files};
 
 /// Why the share could not be assembled.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,7 @@ impl Share {
             recursive: !shared.root_is_base,
             // In a root that isn't a base, mount points may have to be made first.
             read_only: shared.root_is_base,
+            ids: None,
         };
         bind(&root, &self.path.join("rootfs"))?;
         let mounts = self.path.join("mounts");
@@ -121,10 +126,20 @@ fn bind(source: &Source, target: &Path) -> Result<(), ShareError> {
     } else {
         File::create(target).map_err(failed(what()))?;
     }
-    let mut flags = MsFlags::MS_BIND;
-    flags.set(MsFlags::MS_REC, source.recursive);
-    let nothing = None::<&str>;
-    mount(Some(&source.path), target, nothing, flags, nothing).map_err(failed(what()))?;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if source.recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = open_tree(CWD, &source.path, flags).map_err(failed(what()))?;
+    if let Some(ids) = &source.ids {
+        let what = format!("can't map the owners of {}", source.path.display());
+        ids.apply(&tree).map_err(failed(what))?;
+    }
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&tree, "", CWD, target, flags).map_err(failed(what()))?;
+    if source.recursive && source.is_directory {
+        kernel_files::unmount_below(target).map_err(failed(what()))?;
+    }
     if source.read_only {
         // All of it: the guest sees one file system and no mounts below it.
         make_read_only(target)?;
@@ -218,6 +233,7 @@ mod tests {
             path,
             recursive: true,
             read_only,
+            ids: None,
         }
     }
 

@@ -5,7 +5,8 @@
 //! *Containment.* The thread has a root directory, a working directory and a file mode mask of
 //! its own, and its root is the exported directory: no name that a guest makes up, `..` and
 //! symbolic links included, leads out of it. Bind mounts below it belong to it. Files are
-//! created as the user and group that the guest says, with the mode that it says.
+//! created as the user and group that the guest says, with the mode that it says; whether that
+//! user may is for the guest to judge.
 //!
 //! *Sharing.* The host and other guests may change the tree at any time. The guest keeps what
 //! it knows of names and attributes for [`CACHE_TIME`], and content until its size or times
@@ -178,12 +179,14 @@ fn serve_directory(root: &File, descriptors: File, files: u64) -> io::Result<Ser
     // change of root.
     drop(drop_effective_cap("FSETID")?);
     // SAFETY: plain calls with valid arguments. The first gives this thread a root, working
-    // directory and mask of its own, so that the others, and those that virtiofsd changes at
-    // work, concern no other thread.
+    // directory and mask of its own, so that the next ones, and those that virtiofsd changes at
+    // work, concern no other thread. The last lets it keep root's rights while it makes a file
+    // as another user: the guest, which knows that user's rights, has judged already.
     let entered = unsafe {
         libc::unshare(libc::CLONE_FS) == 0
             && libc::fchdir(root.as_raw_fd()) == 0
             && libc::chroot(c".".as_ptr()) == 0
+            && libc::prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP) == 0
     };
     if !entered {
         return Err(io::Error::last_os_error());

@@ -326,6 +326,18 @@ fn files_get_the_users_owner_and_mode() {
 }
 
 #[test]
+fn whether_a_user_may_make_a_file_is_the_guests_to_judge() {
+    let mut guest = Guest::new();
+    // The root of a user namespace in the guest has rights that the host's user of that id lacks.
+    let mode = PermissionsExt::from_mode(0o500);
+    fs::set_permissions(guest.path(""), mode).unwrap();
+    (guest.uid, guest.gid) = (1000, 1001);
+    guest.create("theirs", 0o600);
+    let made = fs::metadata(guest.path("theirs")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (1000, 1001));
+}
+
+#[test]
 fn set_user_id_goes_when_others_write() {
     let mut guest = Guest::new();
     // FUSE_WRITE_KILL_SUIDGID and FUSE_OPEN_KILL_SUIDGID, by the guest's judgement.

@@ -1,0 +1,78 @@
+//! The devices that a guest has for its container. A number names the same device in every
+//! kernel only where it was assigned
+//! ([devices.txt](https://docs.kernel.org/admin-guide/devices.html)), and of those a guest has
+//! few. Whatever else the host has by that number isn't there, or is another device.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+
+/// Character devices, with their names in the guest's `/dev`.
+const CHARACTER: [(i64, i64, &str); 12] = [
+    (1, 3, "null"),
+    (1, 5, "zero"),
+    (1, 7, "full"),
+    (1, 8, "random"),
+    (1, 9, "urandom"),
+    (1, 11, "kmsg"),
+    (5, 0, "tty"),
+    (5, 1, "console"),
+    (5, 2, "ptmx"),
+    (10, 200, "net/tun"),
+    (10, 229, "fuse"),
+    (10, 237, "loop-control"),
+];
+
+/// The block devices of `loop-control`.
+const LOOP: i64 = 7;
+
+/// A device of the host that the container is to have.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "linux.devices[{index}]: {path} ({kind} {major}:{minor}) is a device of the host, which a VM \
+     doesn't have; leave it out (--device, --privileged)"
+)]
+pub(crate) struct NoSuchDevice {
+    index: usize,
+    path: PathBuf,
+    kind: &'static str,
+    major: i64,
+    minor: i64,
+}
+
+/// Refuses the first of `linux.devices` that no guest has.
+pub(super) fn check(devices: &[LinuxDevice]) -> Result<(), NoSuchDevice> {
+    for (index, device) in devices.iter().enumerate() {
+        let (major, minor) = (device.major(), device.minor());
+        let kind = match device.typ() {
+            LinuxDeviceType::B if major == LOOP => continue,
+            LinuxDeviceType::B => "block",
+            LinuxDeviceType::C | LinuxDeviceType::U if name(major, minor).is_none() => "character",
+            // Made by name, or for the engine to refuse.
+            _ => continue,
+        };
+        return Err(NoSuchDevice {
+            index,
+            path: device.path().clone(),
+            kind,
+            major,
+            minor,
+        });
+    }
+    Ok(())
+}
+
+/// Where the guest has the character device that this number (`st_rdev`) is on the host.
+pub(super) fn path(number: u64) -> Option<PathBuf> {
+    let name = name(
+        i64::from(libc::major(number)),
+        i64::from(libc::minor(number)),
+    );
+    Some(Path::new("/dev").join(name?))
+}
+
+fn name(major: i64, minor: i64) -> Option<&'static str> {
+    let mut devices = CHARACTER.iter();
+    let device = devices.find(|device| (device.0, device.1) == (major, minor));
+    device.map(|(_, _, name)| *name)
+}
