@@ -18,6 +18,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     State(#[from] state::StateError),
     #[error(transparent)]
+    Status(#[from] isolation::StatusError),
+    #[error(transparent)]
     Vm(#[from] isolation::vm::VmError),
     #[error(transparent)]
     Process(#[from] isolation::process::ProcessError),
@@ -46,23 +48,8 @@ pub(crate) enum Error {
     },
     #[error("can't write to standard output")]
     Output(#[source] io::Error),
-    #[error("cannot delete container {id} that is not stopped: {status}; --force ends it first")]
-    NotStopped { id: String, status: state::Status },
-    #[error("container not running: {id} is {status}")]
-    NotRunning { id: String, status: state::Status },
-    #[error(
-        "{0:?} isn't a signal that a container can be sent yet; KILL and those that nacre run \
-         passes on are"
-    )]
-    Signal(String),
-    #[error("can't signal container {id}")]
-    Kill {
-        id: String,
-        #[source]
-        source: io::Error,
-    },
-    #[error("container {id} didn't end within {seconds} s of being killed")]
-    StillRunning { id: String, seconds: u64 },
+    #[error("container {id} is in another command's hands, which isn't done after {seconds} s")]
+    Busy { id: String, seconds: u64 },
 }
 
 impl Error {
@@ -72,7 +59,8 @@ impl Error {
         match self {
             Self::Vm(error) => error.exit_status(),
             Self::Process(error) => error.exit_status(),
-            Self::Exec(_) => isolation::process::EXEC_FAILED,
+            Self::Status(error) => error.exit_status(),
+            Self::Exec(_) => isolation::EXEC_FAILED,
             _ => 1,
         }
     }

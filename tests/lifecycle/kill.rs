@@ -11,7 +11,7 @@ nacre_tests::tests![
     a_created_container,
     an_ended_container,
     all_of_a_containers_processes,
-    all_that_an_ended_container_left,
+    all_that_an_ended_container_left: Process,
     a_stopped_process_is_killed,
 ];
 

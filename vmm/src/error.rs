@@ -150,6 +150,9 @@ pub enum Error {
         /// The last lines of the serial console.
         console_tail: String,
     },
+    /// A vCPU, or QEMU, didn't stand still in time. The machine goes on.
+    #[error("the machine did not pause in time")]
+    PauseTimeout,
     /// A thread of the machine, or QEMU, didn't end in time.
     #[error("the machine did not stop in time")]
     StopTimeout,

@@ -226,6 +226,35 @@ impl RunningVm {
         }
     }
 
+    /// Makes its vCPUs stand still, until [`resume`](Self::resume). Its devices go on with what
+    /// they have been given. Does nothing to a machine that is paused or has ended.
+    ///
+    /// # Errors
+    ///
+    /// When a vCPU doesn't come to a stand within seconds, or QEMU can't be signalled; the
+    /// machine goes on then.
+    pub fn pause(&self) -> Result<(), Error> {
+        match &self.running {
+            Running::Kvm(machine) => machine.pause(),
+            Running::Qemu(machine) => machine.pause(),
+        }
+    }
+
+    /// Lets the vCPUs go on.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU can't be signalled.
+    pub fn resume(&self) -> Result<(), Error> {
+        match &self.running {
+            Running::Kvm(machine) => {
+                machine.resume();
+                Ok(())
+            }
+            Running::Qemu(machine) => machine.resume(),
+        }
+    }
+
     /// Stops it, wherever the guest is. Does nothing if it has ended already.
     pub fn stop(&mut self) {
         match &mut self.running {

@@ -7,7 +7,7 @@ use crate::{
     isolation::{Isolation, process},
 };
 
-use super::{create::Prepared, on_host, store};
+use super::{create::Prepared, delete::remove, on_host, store};
 
 pub(super) fn checkpoint(global: &Global, arguments: &Checkpoint) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
@@ -18,7 +18,7 @@ pub(super) fn checkpoint(global: &Global, arguments: &Checkpoint) -> Result<u8, 
     if ended {
         // As runc has it: what there was of the container is in the images.
         let seen = store.look(&id)?;
-        process::delete(&store, &id, seen, true)?;
+        remove(&store, &id, seen, true)?;
     }
     Ok(0)
 }

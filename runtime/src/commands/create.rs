@@ -10,6 +10,7 @@ use crate::{
     isolation::{
         Isolation,
         process::{self, Request},
+        vm::{self, How},
     },
 };
 
@@ -18,7 +19,7 @@ use super::{protect, store};
 pub(super) fn create(global: &Global, arguments: &Create) -> Result<u8, Error> {
     let prepared = Prepared::new(global, &arguments.id, &arguments.bundle)?;
     match prepared.isolation {
-        Isolation::Vm => Err(Error::NotInVm("create")),
+        Isolation::Vm => prepared.run_vm(global, arguments, How::Create),
         Isolation::Process => {
             process::create(&store(global)?, prepared.request(global, arguments))?;
             Ok(0)
@@ -62,6 +63,34 @@ impl Prepared {
         })
     }
 
+    /// Makes it in a VM, and goes on as `how` says; returns the exit status.
+    pub(super) fn run_vm(self, global: &Global, arguments: &Create, how: How) -> Result<u8, Error> {
+        refuse_flags(global, arguments)?;
+        let options = vm::Options {
+            how,
+            pid_file: arguments.pid_file.clone(),
+            no_new_keyring: arguments.no_new_keyring,
+            debug: global.debug,
+            hypervisor: global.hypervisor,
+        };
+        let Self {
+            id,
+            bundle,
+            annotations,
+            config,
+            ..
+        } = self;
+        let store = store(global)?;
+        Ok(vm::run(
+            &store,
+            id,
+            bundle,
+            &annotations,
+            &config.vm,
+            options,
+        )?)
+    }
+
     /// What is asked of process isolation.
     pub(super) fn request(self, global: &Global, arguments: &Create) -> Request {
         Request {
@@ -76,4 +105,30 @@ impl Prepared {
             systemd_cgroup: global.systemd_cgroup,
         }
     }
+}
+
+/// Refuses what can't be honoured in a VM.
+fn refuse_flags(global: &Global, arguments: &Create) -> Result<(), Error> {
+    for (flag, is_given, reason) in [
+        (
+            "--console-socket",
+            arguments.console_socket.is_some(),
+            " with --isolation=vm, as terminals aren't",
+        ),
+        (
+            "--preserve-fds",
+            arguments.preserve_fds != 0,
+            " with --isolation=vm: a VM has no way to the caller's files",
+        ),
+        (
+            "--systemd-cgroup",
+            global.systemd_cgroup,
+            " with --isolation=vm",
+        ),
+    ] {
+        if is_given {
+            return Err(Error::Flag { flag, reason });
+        }
+    }
+    Ok(())
 }

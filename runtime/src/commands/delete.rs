@@ -1,37 +1,35 @@
-//! `nacre delete`: removes what is kept of a container that has ended.
+//! `nacre delete`: removes a container that has ended.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
-
-use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
 
 use crate::{
     cli::{Delete, Global},
     error::Error,
     id::Id,
-    isolation::process,
-    state::{By, Folder, StateError, Status, Store},
+    isolation::{Found, StatusError, hooks, process, vm},
+    state::{Folder, Record, Seen, StateError, Status, Store},
 };
 
 use super::store;
 
-/// How long a sandbox process that was killed may take to be gone.
-const END_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long whoever holds the container may take to be done with it.
+const TIMEOUT: Duration = Duration::from_secs(45);
 
 pub(super) fn delete(global: &Global, arguments: &Delete) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let deleted = match store.look(&id) {
-        Ok(seen) => match &seen.record.by {
-            By::Process(_) => Ok(process::delete(&store, &id, seen, arguments.force)?),
-            By::Vm(_) => delete_vm(&store, &id, arguments.force),
-        },
+        Ok(seen) => remove(&store, &id, seen, arguments.force),
         // A command that was killed may have left a folder, which is no container.
         Err(StateError::NoContainer(_)) => store
             .take(&id)
-            .and_then(|folder| folder.map_or(Ok(()), |folder| remove(folder, &id)))
+            .and_then(|folder| match folder {
+                Some(folder) => {
+                    folder.remove_cgroup_of_remains(&id)?;
+                    folder.remove()
+                }
+                None => Ok(()),
+            })
             .and(Err(StateError::NoContainer(id)))
             .map_err(Error::from),
         Err(error) => Err(error.into()),
@@ -42,43 +40,63 @@ pub(super) fn delete(global: &Global, arguments: &Delete) -> Result<u8, Error> {
     }
 }
 
-fn delete_vm(store: &Store, id: &Id, force: bool) -> Result<(), Error> {
-    let folder = match store.take(id) {
-        Ok(None) if force => end(store, id)?,
-        other => other?,
-    };
-    match folder {
-        Some(folder) => Ok(remove(folder, id)?),
-        None if force => Ok(()),
-        None => Err(Error::NotStopped {
-            id: id.to_string(),
-            status: store.look(id).map_or(Status::Creating, |seen| seen.status),
-        }),
-    }
-}
-
-/// Removes a folder, and what else a sandbox process has left that was killed.
-fn remove(folder: Folder, id: &Id) -> Result<(), StateError> {
-    folder.remove_cgroup_of_remains(id)?;
-    folder.remove()
-}
-
-/// Kills a container's sandbox process, and takes its folder; `None` if that is gone as well.
-fn end(store: &Store, id: &Id) -> Result<Option<Folder>, Error> {
-    let deadline = Instant::now() + END_TIMEOUT;
+/// Removes a container that has ended or was never started; with `force` one that runs too.
+pub(super) fn remove(store: &Store, id: &Id, mut seen: Seen, force: bool) -> Result<(), Error> {
+    let begun = Instant::now();
     loop {
-        // It may end by itself meanwhile, and then there is nothing to kill.
-        let _ = super::signal(store, id, Signal::SIGKILL);
+        let as_last_resort = begun.elapsed() > TIMEOUT / 2;
+        match seen.status {
+            Status::Stopped => {}
+            Status::Created => end(store, id, &seen, as_last_resort)?,
+            _ if force => end(store, id, &seen, as_last_resort)?,
+            status => {
+                let id = id.to_string();
+                return Err(StatusError::NotStopped { id, status }.into());
+            }
+        }
         match store.take(id) {
-            Ok(None) if Instant::now() < deadline => sleep(Duration::from_millis(20)),
-            Ok(None) => {
-                return Err(Error::StillRunning {
+            // Somebody else was faster.
+            Err(StateError::NoContainer(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+            Ok(Some(folder)) => match folder.record()? {
+                Some(record) if record.is_of_same(&seen.record) => {
+                    return destroy(store, id, folder, &record);
+                }
+                // It was deleted meanwhile, and made anew.
+                Some(_) => {}
+                None => return Ok(folder.remove()?),
+            },
+            Ok(None) if begun.elapsed() >= TIMEOUT => {
+                return Err(Error::Busy {
                     id: id.to_string(),
-                    seconds: END_TIMEOUT.as_secs(),
+                    seconds: TIMEOUT.as_secs(),
                 });
             }
-            Err(StateError::NoContainer(_)) => return Ok(None),
-            folder => return Ok(folder?),
+            Ok(None) => {}
         }
+        seen = match store.look(id) {
+            Err(StateError::NoContainer(_)) => return Ok(()),
+            seen => seen?,
+        };
     }
+}
+
+/// Kills a container, as the last resort not caring for what it has written.
+fn end(store: &Store, id: &Id, seen: &Seen, as_last_resort: bool) -> Result<(), Error> {
+    match Found::new(store, id, &seen.record) {
+        Found::Process(found) => process::end(&found)?,
+        Found::Vm(found) => vm::end(&found, seen.status, as_last_resort)?,
+    }
+    Ok(())
+}
+
+/// Removes all that is left of a container, and its folder.
+fn destroy(store: &Store, id: &Id, folder: Folder, record: &Record) -> Result<(), Error> {
+    match Found::new(store, id, record) {
+        Found::Process(found) => process::destroy(&found, &folder, id)?,
+        Found::Vm(_) => folder.remove_cgroup_of_remains(id)?,
+    }
+    folder.remove()?;
+    hooks::poststop(record);
+    Ok(())
 }

@@ -8,11 +8,7 @@ use crate::{
     cli::{Global, Kill},
     error::Error,
     id::Id,
-    isolation::{
-        process::{self, Found},
-        vm,
-    },
-    state::Store,
+    isolation::{Found, process, vm},
 };
 
 use super::store;
@@ -27,27 +23,13 @@ pub(super) fn kill(global: &Global, arguments: &Kill) -> Result<u8, Error> {
     let store = store(global)?;
     let record = store.record(&id)?;
     match Found::new(&store, &id, &record) {
-        Some(found) => process::kill(&found, signal, arguments.all)?,
-        None => kill_vm(&store, &id, signal, arguments)?,
+        Found::Process(found) => process::kill(&found, signal, arguments.all)?,
+        Found::Vm(found) => {
+            let status = store.look(&id)?.status;
+            vm::kill(&found, status, signal, arguments.all)?;
+        }
     }
     Ok(0)
-}
-
-/// The sandbox process passes the signal on to the guest; SIGKILL ends it, and the guest with
-/// it.
-fn kill_vm(store: &Store, id: &Id, signal: i32, arguments: &Kill) -> Result<(), Error> {
-    if arguments.all {
-        return Err(Error::Flag {
-            flag: "--all",
-            reason: " with --isolation=vm",
-        });
-    }
-    let signal = vm::FORWARDED
-        .into_iter()
-        .chain([Signal::SIGKILL])
-        .find(|s| *s as i32 == signal)
-        .ok_or_else(|| Error::Signal(arguments.signal.clone()))?;
-    super::signal(store, id, signal)
 }
 
 /// A signal's number, from that or its name with or without `SIG`.

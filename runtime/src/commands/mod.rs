@@ -24,15 +24,13 @@ use std::{
     io::{self, Write},
 };
 
-use nix::sys::signal::Signal;
-
 use crate::{
     cli::{Cli, Command, Global},
     config::Config,
     error::Error,
     id::Id,
-    isolation::{Isolation, process::Found},
-    state::{By, Record, StateError, Status, Store},
+    isolation::{Found, Isolation, process},
+    state::{Record, StateError, Store},
 };
 
 pub(crate) use exec::ExecProcessError;
@@ -94,31 +92,11 @@ fn on_host<'a>(
     id: &Id,
     record: &'a Record,
     command: &'static str,
-) -> Result<Found<'a>, Error> {
-    Found::new(store, id, record).ok_or(Error::NotInVm(command))
-}
-
-/// Sends a signal to a container's sandbox process.
-fn signal(store: &Store, id: &Id, signal: Signal) -> Result<(), Error> {
-    let seen = store.look(id)?;
-    let not_running = |status| Error::NotRunning {
-        id: id.to_string(),
-        status,
-    };
-    let sandbox = match (&seen.record.by, seen.status) {
-        (By::Vm(vm), status) if status != Status::Stopped => vm.sandbox,
-        (_, status) => return Err(not_running(status)),
-    };
-    sandbox
-        .signal(signal as i32)
-        .map_err(|source| match source.raw_os_error() {
-            // It has ended meanwhile.
-            Some(libc::ESRCH) => not_running(Status::Stopped),
-            _ => Error::Kill {
-                id: id.to_string(),
-                source,
-            },
-        })
+) -> Result<process::Found<'a>, Error> {
+    match Found::new(store, id, record) {
+        Found::Process(found) => Ok(found),
+        Found::Vm(_) => Err(Error::NotInVm(command)),
+    }
 }
 
 /// Prints to standard output.

@@ -4,16 +4,19 @@ use crate::{
     cli::{Container, Global},
     error::Error,
     id::Id,
-    isolation::process,
+    isolation::{Found, process, vm},
 };
 
-use super::{on_host, store};
+use super::store;
 
 pub(super) fn pause(global: &Global, arguments: &Container) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
-    process::pause(&on_host(&store, &id, &seen.record, "pause")?, seen.status)?;
+    match Found::new(&store, &id, &seen.record) {
+        Found::Process(found) => process::pause(&found, seen.status)?,
+        Found::Vm(found) => vm::pause(&found, seen.status)?,
+    }
     Ok(0)
 }
 
@@ -21,6 +24,9 @@ pub(super) fn resume(global: &Global, arguments: &Container) -> Result<u8, Error
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
-    process::resume(&on_host(&store, &id, &seen.record, "resume")?, seen.status)?;
+    match Found::new(&store, &id, &seen.record) {
+        Found::Process(found) => process::resume(&found, seen.status)?,
+        Found::Vm(found) => vm::resume(&found, seen.status)?,
+    }
     Ok(0)
 }

@@ -3,7 +3,7 @@
 use crate::{
     cli::{Global, Run},
     error::Error,
-    isolation::{Isolation, process, vm},
+    isolation::{Isolation, process, vm::How},
 };
 
 use super::{create::Prepared, store};
@@ -11,26 +11,13 @@ use super::{create::Prepared, store};
 pub(super) fn run(global: &Global, arguments: &Run) -> Result<u8, Error> {
     let create = &arguments.create;
     let prepared = Prepared::new(global, &create.id, &create.bundle)?;
-    let store = store(global)?;
     match prepared.isolation {
         Isolation::Vm => {
-            refuse_flags(arguments)?;
-            let options = vm::Options {
-                detach: arguments.detach,
-                keep: arguments.keep || arguments.detach,
-                pid_file: create.pid_file.clone(),
-                debug: global.debug,
-                hypervisor: global.hypervisor,
+            let how = match (arguments.detach, arguments.keep) {
+                (true, _) => How::Detached,
+                (false, keep) => How::InForeground { keep },
             };
-            let Prepared {
-                id,
-                bundle,
-                annotations,
-                config,
-                ..
-            } = prepared;
-            let status = vm::run(&store, id, bundle, &annotations, &config.vm, options)?;
-            Ok(status)
+            prepared.run_vm(global, create, how)
         }
         Isolation::Process => {
             let how = process::How {
@@ -38,24 +25,8 @@ pub(super) fn run(global: &Global, arguments: &Run) -> Result<u8, Error> {
                 keep: arguments.keep,
                 subreaper: !arguments.no_subreaper,
             };
+            let store = store(global)?;
             Ok(process::run(&store, prepared.request(global, create), how)?)
         }
     }
-}
-
-/// Refuses what can't be honoured in a VM yet.
-fn refuse_flags(arguments: &Run) -> Result<(), Error> {
-    if arguments.create.console_socket.is_some() {
-        return Err(Error::Flag {
-            flag: "--console-socket",
-            reason: " with --isolation=vm, as terminals aren't",
-        });
-    }
-    if arguments.create.preserve_fds != 0 {
-        return Err(Error::Flag {
-            flag: "--preserve-fds",
-            reason: " with --isolation=vm: a VM has no way to the caller's files",
-        });
-    }
-    Ok(())
 }

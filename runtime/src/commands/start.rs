@@ -4,15 +4,18 @@ use crate::{
     cli::{Container, Global},
     error::Error,
     id::Id,
-    isolation::process,
+    isolation::{Found, process, vm},
 };
 
-use super::{on_host, store};
+use super::store;
 
 pub(super) fn start(global: &Global, arguments: &Container) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let record = store.record(&id)?;
-    process::start(&on_host(&store, &id, &record, "start")?)?;
+    match Found::new(&store, &id, &record) {
+        Found::Process(found) => process::start(&found)?,
+        Found::Vm(found) => vm::start(&found, store.look(&id)?.status)?,
+    }
     Ok(0)
 }

@@ -41,9 +41,8 @@ pub(super) fn document(seen: &Seen) -> Value {
 
 /// The process that stands for a container, 0 if it has ended.
 pub(super) fn pid(seen: &Seen) -> i32 {
-    match (&seen.record.by, seen.status) {
-        (_, Status::Stopped) => 0,
-        (By::Vm(vm), _) => vm.sandbox.pid,
-        (By::Process(process), _) => process.init.map_or(0, |init| init.pid),
+    match seen.status {
+        Status::Stopped => 0,
+        _ => seen.record.pid().unwrap_or(0),
     }
 }

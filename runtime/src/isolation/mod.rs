@@ -1,14 +1,30 @@
 //! What a container can be isolated by, and the choice of it.
 
+pub(crate) mod hooks;
 pub(crate) mod pid_file;
 pub(crate) mod process;
 mod signals;
+mod status_error;
 pub(crate) mod vm;
 
-use std::{ffi::OsStr, path::Path};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use clap::ValueEnum;
+use nix::unistd::getuid;
+use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::Id,
+    log,
+    state::{By, Record, Store},
+};
+
+pub(crate) use status_error::{EXEC_FAILED, StatusError};
 
 /// What a container is isolated by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -57,6 +73,42 @@ impl Isolation {
             .or(binary)
             .or(config)
             .unwrap_or(Self::Vm)
+    }
+}
+
+/// A container that a command found.
+#[derive(Debug)]
+pub(crate) enum Found<'a> {
+    Vm(vm::Found<'a>),
+    Process(process::Found<'a>),
+}
+
+impl<'a> Found<'a> {
+    /// The one that a record is of.
+    pub(crate) fn new(store: &Store, id: &Id, record: &'a Record) -> Self {
+        let folder = store.folder(id);
+        match &record.by {
+            By::Vm(vm) => Self::Vm(vm::Found::new(record, vm, folder)),
+            By::Process(process) => Self::Process(process::Found::new(record, process, folder)),
+        }
+    }
+}
+
+/// The record of a container that is about to be made. Paths in `spec` are absolute.
+fn new_record(id: &Id, bundle: PathBuf, spec: &Spec, by: By) -> Record {
+    let rootfs = spec.root().as_ref().map(|root| root.path().clone());
+    let (poststart, poststop) = hooks::kept(spec);
+    Record {
+        oci_version: spec.version().clone(),
+        id: id.to_string(),
+        bundle,
+        rootfs: rootfs.unwrap_or_default(),
+        created: log::rfc3339(SystemTime::now()),
+        owner: getuid().as_raw(),
+        annotations: spec.annotations().clone().unwrap_or_default(),
+        poststart,
+        poststop,
+        by,
     }
 }
 

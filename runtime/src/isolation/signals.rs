@@ -9,22 +9,36 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        signal::SigSet,
+        signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
     },
 };
+
+/// What a fault of nacre's own raises, which must end it.
+const FAULTS: [Signal; 6] = [
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+    Signal::SIGFPE,
+    Signal::SIGILL,
+    Signal::SIGTRAP,
+    Signal::SIGABRT,
+];
 
 /// Signals, as they arrive.
 #[derive(Debug)]
 pub(super) struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks `blocked` in this thread, and so in all that are made of it from now on. Those of
-    /// `heard` are to be had with [`Signals::next`].
-    pub(super) fn block(blocked: &SigSet, heard: &SigSet) -> io::Result<Self> {
-        blocked.thread_block()?;
+    /// Blocks all that can be, in this thread, and so in all that are made of it from now on:
+    /// they are the workload's.
+    pub(super) fn block() -> io::Result<Self> {
+        let mut signals = SigSet::all();
+        for fault in FAULTS {
+            signals.remove(fault);
+        }
+        signals.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self(SignalFd::with_flags(heard, flags)?))
+        Ok(Self(SignalFd::with_flags(&signals, flags)?))
     }
 
     /// The number of a signal that has arrived, if one has.
@@ -45,14 +59,13 @@ impl AsFd for Signals {
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::{Signal, raise};
+    use nix::sys::signal::raise;
 
     use super::*;
 
     #[test]
     fn what_is_heard_doesnt_end_the_process() {
-        let heard: SigSet = [Signal::SIGUSR1].into_iter().collect();
-        let signals = Signals::block(&heard, &heard).unwrap();
+        let signals = Signals::block().unwrap();
         assert_eq!(signals.next().unwrap(), None);
         raise(Signal::SIGUSR1).unwrap();
         assert_eq!(signals.next().unwrap(), Some(libc::SIGUSR1));

@@ -18,7 +18,7 @@ use nacre_agent::container::{
 };
 use oci_spec::runtime::Spec;
 
-use crate::id::Id;
+use crate::{id::Id, isolation::vm::SOCKET};
 
 use super::{By, Record, StateError, record::Vm};
 
@@ -190,7 +190,7 @@ impl Folder {
     }
 
     fn clear(&self) -> Result<(), StateError> {
-        for name in [CONFIG, NEW_RECORD, RECORD] {
+        for name in [CONFIG, NEW_RECORD, RECORD, SOCKET] {
             self.remove_file(name)?;
         }
         Gate::remove(&self.path).map_err(failed("can't remove the socket in", &self.path))?;
@@ -326,6 +326,8 @@ mod tests {
             created: "2026-01-01T00:00:00Z".into(),
             owner: 0,
             annotations: HashMap::new(),
+            poststart: Vec::new(),
+            poststop: Vec::new(),
             by,
         }
     }
@@ -340,6 +342,7 @@ mod tests {
             hypervisor: crate::isolation::vm::hypervisor::Hypervisor::Kvm,
             guest_kernel: None,
             progress,
+            paused: false,
             keep,
         })
     }
@@ -395,14 +398,14 @@ mod tests {
     }
 
     #[test]
-    fn what_never_started_is_not_kept() {
+    fn what_was_never_made_in_full_is_not_kept() {
         let (_root, store, id) = store();
         let folder = store.claim(&id).unwrap();
         let by = vm(Progress::Creating, true);
         folder.write(&record(&id, by)).unwrap();
         assert_eq!(store.look(&id).unwrap().status, Status::Creating);
         drop(folder);
-        assert!(store.list().unwrap().is_empty());
+        assert_eq!(store.look(&id).unwrap().status, Status::Stopped);
         store.claim(&id).unwrap();
     }
 
@@ -415,8 +418,6 @@ mod tests {
                 init,
                 cgroup: None,
                 own_keyring: true,
-                poststart: Vec::new(),
-                poststop: Vec::new(),
             })
         };
         let folder = store.claim(&id).unwrap();
@@ -452,8 +453,6 @@ mod tests {
             init: None,
             cgroup: None,
             own_keyring: true,
-            poststart: Vec::new(),
-            poststop: Vec::new(),
         });
         folder.write(&record(&id, by)).unwrap();
         folder.write_config(b"{}").unwrap();

@@ -29,8 +29,6 @@ use crate::{
 pub(crate) use folder::Folder;
 pub(crate) use record::{By, Record};
 
-use record::Progress;
-
 /// A container's status (OCI runtime spec, runtime.md, "State").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -216,11 +214,11 @@ impl Store {
 
 fn seen_vm(record: Record, alive: bool) -> Option<Seen> {
     let By::Vm(vm) = &record.by else { return None };
-    let status = match (alive, vm.progress) {
-        (true, Progress::Creating) => Status::Creating,
-        (true, Progress::Started) => Status::Running,
-        (false, _) if record.is_kept() => Status::Stopped,
-        (false, _) => return None,
+    let status = match alive {
+        true => vm.status(),
+        // What is left when a creation is cut short is there to be deleted too.
+        false if vm.keep => Status::Stopped,
+        false => return None,
     };
     Some(Seen { record, status })
 }

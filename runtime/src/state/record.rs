@@ -33,6 +33,12 @@ pub(crate) struct Record {
     pub(crate) owner: u32,
     #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     pub(crate) annotations: HashMap<String, String>,
+    /// `hooks.poststart`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststart: Vec<Hook>,
+    /// `hooks.poststop`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) poststop: Vec<Hook>,
     pub(crate) by: By,
 }
 
@@ -60,6 +66,9 @@ pub(crate) struct Vm {
     pub(crate) guest_kernel: Option<String>,
     /// How far the container had come when this was written.
     pub(crate) progress: Progress,
+    /// Whether its vCPUs are stopped, until they are resumed.
+    #[serde(default)]
+    pub(crate) paused: bool,
     /// Whether the record outlives the container, until `nacre delete`.
     pub(crate) keep: bool,
 }
@@ -70,6 +79,8 @@ pub(crate) struct Vm {
 pub(crate) enum Progress {
     /// Its VM is booting, or the container in it is being made.
     Creating,
+    /// It waits in its VM to be started.
+    Created,
     /// Its workload has been started.
     Started,
 }
@@ -84,12 +95,6 @@ pub(crate) struct Process {
     pub(crate) cgroup: Option<Cgroup>,
     /// Whether it has a session keyring of its own, which later processes join.
     pub(crate) own_keyring: bool,
-    /// `hooks.poststart`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) poststart: Vec<Hook>,
-    /// `hooks.poststop`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) poststop: Vec<Hook>,
 }
 
 impl Record {
@@ -101,12 +106,43 @@ impl Record {
         }
     }
 
+    /// The process that stands for the container: its first, or its VM's sandbox process. `None`
+    /// before it has one.
+    pub(crate) fn pid(&self) -> Option<i32> {
+        match &self.by {
+            By::Vm(vm) => Some(vm.sandbox.pid),
+            By::Process(process) => process.init.map(|init| init.pid),
+        }
+    }
+
+    /// Whether this and another record are of the same container, not of two that had the id
+    /// one after the other.
+    pub(crate) fn is_of_same(&self, other: &Self) -> bool {
+        match (&self.by, &other.by) {
+            (By::Vm(ours), By::Vm(theirs)) => ours.sandbox == theirs.sandbox,
+            (By::Process(ours), By::Process(theirs)) => ours.init == theirs.init,
+            _ => false,
+        }
+    }
+
     /// Whether this stays when the container has ended, until it is deleted: one that never
     /// was there in full isn't worth keeping.
     pub(super) fn is_kept(&self) -> bool {
         match &self.by {
-            By::Vm(vm) => vm.keep && vm.progress == Progress::Started,
+            By::Vm(vm) => vm.keep && vm.progress != Progress::Creating,
             By::Process(process) => process.init.is_some(),
+        }
+    }
+}
+
+impl Vm {
+    /// How a container stands whose sandbox process lives.
+    pub(super) fn status(&self) -> Status {
+        match (self.paused, self.progress) {
+            (true, _) => Status::Paused,
+            (false, Progress::Creating) => Status::Creating,
+            (false, Progress::Created) => Status::Created,
+            (false, Progress::Started) => Status::Running,
         }
     }
 }

@@ -10,7 +10,8 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN};
 
-/// Makes the thread that runs a vCPU come out of `KVM_RUN`, and go into it no more.
+/// Makes the thread that runs a vCPU come out of `KVM_RUN`, and go into it no more until
+/// [`clear`](Kick::clear).
 ///
 /// Two things are needed: `immediate_exit` for a thread that is about to enter the guest, and a
 /// signal for one that is in it.
@@ -66,17 +67,28 @@ impl Kick {
 
     /// Kicks. Does nothing if the thread is already through.
     pub(crate) fn kick(&self) {
-        // SAFETY: the field lies in our mapping, which lives as long as `self`; the kernel
-        // and other threads access that byte as a whole.
-        let immediate_exit =
-            unsafe { AtomicU8::from_ptr(&raw mut (*self.run.as_ptr()).immediate_exit) };
-        immediate_exit.store(1, Ordering::SeqCst);
+        self.set_immediate_exit(1);
         let thread = self.thread.load(Ordering::SeqCst);
         if let (Some(signal), true) = (signal(), thread != 0) {
             // SAFETY: sends a signal whose handler does nothing to a thread of this process,
             // or to none if the thread has just ended.
             unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) };
         }
+    }
+}
+
+impl Kick {
+    /// Called by the vCPU's thread: it may go into the guest again.
+    pub(crate) fn clear(&self) {
+        self.set_immediate_exit(0);
+    }
+
+    fn set_immediate_exit(&self, value: u8) {
+        // SAFETY: the field lies in our mapping, which lives as long as `self`; the kernel
+        // and other threads access that byte as a whole.
+        let immediate_exit =
+            unsafe { AtomicU8::from_ptr(&raw mut (*self.run.as_ptr()).immediate_exit) };
+        immediate_exit.store(value, Ordering::SeqCst);
     }
 }
 

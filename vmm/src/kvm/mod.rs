@@ -2,6 +2,7 @@
 
 pub(crate) mod kick;
 pub(crate) mod machine;
+pub(crate) mod pause;
 pub(crate) mod running;
 mod vcpu;
 

@@ -11,6 +11,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::kick::Kick;
 use super::machine::{connect, disconnect};
+use super::pause::Pause;
 use super::vcpu::Vcpu;
 use crate::arch::Ports;
 use crate::console::Console;
@@ -24,6 +25,9 @@ use crate::vm::Exit;
 /// How long the vCPUs' threads have for coming out of the guest. They are out within
 /// milliseconds; a device's reset may take longer.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long they have for that when the machine is paused.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A machine that runs, or has ended by itself.
 ///
@@ -54,6 +58,20 @@ impl Running {
     /// Takes the device out of a slot, if there is one.
     pub(crate) fn unplug(&self, place: usize) {
         self.machine.unplug(place);
+    }
+
+    pub(crate) fn pause(&self) -> Result<(), Error> {
+        self.machine.pause.request();
+        self.machine.kick();
+        if self.machine.pause.wait(self.threads.len(), PAUSE_LIMIT) || self.machine.ended() {
+            return Ok(());
+        }
+        self.resume();
+        Err(Error::PauseTimeout)
+    }
+
+    pub(crate) fn resume(&self) {
+        self.machine.pause.lift();
     }
 
     pub(crate) fn wait(mut self) -> Result<Exit, Error> {
@@ -113,6 +131,7 @@ pub(crate) struct Machine {
     end: End,
     /// What makes the vCPUs see that it has ended.
     kicks: Mutex<Vec<Arc<Kick>>>,
+    pub(crate) pause: Pause,
     /// The vCPUs' threads.
     threads: Threads,
     vm: VmFd,
@@ -135,6 +154,7 @@ impl Machine {
             console,
             end: End::new()?,
             kicks: Mutex::default(),
+            pause: Pause::default(),
             threads: Threads::default(),
             vm,
             memory,
@@ -149,9 +169,14 @@ impl Machine {
     /// Ends the machine. The first to say how it ended is believed.
     pub(crate) fn end(&self, outcome: Result<Exit, Error>) {
         if self.end.set(outcome) {
-            for kick in self.kicks().iter() {
-                kick.kick();
-            }
+            self.kick();
+            self.pause.lift();
+        }
+    }
+
+    fn kick(&self) {
+        for kick in self.kicks().iter() {
+            kick.kick();
         }
     }
 

@@ -30,7 +30,18 @@ impl Vcpu {
             kick: Arc::clone(&self.kick),
             machine: Arc::clone(&self.machine),
         };
-        while !self.machine.ended() {
+        loop {
+            self.machine.pause.hold(
+                &self.kick,
+                || self.machine.ended(),
+                // The guest's watchdogs learn that it was stopped, if its clock is KVM's.
+                || {
+                    let _ = self.fd.kvmclock_ctrl();
+                },
+            );
+            if self.machine.ended() {
+                return;
+            }
             if let Some(end) = self.step() {
                 self.machine.end(end);
             }

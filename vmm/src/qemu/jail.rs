@@ -19,11 +19,15 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use super::root::{self, Entry};
 
 /// Where the tmpfs that becomes the root is mounted first. Every host has it.
 const MOUNT_POINT: &CStr = c"/proc";
+
+/// How often it is looked at whether it stands still.
+const STOP_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The user and the group of a QEMU: its parent's pid above this. No distribution gives such
 /// ids to anybody, and two QEMUs never have the same.
@@ -403,17 +407,55 @@ pub(super) struct Child(OwnedFd);
 impl Child {
     /// Kills it, if it hasn't ended.
     pub(super) fn kill(&self) {
-        // SAFETY: a null siginfo is what the call is told to do without. A process that has
-        // ended is no matter.
-        unsafe {
+        // A process that has ended is no matter.
+        let _ = self.signal(libc::SIGKILL);
+    }
+
+    /// Stops it (SIGSTOP), and waits until it stands still or has ended, at most for `limit`;
+    /// whether it does.
+    pub(super) fn stop(&self, limit: Duration) -> io::Result<bool> {
+        self.signal(libc::SIGSTOP)?;
+        let end = Instant::now() + limit;
+        while Instant::now() < end {
+            // SAFETY: siginfo_t is plain data, for which zeros are valid, and the call fills it
+            // in. Nothing is reaped by it.
+            let (found, pid) = unsafe {
+                let mut info: libc::siginfo_t = std::mem::zeroed();
+                let id = self.0.as_raw_fd() as libc::id_t;
+                let how = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+                let found = libc::waitid(libc::P_PIDFD, id, &mut info, how);
+                (found, info.si_pid())
+            };
+            match found {
+                0 if pid != 0 => return Ok(true),
+                0 => std::thread::sleep(STOP_INTERVAL),
+                _ => match io::Error::last_os_error() {
+                    error if error.kind() == io::ErrorKind::Interrupted => {}
+                    // The watch has reaped it.
+                    error if error.raw_os_error() == Some(libc::ECHILD) => return Ok(true),
+                    error => return Err(error),
+                },
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
+        // SAFETY: a null siginfo is what the call is told to do without.
+        let sent = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.0.as_raw_fd(),
-                libc::SIGKILL,
+                signal,
                 ptr::null::<libc::siginfo_t>(),
                 0,
             )
         };
+        match sent {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Says how it ended, once it has.

@@ -55,6 +55,9 @@ pub const OLDEST: Version = Version { major: 7, minor: 2 };
 /// How long QEMU, once killed, and the devices have to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long QEMU has for coming to a stand.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+
 // The microvm machine's virtio-mmio devices: addresses, size of the registers, interrupts.
 const MMIO_START: u64 = 0xfeb0_0000;
 const MMIO_DEVICE_SIZE: u64 = 512;
@@ -471,6 +474,25 @@ impl Running {
     pub(crate) fn stop(&mut self) {
         self.shared.end.set(Ok(Exit::Stopped));
         self.child.kill();
+    }
+
+    /// QEMU's process is stopped as a whole. It answers nothing then, which nobody waits for: the
+    /// devices' threads only ever wait for what QEMU sends.
+    pub(crate) fn pause(&self) -> Result<(), Error> {
+        match self.child.stop(PAUSE_LIMIT) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.resume()?;
+                Err(Error::PauseTimeout)
+            }
+            Err(source) => Err(Error::host("stopping QEMU")(source)),
+        }
+    }
+
+    pub(crate) fn resume(&self) -> Result<(), Error> {
+        self.child
+            .signal(libc::SIGCONT)
+            .map_err(Error::host("letting QEMU go on"))
     }
 
     pub(crate) fn wait(mut self) -> Result<Exit, Error> {

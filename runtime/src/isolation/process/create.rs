@@ -1,21 +1,19 @@
 //! `nacre create`, and the part of `nacre run` that is the same.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::path::PathBuf;
 
 use nacre_agent::container::{Container, Gate, Handle, Options, Stdio, cgroups::Manager, config};
-use nix::unistd::getuid;
-use oci_spec::runtime::Spec;
 
 use crate::{
     config::bundle::Bundle,
     id::Id,
-    isolation::pid_file,
+    isolation::{StatusError, hooks, new_record, pid_file},
     log,
     state::{By, Folder, Record, Store, record::Process},
     systemd::Systemd,
 };
 
-use super::{ProcessError, descriptors, hooks};
+use super::{ProcessError, descriptors};
 
 /// A container to be made.
 #[derive(Debug)]
@@ -98,8 +96,9 @@ impl Made {
             None => Manager::Files,
         };
         let folder = store.claim(&request.id)?;
-        let mut process = new_process(&spec, request.no_new_keyring);
-        let mut record = new_record(&request.id, directory.clone(), &spec, &process);
+        let mut process = new_process(request.no_new_keyring);
+        let by = By::Process(process.clone());
+        let mut record = new_record(&request.id, directory.clone(), &spec, by);
         let mut begun = false;
         let make = || -> Result<Container, ProcessError> {
             // Whoever finds the folder after this process was killed knows what to remove.
@@ -166,10 +165,10 @@ impl Made {
     /// Writes a container down that was made in another way, as `record` has it.
     pub(super) fn restored(folder: Folder, record: Record) -> Result<Self, ProcessError> {
         let By::Process(process) = &record.by else {
-            return Err(ProcessError::HasStopped);
+            return Err(StatusError::HasStopped.into());
         };
         let handle = Handle {
-            init: process.init.ok_or(ProcessError::HasStopped)?,
+            init: process.init.ok_or(StatusError::HasStopped)?,
             cgroup: process.cgroup.clone(),
         };
         let container = Container::attach(handle, folder.path()).map_err(ProcessError::host(
@@ -218,28 +217,10 @@ fn remove(folder: Folder) {
 }
 
 /// A container of which there is nothing yet.
-pub(super) fn new_process(spec: &Spec, no_new_keyring: bool) -> Process {
-    let (poststart, poststop) = hooks::of(spec);
+pub(super) fn new_process(no_new_keyring: bool) -> Process {
     Process {
         init: None,
         cgroup: None,
         own_keyring: !no_new_keyring,
-        poststart,
-        poststop,
-    }
-}
-
-/// Its record.
-pub(super) fn new_record(id: &Id, bundle: PathBuf, spec: &Spec, process: &Process) -> Record {
-    let rootfs = spec.root().as_ref().map(|root| root.path().clone());
-    Record {
-        oci_version: spec.version().clone(),
-        id: id.to_string(),
-        bundle,
-        rootfs: rootfs.unwrap_or_default(),
-        created: log::rfc3339(SystemTime::now()),
-        owner: getuid().as_raw(),
-        annotations: spec.annotations().clone().unwrap_or_default(),
-        by: By::Process(process.clone()),
     }
 }

@@ -8,8 +8,8 @@ use nacre_agent::container::{
 
 use super::CriuError;
 use crate::{
-    isolation::pid_file::PidFileError,
-    state::{StateError, Status},
+    isolation::{EXEC_FAILED, StatusError, pid_file::PidFileError},
+    state::StateError,
     systemd::SystemdError,
 };
 
@@ -18,6 +18,8 @@ use crate::{
 pub(crate) enum ProcessError {
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Status(#[from] StatusError),
     #[error("unable to start container process")]
     Create(#[from] CreateError),
     #[error("unable to start container process")]
@@ -34,10 +36,6 @@ pub(crate) enum ProcessError {
     PidFile(#[from] PidFileError),
     #[error("exec failed: unable to start container process")]
     Exec(#[from] ExecError),
-    #[error("cannot exec in a stopped container")]
-    ExecStopped,
-    #[error("cannot exec in a paused container (use --ignore-paused to override)")]
-    ExecPaused,
     #[error("cannot allocate tty if nacre will detach without setting console socket")]
     NoConsoleSocket,
     #[error("cannot use console socket if nacre will not detach or allocate tty")]
@@ -50,20 +48,8 @@ pub(crate) enum ProcessError {
     },
     #[error("--preserve-fds: with those of LISTEN_FDS it is too many")]
     TooManyDescriptors,
-    #[error("cannot start an already running container")]
-    AlreadyRunning,
-    #[error("cannot start a container that has stopped")]
-    HasStopped,
-    #[error("container not running: {id} is {status}")]
-    NotRunning { id: String, status: Status },
-    #[error("cannot delete container {id} that is not stopped: {status}; --force ends it first")]
-    NotStopped { id: String, status: Status },
-    #[error("container {id} is in another command's hands, which isn't done after {seconds} s")]
-    Busy { id: String, seconds: u64 },
     #[error("no cgroup can be made for the container, and --rootless=false says that it needs one")]
     MustHaveCgroup,
-    #[error("container not paused")]
-    NotPaused,
     #[error("container {id} has no cgroup, without which {command} can't be done")]
     NoCgroup { id: String, command: &'static str },
     #[error("can't run ps, which makes the table")]
@@ -80,9 +66,6 @@ pub(crate) enum ProcessError {
     },
 }
 
-/// What `nacre exec` exits with if it fails, which a program hardly does.
-pub(crate) const EXEC_FAILED: u8 = 255;
-
 impl ProcessError {
     /// What the command exits with.
     pub(crate) fn exit_status(&self) -> u8 {
@@ -94,7 +77,7 @@ impl ProcessError {
                 1 => EXEC_FAILED,
                 status => status,
             },
-            Self::ExecStopped | Self::ExecPaused => EXEC_FAILED,
+            Self::Status(error) => error.exit_status(),
             _ => 1,
         }
     }

@@ -9,13 +9,12 @@ use nix::sys::{
 };
 use oci_spec::runtime::{Process, Spec};
 
-use crate::{isolation::pid_file, state::Status};
-
-use super::{
-    Found, ProcessError, descriptors,
-    foreground::{Foreground, block_signals},
-    hooks,
+use crate::{
+    isolation::{StatusError, hooks, pid_file, signals::Signals},
+    state::Status,
 };
+
+use super::{Found, ProcessError, descriptors, foreground::Foreground};
 
 /// A process to be started, besides what its `process` says.
 #[derive(Debug)]
@@ -40,8 +39,8 @@ pub(crate) fn exec(
     request: &ExecRequest<'_>,
 ) -> Result<u8, ProcessError> {
     match status {
-        Status::Stopped | Status::Creating => return Err(ProcessError::ExecStopped),
-        Status::Paused if !request.ignore_paused => return Err(ProcessError::ExecPaused),
+        Status::Stopped | Status::Creating => return Err(StatusError::ExecStopped.into()),
+        Status::Paused if !request.ignore_paused => return Err(StatusError::ExecPaused.into()),
         _ => {}
     }
     let console_socket = descriptors::console_socket(
@@ -52,9 +51,9 @@ pub(crate) fn exec(
     let signals = match request.detach {
         true => None,
         // From here on a signal is the process's.
-        false => Some(block_signals().map_err(ProcessError::host("can't block signals"))?),
+        false => Some(Signals::block().map_err(ProcessError::host("can't block signals"))?),
     };
-    let container = found.attach()?.ok_or(ProcessError::ExecStopped)?;
+    let container = found.attach()?.ok_or(StatusError::ExecStopped)?;
     let stdio =
         Stdio::inherit().map_err(ProcessError::host("can't duplicate the standard streams"))?;
     let options = ExecOptions {

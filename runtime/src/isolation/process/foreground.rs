@@ -1,40 +1,17 @@
 //! Waiting for a container's process in the foreground: signals that come are passed on to it,
 //! and its exit status is nacre's.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{SigSet, Signal},
     unistd::Pid,
 };
 
 use crate::isolation::signals::Signals;
 
 use super::{ProcessError, terminal::Terminal};
-
-/// What a fault of nacre's own raises, which must end it.
-const FAULTS: [Signal; 6] = [
-    Signal::SIGSEGV,
-    Signal::SIGBUS,
-    Signal::SIGFPE,
-    Signal::SIGILL,
-    Signal::SIGTRAP,
-    Signal::SIGABRT,
-];
-
-/// Keeps signals for a process that is going to be waited for.
-pub(super) fn block_signals() -> io::Result<Signals> {
-    let mut signals = SigSet::all();
-    for fault in FAULTS {
-        signals.remove(fault);
-    }
-    Signals::block(&signals, &signals)
-}
 
 /// Who waits, with the terminal of who is waited for.
 pub(super) struct Foreground {

@@ -10,7 +10,6 @@ mod error;
 mod events;
 mod exec;
 mod foreground;
-mod hooks;
 mod kill;
 mod pause;
 mod ps;
@@ -24,14 +23,14 @@ use std::path::PathBuf;
 use nacre_agent::container::{Container, Handle, cgroups::Cgroup};
 
 use crate::{
-    id::Id,
-    state::{By, Record, Status, Store, record},
+    isolation::StatusError,
+    state::{Record, Status, record},
 };
 
 pub(crate) use checkpoint::{CriuError, checkpoint, restore};
 pub(crate) use create::{Request, create};
-pub(crate) use delete::delete;
-pub(crate) use error::{EXEC_FAILED, ProcessError};
+pub(crate) use delete::{destroy, end};
+pub(crate) use error::ProcessError;
 pub(crate) use events::{Event, stats, watch};
 pub(crate) use exec::{ExecRequest, exec};
 pub(crate) use kill::kill;
@@ -50,24 +49,18 @@ pub(crate) struct Found<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// The one that a record is of; `None` if it isn't isolated in this way.
-    pub(crate) fn new(store: &Store, id: &Id, record: &'a Record) -> Option<Self> {
-        match &record.by {
-            By::Process(process) => Some(Self {
-                record,
-                process,
-                folder: store.folder(id),
-            }),
-            By::Vm(_) => None,
+    pub(super) fn new(record: &'a Record, process: &'a record::Process, folder: PathBuf) -> Self {
+        Self {
+            record,
+            process,
+            folder,
         }
     }
 
     /// It can't be done what was asked, because the container is so.
     fn not_running(&self, status: Status) -> ProcessError {
-        ProcessError::NotRunning {
-            id: self.record.id.clone(),
-            status,
-        }
+        let id = self.record.id.clone();
+        StatusError::NotRunning { id, status }.into()
     }
 
     /// Its cgroup, without which `command` can't be done.

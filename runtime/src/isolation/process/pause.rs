@@ -1,6 +1,6 @@
 //! `nacre pause` and `nacre resume`: the cgroup's freezer.
 
-use crate::state::Status;
+use crate::{isolation::StatusError, state::Status};
 
 use super::{Found, ProcessError};
 
@@ -16,6 +16,6 @@ pub(crate) fn pause(found: &Found<'_>, status: Status) -> Result<(), ProcessErro
 pub(crate) fn resume(found: &Found<'_>, status: Status) -> Result<(), ProcessError> {
     match status {
         Status::Paused => Ok(found.cgroup("resume")?.thaw()?),
-        _ => Err(ProcessError::NotPaused),
+        _ => Err(StatusError::NotPaused.into()),
     }
 }

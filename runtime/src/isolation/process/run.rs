@@ -2,13 +2,15 @@
 
 use nix::sys::prctl::set_child_subreaper;
 
-use crate::state::Store;
+use crate::{
+    isolation::{hooks, signals::Signals},
+    state::Store,
+};
 
 use super::{
     ProcessError, Request,
     create::{Made, Starter},
-    foreground::{Foreground, block_signals},
-    hooks,
+    foreground::Foreground,
 };
 
 /// How `nacre run` differs from `create` and `start`.
@@ -30,7 +32,7 @@ pub(crate) fn run(store: &Store, request: Request, how: How) -> Result<u8, Proce
         return Ok(0);
     }
     // From here on a signal is the workload's.
-    let signals = block_signals().map_err(ProcessError::host("can't block signals"))?;
+    let signals = Signals::block().map_err(ProcessError::host("can't block signals"))?;
     if how.subreaper {
         set_child_subreaper(true).map_err(ProcessError::host("can't become a subreaper"))?;
     }

@@ -2,20 +2,23 @@
 
 use nacre_agent::container::StartError;
 
-use super::{Found, ProcessError, hooks};
+use crate::isolation::{StatusError, hooks};
+
+use super::{Found, ProcessError};
 
 /// Lets a created container's workload go.
 pub(crate) fn start(found: &Found<'_>) -> Result<(), ProcessError> {
-    let mut container = found.attach()?.ok_or(ProcessError::HasStopped)?;
+    let mut container = found.attach()?.ok_or(StatusError::HasStopped)?;
     if container.pidfd().is_none() {
-        return Err(ProcessError::HasStopped);
+        return Err(StatusError::HasStopped.into());
     }
     container.start().map_err(|error| match error {
-        StartError::AlreadyStarted => ProcessError::AlreadyRunning,
+        StartError::AlreadyStarted => ProcessError::from(StatusError::AlreadyRunning),
         error => error.into(),
     })?;
     hooks::poststart(found.record).inspect_err(|_| {
         // The container is to be stopped then.
         let _ = container.signal(libc::SIGKILL);
-    })
+    })?;
+    Ok(())
 }

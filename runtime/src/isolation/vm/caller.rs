@@ -1,12 +1,13 @@
-//! `nacre run` on its side of the sandbox process: it makes it, passes signals on, and exits
-//! as it does.
+//! `nacre create` and `nacre run` on their side of the sandbox process: they make it, run the
+//! hooks that belong on the host, start the container, pass signals on, and exit as it does.
 //!
-//! The two are tied together by a socket that only they hold. The sandbox process sends one
-//! byte once the workload runs. Unless the container is detached, it ends when `nacre run`
-//! does, even by SIGKILL.
+//! The two are tied together by a socket that only they hold. Until the container is created,
+//! or for as long as it is waited for, the sandbox process ends when the command does, even by
+//! SIGKILL.
 
 use std::{
-    io::Read,
+    fs,
+    io::{Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -25,12 +26,21 @@ use nix::{
 
 use crate::{
     id::Id,
-    state::{Folder, Store},
+    isolation::{StatusError, hooks, pid_file, signals::Signals},
+    log,
+    state::{By, Folder, Record, Status, Store},
 };
 
-use super::{Plan, VmError, sandbox, signals::Signals, streams};
+use super::{Found, How, Options, Plan, VmError, sandbox, start, streams};
 
-/// Makes the sandbox process and waits for it.
+/// What the sandbox process says: it is in the container's namespaces, and waits for the hooks.
+pub(super) const READY_FOR_HOOKS: u8 = b'h';
+/// What it is answered: they have been run.
+pub(super) const GO_ON: u8 = b'g';
+/// What it says: the container is created.
+pub(super) const CREATED: u8 = b'c';
+
+/// Makes the sandbox process, and does with it what the plan says.
 pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
     // From here on a signal finds somebody who cleans up.
     let signals = Signals::block().map_err(VmError::host("can't block signals"))?;
@@ -42,15 +52,14 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
             return Err(VmError::host("can't make a socket")(source));
         }
     };
-    let (detach, keep) = (plan.options.detach, plan.options.keep);
-    let id = plan.id.clone();
+    let how = plan.options.how;
     // SAFETY: this process has no other thread.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             drop(ours);
-            let own_group = match detach {
-                true => setsid().map(drop),
-                false => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
+            let own_group = match how {
+                How::Create | How::Detached => setsid().map(drop),
+                How::InForeground { .. } => setpgid(Pid::from_raw(0), Pid::from_raw(0)),
             };
             // It can't fail: a child that was just made leads no group.
             let _ = own_group;
@@ -58,18 +67,27 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
             std::process::exit(status.into());
         }
         Ok(ForkResult::Parent { child }) => {
-            drop((theirs, plan));
-            let sandbox = Sandbox {
-                pid: child,
+            drop(theirs);
+            // The rest is the sandbox process's alone.
+            let Plan {
                 id,
+                options,
+                record,
+                hooks,
+                ..
+            } = plan;
+            let caller = Caller {
+                sandbox: child,
+                id,
+                options,
+                record,
+                hooks,
+                folder,
                 link: ours,
                 signals,
+                hooks_begun: false,
             };
-            if detach {
-                sandbox.wait_for_start(folder)
-            } else {
-                sandbox.wait_for_end(folder, keep)
-            }
+            caller.run()
         }
         Err(e) => {
             folder.remove()?;
@@ -78,44 +96,101 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
     }
 }
 
-/// The sandbox process, as its parent sees it.
-struct Sandbox {
-    pid: Pid,
-    /// The container's.
+/// The command, with the sandbox process.
+struct Caller {
+    sandbox: Pid,
     id: Id,
+    options: Options,
+    /// As it was before there was a sandbox process.
+    record: Record,
+    hooks: hooks::OfCreation,
+    folder: Folder,
     link: UnixStream,
     signals: Signals,
+    /// Whether hooks may have been run, so that those of `poststop` are due.
+    hooks_begun: bool,
 }
 
 /// What came of waiting on the link.
 #[derive(PartialEq, Eq)]
 enum Heard {
-    Started,
+    ReadyForHooks,
+    Created,
     Ended,
 }
 
-impl Sandbox {
-    fn wait_for_start(mut self, folder: Folder) -> Result<u8, VmError> {
-        match self.listen()? {
-            Heard::Started => Ok(0),
-            Heard::Ended => self.reap(folder, false),
+impl Caller {
+    fn run(mut self) -> Result<u8, VmError> {
+        let how = self.options.how;
+        let terminal = match how {
+            How::InForeground { .. } => {
+                // Both sides do this, so that it is done whoever comes first.
+                let _ = setpgid(self.sandbox, self.sandbox);
+                let terminal = Terminal::give_to(self.sandbox);
+                // The sandbox process has them, and says when their end has come.
+                streams::release_input_and_output()
+                    .map_err(VmError::host("can't let go of the standard streams"))?;
+                terminal
+            }
+            How::Create | How::Detached => None,
+        };
+        let made = self.make();
+        let outcome = match (made, how) {
+            (Ok(false), _) => self.reap_unmade(),
+            (Err(error), _) => {
+                self.undo();
+                Err(error)
+            }
+            (Ok(true), How::Create | How::Detached) => Ok(0),
+            (Ok(true), How::InForeground { keep }) => self.wait_for_end(keep),
+        };
+        drop(terminal);
+        outcome
+    }
+
+    /// Has the container made and, if that is to be, started. False if the sandbox process has
+    /// ended instead, which has said why.
+    fn make(&mut self) -> Result<bool, VmError> {
+        loop {
+            match self.listen()? {
+                Heard::ReadyForHooks => self.run_hooks()?,
+                Heard::Created => break,
+                Heard::Ended => return Ok(false),
+            }
+        }
+        if let Some(path) = &self.options.pid_file {
+            pid_file::write(path, self.sandbox)?;
+        }
+        if self.options.how == How::Create {
+            return Ok(true);
+        }
+        let started = self.start();
+        if let (Err(_), Some(path)) = (&started, &self.options.pid_file) {
+            let _ = fs::remove_file(path);
+        }
+        match started {
+            // The sandbox process says why.
+            Err(VmError::Status(StatusError::HasStopped)) => Ok(false),
+            other => other.map(|()| true),
         }
     }
 
-    fn wait_for_end(mut self, folder: Folder, keep: bool) -> Result<u8, VmError> {
-        // Both sides do this, so that it is done whoever comes first.
-        let _ = setpgid(self.pid, self.pid);
-        let terminal = Terminal::give_to(self.pid);
-        // The sandbox process has them, and says when their end has come.
-        streams::release_input_and_output()
-            .map_err(VmError::host("can't let go of the standard streams"))?;
-        let mut started = false;
-        while self.listen()? == Heard::Started {
-            started = true;
-        }
-        let outcome = self.reap(folder, keep && started);
-        drop(terminal);
-        outcome
+    fn start(&self) -> Result<(), VmError> {
+        let record = self.folder.record()?.ok_or(StatusError::HasStopped)?;
+        let By::Vm(vm) = &record.by else {
+            return Err(StatusError::HasStopped.into());
+        };
+        let found = Found::new(&record, vm, self.folder.path().into());
+        start(&found, Status::Created)
+    }
+
+    fn run_hooks(&mut self) -> Result<(), VmError> {
+        self.hooks_begun = true;
+        let pid = self.sandbox.as_raw();
+        self.hooks.run(&self.record, pid)?;
+        // Whether it is still there will be heard.
+        let _ = self.link.write_all(&[GO_ON]);
+        Ok(())
     }
 
     /// Passes signals on until the sandbox process says something.
@@ -139,26 +214,77 @@ impl Sandbox {
                 .signals
                 .next()
                 .map_err(VmError::host("can't read a signal"))?;
-            if let Some(signal) = signal {
-                // It is still ours to reap, so this can't meet another process.
-                let _ = kill(self.pid, signal);
+            if let Some(signal) = signal
+                && signal != libc::SIGCHLD
+            {
+                // SAFETY: the call touches no memory. The sandbox process isn't reaped yet, so
+                // this can't meet another.
+                unsafe { libc::kill(self.sandbox.as_raw(), signal) };
             }
             if heard {
-                return Ok(match self.link.read(&mut [0]) {
-                    Ok(1) => Heard::Started,
+                let mut word = [0];
+                return Ok(match (self.link.read(&mut word), word) {
+                    (Ok(1), [READY_FOR_HOOKS]) => Heard::ReadyForHooks,
+                    (Ok(1), [CREATED]) => Heard::Created,
                     _ => Heard::Ended,
                 });
             }
         }
     }
 
-    /// The sandbox process has closed the link, so it is about to end or has.
-    fn reap(self, folder: Folder, keep: bool) -> Result<u8, VmError> {
+    /// Waits for the end of a container that runs.
+    fn wait_for_end(mut self, keep: bool) -> Result<u8, VmError> {
+        let ended = loop {
+            match self.listen() {
+                Ok(Heard::Ended) => break self.reap(),
+                Ok(_) => {}
+                Err(error) => {
+                    let _ = kill(self.sandbox, Signal::SIGKILL);
+                    let _ = self.reap();
+                    break Err(error);
+                }
+            }
+        };
+        match keep {
+            true => self.folder.remove_cgroup_of_remains(&self.id)?,
+            false => self.remove()?,
+        }
+        ended
+    }
+
+    /// The sandbox process has ended before the container was there, or is about to.
+    fn reap_unmade(self) -> Result<u8, VmError> {
+        let outcome = self.reap();
+        self.remove()?;
+        // It has reported its error, which is never a success.
+        outcome.map(|status| status.max(1))
+    }
+
+    /// Leaves nothing of the container, because of an error that is the one to tell.
+    fn undo(self) {
+        let _ = kill(self.sandbox, Signal::SIGKILL);
+        let _ = self.reap();
+        if let Err(error) = self.remove() {
+            tracing::warn!("{}", log::chain(&error));
+        }
+    }
+
+    /// Removes all that is left of a container whose sandbox process has ended.
+    fn remove(self) -> Result<(), VmError> {
+        self.folder.remove_cgroup_of_remains(&self.id)?;
+        self.folder.remove()?;
+        if self.hooks_begun {
+            hooks::poststop(&self.record);
+        }
+        Ok(())
+    }
+
+    /// The sandbox process's exit status. It has reported its error, if it had one.
+    fn reap(&self) -> Result<u8, VmError> {
         loop {
-            match waitpid(self.pid, None) {
-                // It has reported its error, if it had one, and removed its state.
+            match waitpid(self.sandbox, None) {
                 Ok(WaitStatus::Exited(_, status)) => return Ok(status as u8),
-                Ok(WaitStatus::Signaled(_, signal, _)) => return self.killed(signal, folder, keep),
+                Ok(WaitStatus::Signaled(_, signal, _)) => return Err(VmError::Killed(signal)),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => {
                     return Err(VmError::host("can't wait for the sandbox process")(
@@ -167,14 +293,6 @@ impl Sandbox {
                 }
             }
         }
-    }
-
-    fn killed(self, signal: Signal, folder: Folder, keep: bool) -> Result<u8, VmError> {
-        folder.remove_cgroup_of_remains(&self.id)?;
-        if !keep {
-            folder.remove()?;
-        }
-        Err(VmError::Killed(signal))
     }
 }
 

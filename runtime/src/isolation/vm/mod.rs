@@ -1,8 +1,10 @@
 //! Isolation by a microVM: a container's plan, the sandbox process that carries it out, and
-//! `nacre run`, which waits for that.
+//! the commands, which have it do what is asked.
 
 mod bind_source;
 mod caller;
+mod client;
+mod clients;
 mod control;
 mod disk;
 mod guest_devices;
@@ -10,16 +12,19 @@ mod guest_spec;
 pub(crate) mod hypervisor;
 mod initramfs;
 mod kernel_files;
+mod kill;
 mod limits;
+mod pause;
 mod sandbox;
 mod security_modules;
+mod service;
 mod session;
 mod share;
-mod signals;
+mod start;
 mod streams;
+mod wire;
 
 use std::{
-    collections::HashMap,
     fmt,
     fs::{File, OpenOptions},
     io,
@@ -27,7 +32,11 @@ use std::{
     time::Duration,
 };
 
-use nacre_agent::container::cgroups::{CgroupError, Place};
+use nacre_agent::container::{
+    Identity,
+    cgroups::{CgroupError, Place},
+    hooks::HookError,
+};
 use oci_spec::runtime::Spec;
 
 use crate::{
@@ -39,11 +48,15 @@ use crate::{
         size::{Host, Size, SizeError},
     },
     id::Id,
-    isolation::pid_file::PidFileError,
+    isolation::{StatusError, hooks, new_record, pid_file::PidFileError},
     log::chain,
-    state::{StateError, Store},
+    state::{
+        By, Record, StateError, Status, Store,
+        record::{self, Progress},
+    },
 };
 
+use client::ClientError;
 use disk::DiskError;
 use guest_spec::{GuestSpecError, Shared};
 use hypervisor::{Hypervisor, HypervisorError};
@@ -51,17 +64,37 @@ use limits::HostLimits;
 use session::SessionError;
 use share::ShareError;
 
-pub(crate) use signals::FORWARDED;
+pub(crate) use kill::{end, kill};
+pub(crate) use pause::{pause, resume};
+pub(crate) use start::start;
+pub(crate) use wire::SOCKET;
 
-/// How a container is to be run, besides what its bundle says.
+/// How far a command takes a container, and what becomes of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// Up to its start, which is another command's.
+    Create,
+    /// It is started, and left alone.
+    Detached,
+    /// It is started and waited for. Nothing is left of it then, unless it is to be kept.
+    InForeground { keep: bool },
+}
+
+impl How {
+    /// Whether the record outlives the container.
+    fn keeps(self) -> bool {
+        self != Self::InForeground { keep: false }
+    }
+}
+
+/// How a container is to be made, besides what its bundle says.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// Return once the workload runs.
-    pub(crate) detach: bool,
-    /// Keep the state after the container's end.
-    pub(crate) keep: bool,
+    pub(crate) how: How,
     /// Where to write the sandbox process's pid.
     pub(crate) pid_file: Option<PathBuf>,
+    /// Leave the container in its guest's session keyring instead of one of its own.
+    pub(crate) no_new_keyring: bool,
     /// Have the guest kernel log what it does.
     pub(crate) debug: bool,
     /// What is to run the VM, if the command line says so.
@@ -88,8 +121,11 @@ struct Plan {
     /// The guest's.
     spec: Spec,
     shared: Shared,
-    bundle: PathBuf,
-    annotations: HashMap<String, String>,
+    /// What is written down first.
+    record: Record,
+    /// The container's `config.json`.
+    config: Vec<u8>,
+    hooks: hooks::OfCreation,
 }
 
 /// Why a container can't be run in a VM.
@@ -117,6 +153,12 @@ pub(crate) enum VmError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
     #[error(transparent)]
     Share(#[from] ShareError),
     #[error("can't make the VM")]
@@ -152,6 +194,8 @@ impl VmError {
                 _ => 1,
             },
             Self::Killed(signal) => 128 + *signal as u8,
+            Self::Client(ClientError::Refused(failure)) => failure.status.max(1),
+            Self::Status(error) => error.exit_status(),
             _ => 1,
         }
     }
@@ -219,7 +263,39 @@ pub(crate) fn host() -> io::Result<Host> {
     })
 }
 
-/// Runs a container in a VM; returns its workload's exit status, or 0 if it was detached.
+/// A container that a command found.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    record: &'a Record,
+    vm: &'a record::Vm,
+    folder: PathBuf,
+}
+
+impl<'a> Found<'a> {
+    pub(super) fn new(record: &'a Record, vm: &'a record::Vm, folder: PathBuf) -> Self {
+        Self { record, vm, folder }
+    }
+
+    /// It can't be done what was asked, because the container is so.
+    fn not_running(&self, status: Status) -> VmError {
+        let id = self.record.id.clone();
+        StatusError::NotRunning { id, status }.into()
+    }
+
+    /// Sends a signal to the sandbox process.
+    fn signal_sandbox(&self, signal: i32) -> Result<(), VmError> {
+        self.vm
+            .sandbox
+            .signal(signal)
+            .map_err(|source| match source.raw_os_error() {
+                Some(libc::ESRCH) => self.not_running(Status::Stopped),
+                _ => VmError::host("can't signal the container's sandbox process")(source),
+            })
+    }
+}
+
+/// Makes a container in a VM, and starts it, as `options.how` says; returns its workload's exit
+/// status, or 0 if it wasn't waited for.
 pub(crate) fn run(
     store: &Store,
     id: Id,
@@ -260,9 +336,24 @@ impl Plan {
         let overhead = config.overhead_memory.map(|bytes| bytes.0);
         let overhead = overhead.unwrap_or_else(|| limits::default_overhead(hypervisor));
         let limits = HostLimits::new(resources, size, overhead);
-        let directory = bundle.directory.clone();
-        let all_annotations = bundle.spec.annotations().clone().unwrap_or_default();
+        let vm = record::Vm {
+            // Of the sandbox process, once there is one.
+            sandbox: Identity {
+                pid: 0,
+                start_time: 0,
+            },
+            cgroup: cgroup.as_ref().map(Place::cgroup),
+            hypervisor,
+            guest_kernel: None,
+            progress: Progress::Creating,
+            paused: false,
+            keep: options.how.keeps(),
+        };
+        let mut record = new_record(&id, bundle.directory.clone(), &bundle.spec, By::Vm(vm));
+        let config_json = bundle.json.clone();
+        let hooks = hooks::OfCreation::of(&bundle.spec);
         let (spec, shared) = guest_spec::translate(bundle, &id, size.cpus, upper.is_some())?;
+        record.rootfs = shared.root.clone();
         let kernel = open_component(
             "guest kernel",
             &config.kernel(),
@@ -293,8 +384,9 @@ impl Plan {
             console_log,
             spec,
             shared,
-            bundle: directory,
-            annotations: all_annotations,
+            record,
+            config: config_json,
+            hooks,
         })
     }
 }

@@ -2,7 +2,10 @@
 //! standard streams that it inherited, and exits with the workload's exit status.
 
 use std::{
-    fs, io::Write, os::unix::net::UnixStream, panic::resume_unwind, thread, time::SystemTime,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    panic::resume_unwind,
+    thread,
 };
 
 use nacre_agent::{
@@ -16,29 +19,29 @@ use nacre_vmm::{
     Qemu, RunningVm, Vm, VmConfig,
     devices::virtio::{VirtioDevice, fs::Fs, rng::Rng, vsock::Vsock},
 };
-use nix::unistd::{Pid, getuid};
+use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 
 use crate::{
     config::rootfs::Upper,
-    isolation::pid_file,
+    isolation::signals::Signals,
     log,
-    state::{
-        By, Folder, Record,
-        record::{self, Progress},
-    },
+    state::{By, Folder, record::Progress},
 };
 
 use super::{
-    Plan, VmError,
+    How, Plan, VmError,
+    caller::{CREATED, GO_ON, READY_FOR_HOOKS},
+    clients::Clients,
     control::Control,
     disk::Disk,
     hypervisor::Hypervisor,
     initramfs, limits,
+    service::{Notes, Service},
     session::{Exited, Session, SessionError},
     share::Share,
-    signals::Signals,
     streams::Relays,
+    wire,
 };
 
 /// The guest's vsock context id. Each VM has a vsock of its own, so it needn't be unique.
@@ -52,18 +55,22 @@ const CMDLINE: &str = "console=ttyS0 panic=-1 reboot=k percpu_alloc=page";
 /// Runs the container. Errors have been reported when this returns; what it returns is the
 /// process's exit status.
 pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixStream) -> u8 {
-    let keep = plan.options.keep;
     let mut sandbox = Sandbox {
         folder,
         signals,
         caller,
         share: None,
         cgroup: None,
-        started: false,
     };
     let outcome = sandbox.run(plan);
-    let keep = keep && sandbox.started;
-    let cleaned = sandbox.clean_up(keep);
+    let is_alone = matches!(
+        outcome,
+        Err(VmError::Session {
+            error: SessionError::CallerGone,
+            ..
+        })
+    );
+    let cleaned = sandbox.clean_up(is_alone);
     for error in [outcome.as_ref().err(), cleaned.as_ref().err()] {
         match error {
             // Whoever would read it is gone.
@@ -84,24 +91,23 @@ struct Sandbox<'a> {
     caller: UnixStream,
     share: Option<Share>,
     cgroup: Option<Joined>,
-    started: bool,
 }
 
 impl Sandbox<'_> {
     fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
-        let mut vm = record::Vm {
-            sandbox: Identity::of(Pid::this())
-                .map_err(VmError::host("can't look at this process in /proc"))?,
-            cgroup: plan.cgroup.as_ref().map(Place::cgroup),
-            hypervisor: plan.hypervisor,
-            guest_kernel: None,
-            progress: Progress::Creating,
-            keep: plan.options.keep,
+        let this = Identity::of(Pid::this())
+            .map_err(VmError::host("can't look at this process in /proc"))?;
+        let mut notes = Notes {
+            folder: &self.folder,
+            record: plan.record,
         };
-        let mut record = record(&plan, &vm);
-        self.folder.write(&record)?;
+        notes.note(|vm| vm.sandbox = this)?;
+        self.folder.write_config(&plan.config)?;
         let share = Share::assemble(self.folder.share()?, &plan.shared)?;
         let share = self.share.insert(share);
+        if !plan.hooks.is_empty() || !notes.record.poststop.is_empty() {
+            await_hooks(&self.caller)?;
+        }
 
         let (vsock, ports) =
             Vsock::new(GUEST_CID).map_err(VmError::host("can't make a vsock device"))?;
@@ -169,46 +175,43 @@ impl Sandbox<'_> {
             let create = Create {
                 id: plan.id.to_string(),
                 spec: plan.spec,
-                bundle: plan.bundle.clone(),
+                bundle: notes.record.bundle.clone(),
                 upper: plan.upper.as_ref().map(|upper| match upper {
                     Upper::Memory { limit } => protocol::Upper::Memory { limit: *limit },
                     Upper::Disk { .. } => protocol::Upper::Disk,
                 }),
                 streams,
-                no_new_keyring: false,
+                no_new_keyring: plan.options.no_new_keyring,
             };
             session.create(create, timeout)?;
             share.seal_root()?;
             let output = relays
                 .start()
                 .map_err(VmError::host("can't start a stream's thread"))?;
-            if let Some(path) = &plan.options.pid_file {
-                pid_file::write(path, std::process::id())?;
-            }
-            vm.guest_kernel = Some(hello.kernel);
-            vm.cgroup = self.cgroup.as_ref().map(|joined| joined.cgroup().clone());
-            vm.progress = Progress::Started;
-            record.by = By::Vm(vm);
+            let listener = wire::listen(self.folder.path())
+                .map_err(VmError::host("can't listen in the container's folder"))?;
             if let (Some(joined), Some(limits)) = (&self.cgroup, &plan.limits.at_start) {
                 let changed = joined.cgroup().limit_where_possible(limits)?;
                 told_of_left_out(&changed.left_out);
             }
-            let started = self
-                .folder
-                .write(&record)
-                .map_err(VmError::from)
-                .and_then(|()| Ok(session.start(timeout)?));
-            if let (Err(_), Some(path)) = (&started, &plan.options.pid_file) {
-                let _ = fs::remove_file(path);
+            notes.note(|vm| {
+                vm.guest_kernel = Some(hello.kernel);
+                vm.cgroup = self.cgroup.as_ref().map(|joined| joined.cgroup().clone());
+                vm.progress = Progress::Created;
+            })?;
+            let _ = (&self.caller).write_all(&[CREATED]);
+            match plan.options.how {
+                How::Create => session.forget_caller(),
+                // The command starts it next: what is signalled till then is the workload's.
+                How::Detached | How::InForeground { .. } => session.hears_signals = false,
             }
-            started?;
-            self.started = true;
-            let _ = (&self.caller).write_all(b"s");
-            if plan.options.detach {
-                session.forget_caller();
-            }
-            let exited = session.wait()?;
-            session.drain(&output)?;
+            let mut service = Service::new(session, Clients::new(listener), notes);
+            service.forget_caller_once_started = plan.options.how == How::Detached;
+            let Some(exited) = service.serve()? else {
+                return Ok(Exited::killed());
+            };
+            let (mut session, deadline) = service.end();
+            session.drain(&output, deadline)?;
             session.power_off()?;
             Ok(exited)
         };
@@ -223,17 +226,19 @@ impl Sandbox<'_> {
         Ok(exited.status)
     }
 
-    /// Leaves nothing behind but what is to be kept.
-    fn clean_up(self, keep: bool) -> Result<(), VmError> {
+    /// Leaves nothing behind but the container's folder, which somebody else removes unless
+    /// this process is alone.
+    fn clean_up(self, is_alone: bool) -> Result<(), VmError> {
         let left = self.cgroup.map_or(Ok(()), Joined::leave);
         self.share.map_or(Ok(()), Share::unmount)?;
         // Otherwise the record still says which cgroup it is.
         left?;
-        if !keep {
+        if is_alone {
             return Ok(self.folder.remove()?);
         }
         if let Some(mut record) = self.folder.record()?
             && let By::Vm(vm) = &mut record.by
+            && vm.keep
             && vm.cgroup.take().is_some()
         {
             self.folder.write(&record)?;
@@ -281,16 +286,16 @@ fn cmdline(with_log: bool) -> String {
     }
 }
 
-fn record(plan: &Plan, vm: &record::Vm) -> Record {
-    Record {
-        oci_version: plan.spec.version().clone(),
-        id: plan.id.to_string(),
-        bundle: plan.bundle.clone(),
-        rootfs: plan.shared.root.clone(),
-        created: log::rfc3339(SystemTime::now()),
-        owner: getuid().as_raw(),
-        annotations: plan.annotations.clone(),
-        by: By::Vm(vm.clone()),
+/// Waits until the command has run the hooks that belong in the host's namespaces.
+fn await_hooks(mut caller: &UnixStream) -> Result<(), SessionError> {
+    let mut word = [0];
+    match caller
+        .write_all(&[READY_FOR_HOOKS])
+        .and_then(|()| caller.read_exact(&mut word))
+    {
+        Ok(()) if word == [GO_ON] => Ok(()),
+        // It is gone, or a hook has failed.
+        _ => Err(SessionError::CallerGone),
     }
 }
 

@@ -1,4 +1,5 @@
-//! The conversation with the agent in a running guest, from its hello to its power-off.
+//! The conversation with the agent in a running guest, from its hello to its power-off. What
+//! lies between the container's creation and its end is `service.rs`.
 //!
 //! Everything is waited for in one place, so that none of it can be missed: messages of the
 //! guest, its end, signals, and the caller's end. The guest isn't trusted: what it owes is
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nacre_agent::protocol::{Create, Event, Failure, Hello, Request, Target, VERSION};
+use nacre_agent::protocol::{Answer, Create, Event, Failure, Hello, Request, VERSION};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -21,10 +22,9 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{
-    control::{Control, ControlError},
-    signals::{Signals, ends_a_start},
-};
+use crate::isolation::signals::Signals;
+
+use super::control::{Control, ControlError};
 
 /// How long a guest that was told to power off may take to, writing back what it has cached.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,11 +51,11 @@ pub(crate) enum SessionError {
     #[error(transparent)]
     Control(#[from] ControlError),
     /// What the engine in the guest says, in words made for whoever runs nacre.
-    #[error("{}", .0.message)]
+    #[error("unable to start container process: {}", .0.message)]
     Refused(Failure),
     #[error("ended by {0} before the container was started")]
     Interrupted(Signal),
-    #[error("the nacre run that waited for the container is gone")]
+    #[error("the nacre that waited for the container is gone")]
     CallerGone,
     #[error("can't wait for the guest")]
     Poll(#[source] io::Error),
@@ -80,11 +80,25 @@ impl SessionError {
 pub(super) trait Machine {
     /// Readable once the machine has ended.
     fn ended(&self) -> BorrowedFd<'_>;
+
+    /// Stops its vCPUs.
+    fn pause(&self) -> Result<(), nacre_vmm::Error>;
+
+    /// Lets them go on.
+    fn resume(&self) -> Result<(), nacre_vmm::Error>;
 }
 
 impl Machine for nacre_vmm::RunningVm {
     fn ended(&self) -> BorrowedFd<'_> {
         self.exit_event()
+    }
+
+    fn pause(&self) -> Result<(), nacre_vmm::Error> {
+        Self::pause(self)
+    }
+
+    fn resume(&self) -> Result<(), nacre_vmm::Error> {
+        Self::resume(self)
     }
 }
 
@@ -95,29 +109,42 @@ pub(super) struct Exited {
     pub(super) oom_killed: bool,
 }
 
+impl Exited {
+    /// It was killed, and the guest had no part in it.
+    pub(super) fn killed() -> Self {
+        Self {
+            status: 128 + libc::SIGKILL as u8,
+            oom_killed: false,
+        }
+    }
+}
+
 /// A conversation about one container.
 pub(super) struct Session<'a, M> {
-    machine: &'a M,
+    pub(super) machine: &'a M,
     control: Control,
     signals: &'a Signals,
-    /// The process that waits for the container; it never writes. `None` once nobody waits.
+    /// The process that waits for the container; it never writes now. `None` once nobody waits.
     caller: Option<&'a UnixStream>,
-    id: String,
-    /// Replies to signals that haven't come yet.
-    owed: u32,
-    /// Signals that came before there was a workload.
-    pending: Vec<Signal>,
-    exited: Option<Exited>,
+    pub(super) id: String,
+    /// Signals that came before there was a container.
+    pub(super) pending: Vec<i32>,
+    /// Whether signals are taken. They wait in the kernel otherwise, which keeps one of each.
+    pub(super) hears_signals: bool,
 }
 
 /// What woke the session.
-enum Wake {
+pub(super) enum Wake {
     Message,
-    Signal(Signal),
+    Signal(i32),
     MachineEnded,
-    Done,
+    /// What happened to the others that were waited for, in their order.
+    Others(Vec<PollFlags>),
     Deadline,
 }
+
+/// What else is waited for, and with which flags.
+pub(super) type Others<'b> = [(BorrowedFd<'b>, PollFlags)];
 
 impl<'a, M: Machine> Session<'a, M> {
     pub(super) fn new(
@@ -133,9 +160,8 @@ impl<'a, M: Machine> Session<'a, M> {
             signals,
             caller,
             id: id.into(),
-            owed: 0,
             pending: Vec::new(),
-            exited: None,
+            hears_signals: true,
         }
     }
 
@@ -160,60 +186,51 @@ impl<'a, M: Machine> Session<'a, M> {
 
     /// Has the container made.
     pub(super) fn create(&mut self, create: Create, timeout: Duration) -> Result<(), SessionError> {
-        self.request(
+        match self.request(
             &Request::Create(Box::new(create)),
             "create the container",
             timeout,
-        )
-    }
-
-    /// Has its workload started.
-    pub(super) fn start(&mut self, timeout: Duration) -> Result<(), SessionError> {
-        let request = Request::Start {
-            id: self.id.clone(),
-        };
-        self.request(&request, "start the container", timeout)?;
-        for signal in std::mem::take(&mut self.pending) {
-            self.forward(signal)?;
+        )? {
+            Answer::Done => Ok(()),
+            _ => Err(SessionError::Unasked),
         }
-        Ok(())
     }
 
-    /// Waits for the workload's end, however long that takes.
-    pub(super) fn wait(&mut self) -> Result<Exited, SessionError> {
-        loop {
-            if let Some(exited) = self.exited.take() {
-                return Ok(exited);
-            }
-            if let Some(event) = self.received()? {
-                self.take_event(event)?;
-                continue;
-            }
-            match self.wake(None, None)? {
-                Wake::Signal(signal) => self.forward(signal)?,
-                Wake::MachineEnded => {
-                    return Err(SessionError::MachineEnded("the workload's end"));
-                }
-                Wake::Message | Wake::Done | Wake::Deadline => {}
+    /// Queues a request, whose reply is the caller's to await.
+    pub(super) fn send(&mut self, request: &Request) -> Result<(), SessionError> {
+        Ok(self.control.send(request)?)
+    }
+
+    /// Sends what the guest takes now. False if there is more that it doesn't take.
+    pub(super) fn flush(&mut self) -> Result<bool, SessionError> {
+        match self.control.flush() {
+            Err(ControlError::Closed) => Err(self.hung_up()),
+            flushed => {
+                flushed?;
+                Ok(!self.control.has_outgoing())
             }
         }
     }
 
     /// Waits until `done` is at its end of file, that is, until whoever reads the workload's
-    /// output has taken all of it, or a signal says that it needn't.
-    pub(super) fn drain(&mut self, done: &UnixStream) -> Result<(), SessionError> {
+    /// output has taken all of it, or a signal or the deadline says that it needn't.
+    pub(super) fn drain(
+        &mut self,
+        done: &UnixStream,
+        deadline: Option<Instant>,
+    ) -> Result<(), SessionError> {
         loop {
-            if let Some(event) = self.received()? {
-                self.take_event(event)?;
+            // Replies to those that can't use them any more.
+            if self.received::<Event>()?.is_some() {
                 continue;
             }
-            match self.wake(None, Some(done))? {
-                Wake::Signal(signal) if ends_a_start(signal) => return Ok(()),
-                Wake::Message | Wake::Signal(_) | Wake::Deadline => {}
+            match self.wake(deadline, &[(done.as_fd(), PollFlags::POLLIN)])? {
+                Wake::Signal(signal) if ends_a_start(signal).is_some() => return Ok(()),
+                Wake::Message | Wake::Signal(_) => {}
                 Wake::MachineEnded => {
                     return Err(SessionError::MachineEnded("the workload's output"));
                 }
-                Wake::Done => return Ok(()),
+                Wake::Others(_) | Wake::Deadline => return Ok(()),
             }
         }
     }
@@ -243,7 +260,7 @@ impl<'a, M: Machine> Session<'a, M> {
             if self.control.has_outgoing() {
                 fds.push(PollFd::new(self.control.as_fd(), PollFlags::POLLOUT));
             }
-            match poll(&mut fds, timeout(left)) {
+            match poll(&mut fds, poll_timeout(left)) {
                 Err(Errno::EINTR) | Ok(0) => {}
                 Err(e) => return Err(SessionError::Poll(e.into())),
                 Ok(_) if fds[0].any().unwrap_or(true) => return Ok(()),
@@ -260,22 +277,18 @@ impl<'a, M: Machine> Session<'a, M> {
         request: &Request,
         what: &'static str,
         timeout: Duration,
-    ) -> Result<(), SessionError> {
+    ) -> Result<Answer, SessionError> {
         self.control.send(request)?;
         let deadline = Instant::now() + timeout;
-        loop {
-            match self.message(deadline, "its answer")? {
-                Some(Event::Reply { result }) => {
-                    return result.map(drop).map_err(SessionError::Refused);
-                }
-                Some(event) => self.take_event(event)?,
-                None => return Err(SessionError::NoReply { what, timeout }),
-            }
+        match self.message(deadline, "its answer")? {
+            Some(Event::Reply { result }) => result.map_err(SessionError::Refused),
+            Some(_) => Err(SessionError::Unasked),
+            None => Err(SessionError::NoReply { what, timeout }),
         }
     }
 
-    /// Waits for a message of a start; `None` at the deadline. Signals that would end a
-    /// process end the start, others are kept for the workload.
+    /// Waits for a message of a creation; `None` at the deadline. Signals that would end a
+    /// process end the creation, others are kept for the workload.
     fn message<T: DeserializeOwned>(
         &mut self,
         deadline: Instant,
@@ -286,13 +299,13 @@ impl<'a, M: Machine> Session<'a, M> {
                 None => {}
                 message => return Ok(message),
             }
-            match self.wake(Some(deadline), None)? {
-                Wake::Message | Wake::Done => {}
-                Wake::Signal(signal) if ends_a_start(signal) => {
-                    return Err(SessionError::Interrupted(signal));
-                }
-                Wake::Signal(signal) if self.pending.contains(&signal) => {}
-                Wake::Signal(signal) => self.pending.push(signal),
+            match self.wake(Some(deadline), &[])? {
+                Wake::Message | Wake::Others(_) => {}
+                Wake::Signal(signal) => match ends_a_start(signal) {
+                    Some(signal) => return Err(SessionError::Interrupted(signal)),
+                    None if self.pending.contains(&signal) => {}
+                    None => self.pending.push(signal),
+                },
                 Wake::MachineEnded => return Err(SessionError::MachineEnded(what)),
                 Wake::Deadline => return Ok(None),
             }
@@ -300,7 +313,7 @@ impl<'a, M: Machine> Session<'a, M> {
     }
 
     /// The next message, if it has arrived.
-    fn received<T: DeserializeOwned>(&mut self) -> Result<Option<T>, SessionError> {
+    pub(super) fn received<T: DeserializeOwned>(&mut self) -> Result<Option<T>, SessionError> {
         match self.control.receive() {
             Err(ControlError::Closed) => Err(self.hung_up()),
             message => Ok(message?),
@@ -320,98 +333,88 @@ impl<'a, M: Machine> Session<'a, M> {
         }
     }
 
-    /// Takes an event that isn't the reply to a start's request.
-    fn take_event(&mut self, event: Event) -> Result<(), SessionError> {
-        match event {
-            // A signal that came too late is nobody's error.
-            Event::Reply { .. } if self.owed > 0 => self.owed -= 1,
-            Event::Exited {
-                id,
-                status,
-                oom_killed,
-            } if id == self.id && self.exited.is_none() => {
-                self.exited = Some(Exited { status, oom_killed });
-            }
-            Event::OutOfMemory { id } if id == self.id => {}
-            _ => return Err(SessionError::Unasked),
-        }
-        Ok(())
-    }
-
-    fn forward(&mut self, signal: Signal) -> Result<(), SessionError> {
-        let request = Request::Signal {
-            id: self.id.clone(),
-            signal: signal as i32,
-            to: Target::First,
-        };
-        self.control.send(&request)?;
-        self.owed += 1;
-        Ok(())
-    }
-
     /// Waits for whatever comes first.
-    fn wake(
+    pub(super) fn wake(
         &mut self,
         deadline: Option<Instant>,
-        done: Option<&UnixStream>,
+        others: &Others<'_>,
     ) -> Result<Wake, SessionError> {
         loop {
-            match self.control.flush() {
-                Err(ControlError::Closed) => return Err(self.hung_up()),
-                flushed => flushed?,
-            }
+            let has_sent_all = self.flush()?;
             let left = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
                 Some(left) if left.is_zero() => return Ok(Wake::Deadline),
-                Some(left) => timeout(left),
+                Some(left) => poll_timeout(left),
                 None => PollTimeout::NONE,
             };
-            // A guest that reads nothing gets no more signals: they wait in the kernel, which
-            // keeps one of each.
-            let (of_control, of_signals) = if self.control.has_outgoing() {
-                (PollFlags::POLLIN | PollFlags::POLLOUT, PollFlags::empty())
-            } else {
-                (PollFlags::POLLIN, PollFlags::POLLIN)
+            let mut of_control = PollFlags::POLLIN;
+            of_control.set(PollFlags::POLLOUT, !has_sent_all);
+            // A guest that reads nothing gets no more signals.
+            let of_signals = match self.hears_signals && has_sent_all {
+                true => PollFlags::POLLIN,
+                false => PollFlags::empty(),
             };
             let mut fds = vec![
                 PollFd::new(self.control.as_fd(), of_control),
                 PollFd::new(self.signals.as_fd(), of_signals),
                 PollFd::new(self.machine.ended(), PollFlags::POLLIN),
             ];
-            let optional = [self.caller, done].into_iter().flatten();
-            fds.extend(optional.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
+            let caller = self
+                .caller
+                .map(|caller| (caller.as_fd(), PollFlags::POLLIN));
+            for (fd, flags) in caller.iter().chain(others) {
+                fds.push(PollFd::new(*fd, *flags));
+            }
             match poll(&mut fds, left) {
                 Err(Errno::EINTR) | Ok(0) => continue,
                 Err(e) => return Err(SessionError::Poll(e.into())),
                 Ok(_) => {}
             }
-            let found: Vec<PollFlags> = fds
+            let mut found: Vec<PollFlags> = fds
                 .iter()
                 .map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR))
                 .collect();
-            let happened = |i: usize| !found[i].is_empty();
-            if self.caller.is_some() && happened(3) {
+            let of_others = found.split_off(found.len() - others.len());
+            if found.get(3).is_some_and(|caller| !caller.is_empty()) {
                 return Err(SessionError::CallerGone);
             }
             if !found[0].difference(PollFlags::POLLOUT).is_empty() {
                 return Ok(Wake::Message);
             }
-            if done.is_some() && happened(found.len() - 1) {
-                return Ok(Wake::Done);
+            if of_others.iter().any(|flags| !flags.is_empty()) {
+                return Ok(Wake::Others(of_others));
             }
-            if happened(1)
+            if !found[1].is_empty()
                 && let Some(signal) = self.signals.next().map_err(SessionError::Poll)?
+                && is_for_the_workload(signal)
             {
                 return Ok(Wake::Signal(signal));
             }
-            if happened(2) {
+            if !found[2].is_empty() {
                 return Ok(Wake::MachineEnded);
             }
         }
     }
 }
 
+/// Whether a signal that the sandbox process got is the workload's: of these it may have sent
+/// itself one, or its child QEMU has.
+fn is_for_the_workload(signal: i32) -> bool {
+    !matches!(signal, libc::SIGCHLD | libc::SIGPIPE)
+}
+
+/// The signal, if it ends a creation: those do that would end a process without a handler and
+/// are meant to.
+fn ends_a_start(signal: i32) -> Option<Signal> {
+    Signal::try_from(signal).ok().filter(|signal| {
+        matches!(
+            signal,
+            Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT
+        )
+    })
+}
+
 /// A duration for poll, rounded up to its milliseconds.
-fn timeout(left: Duration) -> PollTimeout {
+pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
     let milliseconds = left.as_micros().div_ceil(1000);
     PollTimeout::try_from(milliseconds.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
 }

@@ -14,6 +14,14 @@ impl Machine for FakeMachine {
     fn ended(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+
+    fn pause(&self) -> Result<(), nacre_vmm::Error> {
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), nacre_vmm::Error> {
+        Ok(())
+    }
 }
 
 /// The other ends, open until the host is through unless the test drops them.
@@ -66,14 +74,6 @@ fn request(guest: &mut UnixStream) -> Request {
     protocol::receive(guest).unwrap().unwrap()
 }
 
-fn exited(id: &str, status: u8) -> Event {
-    Event::Exited {
-        id: id.into(),
-        status,
-        oom_killed: false,
-    }
-}
-
 fn create() -> Create {
     Create {
         id: "a".into(),
@@ -90,61 +90,6 @@ fn raise(signal: Signal) {
     // SAFETY: pthread_self is this very thread.
     let sent = unsafe { libc::pthread_kill(libc::pthread_self(), signal as i32) };
     assert_eq!(sent, 0);
-}
-
-#[test]
-fn a_container_runs_from_hello_to_power_off() {
-    let told = play(
-        |other| {
-            let guest = &mut other.guest;
-            protocol::send(guest, &hello(VERSION)).unwrap();
-            assert!(matches!(request(guest), Request::Create(c) if c.id == "a"));
-            reply(guest, Ok(()));
-            assert!(matches!(request(guest), Request::Start { id } if id == "a"));
-            reply(guest, Ok(()));
-            let Request::Signal { signal, .. } = request(guest) else {
-                panic!()
-            };
-            reply(guest, Ok(()));
-            protocol::send(guest, &exited("a", 7)).unwrap();
-            assert!(matches!(request(guest), Request::PowerOff));
-            drop(other.machine.take());
-            signal
-        },
-        |session| {
-            assert_eq!(session.hello(LATE).unwrap().kernel, "6.12");
-            session.create(create(), LATE).unwrap();
-            session.start(LATE).unwrap();
-            raise(Signal::SIGUSR1);
-            assert_eq!(session.wait().unwrap().status, 7);
-            session.power_off().unwrap();
-        },
-    );
-    assert_eq!(told, libc::SIGUSR1);
-}
-
-#[test]
-fn an_end_right_after_the_start_is_seen() {
-    play(
-        |other| {
-            let guest = &mut other.guest;
-            request(guest);
-            let mut wire = Vec::new();
-            protocol::send(
-                &mut wire,
-                &Event::Reply {
-                    result: Ok(Answer::Done),
-                },
-            )
-            .unwrap();
-            protocol::send(&mut wire, &exited("a", 1)).unwrap();
-            guest.write_all(&wire).unwrap();
-        },
-        |session| {
-            session.start(LATE).unwrap();
-            assert_eq!(session.wait().unwrap().status, 1);
-        },
-    );
 }
 
 #[test]
@@ -215,26 +160,6 @@ fn what_is_no_message_is_refused() {
 }
 
 #[test]
-fn what_nobody_asked_for_is_refused() {
-    for event in [
-        Event::Reply {
-            result: Ok(Answer::Done),
-        },
-        exited("b", 0),
-    ] {
-        play(
-            move |other| {
-                protocol::send(&mut other.guest, &event).unwrap();
-            },
-            |session| {
-                let error = session.wait().unwrap_err();
-                assert!(matches!(error, SessionError::Unasked), "{error}");
-            },
-        );
-    }
-}
-
-#[test]
 fn what_the_engine_refuses_keeps_its_words_and_status() {
     let failure = Failure {
         message: "exec: \"x\": executable file not found in $PATH".into(),
@@ -254,17 +179,15 @@ fn what_the_engine_refuses_keeps_its_words_and_status() {
 }
 
 #[test]
-fn the_machines_end_is_noticed_in_every_state() {
+fn the_machines_end_is_noticed() {
     // The agent's connection stays open, and silent.
-    let end = |other: &mut Other| drop(other.machine.take());
-    play(end, |session| {
-        let error = session.hello(LATE).unwrap_err();
-        assert!(matches!(error, SessionError::MachineEnded(_)), "{error}");
-    });
-    play(end, |session| {
-        let error = session.wait().unwrap_err();
-        assert!(matches!(error, SessionError::MachineEnded(_)), "{error}");
-    });
+    play(
+        |other| drop(other.machine.take()),
+        |session| {
+            let error = session.hello(LATE).unwrap_err();
+            assert!(matches!(error, SessionError::MachineEnded(_)), "{error}");
+        },
+    );
     // Its connection ends as well, and may be seen to end first.
     let hang_up_and_end = |other: &mut Other| {
         other.guest.shutdown(Shutdown::Both).unwrap();
@@ -272,7 +195,7 @@ fn the_machines_end_is_noticed_in_every_state() {
         drop(other.machine.take());
     };
     play(hang_up_and_end, |session| {
-        let error = session.wait().unwrap_err();
+        let error = session.hello(LATE).unwrap_err();
         assert!(matches!(error, SessionError::MachineEnded(_)), "{error}");
     });
 }
@@ -284,7 +207,7 @@ fn an_agent_that_hangs_up_ends_the_session() {
             other.guest.shutdown(Shutdown::Write).unwrap();
         },
         |session| {
-            let error = session.wait().unwrap_err();
+            let error = session.hello(LATE).unwrap_err();
             assert!(
                 matches!(error, SessionError::Control(ControlError::Closed)),
                 "{error}"
@@ -300,14 +223,14 @@ fn the_callers_end_ends_the_session() {
             drop(other.caller.take());
         },
         |session| {
-            let error = session.wait().unwrap_err();
+            let error = session.hello(LATE).unwrap_err();
             assert!(matches!(error, SessionError::CallerGone), "{error}");
         },
     );
 }
 
 #[test]
-fn a_signal_before_the_start_ends_it_or_waits_for_the_workload() {
+fn a_signal_before_the_creation_ends_it_or_waits_for_the_workload() {
     play(
         |_| (),
         |session| {
@@ -316,26 +239,14 @@ fn a_signal_before_the_start_ends_it_or_waits_for_the_workload() {
             assert!(matches!(error, SessionError::Interrupted(Signal::SIGTERM)));
         },
     );
-    let told = play(
-        |other| {
-            let guest = &mut other.guest;
-            protocol::send(guest, &hello(VERSION)).unwrap();
-            request(guest);
-            reply(guest, Ok(()));
-            let Request::Signal { signal, .. } = request(guest) else {
-                panic!()
-            };
-            protocol::send(guest, &exited("a", 0)).unwrap();
-            signal
-        },
+    play(
+        |_| (),
         |session| {
             raise(Signal::SIGWINCH);
-            session.hello(LATE).unwrap();
-            session.start(LATE).unwrap();
-            session.wait().unwrap();
+            assert!(session.hello(SOON).is_err());
+            assert_eq!(session.pending, [libc::SIGWINCH]);
         },
     );
-    assert_eq!(told, libc::SIGWINCH);
 }
 
 #[test]
@@ -346,6 +257,22 @@ fn output_is_waited_for_until_it_has_been_taken() {
             thread::sleep(SOON);
             drop(working);
         },
-        |session| session.drain(&done).unwrap(),
+        |session| session.drain(&done, None).unwrap(),
+    );
+    let (done, _working) = UnixStream::pair().unwrap();
+    play(
+        |_| (),
+        |session| session.drain(&done, Some(Instant::now() + SOON)).unwrap(),
+    );
+}
+
+#[test]
+fn a_guest_that_powers_off_has_a_while_for_it() {
+    play(
+        |other| {
+            assert!(matches!(request(&mut other.guest), Request::PowerOff));
+            drop(other.machine.take());
+        },
+        |session| session.power_off().unwrap(),
     );
 }

@@ -23,15 +23,15 @@ use crate::{
     cli::Restore,
     config::bundle::Bundle,
     id::Id,
-    isolation::pid_file,
+    isolation::{new_record, pid_file, signals::Signals},
     state::{By, Folder, Store},
 };
 
 use super::super::{
     ProcessError,
-    create::{Made, new_process, new_record},
+    create::{Made, new_process},
     descriptors,
-    foreground::{Foreground, block_signals},
+    foreground::Foreground,
 };
 use super::{
     CriuError, DESCRIPTORS,
@@ -60,14 +60,14 @@ pub(crate) fn restore(
     config::resolve_paths(&mut spec, &directory);
     let signals = match arguments.detach {
         true => None,
-        false => Some(block_signals().map_err(ProcessError::host("can't block signals"))?),
+        false => Some(Signals::block().map_err(ProcessError::host("can't block signals"))?),
     };
     if !arguments.detach && !arguments.no_subreaper {
         set_child_subreaper(true).map_err(ProcessError::host("can't become a subreaper"))?;
     }
     let folder = store.claim(id)?;
-    let mut process = new_process(&spec, false);
-    let mut record = new_record(id, directory, &spec, &process);
+    let mut process = new_process(false);
+    let mut record = new_record(id, directory, &spec, By::Process(process.clone()));
     let restored = (|| {
         folder.write(&record)?;
         folder.write_config(&json)?;

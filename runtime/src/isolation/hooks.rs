@@ -1,0 +1,85 @@
+//! The hooks that commands run on the host, whatever the container is isolated by: those of a
+//! creation for a VM's, as the engine runs them for others, and those that follow a start and a
+//! deletion.
+
+use nacre_agent::container::hooks::{self, HookError};
+use oci_spec::runtime::{ContainerState, Hook, Spec, State};
+
+use crate::{log::chain, state::Record};
+
+/// The hooks of a creation that are run in the runtime's namespaces, once the container's are
+/// there.
+#[derive(Debug)]
+pub(super) struct OfCreation {
+    prestart: Vec<Hook>,
+    create_runtime: Vec<Hook>,
+}
+
+impl OfCreation {
+    pub(super) fn of(spec: &Spec) -> Self {
+        let hooks = spec.hooks().as_ref();
+        Self {
+            prestart: list(hooks.map(|hooks| hooks.prestart())),
+            create_runtime: list(hooks.map(|hooks| hooks.create_runtime())),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.prestart.is_empty() && self.create_runtime.is_empty()
+    }
+
+    /// Runs them for a container that `pid` stands for.
+    pub(super) fn run(&self, record: &Record, pid: i32) -> Result<(), HookError> {
+        let state = state(record, ContainerState::Creating, Some(pid));
+        hooks::run(&self.prestart, "hooks.prestart", &state)?;
+        hooks::run(&self.create_runtime, "hooks.createRuntime", &state)
+    }
+}
+
+/// What is kept of a container's hooks for the commands that come later: `poststart` and
+/// `poststop`.
+pub(super) fn kept(spec: &Spec) -> (Vec<Hook>, Vec<Hook>) {
+    let hooks = spec.hooks().as_ref();
+    (
+        list(hooks.map(|hooks| hooks.poststart())),
+        list(hooks.map(|hooks| hooks.poststop())),
+    )
+}
+
+fn list(list: Option<&Option<Vec<Hook>>>) -> Vec<Hook> {
+    list.cloned().flatten().unwrap_or_default()
+}
+
+/// Runs those that follow a start.
+pub(super) fn poststart(record: &Record) -> Result<(), HookError> {
+    if record.poststart.is_empty() {
+        return Ok(());
+    }
+    let state = state(record, ContainerState::Running, record.pid());
+    hooks::run(&record.poststart, "hooks.poststart", &state)
+}
+
+/// Runs those that follow a deletion. That one fails keeps neither the others nor the deletion
+/// from being done.
+pub(crate) fn poststop(record: &Record) {
+    if record.poststop.is_empty() {
+        return;
+    }
+    let state = state(record, ContainerState::Stopped, None);
+    for error in hooks::run_all(&record.poststop, "hooks.poststop", &state) {
+        tracing::warn!("{}", chain(&error));
+    }
+}
+
+/// A container's state as others are told of it.
+pub(super) fn state(record: &Record, status: ContainerState, pid: Option<i32>) -> State {
+    let mut state = State::default();
+    state
+        .set_version(record.oci_version.clone())
+        .set_id(record.id.clone())
+        .set_status(status)
+        .set_pid(pid)
+        .set_bundle(record.bundle.clone())
+        .set_annotations(Some(record.annotations.clone()));
+    state
+}

@@ -1,0 +1,100 @@
+//! A command's connection to a container's sandbox process.
+
+use std::{
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use nacre_agent::protocol;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+};
+
+use super::{
+    control::{Control, ControlError},
+    session::poll_timeout,
+    wire::{self, Answer, Ask},
+};
+
+/// How long a sandbox process may take to answer what takes no time.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why nothing came of it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    /// Nobody listens, or whoever did is gone: the container ends, or has ended.
+    #[error("the container's sandbox process is about to end, or has ended")]
+    Gone,
+    #[error("the container's sandbox process, or its guest, didn't answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("can't speak with the container's sandbox process")]
+    Io(#[source] std::io::Error),
+    #[error("the container's sandbox process answered what wasn't asked")]
+    Unasked,
+    /// In words made for whoever runs nacre.
+    #[error("{}", .0.message)]
+    Refused(protocol::Failure),
+}
+
+/// A connection to a sandbox process.
+pub(super) struct Client(Control);
+
+impl Client {
+    /// Connects to the one that listens in `folder`.
+    pub(super) fn connect(folder: &Path) -> Result<Self, ClientError> {
+        let stream = wire::connect(folder, TIMEOUT).map_err(ClientError::Io)?;
+        let stream = stream.ok_or(ClientError::Gone)?;
+        Ok(Self(Control::new(stream).map_err(ClientError::Io)?))
+    }
+
+    /// Asks for something, and waits for the answer.
+    pub(super) fn ask(&mut self, ask: &Ask, timeout: Duration) -> Result<Answer, ClientError> {
+        self.0.send(ask)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            self.0.flush()?;
+            match self.0.receive()? {
+                Some(Answer::Failed(failure)) => return Err(ClientError::Refused(failure)),
+                Some(answer) => return Ok(answer),
+                None => {}
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ClientError::Silent(timeout));
+            }
+            let mut flags = PollFlags::POLLIN;
+            flags.set(PollFlags::POLLOUT, self.0.has_outgoing());
+            match poll(
+                &mut [PollFd::new(self.0.as_fd(), flags)],
+                poll_timeout(left),
+            ) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(ClientError::Io(error.into())),
+            }
+        }
+    }
+
+    /// Asks the agent for something.
+    pub(super) fn ask_guest(
+        &mut self,
+        request: protocol::Request,
+        timeout: Duration,
+    ) -> Result<protocol::Answer, ClientError> {
+        match self.ask(&Ask::Guest(Box::new(request)), timeout)? {
+            Answer::Guest(answer) => Ok(answer),
+            _ => Err(ClientError::Unasked),
+        }
+    }
+}
+
+impl From<ControlError> for ClientError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Closed => Self::Gone,
+            ControlError::Io(source) => Self::Io(source),
+            ControlError::TooLong(_) | ControlError::Garbage(_) => Self::Unasked,
+        }
+    }
+}

@@ -1,0 +1,382 @@
+use std::{
+    io::Write,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use nix::sys::signal::Signal;
+
+use crate::{
+    id::Id,
+    isolation::{new_record, signals::Signals, vm::hypervisor::Hypervisor},
+    state::Store,
+};
+
+use super::super::{
+    client::{Client, ClientError},
+    control::Control,
+    wire,
+};
+use super::*;
+
+const LATE: Duration = Duration::from_secs(20);
+
+/// A machine that ends when its other half is dropped.
+struct FakeMachine(UnixStream, AtomicBool);
+
+impl Machine for FakeMachine {
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn pause(&self) -> Result<(), nacre_vmm::Error> {
+        assert!(!self.1.swap(true, Ordering::SeqCst));
+        Ok(())
+    }
+
+    fn resume(&self) -> Result<(), nacre_vmm::Error> {
+        assert!(self.1.swap(false, Ordering::SeqCst));
+        Ok(())
+    }
+}
+
+/// The ends that the test holds.
+struct Others {
+    guest: UnixStream,
+    machine: Option<UnixStream>,
+    store: Store,
+    id: Id,
+}
+
+impl Others {
+    fn client(&self) -> Client {
+        Client::connect(&self.store.folder(&self.id)).unwrap()
+    }
+
+    fn request(&mut self) -> Request {
+        protocol::receive(&mut self.guest).unwrap().unwrap()
+    }
+
+    fn reply(&mut self, result: Result<protocol::Answer, Failure>) {
+        protocol::send(&mut self.guest, &Event::Reply { result }).unwrap();
+    }
+
+    fn done(&mut self) {
+        self.reply(Ok(protocol::Answer::Done));
+    }
+
+    fn exit(&mut self, status: u8) {
+        let event = Event::Exited {
+            id: "a".into(),
+            status,
+            oom_killed: false,
+        };
+        protocol::send(&mut self.guest, &event).unwrap();
+    }
+
+    /// Has the container started by a command of its own.
+    fn start(&mut self) {
+        let mut client = self.client();
+        let starting = thread::spawn(move || client.ask(&Ask::Start, LATE));
+        assert!(matches!(self.request(), Request::Start { id } if id == "a"));
+        self.done();
+        assert!(matches!(starting.join().unwrap(), Ok(Answer::Done)));
+        assert_eq!(self.status(), Status::Running);
+    }
+
+    fn status(&self) -> Status {
+        self.store.look(&self.id).unwrap().status
+    }
+}
+
+fn signal(number: i32) -> Request {
+    Request::Signal {
+        id: "a".into(),
+        signal: number,
+        to: Target::First,
+    }
+}
+
+/// Plays guest and commands against a service, which serves meanwhile.
+fn play(
+    others: impl FnOnce(&mut Others) + Send + 'static,
+    prepare: impl FnOnce(&mut Service<'_, FakeMachine>),
+) -> Result<Option<Exited>, VmError> {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::new(directory.path()).unwrap();
+    let id = Id::new("a").unwrap();
+    let folder = store.claim(&id).unwrap();
+    let vm = record::Vm {
+        sandbox: nacre_agent::container::Identity {
+            pid: 1,
+            start_time: 0,
+        },
+        cgroup: None,
+        hypervisor: Hypervisor::Kvm,
+        guest_kernel: None,
+        progress: Progress::Created,
+        paused: false,
+        keep: true,
+    };
+    let mut notes = Notes {
+        folder: &folder,
+        record: new_record(&id, "/".into(), &Default::default(), By::Vm(vm)),
+    };
+    notes.note(|_| ()).unwrap();
+    let listener = wire::listen(folder.path()).unwrap();
+    let (ours, guest) = UnixStream::pair().unwrap();
+    let (machine, its_end) = UnixStream::pair().unwrap();
+    let machine = FakeMachine(machine, AtomicBool::new(false));
+    let signals = Signals::block().unwrap();
+    let control = Control::new(ours).unwrap();
+    let session = Session::new(&machine, control, &signals, None, "a");
+    let mut service = Service::new(session, Clients::new(listener), notes);
+    prepare(&mut service);
+    let mut held = Others {
+        guest,
+        machine: Some(its_end),
+        store,
+        id,
+    };
+    let playing = thread::spawn(move || {
+        others(&mut held);
+        held
+    });
+    let outcome = service.serve();
+    let _held = playing.join().unwrap();
+    outcome
+}
+
+/// Raises a signal for this thread, in which it is blocked.
+fn raise(signal: Signal) {
+    // SAFETY: pthread_self is this very thread.
+    let sent = unsafe { libc::pthread_kill(libc::pthread_self(), signal as i32) };
+    assert_eq!(sent, 0);
+}
+
+fn status(outcome: Result<Option<Exited>, VmError>) -> u8 {
+    outcome.unwrap().unwrap().status
+}
+
+#[test]
+fn a_container_is_started_once_and_signalled() {
+    let outcome = play(
+        |others| {
+            assert_eq!(others.status(), Status::Created);
+            others.start();
+            let error = others.client().ask(&Ask::Start, LATE).unwrap_err();
+            let words = StatusError::AlreadyRunning.to_string();
+            assert_eq!(error.to_string(), words);
+            let mut client = others.client();
+            let told = thread::spawn(move || client.ask_guest(signal(40), LATE));
+            assert!(matches!(
+                others.request(),
+                Request::Signal { signal: 40, .. }
+            ));
+            others.done();
+            assert!(told.join().unwrap().is_ok());
+            others.exit(7);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 7);
+}
+
+#[test]
+fn a_start_that_fails_keeps_its_words_and_status() {
+    let failure = Failure {
+        message: "exec: no such file".into(),
+        status: 127,
+    };
+    let told = failure.clone();
+    let outcome = play(
+        move |others| {
+            let mut client = others.client();
+            let starting = thread::spawn(move || client.ask(&Ask::Start, LATE));
+            others.request();
+            others.reply(Err(told));
+            let error = starting.join().unwrap().unwrap_err();
+            assert!(matches!(error, ClientError::Refused(f) if f == failure));
+            assert_eq!(others.status(), Status::Created);
+            others.exit(1);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 1);
+}
+
+#[test]
+fn answers_find_who_asked() {
+    let outcome = play(
+        |others| {
+            let asking = ["first", "second"].map(|name| {
+                let mut client = others.client();
+                let request = Request::Processes { id: name.into() };
+                let asking = thread::spawn(move || client.ask_guest(request, LATE).unwrap_err());
+                // In this order.
+                assert!(matches!(others.request(), Request::Processes { id } if id == name));
+                (name, asking)
+            });
+            for (name, _) in &asking {
+                others.reply(Err(Failure {
+                    message: (*name).into(),
+                    status: 1,
+                }));
+            }
+            for (name, asking) in asking {
+                assert_eq!(asking.join().unwrap().to_string(), name);
+            }
+            others.exit(0);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 0);
+}
+
+#[test]
+fn neither_silence_nor_nonsense_nor_absence_does_any_harm() {
+    let outcome = play(
+        |others| {
+            let folder = others.store.folder(&others.id);
+            let connect = || wire::connect(&folder, LATE).unwrap().unwrap();
+            let _silent = connect();
+            let mut half = connect();
+            half.write_all(&[200, 0, 0, 0, b'{']).unwrap();
+            let mut nonsense = connect();
+            nonsense.write_all(&[0xff; 8]).unwrap();
+            assert!(protocol::receive::<Answer>(&mut nonsense).is_ok_and(|a| a.is_none()));
+            let mut greedy = connect();
+            let power_off = Ask::Guest(Box::new(Request::PowerOff));
+            protocol::send(&mut greedy, &power_off).unwrap();
+            assert!(protocol::receive::<Answer>(&mut greedy).is_ok_and(|a| a.is_none()));
+            // One that is gone when the answer comes.
+            let mut gone = connect();
+            protocol::send(&mut gone, &Ask::Guest(Box::new(signal(10)))).unwrap();
+            others.request();
+            drop(gone);
+            others.done();
+            others.start();
+            others.exit(3);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 3);
+}
+
+#[test]
+fn a_paused_container_takes_signals_and_nothing_else() {
+    let outcome = play(
+        |others| {
+            others.start();
+            let mut client = others.client();
+            client.ask(&Ask::Resume, LATE).unwrap_err();
+            client.ask(&Ask::Pause, LATE).unwrap();
+            assert_eq!(others.status(), Status::Paused);
+            client.ask(&Ask::Pause, LATE).unwrap_err();
+            client.ask(&Ask::Start, LATE).unwrap_err();
+            let processes = Request::Processes { id: "a".into() };
+            client.ask_guest(processes, LATE).unwrap_err();
+            // The guest needn't answer, and does when it goes on.
+            client.ask_guest(signal(10), LATE).unwrap();
+            client.ask(&Ask::Resume, LATE).unwrap();
+            assert_eq!(others.status(), Status::Running);
+            assert!(matches!(
+                others.request(),
+                Request::Signal { signal: 10, .. }
+            ));
+            others.done();
+            others.exit(0);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 0);
+    let killed = play(
+        |others| {
+            let mut client = others.client();
+            client.ask(&Ask::Pause, LATE).unwrap();
+            client.ask_guest(signal(libc::SIGKILL), LATE).unwrap();
+        },
+        |_| (),
+    );
+    assert_eq!(killed.unwrap(), None);
+}
+
+#[test]
+fn what_this_process_is_sent_reaches_the_workload() {
+    let outcome = play(
+        |others| {
+            assert!(matches!(
+                others.request(),
+                Request::Signal { signal, to: Target::First, .. } if signal == libc::SIGUSR1
+            ));
+            others.done();
+            others.exit(0);
+        },
+        |_| raise(Signal::SIGUSR1),
+    );
+    assert_eq!(status(outcome), 0);
+    // It waits for the workload, where that comes next.
+    let outcome = play(
+        |others| {
+            others.start();
+            let mut got = [0; 2];
+            for got in &mut got {
+                let Request::Signal { signal, .. } = others.request() else {
+                    panic!()
+                };
+                *got = signal;
+                others.done();
+            }
+            assert_eq!(got, [libc::SIGWINCH, libc::SIGUSR2]);
+            others.exit(0);
+        },
+        |service| {
+            service.session.pending = vec![libc::SIGWINCH];
+            service.session.hears_signals = false;
+            raise(Signal::SIGUSR2);
+        },
+    );
+    assert_eq!(status(outcome), 0);
+}
+
+#[test]
+fn what_nobody_asked_for_ends_the_guest() {
+    for event in [
+        Event::Reply {
+            result: Ok(protocol::Answer::Done),
+        },
+        Event::Exited {
+            id: "b".into(),
+            status: 0,
+            oom_killed: false,
+        },
+    ] {
+        let outcome = play(
+            move |others| protocol::send(&mut others.guest, &event).unwrap(),
+            |_| (),
+        );
+        assert!(matches!(
+            outcome,
+            Err(VmError::Session {
+                error: SessionError::Unasked,
+                ..
+            })
+        ));
+    }
+}
+
+#[test]
+fn the_machines_end_is_noticed() {
+    let outcome = play(|others| drop(others.machine.take()), |_| ());
+    assert!(matches!(
+        outcome,
+        Err(VmError::Session {
+            error: SessionError::MachineEnded(_),
+            ..
+        })
+    ));
+}

@@ -1,0 +1,68 @@
+//! Stopping the vCPUs for a while: their threads come out of the guest and wait.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::kick::Kick;
+
+/// Where the vCPUs' threads wait while the machine is paused.
+#[derive(Default)]
+pub(crate) struct Pause {
+    /// Changed with the mutex held. By itself it is what a vCPU looks at each time that it comes
+    /// out of the guest.
+    requested: AtomicBool,
+    /// How many threads wait.
+    waiting: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Pause {
+    /// From now on threads wait that come out of the guest. Those in it are for the caller to
+    /// kick.
+    pub(crate) fn request(&self) {
+        let _waiting = self.waiting();
+        self.requested.store(true, Ordering::SeqCst);
+    }
+
+    /// Waits until `all` threads do, at most for `limit`; whether they do.
+    pub(crate) fn wait(&self, all: usize, limit: Duration) -> bool {
+        let (waiting, _) = self
+            .changed
+            .wait_timeout_while(self.waiting(), limit, |waiting| *waiting < all)
+            .unwrap_or_else(|e| e.into_inner());
+        *waiting >= all
+    }
+
+    /// Lets the threads go on.
+    pub(crate) fn lift(&self) {
+        let _waiting = self.waiting();
+        self.requested.store(false, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Called by a vCPU's thread, out of the guest: waits for as long as the machine is paused
+    /// and hasn't ended. `stand_still` is done before that.
+    pub(crate) fn hold(&self, kick: &Kick, ended: impl Fn() -> bool, stand_still: impl FnOnce()) {
+        if !self.requested.load(Ordering::SeqCst) {
+            return;
+        }
+        stand_still();
+        let mut waiting = self.waiting();
+        *waiting += 1;
+        self.changed.notify_all();
+        while self.requested.load(Ordering::SeqCst) && !ended() {
+            waiting = self
+                .changed
+                .wait(waiting)
+                .unwrap_or_else(|e| e.into_inner());
+        }
+        *waiting -= 1;
+        // A kick for another pause comes after its request, and that after this.
+        kick.clear();
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, usize> {
+        self.waiting.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
