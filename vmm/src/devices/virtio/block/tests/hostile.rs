@@ -182,3 +182,42 @@ fn broken_queues_stop_the_device() {
     let two = || Block::new(file.try_clone().unwrap(), "", 2).unwrap();
     break_queue(1, two, works);
 }
+
+/// Where the same memory is in a request more than once, the last that is written there stays;
+/// where it is the rings', the driver has spoilt its own.
+#[test]
+fn parts_that_overlap_harm_the_guest_alone() {
+    let file = image();
+    file.write_all_at(&pattern(4096), 0).unwrap();
+    let mut machine = machine(&file);
+    let twice = [(DATA, 512, true), (DATA, 512, true)];
+    let status = request(&mut machine, VIRTIO_BLK_T_IN, 0, &twice);
+    assert_eq!(status, (OK, 1025));
+    assert_eq!(machine.read(DATA, 512), pattern(1024)[512..]);
+    let over_the_status = [(STATUS - 256, 512, true)];
+    let status = request(&mut machine, VIRTIO_BLK_T_IN, 0, &over_the_status);
+    assert_eq!(status, (OK, 513));
+    let over_the_header = [(HEADER, 512, true)];
+    let status = request(&mut machine, VIRTIO_BLK_T_IN, 0, &over_the_header);
+    assert_eq!(status, (OK, 513));
+    // The other way round: what is written to the disk is the request itself.
+    let header = [(HEADER, 16, false), (DATA, 496, false)];
+    assert_eq!(request(&mut machine, VIRTIO_BLK_T_OUT, 0, &header).0, OK);
+    assert_eq!(content(&file, 0, 1), [VIRTIO_BLK_T_OUT as u8]);
+    assert_eq!(machine.interrupt.failure(), None);
+
+    for ring in machine.queues[0].rings() {
+        let mut machine = Machine::new(block(&file));
+        machine.write(HEADER, &[0; 16]);
+        let parts = [(HEADER, 16, false), (ring, 512, true), (STATUS, 1, true)];
+        machine.queues[0].add(&parts);
+        machine.queues[0].notify();
+        // It may go on or not; it can be reset, and works then.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        machine.device.reset();
+        machine.interrupt = Arc::default();
+        machine.activate();
+        works(&mut machine);
+        assert_eq!(machine.interrupt.failure(), None);
+    }
+}
