@@ -72,6 +72,10 @@ pub(crate) enum GuestSpecError {
          add {{\"type\": \"network\"}}"
     )]
     HostNetwork,
+    #[error(
+        "linux.resources.blockIO.{0}: the devices are the host's, which a VM's guest doesn't have"
+    )]
+    BlockDevice(&'static str),
     /// A limit that the guest, which has only cgroup v2, can't honour.
     #[error(transparent)]
     Resources(#[from] CgroupError),
@@ -124,7 +128,7 @@ pub(super) fn translate(
         // The path is for the host's hierarchy. The guest's holds this container only.
         linux.set_cgroups_path(Some(Path::new("/").join(id.as_str())));
         if let Some(resources) = linux.resources_mut() {
-            Cgroup::validate_for_v2(resources)?;
+            check_resources(resources)?;
             translate_cpuset(resources, vcpus);
         }
     }
@@ -189,6 +193,41 @@ fn find_root(path: &Path) -> Result<PathBuf, GuestSpecError> {
         return Err(GuestSpecError::RootIsNoDirectory(root));
     }
     Ok(root)
+}
+
+/// Refuses limits that a guest can't honour. A block device's number is the host's, and may be
+/// that of another device in the guest, its disk's.
+pub(super) fn check_resources(resources: &LinuxResources) -> Result<(), GuestSpecError> {
+    Cgroup::validate_for_v2(resources)?;
+    let Some(block_io) = resources.block_io() else {
+        return Ok(());
+    };
+    let throttles = |devices: &Option<Vec<_>>| devices.as_ref().is_some_and(|d| !d.is_empty());
+    let weighs = block_io.weight_device().as_ref();
+    for (field, is_there) in [
+        ("weightDevice", weighs.is_some_and(|d| !d.is_empty())),
+        (
+            "throttleReadBpsDevice",
+            throttles(block_io.throttle_read_bps_device()),
+        ),
+        (
+            "throttleWriteBpsDevice",
+            throttles(block_io.throttle_write_bps_device()),
+        ),
+        (
+            "throttleReadIOPSDevice",
+            throttles(block_io.throttle_read_iops_device()),
+        ),
+        (
+            "throttleWriteIOPSDevice",
+            throttles(block_io.throttle_write_iops_device()),
+        ),
+    ] {
+        if is_there {
+            return Err(GuestSpecError::BlockDevice(field));
+        }
+    }
+    Ok(())
 }
 
 /// The guest's CPUs are numbered from 0 and as many as the container may use. A cpuset that
@@ -432,6 +471,24 @@ mod tests {
         let mut scene = Scene::new();
         scene.config["linux"]["resources"] = json!({"memory": {"swappiness": 3}});
         assert!(scene.refusal().contains("memory.swappiness"));
+    }
+
+    #[test]
+    fn a_block_device_of_the_hosts_is_refused_by_name() {
+        let rate = json!([{"major": 254, "minor": 0, "rate": 1000, "weight": 500}]);
+        for field in [
+            "weightDevice",
+            "throttleReadBpsDevice",
+            "throttleWriteBpsDevice",
+            "throttleReadIOPSDevice",
+            "throttleWriteIOPSDevice",
+        ] {
+            let mut scene = Scene::new();
+            scene.config["linux"]["resources"] = json!({"blockIO": {field: rate}});
+            assert!(scene.refusal().contains(field), "{}", scene.refusal());
+            scene.config["linux"]["resources"] = json!({"blockIO": {field: []}});
+            scene.translate(1).unwrap();
+        }
     }
 
     #[test]
