@@ -4,8 +4,10 @@
 //! ```text
 //! cargo run -p nacre-vmm --example boot -- VMLINUX INITRAMFS "console=ttyS0 reboot=k" \
 //!     [--vcpus N] [--memory MiB] [--timeout SECONDS] [--qemu] \
-//!     [--disk IMAGE]... [--read-only-disk IMAGE]... [--nic-slots N]
+//!     [--disk IMAGE]... [--read-only-disk IMAGE]... [--nic-slots N] [--tap NAME]...
 //! ```
+//!
+//! Each tap is plugged into a slot of its own once the machine runs, beyond those that stay empty.
 //!
 //! The exit status is 0 if the guest ended by itself.
 
@@ -14,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use nacre_vmm::devices::virtio::net::{Net, Tap, queue_pairs};
 use nacre_vmm::devices::virtio::{VirtioDevice, block::Block, rng::Rng};
 use nacre_vmm::{Error, Hypervisor, InitramfsPart, Qemu, Vm, VmConfig, qemu};
 
@@ -25,6 +28,7 @@ struct Options {
     timeout: Duration,
     disks: Vec<File>,
     nic_slots: usize,
+    taps: Vec<String>,
 }
 
 fn options() -> Result<Options, String> {
@@ -36,6 +40,7 @@ fn options() -> Result<Options, String> {
         timeout: Duration::from_secs(60),
         disks: Vec::new(),
         nic_slots: 0,
+        taps: Vec::new(),
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -47,6 +52,7 @@ fn options() -> Result<Options, String> {
             "--vcpus" => options.vcpus = number()?.try_into().map_err(|_| "too many vCPUs")?,
             "--memory" => options.memory = number()?,
             "--nic-slots" => options.nic_slots = number()? as usize,
+            "--tap" => options.taps.push(value()?),
             "--timeout" => options.timeout = Duration::from_secs(number()?),
             "--disk" | "--read-only-disk" => {
                 let write = arg == "--disk";
@@ -82,10 +88,15 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
         cmdline: cmdline.clone(),
         console_log: Some(console),
         devices,
-        nic_slots: options.nic_slots,
+        nic_slots: options.nic_slots + options.taps.len(),
     })?;
     let made = began.elapsed();
     let running = vm.start()?;
+    for (name, number) in options.taps.iter().zip(1..) {
+        let tap = Tap::open(name, queue_pairs(options.vcpus))?;
+        let net = Net::new(tap, [2, 0, 0, 0, 0, number], 1500)?;
+        eprintln!("{name} is virtio-mmio.{}", running.plug_net(net)?);
+    }
 
     let mut poll = libc::pollfd {
         fd: running.exit_event().as_raw_fd(),

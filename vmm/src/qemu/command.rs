@@ -138,6 +138,13 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Whether QEMU connects to its socket, and doesn't take one that is connected already.
+    pub(super) fn connects(&self) -> bool {
+        self.net_pairs.is_some()
+    }
+}
+
 /// A file system's tag, if it can be a part of a command line.
 fn tag(device: &dyn VirtioDevice) -> Option<String> {
     let mut tag = [0; MAX_TAG];
@@ -198,7 +205,11 @@ impl Arguments {
         let mut device = format!("{},bus=virtio-mmio-bus.{index}", kind.device);
         if kind.handed_over.is_some() {
             let fd = FIRST_SOCKET + socket;
-            self.add("-chardev", format!("socket,id=device{index},fd={fd}"));
+            let socket = match kind.connects() {
+                true => format!("path=/proc/self/fd/{fd}"),
+                false => format!("fd={fd}"),
+            };
+            self.add("-chardev", format!("socket,id=device{index},{socket}"));
             if let Some(pairs) = kind.net_pairs {
                 let net = format!("vhost-user,id=net{index},chardev=device{index},queues={pairs}");
                 self.add("-netdev", net);

@@ -10,6 +10,7 @@
 mod ask;
 mod boot_rom;
 mod command;
+mod door;
 mod jail;
 mod root;
 #[cfg(test)]
@@ -32,13 +33,14 @@ use crate::arch::Boot;
 use crate::console::{Console, ConsoleWriter};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::net::{self, Net, NetSlot};
-use crate::devices::virtio::vhost_user::Connection;
+use crate::devices::virtio::vhost_user::{Connection, Socket};
 use crate::end::{End, Threads};
 use crate::error::Error;
 use crate::memory;
 use crate::vm::{Exit, VmConfig, full_cmdline};
 use ask::Question;
 pub use command::TRANSLATIONS;
+use door::Doors;
 pub use version::Version;
 use watch::Watch;
 
@@ -344,14 +346,15 @@ fn connect(
 ) -> Result<(Vec<Connection>, Vec<OwnedFd>), Error> {
     let mut connections = Vec::new();
     let mut sockets = Vec::new();
+    let mut doors = None;
     for (index, device) in devices.into_iter().enumerate() {
         let kind = command::Kind::of(&*device).ok_or(Error::NotForQemu { index })?;
         arguments.device(&kind, index, sockets.len());
         let Some(handed_over) = kind.handed_over else {
             continue;
         };
-        let (socket, theirs) = UnixStream::pair().map_err(Error::host("making a socket"))?;
-        sockets.push(OwnedFd::from(theirs));
+        let (socket, theirs) = socket(&kind, &mut doors).map_err(Error::host("making a socket"))?;
+        sockets.push(theirs);
         connections.push(Connection {
             name: kind.name,
             device,
@@ -364,6 +367,20 @@ fn connect(
     Ok((connections, sockets))
 }
 
+/// A socket for a device, and what QEMU reaches it by.
+fn socket(kind: &command::Kind, doors: &mut Option<Doors>) -> io::Result<(Socket, OwnedFd)> {
+    if !kind.connects() {
+        let (ours, theirs) = UnixStream::pair()?;
+        return Ok((Socket::Connected(ours), theirs.into()));
+    }
+    let doors = match doors {
+        Some(doors) => doors,
+        None => doors.insert(Doors::new()?),
+    };
+    let (listener, theirs) = doors.open()?;
+    Ok((Socket::Listening(listener), theirs))
+}
+
 /// Serves a device in a thread of its own. What it fails with ends the machine.
 fn serve(
     connection: Connection,
@@ -372,6 +389,7 @@ fn serve(
     child: &Arc<jail::Child>,
 ) -> io::Result<()> {
     let device = connection.name;
+    let peer = child.as_fd().try_clone_to_owned()?;
     let (told, child) = (Arc::clone(shared), Arc::clone(child));
     let failed = move |why: &str| {
         let failure = Error::DeviceFailed {
@@ -386,7 +404,7 @@ fn serve(
     let counted = Arc::clone(shared);
     shared.threads.add();
     connection
-        .serve(Arc::clone(memory), Arc::new(failed), move || {
+        .serve(Arc::clone(memory), peer, Arc::new(failed), move || {
             counted.threads.done();
         })
         .inspect_err(|_| shared.threads.done())

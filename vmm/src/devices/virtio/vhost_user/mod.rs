@@ -33,7 +33,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::{Activation, ActiveQueue, VirtioDevice};
 use events::Calls;
 use memory::MemoryTable;
-pub(crate) use serve::Connection;
+pub(crate) use serve::{Connection, Socket};
 
 /// The feature bit that says that there are protocol features; no driver sees it.
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();

@@ -1,7 +1,7 @@
 //! A device driven over vhost-user, by a front end in the place of QEMU.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, mpsc};
@@ -33,6 +33,13 @@ fn guest_memory() -> Arc<GuestMemoryMmap> {
     Arc::new(GuestMemoryMmap::from_ranges_with_files([range]).unwrap())
 }
 
+/// A process that doesn't end.
+fn nobody() -> OwnedFd {
+    let event = EventFd::new(EFD_NONBLOCK).unwrap();
+    // SAFETY: the event gives its descriptor up.
+    unsafe { OwnedFd::from_raw_fd(event.into_raw_fd()) }
+}
+
 /// A device, and QEMU's side of it.
 struct Qemu {
     front: Frontend,
@@ -62,10 +69,10 @@ impl Qemu {
             handed_over,
             needed: handed_over,
             gives_config: true,
-            socket: ours,
+            socket: Socket::Connected(ours),
         };
         connection
-            .serve(Arc::clone(&memory), failed, move || {
+            .serve(Arc::clone(&memory), nobody(), failed, move || {
                 let _ = tell.send(());
             })
             .unwrap();
@@ -436,9 +443,9 @@ fn noise_ends_the_conversation() {
         handed_over: 1,
         needed: 1,
         gives_config: false,
-        socket: ours,
+        socket: Socket::Connected(ours),
     };
-    connection.serve(memory, failed, || ()).unwrap();
+    connection.serve(memory, nobody(), failed, || ()).unwrap();
     let mut noise = File::open("/dev/urandom").unwrap();
     let mut bytes = [0; 4096];
     std::io::Read::read_exact(&mut noise, &mut bytes).unwrap();
