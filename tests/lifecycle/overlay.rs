@@ -4,10 +4,15 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nacre_tests::{Bundle, Case, fixtures};
+use nix::mount::{MsFlags, mount, umount};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::statvfs::statvfs;
+use nix::unistd::Pid;
+use serde_json::Value;
 
 nacre_tests::tests![
     writes_stay_in_the_guest: Vm,
@@ -16,6 +21,8 @@ nacre_tests::tests![
     memory_has_a_limit: Vm,
     a_disk_has_a_limit: Vm,
     a_distribution_is_changed: Vm,
+    the_state_tells_how_much_was_written: Vm,
+    a_disk_is_gone_with_its_sandbox_process: Vm,
     what_can_not_be_had_is_refused_by_name: Vm,
     without_a_vm_the_annotation_means_nothing: Process,
 ];
@@ -194,6 +201,98 @@ fn a_distribution_is_changed(case: &Case) {
     assert!(root.join("usr/share/doc").is_dir());
 }
 
+/// What `nacre state` says of a difference.
+fn difference(case: &Case, field: &str) -> Value {
+    case.inspect()["difference"][field].clone()
+}
+
+fn the_state_tells_how_much_was_written(case: &Case) {
+    const MIB: u64 = 1 << 20;
+    // Files are written and removed when the test says so, and then its file is gone.
+    let script = "while :; do
+            [ -e /say/write ] && dd if=/dev/zero of=/big bs=1M count=8 && sync && rm /say/write
+            [ -e /say/remove ] && rm /big && sync && rm /say/remove
+            sleep 0.1
+        done";
+    for (place, storage) in [(MEMORY, "memory"), (DISK, "disk")] {
+        let say = case.directory().join("say");
+        fs::create_dir_all(&say).unwrap();
+        let bundle = overlay(case.busybox(), place)
+            .mount("/say", "bind", say.to_str().unwrap(), &["bind"])
+            .shell(script);
+        case.create(&bundle);
+        assert_eq!(difference(case, "storage"), storage);
+        assert_eq!(difference(case, "limit"), 24 * MIB);
+        let used = || difference(case, "used").as_u64().unwrap();
+        let at_first = used();
+        assert!(at_first < MIB, "{at_first}");
+        assert_eq!(case.command(&["start", case.id()]).ok(), "");
+        let done = |word: &str| {
+            fs::write(say.join(word), "").unwrap();
+            case.wait_for(word, || !say.join(word).exists());
+        };
+        done("write");
+        let written = used();
+        assert!((8 * MIB..10 * MIB).contains(&written), "{written}");
+        let allocated = || difference(case, "allocated").as_u64();
+        match storage {
+            "disk" => assert!(allocated().unwrap() >= 8 * MIB),
+            _ => assert_eq!(allocated(), None),
+        }
+        // A guest that stands still can't be asked.
+        assert_eq!(case.command(&["pause", case.id()]).ok(), "");
+        assert_eq!(difference(case, "used"), Value::Null);
+        assert_eq!(allocated().is_some(), storage == "disk");
+        assert_eq!(case.command(&["resume", case.id()]).ok(), "");
+        done("remove");
+        assert!(used() < MIB);
+        // What isn't used any more is given back to the host.
+        assert!(allocated().is_none_or(|bytes| bytes < 2 * MIB));
+        assert_eq!(case.command(&["kill", case.id(), "KILL"]).ok(), "");
+        case.wait_for_status("stopped");
+        assert_eq!(case.inspect().get("difference"), None);
+        case.remove_container();
+    }
+}
+
+fn a_disk_is_gone_with_its_sandbox_process(case: &Case) {
+    // A file system of its own shows what is in files without a name.
+    let disks = case.directory().join("disks");
+    fs::create_dir(&disks).unwrap();
+    let (none, flags) = (None::<&str>, MsFlags::empty());
+    mount(none, &disks, Some("tmpfs"), flags, Some("size=64m")).unwrap();
+    let used = || {
+        let disks = statvfs(&disks).unwrap();
+        (disks.blocks() - disks.blocks_free()) * disks.fragment_size()
+    };
+    let configuration = configuration(case, disks.to_str().unwrap());
+    let bundle = overlay(case.busybox(), DISK)
+        .shell("dd if=/dev/zero of=/big bs=1M count=8; sync; echo written; sleep 1000");
+    let mut command = case.nacre_with(&configuration);
+    command
+        .args(["run", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    let mut running = case.spawn(command);
+    running.wait_for_line("written");
+    assert!(used() > 8 << 20);
+    assert_eq!(fs::read_dir(&disks).unwrap().count(), 0);
+    let sandbox = case.inspect()["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(sandbox as i32), Signal::SIGKILL).unwrap();
+    running.finish();
+    case.wait_for("end of the disk", || used() == 0);
+    umount(&disks).unwrap();
+}
+
+/// The tests' configuration file, with another directory for disks.
+fn configuration(case: &Case, disks: &str) -> PathBuf {
+    let ours = nacre_tests::nacre::configuration(case.directory());
+    let text = fs::read_to_string(ours).unwrap();
+    let path = case.directory().join("other.toml");
+    fs::write(&path, format!("{text}disk-directory = {disks:?}\n")).unwrap();
+    path
+}
+
 fn what_can_not_be_had_is_refused_by_name(case: &Case) {
     for (annotations, name) in [
         (&[("rootfs", "tmpfs")][..], "rootfs"),
@@ -221,9 +320,7 @@ fn what_can_not_be_had_is_refused_by_name(case: &Case) {
         assert!(outcome.stderr.contains(&named), "{}", outcome.stderr);
     }
     // A directory that has no room for a disk.
-    let configuration = case.directory().join("other.toml");
-    let base = fs::read_to_string(case.directory().join("config.toml")).unwrap();
-    fs::write(&configuration, base + "disk-directory = \"/proc\"\n").unwrap();
+    let configuration = configuration(case, "/proc");
     let bundle = overlay(case.busybox(), DISK);
     let mut command = case.nacre_with(&configuration);
     command

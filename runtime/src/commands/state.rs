@@ -6,6 +6,7 @@ use crate::{
     cli::{Container, Global},
     error::Error,
     id::Id,
+    isolation::{Found, vm},
     state::{By, Seen, Status},
 };
 
@@ -13,8 +14,15 @@ use super::{print_json, store};
 
 pub(super) fn state(global: &Global, arguments: &Container) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
-    let seen = store(global)?.look(&id)?;
-    print_json(&document(&seen))?;
+    let store = store(global)?;
+    let seen = store.look(&id)?;
+    let mut document = document(&seen);
+    if let Found::Vm(found) = Found::new(&store, &id, &seen.record)
+        && let Some(difference) = vm::difference(&found, seen.status)
+    {
+        document["difference"] = json!(difference);
+    }
+    print_json(&document)?;
     Ok(0)
 }
 

@@ -12,7 +12,7 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Vm,
@@ -58,7 +58,8 @@ impl Kind {
 }
 
 /// Where what a container writes over its root is kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Upper {
     /// In the guest's memory.
     Memory {

@@ -343,6 +343,7 @@ mod tests {
             guest_kernel: None,
             progress,
             paused: false,
+            upper: None,
             keep,
         })
     }

@@ -10,6 +10,7 @@ use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::rootfs::Upper,
     id::Id,
     isolation::{Isolation, vm::hypervisor::Hypervisor},
 };
@@ -69,6 +70,9 @@ pub(crate) struct Vm {
     /// Whether its vCPUs are stopped, until they are resumed.
     #[serde(default)]
     pub(crate) paused: bool,
+    /// Where what the container writes to its root is kept; `None` if that is the host's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) upper: Option<Upper>,
     /// Whether the record outlives the container, until `nacre delete`.
     pub(crate) keep: bool,
 }

@@ -6,6 +6,7 @@ mod caller;
 mod client;
 mod clients;
 mod control;
+mod difference;
 mod disk;
 mod guest_devices;
 mod guest_spec;
@@ -64,6 +65,7 @@ use limits::HostLimits;
 use session::SessionError;
 use share::ShareError;
 
+pub(crate) use difference::difference;
 pub(crate) use kill::{end, kill};
 pub(crate) use pause::{pause, resume};
 pub(crate) use start::start;
@@ -347,6 +349,7 @@ impl Plan {
             guest_kernel: None,
             progress: Progress::Creating,
             paused: false,
+            upper: upper.clone(),
             keep: options.how.keeps(),
         };
         let mut record = new_record(&id, bundle.directory.clone(), &bundle.spec, By::Vm(vm));

@@ -206,6 +206,7 @@ impl Sandbox<'_> {
                 How::Detached | How::InForeground { .. } => session.hears_signals = false,
             }
             let mut service = Service::new(session, Clients::new(listener), notes);
+            service.disk = disk;
             service.forget_caller_once_started = plan.options.how == How::Detached;
             let Some(exited) = service.serve()? else {
                 return Ok(Exited::killed());

@@ -22,6 +22,7 @@ use crate::{
 use super::{
     VmError,
     clients::{ClientId, Clients},
+    disk::Disk,
     session::{Exited, Machine, Session, SessionError, Wake},
     wire::{Answer, Ask},
 };
@@ -37,6 +38,7 @@ pub(super) struct Service<'a, M> {
     pub(super) notes: Notes<'a>,
     /// Nobody else keeps the container once it is started.
     pub(super) forget_caller_once_started: bool,
+    pub(super) disk: Option<Disk>,
     owed: VecDeque<Owed>,
     is_starting: bool,
     /// When the container must be gone.
@@ -90,6 +92,7 @@ impl<'a, M: Machine> Service<'a, M> {
             clients,
             notes,
             forget_caller_once_started: false,
+            disk: None,
             owed: VecDeque::new(),
             is_starting: false,
             killed: None,
@@ -213,6 +216,7 @@ impl<'a, M: Machine> Service<'a, M> {
             },
             Ask::Pause => self.pause(),
             Ask::Resume => self.resume(),
+            Ask::Disk => self.disk(),
             Ask::Guest(request) => return self.pass_on(client, &request),
         };
         self.clients.answer(client, &answer);
@@ -259,6 +263,13 @@ impl<'a, M: Machine> Service<'a, M> {
         match resumed.map(|()| self.notes.note(|vm| vm.paused = false)) {
             Ok(Ok(())) => Answer::Done,
             Ok(Err(error)) => refused(&error),
+            Err(error) => refused(&error),
+        }
+    }
+
+    fn disk(&self) -> Answer {
+        match self.disk.as_ref().map(Disk::allocated).transpose() {
+            Ok(allocated) => Answer::Disk { allocated },
             Err(error) => refused(&error),
         }
     }

@@ -120,6 +120,7 @@ fn play(
         guest_kernel: None,
         progress: Progress::Created,
         paused: false,
+        upper: None,
         keep: true,
     };
     let mut notes = Notes {

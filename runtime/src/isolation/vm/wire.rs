@@ -40,6 +40,8 @@ pub(super) enum Ask {
     Pause,
     /// Let them go on.
     Resume,
+    /// What the VM's disk takes of the host.
+    Disk,
     /// What the agent is to be asked: everything that needs nothing of the sandbox process.
     Guest(Box<protocol::Request>),
 }
@@ -50,6 +52,8 @@ pub(super) enum Ask {
 pub(super) enum Answer {
     /// It is done.
     Done,
+    /// What the VM's disk takes of the host, in bytes, if it has one.
+    Disk { allocated: Option<u64> },
     /// What the agent said.
     Guest(protocol::Answer),
     /// It wasn't done: by the sandbox process, or by the agent.
