@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::Write;
 
+use nacre_tests::Isolation::{Process, Vm};
 use nacre_tests::{Case, Outcome, leftovers};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::flags::with_descriptor_3;
@@ -25,11 +27,16 @@ nacre_tests::tests![
     signals_are_passed_on,
     the_containers_end_is_its_end,
     its_end_isnt_the_containers,
+    it_outlives_its_input,
+    much_through_its_streams,
+    a_detached_one_is_killed_by_its_pid,
     what_isnt_running,
     in_a_paused_container,
-    further_descriptors,
+    further_descriptors: Process,
+    no_further_descriptors_in_a_vm: Vm,
     nothing_else_is_open,
-    a_cgroup_below,
+    a_cgroup_below: Process,
+    a_cgroup_below_in_the_guest: Vm,
     no_profile_or_label_in_silence,
     many_at_once,
 ];
@@ -77,11 +84,17 @@ fn standard_input_arrives(case: &Case) {
 fn it_is_where_the_container_is(case: &Case) {
     let pid = case.idle();
     let kinds = ["ipc", "uts", "net", "pid", "mnt", "cgroup", "user"];
-    let script = "for n in ipc uts net pid mnt cgroup user; do readlink /proc/self/ns/$n; done";
-    let output = shell(case, &[], script);
+    let namespaces = |process: &str| {
+        let each = "for n in ipc uts net pid mnt cgroup user; do readlink";
+        shell(case, &[], &format!("{each} /proc/{process}/ns/$n; done"))
+    };
+    let output = namespaces("self");
+    assert_eq!(output, namespaces("1"));
     for (kind, inside) in kinds.iter().zip(output.lines()) {
-        let of_init = fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
-        assert_eq!(of_init.to_str(), Some(inside));
+        if case.isolation() == Process {
+            let of_init = fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+            assert_eq!(of_init.to_str(), Some(inside));
+        }
     }
     let output = shell(
         case,
@@ -258,12 +271,16 @@ fn detached(case: &Case) {
     let pid: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
     // It says that it runs before it becomes another program.
     case.wait_for("the program to be sleep", || {
-        let command = fs::read(format!("/proc/{pid}/cmdline"));
-        command.is_ok_and(|command| command == b"sleep\x001000\0")
+        let table = case.command(&["ps", case.id(), "-o", "pid,args"]).ok();
+        table.matches("sleep 1000").count() == 2
     });
     let outcome = case.command(&["ps", "--format", "json", case.id()]);
     let pids: Value = serde_json::from_str(&outcome.ok()).unwrap();
-    assert!(pids.as_array().unwrap().contains(&pid.into()), "{pids}");
+    let pids = pids.as_array().unwrap();
+    assert_eq!(pids.len(), 2, "{pids:?}");
+    // In a VM it is a process that stands for the guest's.
+    let is_listed = pids.contains(&pid.into());
+    assert_eq!(is_listed, case.isolation() == Process, "{pids:?}");
 
     // A pid file isn't only for those.
     fs::remove_file(&file).unwrap();
@@ -308,6 +325,83 @@ fn its_end_isnt_the_containers(case: &Case) {
     shell(case, &[], "sleep 1000 >/dev/null 2>&1 </dev/null & exit 0");
     assert_eq!(case.inspect()["pid"], pid.as_raw());
     assert!(shell(case, &[], "ps").matches("sleep 1000").count() == 2);
+    case.remove_container();
+}
+
+fn it_outlives_its_input(case: &Case) {
+    case.idle();
+    let mut command = case.nacre();
+    let script = "cat; echo the end; sleep 0.5; echo later; exit 4";
+    command.args(["exec", case.id(), "sh", "-c", script]);
+    let mut running = case.spawn(command);
+    running.stdin.take().unwrap().write_all(b"input\n").unwrap();
+    assert_eq!(running.finish().expect(4), "input\nthe end\nlater\n");
+    // Nor does it need any output.
+    let mut command = case.nacre();
+    let script = "exec >&- 2>&-; sleep 0.2; exit 6";
+    command.args(["exec", case.id(), "sh", "-c", script]);
+    case.spawn(command).finish().expect(6);
+    case.remove_container();
+}
+
+fn much_through_its_streams(case: &Case) {
+    case.idle();
+    let path = case.directory().join("much");
+    let bytes: Vec<u8> = (0..1u32 << 20).map(|i| (i * 7 / 3) as u8).collect();
+    fs::write(&path, &bytes).unwrap();
+    let mut command = case.nacre();
+    command.args(["exec", case.id(), "cat"]);
+    let out = case.directory().join("out");
+    command
+        .stdin(fs::File::open(&path).unwrap())
+        .stdout(fs::File::create(&out).unwrap());
+    assert!(command.status().unwrap().success());
+    assert!(fs::read(&out).unwrap() == bytes);
+    case.remove_container();
+}
+
+fn a_detached_one_is_killed_by_its_pid(case: &Case) {
+    case.idle();
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
+        let file = case.directory().join("exec-pid");
+        let mut command = case.nacre();
+        command
+            .args(["exec", "--detach", "--pid-file"])
+            .arg(&file)
+            .args([case.id(), "sleep", "1234"]);
+        assert_eq!(case.leave(command), 0, "{}", case.output());
+        let pid: i32 = fs::read_to_string(&file).unwrap().parse().unwrap();
+        let is_there = || {
+            let table = case.command(&["ps", case.id(), "-o", "pid,args"]).ok();
+            table.contains("sleep 1234")
+        };
+        case.wait_for("the process to run", is_there);
+        kill(Pid::from_raw(pid), signal).unwrap();
+        case.wait_for("the process to end", || !is_there());
+    }
+    assert_eq!(case.status(), "running");
+    case.remove_container();
+}
+
+fn no_further_descriptors_in_a_vm(case: &Case) {
+    case.idle();
+    let message = exec(case, &["--preserve-fds", "1"], &["true"]).refused(255);
+    assert!(message.contains("--preserve-fds"), "{message}");
+    case.remove_container();
+}
+
+fn a_cgroup_below_in_the_guest(case: &Case) {
+    let bundle = case
+        .busybox()
+        .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["rw"])
+        .args(["sleep", "1000"]);
+    case.detach(&bundle);
+    shell(case, &[], "mkdir /sys/fs/cgroup/below");
+    let output = shell(case, &["--cgroup", "below"], "cat /proc/self/cgroup");
+    assert_eq!(output, "0::/below\n");
+    for bad in ["no-such", "../.."] {
+        exec(case, &["--cgroup", bad], &["true"]).refused_somehow();
+    }
     case.remove_container();
 }
 
@@ -391,10 +485,11 @@ fn no_profile_or_label_in_silence(case: &Case) {
     let enabled = |module: &str| {
         fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|list| list.contains(module))
     };
-    if !enabled("apparmor") {
+    // A guest has neither.
+    if !enabled("apparmor") || case.isolation() == Vm {
         exec(case, &["--apparmor", "some-profile"], &["true"]).refused_somehow();
     }
-    if !enabled("selinux") && !nacre_tests::nacre::is_reference() {
+    if (!enabled("selinux") || case.isolation() == Vm) && !nacre_tests::nacre::is_reference() {
         exec(case, &["--process-label", "a_u:b_r:c_t:s0"], &["true"]).refused_somehow();
     }
     case.remove_container();

@@ -73,4 +73,6 @@ pub use mount_options::mount_options;
 pub use namespaces::NamespaceError;
 pub use network::bring_loopback_up;
 pub use stdio::Stdio;
-pub use terminal::ConsoleSocketError;
+pub use terminal::{
+    ConsoleSocketError, check_socket as check_console_socket, send as send_terminal,
+};

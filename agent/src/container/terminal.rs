@@ -156,10 +156,11 @@ impl Terminal {
 }
 
 /// Checks that a terminal, if there is one, can be sent to `socket`.
-pub(super) fn check_socket(
-    socket: BorrowedFd<'_>,
-    has_terminal: bool,
-) -> Result<(), ConsoleSocketError> {
+///
+/// # Errors
+///
+/// As [`ConsoleSocketError`] tells, but for the last.
+pub fn check_socket(socket: BorrowedFd<'_>, has_terminal: bool) -> Result<(), ConsoleSocketError> {
     let failed = |error: Errno| ConsoleSocketError::NotASocket(error.into());
     let kind = getsockopt(&socket, sockopt::SockType).map_err(failed)?;
     let address = getsockname::<SockaddrStorage>(socket.as_raw_fd()).map_err(failed)?;
@@ -173,7 +174,11 @@ pub(super) fn check_socket(
 }
 
 /// Sends the master of a terminal, without waiting for anybody to take it.
-pub(super) fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), ConsoleSocketError> {
+///
+/// # Errors
+///
+/// [`ConsoleSocketError::Send`].
+pub fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<(), ConsoleSocketError> {
     let (socket, master) = (socket.as_fd(), master.as_fd());
     send_fd(socket, MASTERS_NAME, master, MsgFlags::MSG_DONTWAIT).map_err(ConsoleSocketError::Send)
 }

@@ -69,6 +69,7 @@ impl Prepared {
         let options = vm::Options {
             how,
             pid_file: arguments.pid_file.clone(),
+            console_socket: arguments.console_socket.clone(),
             no_new_keyring: arguments.no_new_keyring,
             debug: global.debug,
             hypervisor: global.hypervisor,
@@ -110,11 +111,6 @@ impl Prepared {
 /// Refuses what can't be honoured in a VM.
 fn refuse_flags(global: &Global, arguments: &Create) -> Result<(), Error> {
     for (flag, is_given, reason) in [
-        (
-            "--console-socket",
-            arguments.console_socket.is_some(),
-            " with --isolation=vm, as terminals aren't",
-        ),
         (
             "--preserve-fds",
             arguments.preserve_fds != 0,

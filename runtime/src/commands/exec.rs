@@ -10,18 +10,20 @@ use crate::{
     config::bundle::{BundleError, read_json},
     error::Error,
     id::Id,
-    isolation::process::{self, ExecRequest},
+    isolation::{ExecRequest, Found, process, vm},
 };
 
-use super::{on_host, protect, store};
+use super::{protect, store};
 
 pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
     let (id, program) = arguments.words();
     let id = Id::new(id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
-    let found = on_host(&store, &id, &seen.record, "exec")?;
-    protect()?;
+    let found = Found::new(&store, &id, &seen.record);
+    if let Found::Process(_) = found {
+        protect()?;
+    }
     let spec = store.spec(&id)?;
     let process = match &arguments.process {
         Some(path) => read(path)?,
@@ -40,7 +42,10 @@ pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
             .collect(),
         ignore_paused: arguments.ignore_paused,
     };
-    Ok(process::exec(&found, seen.status, &spec, &request)?)
+    Ok(match found {
+        Found::Process(found) => process::exec(&found, seen.status, &spec, &request)?,
+        Found::Vm(found) => vm::exec(&found, seen.status, &request)?,
+    })
 }
 
 /// What is wrong with the process that the flags describe.

@@ -4,21 +4,32 @@ use crate::{
     cli::{Format, Global, Ps},
     error::Error,
     id::Id,
-    isolation::process,
+    isolation::{Found, process, vm},
 };
 
-use super::{on_host, print, store};
+use super::{print, store};
 
 pub(super) fn ps(global: &Global, arguments: &Ps) -> Result<u8, Error> {
     let (id, of_ps) = arguments.words();
     let id = Id::new(id)?;
     let store = store(global)?;
-    let record = store.record(&id)?;
-    let found = on_host(&store, &id, &record, "ps")?;
-    let pids = process::pids(&found)?;
-    match arguments.format {
-        Format::Json => print(&format!("{}\n", serde_json::json!(pids)))?,
-        Format::Table => print(&process::table(&pids, of_ps)?)?,
-    }
+    let seen = store.look(&id)?;
+    let found = Found::new(&store, &id, &seen.record);
+    let text = match (arguments.format, &found) {
+        (Format::Json, Found::Process(found)) => json(&process::pids(found)?),
+        (Format::Table, Found::Process(found)) => process::table(&process::pids(found)?, of_ps)?,
+        (Format::Json, Found::Vm(found)) => {
+            let processes = vm::processes(found, seen.status)?;
+            json(&processes.iter().map(|p| p.pid).collect::<Vec<_>>())
+        }
+        (Format::Table, Found::Vm(found)) => {
+            vm::ps_table(&vm::processes(found, seen.status)?, of_ps)?
+        }
+    };
+    print(&text)?;
     Ok(0)
+}
+
+fn json(pids: &[i32]) -> String {
+    format!("{}\n", serde_json::json!(pids))
 }

@@ -1,5 +1,7 @@
 //! What a container can be isolated by, and the choice of it.
 
+mod console;
+mod exec;
 pub(crate) mod hooks;
 pub(crate) mod pid_file;
 pub(crate) mod process;
@@ -24,6 +26,7 @@ use crate::{
     state::{By, Record, Store},
 };
 
+pub(crate) use exec::ExecRequest;
 pub(crate) use status_error::{EXEC_FAILED, StatusError};
 
 /// What a container is isolated by.

@@ -24,6 +24,17 @@ const FAULTS: [Signal; 6] = [
     Signal::SIGABRT,
 ];
 
+/// The `si_code` of what no process has sent, such as what a terminal sends (sigaction(2)).
+const SI_KERNEL: i32 = 0x80;
+
+/// A signal that has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Received {
+    pub(super) number: i32,
+    /// Whether it is from the kernel, as those of a terminal are.
+    pub(super) by_kernel: bool,
+}
+
 /// Signals, as they arrive.
 #[derive(Debug)]
 pub(super) struct Signals(SignalFd);
@@ -41,10 +52,13 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&signals, flags)?))
     }
 
-    /// The number of a signal that has arrived, if one has.
-    pub(super) fn next(&self) -> io::Result<Option<i32>> {
+    /// A signal that has arrived, if one has.
+    pub(super) fn next(&self) -> io::Result<Option<Received>> {
         match self.0.read_signal() {
-            Ok(info) => Ok(info.map(|info| info.ssi_signo as i32)),
+            Ok(info) => Ok(info.map(|info| Received {
+                number: info.ssi_signo as i32,
+                by_kernel: info.ssi_code == SI_KERNEL,
+            })),
             Err(Errno::EINTR) => Ok(None),
             Err(e) => Err(e.into()),
         }
@@ -68,7 +82,11 @@ mod tests {
         let signals = Signals::block().unwrap();
         assert_eq!(signals.next().unwrap(), None);
         raise(Signal::SIGUSR1).unwrap();
-        assert_eq!(signals.next().unwrap(), Some(libc::SIGUSR1));
+        let received = Received {
+            number: libc::SIGUSR1,
+            by_kernel: false,
+        };
+        assert_eq!(signals.next().unwrap(), Some(received));
         assert_eq!(signals.next().unwrap(), None);
     }
 }

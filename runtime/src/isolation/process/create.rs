@@ -7,7 +7,7 @@ use nacre_agent::container::{Container, Gate, Handle, Options, Stdio, cgroups::M
 use crate::{
     config::bundle::Bundle,
     id::Id,
-    isolation::{StatusError, hooks, new_record, pid_file},
+    isolation::{StatusError, console, hooks, new_record, pid_file},
     log,
     state::{By, Folder, Record, Store, record::Process},
     systemd::Systemd,
@@ -78,9 +78,9 @@ impl Made {
             json,
         } = request.bundle;
         config::resolve_paths(&mut spec, &directory);
-        let console_socket = descriptors::console_socket(
+        let console_socket = console::connect(
             request.console_socket.as_deref(),
-            descriptors::has_terminal(spec.process().as_ref()),
+            console::has_terminal(spec.process().as_ref()),
             starter != Starter::InForeground,
         )?;
         let preserve_fds = match spec.process_mut() {

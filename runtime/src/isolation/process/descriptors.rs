@@ -1,7 +1,6 @@
-//! What a container gets of its caller's descriptors besides the standard streams, and where its
-//! terminal goes.
+//! What a container gets of its caller's descriptors besides the standard streams.
 
-use std::{env, io, os::fd::OwnedFd, os::unix::net::UnixStream, path::Path};
+use std::env;
 
 use oci_spec::runtime::Process;
 
@@ -29,30 +28,4 @@ fn listen_fds() -> Option<u32> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let count = number("LISTEN_FDS").filter(|count| *count > 0)?;
     (number("LISTEN_PID")? == std::process::id()).then_some(count)
-}
-
-/// Connects to the console socket, if there is to be one: who detaches from a terminal has to
-/// give it to somebody, and nobody else may.
-pub(super) fn console_socket(
-    path: Option<&Path>,
-    terminal: bool,
-    detach: bool,
-) -> Result<Option<OwnedFd>, ProcessError> {
-    match path {
-        None if terminal && detach => Err(ProcessError::NoConsoleSocket),
-        Some(_) if !terminal || !detach => Err(ProcessError::UselessConsoleSocket),
-        None => Ok(None),
-        Some(path) => {
-            let failed = |source: io::Error| ProcessError::ConsoleSocket {
-                path: path.into(),
-                source,
-            };
-            Ok(Some(UnixStream::connect(path).map_err(failed)?.into()))
-        }
-    }
-}
-
-/// Whether a process is to have a terminal.
-pub(super) fn has_terminal(process: Option<&Process>) -> bool {
-    process.and_then(Process::terminal) == Some(true)
 }

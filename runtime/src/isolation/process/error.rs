@@ -1,6 +1,6 @@
 //! What can go wrong with a container on the host's kernel.
 
-use std::{io, path::PathBuf, process::ExitStatus};
+use std::{io, process::ExitStatus};
 
 use nacre_agent::container::{
     CreateError, ExecError, StartError, cgroups::CgroupError, hooks::HookError,
@@ -8,7 +8,7 @@ use nacre_agent::container::{
 
 use super::CriuError;
 use crate::{
-    isolation::{EXEC_FAILED, StatusError, pid_file::PidFileError},
+    isolation::{EXEC_FAILED, StatusError, console::ConsoleError, pid_file::PidFileError},
     state::StateError,
     systemd::SystemdError,
 };
@@ -36,16 +36,8 @@ pub(crate) enum ProcessError {
     PidFile(#[from] PidFileError),
     #[error("exec failed: unable to start container process")]
     Exec(#[from] ExecError),
-    #[error("cannot allocate tty if nacre will detach without setting console socket")]
-    NoConsoleSocket,
-    #[error("cannot use console socket if nacre will not detach or allocate tty")]
-    UselessConsoleSocket,
-    #[error("can't connect to the console socket {path}")]
-    ConsoleSocket {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
     #[error("--preserve-fds: with those of LISTEN_FDS it is too many")]
     TooManyDescriptors,
     #[error("no cgroup can be made for the container, and --rootless=false says that it needs one")]

@@ -1,34 +1,18 @@
 //! `nacre exec`: a further process in a container.
 
-use std::path::Path;
-
 use nacre_agent::container::{ExecOptions, Stdio};
 use nix::sys::{
     signal::{Signal, kill},
     wait::waitpid,
 };
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Spec;
 
 use crate::{
-    isolation::{StatusError, hooks, pid_file, signals::Signals},
+    isolation::{StatusError, console, exec::ExecRequest, hooks, pid_file, signals::Signals},
     state::Status,
 };
 
-use super::{Found, ProcessError, descriptors, foreground::Foreground};
-
-/// A process to be started, besides what its `process` says.
-#[derive(Debug)]
-pub(crate) struct ExecRequest<'a> {
-    pub(crate) process: &'a Process,
-    /// Return once it runs.
-    pub(crate) detach: bool,
-    pub(crate) pid_file: Option<&'a Path>,
-    pub(crate) console_socket: Option<&'a Path>,
-    pub(crate) preserve_fds: u32,
-    /// Cgroups below the container's, each with its controller, or an empty name for all.
-    pub(crate) cgroups: Vec<(&'a str, &'a Path)>,
-    pub(crate) ignore_paused: bool,
-}
+use super::{Found, ProcessError, foreground::Foreground};
 
 /// Starts a process in the container of `spec`; returns its exit status, or 0 if it was
 /// detached.
@@ -38,14 +22,10 @@ pub(crate) fn exec(
     spec: &Spec,
     request: &ExecRequest<'_>,
 ) -> Result<u8, ProcessError> {
-    match status {
-        Status::Stopped | Status::Creating => return Err(StatusError::ExecStopped.into()),
-        Status::Paused if !request.ignore_paused => return Err(StatusError::ExecPaused.into()),
-        _ => {}
-    }
-    let console_socket = descriptors::console_socket(
+    request.check(status)?;
+    let console_socket = console::connect(
         request.console_socket,
-        descriptors::has_terminal(Some(request.process)),
+        console::has_terminal(Some(request.process)),
         request.detach,
     )?;
     let signals = match request.detach {

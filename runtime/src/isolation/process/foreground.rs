@@ -59,7 +59,7 @@ impl Foreground {
                 .next()
                 .map_err(ProcessError::host("can't read a signal"))?
             {
-                match (signal, &self.terminal) {
+                match (signal.number, &self.terminal) {
                     (libc::SIGCHLD, _) => {
                         if let Some(status) = reap(child)? {
                             return Ok(status);
@@ -68,7 +68,7 @@ impl Foreground {
                     (libc::SIGWINCH, Some(terminal)) => terminal.resize(),
                     // SAFETY: the call touches no memory. The child isn't reaped yet, so this
                     // can't meet another process; that it has ended is fine.
-                    _ => drop(unsafe { libc::kill(child.as_raw(), signal) }),
+                    _ => drop(unsafe { libc::kill(child.as_raw(), signal.number) }),
                 }
             }
         }

@@ -32,7 +32,7 @@ pub(crate) use create::{Request, create};
 pub(crate) use delete::{destroy, end};
 pub(crate) use error::ProcessError;
 pub(crate) use events::{Event, stats, watch};
-pub(crate) use exec::{ExecRequest, exec};
+pub(crate) use exec::exec;
 pub(crate) use kill::kill;
 pub(crate) use pause::{pause, resume};
 pub(crate) use ps::{pids, table};

@@ -3,7 +3,6 @@
 //! characters mean what the container's makes of them.
 
 use std::{
-    fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
@@ -14,7 +13,9 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::{read, write},
 };
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use rustix::termios::tcsetwinsize;
+
+use crate::isolation::console::Raw;
 
 /// What is carried at a time, in bytes: a pipe that can be written to takes this much without
 /// blocking (pipe(7), `PIPE_BUF`).
@@ -66,7 +67,7 @@ impl Terminal {
 
     /// Makes the container's terminal as large as ours. If that can't be, nobody is hurt.
     pub(super) fn resize(&self) {
-        if let Ok(size) = tcgetwinsize(&self.ours.terminal) {
+        if let Some(size) = self.ours.size() {
             let _ = tcsetwinsize(&self.master, size);
         }
     }
@@ -185,43 +186,6 @@ impl Carrier {
                 self.discard = true;
             }
         }
-    }
-}
-
-/// This process's terminal, raw until this is dropped.
-#[derive(Debug)]
-struct Raw {
-    terminal: OwnedFd,
-    before: Termios,
-}
-
-impl Raw {
-    fn new() -> io::Result<Self> {
-        let (terminal, before) = Self::find()?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(&terminal, OptionalActions::Now, &raw)?;
-        Ok(Self { terminal, before })
-    }
-
-    /// One of the standard streams, or else the controlling terminal.
-    fn find() -> io::Result<(OwnedFd, Termios)> {
-        let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-        for stream in [stderr.as_fd(), stdout.as_fd(), stdin.as_fd()] {
-            if let Ok(settings) = tcgetattr(stream) {
-                return Ok((stream.try_clone_to_owned()?, settings));
-            }
-        }
-        let terminal = OwnedFd::from(File::open("/dev/tty")?);
-        let settings = tcgetattr(&terminal)?;
-        Ok((terminal, settings))
-    }
-}
-
-impl Drop for Raw {
-    fn drop(&mut self) {
-        // SIGTTOU is blocked, so this works from the background.
-        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
     }
 }
 

@@ -26,7 +26,7 @@ use nix::{
 
 use crate::{
     id::Id,
-    isolation::{StatusError, hooks, pid_file, signals::Signals},
+    isolation::{StatusError, console::Raw, hooks, pid_file, signals::Signals},
     log,
     state::{By, Folder, Record, Status, Store},
 };
@@ -74,6 +74,7 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
                 options,
                 record,
                 hooks,
+                own_terminal,
                 ..
             } = plan;
             let caller = Caller {
@@ -86,6 +87,8 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
                 link: ours,
                 signals,
                 hooks_begun: false,
+                own_terminal,
+                raw: None,
             };
             caller.run()
         }
@@ -109,6 +112,9 @@ struct Caller {
     signals: Signals,
     /// Whether hooks may have been run, so that those of `poststop` are due.
     hooks_begun: bool,
+    /// What the container's terminal shows at, until that is raw.
+    own_terminal: Option<OwnedFd>,
+    raw: Option<Raw>,
 }
 
 /// What came of waiting on the link.
@@ -160,6 +166,10 @@ impl Caller {
         }
         if let Some(path) = &self.options.pid_file {
             pid_file::write(path, self.sandbox)?;
+        }
+        if let Some(terminal) = self.own_terminal.take() {
+            let raw = Raw::of(terminal);
+            self.raw = Some(raw.map_err(VmError::host("can't make the terminal raw"))?);
         }
         if self.options.how == How::Create {
             return Ok(true);
@@ -215,11 +225,11 @@ impl Caller {
                 .next()
                 .map_err(VmError::host("can't read a signal"))?;
             if let Some(signal) = signal
-                && signal != libc::SIGCHLD
+                && signal.number != libc::SIGCHLD
             {
                 // SAFETY: the call touches no memory. The sandbox process isn't reaped yet, so
                 // this can't meet another.
-                unsafe { libc::kill(self.sandbox.as_raw(), signal) };
+                unsafe { libc::kill(self.sandbox.as_raw(), signal.number) };
             }
             if heard {
                 let mut word = [0];

@@ -1,7 +1,7 @@
 //! A command's connection to a container's sandbox process.
 
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -49,6 +49,34 @@ impl Client {
         Ok(Self(Control::new(stream).map_err(ClientError::Io)?))
     }
 
+    /// As [`Client::ask`], for what is answered with descriptors.
+    pub(super) fn ask_for_descriptors(
+        &mut self,
+        ask: &Ask,
+        timeout: Duration,
+    ) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
+        self.0.expect_descriptors();
+        let answer = self.ask(ask, timeout)?;
+        Ok((answer, self.0.take_descriptors()))
+    }
+
+    /// Asks for something without waiting.
+    pub(super) fn send(&mut self, ask: &Ask) -> Result<(), ClientError> {
+        self.0.send(ask)?;
+        Ok(self.0.flush()?)
+    }
+
+    /// Whether what was asked hasn't all been taken.
+    pub(super) fn is_congested(&self) -> bool {
+        self.0.has_outgoing()
+    }
+
+    /// The next answer, if it has come.
+    pub(super) fn answer(&mut self) -> Result<Option<Answer>, ClientError> {
+        self.0.flush()?;
+        Ok(self.0.receive()?)
+    }
+
     /// Asks for something, and waits for the answer.
     pub(super) fn ask(&mut self, ask: &Ask, timeout: Duration) -> Result<Answer, ClientError> {
         self.0.send(ask)?;
@@ -86,6 +114,12 @@ impl Client {
             Answer::Guest(answer) => Ok(answer),
             _ => Err(ClientError::Unasked),
         }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, RawFd},
         unix::net::UnixListener,
     },
     time::{Duration, Instant},
@@ -16,8 +16,9 @@ use super::{
     wire::{Answer, Ask},
 };
 
-/// How many are connected at a time; others wait.
-const MAX_CLIENTS: usize = 64;
+/// How many are connected at a time; others wait. One that stands for a process of the guest
+/// stays.
+const MAX_CLIENTS: usize = 256;
 
 /// How many things one may ask in one go.
 const MAX_ASKS: usize = 64;
@@ -122,6 +123,28 @@ impl Clients {
         if sent.and_then(|()| client.connection.flush()).is_err() {
             self.drop(id);
         }
+    }
+
+    /// As [`Clients::answer`], with descriptors. Whether the client is still there.
+    pub(super) fn answer_with(
+        &mut self,
+        id: ClientId,
+        answer: &Answer,
+        descriptors: &[RawFd],
+    ) -> bool {
+        let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else {
+            return false;
+        };
+        let sent = client.connection.send_with(answer, descriptors).is_ok();
+        if !sent {
+            self.drop(id);
+        }
+        sent
+    }
+
+    /// Whether one is still there.
+    pub(super) fn has(&self, id: ClientId) -> bool {
+        self.clients.iter().any(|client| client.id == id)
     }
 
     /// Hangs up on one.

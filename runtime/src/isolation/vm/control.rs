@@ -3,18 +3,25 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
 };
 
 use nacre_agent::protocol::{self, MAX_MESSAGE};
+use nix::{
+    cmsg_space,
+    sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// How much is read at a time.
 const CHUNK: usize = 4096;
+
+/// How many descriptors come with a message: a process's standard streams.
+const DESCRIPTORS: usize = 3;
 
 /// What is wrong with the connection or with what came over it.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +42,8 @@ pub(super) struct Control {
     stream: UnixStream,
     incoming: Vec<u8>,
     outgoing: VecDeque<u8>,
+    /// Those that came, if any may come.
+    descriptors: Option<Vec<OwnedFd>>,
 }
 
 impl Control {
@@ -44,7 +53,53 @@ impl Control {
             stream,
             incoming: Vec::new(),
             outgoing: VecDeque::new(),
+            descriptors: None,
         })
+    }
+
+    /// From now on descriptors may come with messages.
+    pub(super) fn expect_descriptors(&mut self) {
+        self.descriptors = Some(Vec::new());
+    }
+
+    /// The descriptors that have come.
+    pub(super) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        self.descriptors
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// Sends a short message with descriptors, at once. An error is the connection's end: the
+    /// other side has taken nothing for long.
+    pub(super) fn send_with<T: Serialize>(
+        &mut self,
+        message: &T,
+        descriptors: &[RawFd],
+    ) -> Result<(), ControlError> {
+        self.flush()?;
+        if self.has_outgoing() {
+            return Err(ControlError::Closed);
+        }
+        let mut frame = Vec::new();
+        protocol::send(&mut frame, message)?;
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        // An empty list is no message.
+        let rights = match descriptors {
+            [] => &[],
+            _ => rights.as_slice(),
+        };
+        let sent = sendmsg::<UnixAddr>(
+            self.stream.as_raw_fd(),
+            &[IoSlice::new(&frame)],
+            rights,
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        match sent.map_err(io::Error::from)? {
+            sent if sent == frame.len() => Ok(()),
+            _ => Err(ControlError::Closed),
+        }
     }
 
     /// Queues a message.
@@ -80,7 +135,7 @@ impl Control {
                 return Ok(Some(message));
             }
             let mut chunk = [0; CHUNK];
-            match self.stream.read(&mut chunk) {
+            match self.read(&mut chunk) {
                 Ok(0) => return Err(ControlError::Closed),
                 Ok(read) => self.incoming.extend_from_slice(&chunk[..read]),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
@@ -91,6 +146,30 @@ impl Control {
                 Err(e) => return Err(e.into()),
             }
         }
+    }
+
+    fn read(&mut self, chunk: &mut [u8]) -> io::Result<usize> {
+        let Some(descriptors) = &mut self.descriptors else {
+            return self.stream.read(chunk);
+        };
+        let mut rights = cmsg_space!([RawFd; DESCRIPTORS]);
+        let mut chunk = [IoSliceMut::new(chunk)];
+        let received = recvmsg::<UnixAddr>(
+            self.stream.as_raw_fd(),
+            &mut chunk,
+            Some(&mut rights),
+            MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC,
+        )?;
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = message {
+                // SAFETY: the kernel has just made these, for this process to own.
+                let fds = fds
+                    .into_iter()
+                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                descriptors.extend(fds);
+            }
+        }
+        Ok(received.bytes)
     }
 
     /// Takes a message off what has arrived. What has arrived never grows beyond a message
@@ -170,6 +249,32 @@ mod tests {
             control.receive::<Message>(),
             Err(ControlError::Garbage(_))
         ));
+    }
+
+    #[test]
+    fn descriptors_come_with_their_message() {
+        let (mut control, guest) = pair();
+        let mut other = Control::new(guest).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        other.expect_descriptors();
+        control.send(&vec!["first"]).unwrap();
+        let fds = [theirs.as_raw_fd(); DESCRIPTORS];
+        control.send_with(&vec!["second"], &fds).unwrap();
+        drop(theirs);
+        assert_eq!(other.receive::<Message>().unwrap().unwrap(), ["first"]);
+        assert_eq!(other.receive::<Message>().unwrap().unwrap(), ["second"]);
+        let received = other.take_descriptors();
+        assert_eq!(received.len(), DESCRIPTORS);
+        let mut stream = UnixStream::from(received.into_iter().next().unwrap());
+        stream.write_all(b"through").unwrap();
+        drop(stream);
+        let mut text = String::new();
+        ours.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "through");
+        // Nobody reads.
+        let long = vec!["x".repeat(1 << 20)];
+        control.send(&long).unwrap();
+        assert!(control.send_with(&vec!["third"], &fds).is_err());
     }
 
     #[test]

@@ -63,6 +63,11 @@ pub(crate) enum GuestSpecError {
     Device(#[from] NoSuchDevice),
     #[error(transparent)]
     SecurityModule(#[from] SecurityModuleError),
+    #[error(
+        "linux.seccomp.listenerPath: a listener on the host is of no use to a VM, whose filters' \
+         descriptors and processes' memory are the guest's"
+    )]
+    Listener,
     #[error("{0} isn't supported in a VM yet")]
     Unsupported(String),
     #[error("linux.namespaces: a VM can't join the {kind} namespace {path}")]
@@ -137,21 +142,18 @@ pub(super) fn translate(
 
 /// Refuses what the engine does for a container of this kernel, but not yet for one in a guest.
 fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
-    let terminal = spec.process().as_ref().and_then(|p| p.terminal());
     let linux = spec.linux().as_ref();
     let devices = linux.and_then(|l| l.net_devices().as_ref());
     let seccomp = linux.and_then(|l| l.seccomp().as_ref());
     let listener = seccomp.and_then(|s| s.listener_path().as_ref());
+    if listener.is_some_and(|path| !path.as_os_str().is_empty()) {
+        return Err(GuestSpecError::Listener);
+    }
     for (field, asks) in [
-        ("process.terminal", terminal == Some(true)),
         ("hooks", spec.hooks().as_ref().is_some_and(hooks::any)),
         (
             "linux.netDevices",
             devices.is_some_and(|devices| !devices.is_empty()),
-        ),
-        (
-            "linux.seccomp.listenerPath",
-            listener.is_some_and(|path| !path.as_os_str().is_empty()),
         ),
     ] {
         if asks {
@@ -399,9 +401,7 @@ mod tests {
         let mut scene = Scene::new();
         scene.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
         for (pointer, value) in [
-            ("/linux/seccomp/listenerPath", json!("/run/x")),
             ("/linux/netDevices", json!({"eth0": {}})),
-            ("/process/terminal", json!(true)),
             ("/hooks", json!({"poststop": [{"path": "/x"}]})),
         ] {
             let (parent, name) = pointer.rsplit_once('/').unwrap();
@@ -413,6 +413,13 @@ mod tests {
             );
             scene.config.pointer_mut(parent).unwrap()[name] = Value::Null;
         }
+        scene.config["linux"]["seccomp"]["listenerPath"] = "/run/x".into();
+        let refusal = scene.refusal();
+        assert!(
+            refusal.starts_with("linux.seccomp.listenerPath: "),
+            "{refusal}"
+        );
+        scene.config["linux"]["seccomp"] = Value::Null;
         scene.config["hooks"] = json!({"poststop": []});
         scene.translate(1).unwrap();
     }

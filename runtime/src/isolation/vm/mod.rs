@@ -8,6 +8,8 @@ mod clients;
 mod control;
 mod difference;
 mod disk;
+mod exec;
+mod executed;
 mod guest_devices;
 mod guest_spec;
 pub(crate) mod hypervisor;
@@ -16,6 +18,7 @@ mod kernel_files;
 mod kill;
 mod limits;
 mod pause;
+mod ps;
 mod sandbox;
 mod security_modules;
 mod service;
@@ -23,19 +26,22 @@ mod session;
 mod share;
 mod start;
 mod streams;
+mod terminal;
 mod wire;
 
 use std::{
     fmt,
     fs::{File, OpenOptions},
     io,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use nacre_agent::container::{
-    Identity,
+    ConsoleSocketError, Identity,
     cgroups::{CgroupError, Place},
+    check_console_socket,
     hooks::HookError,
 };
 use oci_spec::runtime::Spec;
@@ -49,7 +55,12 @@ use crate::{
         size::{Host, Size, SizeError},
     },
     id::Id,
-    isolation::{StatusError, hooks, new_record, pid_file::PidFileError},
+    isolation::{
+        EXEC_FAILED, StatusError,
+        console::{self, ConsoleError},
+        hooks, new_record,
+        pid_file::PidFileError,
+    },
     log::chain,
     state::{
         By, Record, StateError, Status, Store,
@@ -66,8 +77,10 @@ use session::SessionError;
 use share::ShareError;
 
 pub(crate) use difference::difference;
+pub(crate) use exec::exec;
 pub(crate) use kill::{end, kill};
 pub(crate) use pause::{pause, resume};
+pub(crate) use ps::{processes, ps_table};
 pub(crate) use start::start;
 pub(crate) use wire::SOCKET;
 
@@ -95,6 +108,8 @@ pub(crate) struct Options {
     pub(crate) how: How,
     /// Where to write the sandbox process's pid.
     pub(crate) pid_file: Option<PathBuf>,
+    /// Where its terminal's master is sent.
+    pub(crate) console_socket: Option<PathBuf>,
     /// Leave the container in its guest's session keyring instead of one of its own.
     pub(crate) no_new_keyring: bool,
     /// Have the guest kernel log what it does.
@@ -128,6 +143,10 @@ struct Plan {
     /// The container's `config.json`.
     config: Vec<u8>,
     hooks: hooks::OfCreation,
+    /// Where the container's terminal goes, connected.
+    console_socket: Option<OwnedFd>,
+    /// Or what it shows at.
+    own_terminal: Option<OwnedFd>,
 }
 
 /// Why a container can't be run in a VM.
@@ -161,6 +180,21 @@ pub(crate) enum VmError {
     Hook(#[from] HookError),
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error("exec failed: unable to start container process")]
+    Exec(#[source] ClientError),
+    #[error("--preserve-fds: a VM has no way to the caller's files")]
+    PreserveFds,
+    #[error(
+        "ps {0:?} isn't known in a VM, where there is no ps: there are -e, -f and -o with pid, \
+         ppid, uid, user, c, stime, etimes, tty, time, times, cmd, args and command"
+    )]
+    PsArgument(String),
+    #[error("couldn't find PID field in ps output")]
+    NoPidInPs,
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    #[error(transparent)]
+    ConsoleSocket(#[from] ConsoleSocketError),
     #[error(transparent)]
     Share(#[from] ShareError),
     #[error("can't make the VM")]
@@ -197,6 +231,12 @@ impl VmError {
             },
             Self::Killed(signal) => 128 + *signal as u8,
             Self::Client(ClientError::Refused(failure)) => failure.status.max(1),
+            Self::Exec(ClientError::Refused(failure)) => match failure.status {
+                // As runc has it, except that a program's absence can be told.
+                0 | 1 => EXEC_FAILED,
+                status => status,
+            },
+            Self::Exec(_) | Self::PreserveFds => EXEC_FAILED,
             Self::Status(error) => error.exit_status(),
             _ => 1,
         }
@@ -355,8 +395,25 @@ impl Plan {
         let mut record = new_record(&id, bundle.directory.clone(), &bundle.spec, By::Vm(vm));
         let config_json = bundle.json.clone();
         let hooks = hooks::OfCreation::of(&bundle.spec);
-        let (spec, shared) = guest_spec::translate(bundle, &id, size.cpus, upper.is_some())?;
+        let has_terminal = console::has_terminal(bundle.spec.process().as_ref());
+        let in_foreground = matches!(options.how, How::InForeground { .. });
+        let socket = options.console_socket.as_deref();
+        let console_socket = console::connect(socket, has_terminal, !in_foreground)?;
+        if let Some(socket) = &console_socket {
+            check_console_socket(socket.as_fd(), has_terminal)?;
+        }
+        let own_terminal = match has_terminal && in_foreground {
+            true => {
+                let found = console::find();
+                Some(found.map_err(VmError::host("can't use the terminal of this process"))?)
+            }
+            false => None,
+        };
+        let (mut spec, shared) = guest_spec::translate(bundle, &id, size.cpus, upper.is_some())?;
         record.rootfs = shared.root.clone();
+        if let (Some(_), Some(process)) = (&own_terminal, spec.process_mut()) {
+            terminal::fit(process);
+        }
         let kernel = open_component(
             "guest kernel",
             &config.kernel(),
@@ -390,6 +447,8 @@ impl Plan {
             record,
             config: config_json,
             hooks,
+            console_socket,
+            own_terminal,
         })
     }
 }

@@ -35,12 +35,14 @@ use super::{
     clients::Clients,
     control::Control,
     disk::Disk,
+    executed::Executed,
     hypervisor::Hypervisor,
     initramfs, limits,
     service::{Notes, Service},
     session::{Exited, Session, SessionError},
     share::Share,
-    streams::Relays,
+    streams::{self, Expected, Relays, Wanted},
+    terminal::Terminal,
     wire,
 };
 
@@ -115,9 +117,17 @@ impl Sandbox<'_> {
             .expect(CONTROL_PORT)
             .and_then(Control::new)
             .map_err(VmError::host("can't make the control connection"))?;
-        let (relays, streams) = Relays::new(&ports).map_err(VmError::host(
-            "can't make the standard streams' connections",
-        ))?;
+        let mut terminal = match plan.spec.process() {
+            Some(process) => Terminal::new(process, plan.console_socket)
+                .map_err(VmError::host("can't make the container's terminal"))?,
+            None => None,
+        };
+        let failed = || VmError::host("can't make the standard streams' connections");
+        let mut expected = Expected::new(ports);
+        let wanted = Wanted::new(terminal.as_ref()).map_err(failed())?;
+        let (streams, ends) = expected.expect(wanted).map_err(failed())?;
+        let relays = Relays::new(wanted, terminal.as_ref(), ends)
+            .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
         let files = Fs::new(SHARE_TAG, share.path())
             .map_err(VmError::host("can't make the file system device"))?
             .with_files_at_most(limits::files(plan.size.memory));
@@ -168,6 +178,7 @@ impl Sandbox<'_> {
             Some(&self.caller),
             plan.id.as_str(),
         );
+        session.has_terminal = terminal.is_some();
         let converse = || -> Result<Exited, VmError> {
             let timeout = plan.boot_timeout;
             let hello = session.hello(timeout)?;
@@ -185,6 +196,9 @@ impl Sandbox<'_> {
             };
             session.create(create, timeout)?;
             share.seal_root()?;
+            if let Some(terminal) = &mut terminal {
+                terminal.give_away()?;
+            }
             let output = relays
                 .start()
                 .map_err(VmError::host("can't start a stream's thread"))?;
@@ -200,12 +214,19 @@ impl Sandbox<'_> {
                 vm.progress = Progress::Created;
             })?;
             let _ = (&self.caller).write_all(&[CREATED]);
+            if let Some(Terminal::Pair { .. }) = terminal {
+                // Whoever reads them waits for the end of both.
+                streams::release_all()
+                    .map_err(VmError::host("can't let go of the standard streams"))?;
+            }
             match plan.options.how {
                 How::Create => session.forget_caller(),
                 // The command starts it next: what is signalled till then is the workload's.
                 How::Detached | How::InForeground { .. } => session.hears_signals = false,
             }
-            let mut service = Service::new(session, Clients::new(listener), notes);
+            let executed = Executed::new(expected);
+            let mut service = Service::new(session, Clients::new(listener), notes, executed);
+            service.terminal = terminal;
             service.disk = disk;
             service.forget_caller_once_started = plan.options.how == How::Detached;
             let Some(exited) = service.serve()? else {

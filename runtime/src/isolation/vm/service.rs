@@ -23,7 +23,9 @@ use super::{
     VmError,
     clients::{ClientId, Clients},
     disk::Disk,
+    executed::{Executed, Pending},
     session::{Exited, Machine, Session, SessionError, Wake},
+    terminal::Terminal,
     wire::{Answer, Ask},
 };
 
@@ -39,6 +41,9 @@ pub(super) struct Service<'a, M> {
     /// Nobody else keeps the container once it is started.
     pub(super) forget_caller_once_started: bool,
     pub(super) disk: Option<Disk>,
+    /// The workload's terminal, if it has one.
+    pub(super) terminal: Option<Terminal>,
+    executed: Executed,
     owed: VecDeque<Owed>,
     is_starting: bool,
     /// When the container must be gone.
@@ -52,6 +57,7 @@ enum Owed {
     Nobody,
     Start(ClientId),
     Client(ClientId),
+    Exec(Pending),
 }
 
 /// What is written down of the container.
@@ -86,13 +92,20 @@ impl Notes<'_> {
 }
 
 impl<'a, M: Machine> Service<'a, M> {
-    pub(super) fn new(session: Session<'a, M>, clients: Clients, notes: Notes<'a>) -> Self {
+    pub(super) fn new(
+        session: Session<'a, M>,
+        clients: Clients,
+        notes: Notes<'a>,
+        executed: Executed,
+    ) -> Self {
         Self {
             session,
             clients,
             notes,
             forget_caller_once_started: false,
             disk: None,
+            terminal: None,
+            executed,
             owed: VecDeque::new(),
             is_starting: false,
             killed: None,
@@ -111,6 +124,7 @@ impl<'a, M: Machine> Service<'a, M> {
                 self.take(event)?;
                 continue;
             }
+            self.kill_abandoned()?;
             let deadlines = [self.killed, self.clients.deadline()];
             let deadline = deadlines.into_iter().flatten().min();
             // While the guest doesn't take what it is sent, no more is read.
@@ -152,6 +166,7 @@ impl<'a, M: Machine> Service<'a, M> {
                     self.clients.answer(client, &answer);
                 }
                 Some(Owed::Start(client)) => self.started(client, result)?,
+                Some(Owed::Exec(pending)) => self.executed(pending, result)?,
                 None => return Err(SessionError::Unasked.into()),
             },
             Event::Exited {
@@ -160,6 +175,15 @@ impl<'a, M: Machine> Service<'a, M> {
                 oom_killed,
             } if id == self.session.id && self.exited.is_none() => {
                 self.exited = Some(Exited { status, oom_killed });
+            }
+            Event::ProcessExited {
+                id,
+                process,
+                status,
+            } if id == self.session.id => {
+                if !self.executed.ended(process, status, &mut self.clients) {
+                    return Err(SessionError::Unasked.into());
+                }
             }
             Event::OutOfMemory { id } if id == self.session.id => {}
             _ => return Err(SessionError::Unasked.into()),
@@ -189,12 +213,56 @@ impl<'a, M: Machine> Service<'a, M> {
         Ok(())
     }
 
+    /// The agent has answered whether a process runs that a command asked for.
+    fn executed(
+        &mut self,
+        pending: Pending,
+        result: Result<protocol::Answer, Failure>,
+    ) -> Result<(), VmError> {
+        match result {
+            Ok(protocol::Answer::Executed { .. }) => {
+                self.executed.started(pending, &mut self.clients);
+            }
+            Ok(_) => return Err(SessionError::Unasked.into()),
+            Err(failure) => {
+                self.executed.failed(&pending);
+                let failed = Answer::Failed(failure);
+                self.clients.answer(pending.client(), &failed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills the processes whose commands have gone.
+    fn kill_abandoned(&mut self) -> Result<(), VmError> {
+        for number in self.executed.abandoned(&self.clients) {
+            let request = Request::Signal {
+                id: self.session.id.clone(),
+                signal: libc::SIGKILL,
+                to: Target::Process(number),
+            };
+            self.request(&request, Owed::Nobody)?;
+        }
+        Ok(())
+    }
+
     /// Passes a signal on that this process got.
     fn forward(&mut self, signal: i32) -> Result<(), VmError> {
-        let request = Request::Signal {
-            id: self.session.id.clone(),
-            signal,
-            to: Target::First,
+        let id = self.session.id.clone();
+        let request = match (&self.terminal, signal) {
+            (Some(terminal), libc::SIGWINCH) => match terminal.size() {
+                Some(size) => Request::Resize {
+                    id,
+                    process: None,
+                    size,
+                },
+                None => return Ok(()),
+            },
+            _ => Request::Signal {
+                id,
+                signal,
+                to: Target::First,
+            },
         };
         self.request(&request, Owed::Nobody)
     }
@@ -218,6 +286,16 @@ impl<'a, M: Machine> Service<'a, M> {
             Ask::Resume => self.resume(),
             Ask::Disk => self.disk(),
             Ask::Guest(request) => return self.pass_on(client, &request),
+            Ask::Exec(exec) => {
+                let id = &self.session.id;
+                match self.executed.prepare(id, client, *exec) {
+                    Ok((pending, exec)) => {
+                        let request = Request::Exec(Box::new(exec));
+                        return self.request(&request, Owed::Exec(pending));
+                    }
+                    Err(error) => refused(&error),
+                }
+            }
         };
         self.clients.answer(client, &answer);
         Ok(())
@@ -278,8 +356,9 @@ impl<'a, M: Machine> Service<'a, M> {
     fn pass_on(&mut self, client: ClientId, request: &Request) -> Result<(), VmError> {
         match request {
             // A signal is sent, not obeyed: a guest that stands still gets it when it goes on.
-            Request::Signal { signal, .. } => {
-                let kills = *signal == libc::SIGKILL;
+            Request::Signal { signal, to, .. } => {
+                let of_container = !matches!(to, Target::Process(_));
+                let kills = *signal == libc::SIGKILL && of_container;
                 if !kills && !self.notes.is_paused() {
                     return self.request(request, Owed::Client(client));
                 }
@@ -292,7 +371,7 @@ impl<'a, M: Machine> Service<'a, M> {
                 Ok(())
             }
             // These are this process's own to ask.
-            Request::Create(_) | Request::Start { .. } | Request::PowerOff => {
+            Request::Create(_) | Request::Start { .. } | Request::Exec(_) | Request::PowerOff => {
                 self.clients.drop(client);
                 Ok(())
             }

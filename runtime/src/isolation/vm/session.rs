@@ -22,7 +22,7 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::isolation::signals::Signals;
+use crate::isolation::signals::{Received, Signals};
 
 use super::control::{Control, ControlError};
 
@@ -131,6 +131,9 @@ pub(super) struct Session<'a, M> {
     pub(super) pending: Vec<i32>,
     /// Whether signals are taken. They wait in the kernel otherwise, which keeps one of each.
     pub(super) hears_signals: bool,
+    /// Whether this process's terminal stands for the workload's, which the guest's tells of
+    /// what the host's tells this process.
+    pub(super) has_terminal: bool,
 }
 
 /// What woke the session.
@@ -162,6 +165,7 @@ impl<'a, M: Machine> Session<'a, M> {
             id: id.into(),
             pending: Vec::new(),
             hears_signals: true,
+            has_terminal: false,
         }
     }
 
@@ -385,21 +389,25 @@ impl<'a, M: Machine> Session<'a, M> {
             }
             if !found[1].is_empty()
                 && let Some(signal) = self.signals.next().map_err(SessionError::Poll)?
-                && is_for_the_workload(signal)
+                && self.is_for_the_workload(signal)
             {
-                return Ok(Wake::Signal(signal));
+                return Ok(Wake::Signal(signal.number));
             }
             if !found[2].is_empty() {
                 return Ok(Wake::MachineEnded);
             }
         }
     }
-}
 
-/// Whether a signal that the sandbox process got is the workload's: of these it may have sent
-/// itself one, or its child QEMU has.
-fn is_for_the_workload(signal: i32) -> bool {
-    !matches!(signal, libc::SIGCHLD | libc::SIGPIPE)
+    /// Whether a signal that this process got is the workload's: of some it may have sent itself
+    /// one, or its child QEMU has.
+    fn is_for_the_workload(&self, signal: Received) -> bool {
+        match signal.number {
+            libc::SIGCHLD | libc::SIGPIPE => false,
+            libc::SIGWINCH => true,
+            _ => !(self.has_terminal && signal.by_kernel),
+        }
+    }
 }
 
 /// The signal, if it ends a creation: those do that would end a process without a handler and

@@ -1,5 +1,5 @@
-//! The workload's standard streams: a thread for each carries bytes between what nacre
-//! inherited and a vsock stream, whatever they are. A slow reader slows the writer, an end of
+//! A guest process's standard streams on the host: a thread for each carries bytes between what
+//! nacre has and a vsock stream, whatever they are. A slow reader slows the writer, an end of
 //! file reaches the other side, and so does a reader that has gone.
 
 use std::{
@@ -7,9 +7,10 @@ use std::{
     io,
     net::Shutdown,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{fs::FileTypeExt, fs::MetadataExt, net::UnixStream},
     },
+    sync::Arc,
     thread,
 };
 
@@ -19,6 +20,9 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
+use serde::{Deserialize, Serialize};
+
+use super::terminal::Terminal;
 
 const STDIN: RawFd = 0;
 const STDOUT: RawFd = 1;
@@ -27,66 +31,235 @@ const STDERR: RawFd = 2;
 /// What a thread holds at a time, in bytes: what a pipe does.
 const BUFFER: usize = 64 << 10;
 
-/// The host's ends of the streams, before and after their threads are there.
-pub(super) struct Relays {
-    input: Option<UnixStream>,
-    /// What is written to each of standard output and error.
-    outputs: Vec<(RawFd, UnixStream)>,
+/// Which streams a process is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Wanted {
+    /// The standard ones, but for those that are `/dev/null`.
+    Standard {
+        stdin: bool,
+        stdout: bool,
+        stderr: Stderr,
+    },
+    /// A terminal.
+    Terminal,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Stderr {
+    Null,
+    /// The same file as standard output, and so the same stream: what is written to both keeps
+    /// its order.
+    Stdout,
+    Own,
+}
+
+impl Wanted {
+    /// Those of a process with that terminal, or else of this process's standard streams.
+    pub(super) fn new(terminal: Option<&Terminal>) -> io::Result<Self> {
+        if terminal.is_some() {
+            return Ok(Self::Terminal);
+        }
+        let stdout = !is_null(STDOUT)?;
+        let stderr = if stdout && are_same(STDOUT, STDERR)? {
+            Stderr::Stdout
+        } else if is_null(STDERR)? {
+            Stderr::Null
+        } else {
+            Stderr::Own
+        };
+        Ok(Self::Standard {
+            stdin: !is_null(STDIN)?,
+            stdout,
+            stderr,
+        })
+    }
+}
+
+/// Numbers ports, each used for one stream.
+pub(super) struct Expected {
+    ports: Ports,
+    last: u32,
+}
+
+impl Expected {
+    pub(super) fn new(ports: Ports) -> Self {
+        Self {
+            ports,
+            last: protocol::CONTROL_PORT,
+        }
+    }
+
+    /// Expects the guest to connect the streams of a process. Returns what it is to connect to,
+    /// and the host's ends.
+    pub(super) fn expect(&mut self, wanted: Wanted) -> io::Result<(Streams, Vec<UnixStream>)> {
+        let mut streams = Streams::default();
+        let mut ends = Vec::new();
+        let mut expect = |port: &mut Option<u32>| {
+            // No port is used twice, since u32::MAX isn't expected.
+            self.last = self.last.saturating_add(1);
+            ends.push(self.ports.expect(self.last)?);
+            *port = Some(self.last);
+            Ok(())
+        };
+        let mut expect_all = || match wanted {
+            Wanted::Terminal => expect(&mut streams.terminal),
+            Wanted::Standard {
+                stdin,
+                stdout,
+                stderr,
+            } => {
+                if stdin {
+                    expect(&mut streams.stdin)?;
+                }
+                if stdout {
+                    expect(&mut streams.stdout)?;
+                }
+                match stderr {
+                    Stderr::Null => {}
+                    Stderr::Stdout => streams.stderr = streams.stdout,
+                    Stderr::Own => expect(&mut streams.stderr)?,
+                }
+                Ok(())
+            }
+        };
+        match expect_all() {
+            Ok(()) => Ok((streams, ends)),
+            Err(error) => {
+                self.forget(&streams);
+                Err(error)
+            }
+        }
+    }
+
+    /// Expects those no more that the guest hasn't connected to.
+    pub(super) fn forget(&self, streams: &Streams) {
+        let Streams {
+            stdin,
+            stdout,
+            stderr,
+            terminal,
+        } = streams;
+        for port in [stdin, stdout, stderr, terminal].into_iter().flatten() {
+            self.ports.forget(*port);
+        }
+    }
+}
+
+/// The host's ends of a process's streams, before their threads are there.
+pub(super) enum Relays {
+    Standard {
+        input: Option<UnixStream>,
+        /// What is written to each of standard output and error.
+        outputs: Vec<(RawFd, UnixStream)>,
+    },
+    /// The caller's own terminal is the process's: what is read from standard input is typed,
+    /// and what is shown goes to standard output.
+    Foreground(UnixStream),
+    /// Somebody else has the master of this terminal.
+    Pair {
+        slave: Arc<OwnedFd>,
+        stream: UnixStream,
+    },
 }
 
 impl Relays {
-    /// Has a port for each stream that isn't `/dev/null`. Standard output and error share one
-    /// if they are the same file, so that what is written to both keeps its order.
-    pub(super) fn new(ports: &Ports) -> io::Result<(Self, Streams)> {
-        let mut next = protocol::CONTROL_PORT;
-        let mut expect = || {
-            next += 1;
-            ports.expect(next).map(|stream| (next, stream))
+    /// For streams whose ends these are ([`Expected::expect`]); `None` if they are not as many
+    /// as it takes.
+    pub(super) fn new(
+        wanted: Wanted,
+        terminal: Option<&Terminal>,
+        ends: Vec<UnixStream>,
+    ) -> Option<Self> {
+        let mut ends = ends.into_iter();
+        let relays = match (wanted, terminal) {
+            (Wanted::Terminal, None) => return None,
+            (Wanted::Terminal, Some(Terminal::Foreground)) => Self::Foreground(ends.next()?),
+            (Wanted::Terminal, Some(Terminal::Pair { slave, .. })) => Self::Pair {
+                slave: Arc::clone(slave),
+                stream: ends.next()?,
+            },
+            (
+                Wanted::Standard {
+                    stdin,
+                    stdout,
+                    stderr,
+                },
+                _,
+            ) => {
+                let input = match stdin {
+                    true => Some(ends.next()?),
+                    false => None,
+                };
+                let mut outputs = Vec::new();
+                for (fd, has) in [(STDOUT, stdout), (STDERR, stderr == Stderr::Own)] {
+                    if has {
+                        outputs.push((fd, ends.next()?));
+                    }
+                }
+                Self::Standard { input, outputs }
+            }
         };
-        let mut streams = Streams::default();
-        let mut relays = Self {
-            input: None,
-            outputs: Vec::new(),
-        };
-        if !is_null(STDIN)? {
-            let (port, stream) = expect()?;
-            streams.stdin = Some(port);
-            relays.input = Some(stream);
-        }
-        if !is_null(STDOUT)? {
-            let (port, stream) = expect()?;
-            streams.stdout = Some(port);
-            relays.outputs.push((STDOUT, stream));
-        }
-        if streams.stdout.is_some() && are_same(STDOUT, STDERR)? {
-            streams.stderr = streams.stdout;
-        } else if !is_null(STDERR)? {
-            let (port, stream) = expect()?;
-            streams.stderr = Some(port);
-            relays.outputs.push((STDERR, stream));
-        }
-        Ok((relays, streams))
+        ends.next().is_none().then_some(relays)
     }
 
     /// Starts the threads. What is returned reads an end of file once all output has been
     /// written, or nobody is left to read it.
     pub(super) fn start(self) -> io::Result<UnixStream> {
         let (done, working) = UnixStream::pair()?;
-        if let Some(stream) = self.input {
-            thread::Builder::new()
-                .name("stdin".into())
-                .spawn(move || carry_input(&stream))?;
-        }
-        for (fd, stream) in self.outputs {
-            let working = working.try_clone()?;
-            let name = if fd == STDOUT { "stdout" } else { "stderr" };
-            thread::Builder::new().name(name.into()).spawn(move || {
-                carry_output(&stream, fd);
-                drop(working);
-            })?;
+        match self {
+            Self::Standard { input, outputs } => {
+                if let Some(stream) = input {
+                    spawn("stdin", move || carry_input(&stream))?;
+                }
+                for (fd, stream) in outputs {
+                    let working = working.try_clone()?;
+                    let name = if fd == STDOUT { "stdout" } else { "stderr" };
+                    spawn(name, move || {
+                        carry_output(&stream, fd);
+                        drop(working);
+                    })?;
+                }
+            }
+            Self::Foreground(stream) => {
+                let typed = stream.try_clone()?;
+                // Its end isn't the terminal's: that shows what there is to be shown.
+                spawn("typed", move || {
+                    let _ = copy(borrow(STDIN), typed.as_fd());
+                    let _ = replace_with_null(STDIN);
+                })?;
+                spawn("shown", move || {
+                    carry_output(&stream, STDOUT);
+                    drop(working);
+                })?;
+            }
+            Self::Pair { slave, stream } => {
+                let (to_guest, from_slave) = (stream.try_clone()?, Arc::clone(&slave));
+                spawn("typed", move || {
+                    let _ = copy(from_slave.as_fd(), to_guest.as_fd());
+                    hang_up(&to_guest);
+                })?;
+                spawn("shown", move || {
+                    if copy(stream.as_fd(), slave.as_fd()).is_err() {
+                        hang_up(&stream);
+                    }
+                    drop(working);
+                })?;
+            }
         }
         Ok(done)
     }
+}
+
+/// The master of a terminal is gone: so is the guest's.
+fn hang_up(stream: &UnixStream) {
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(work)?;
+    Ok(())
 }
 
 /// Makes the process let go of its standard input and output, so that whoever holds their
@@ -94,6 +267,12 @@ impl Relays {
 pub(super) fn release_input_and_output() -> io::Result<()> {
     replace_with_null(STDIN)?;
     replace_with_null(STDOUT)
+}
+
+/// As [`release_input_and_output`], with standard error.
+pub(super) fn release_all() -> io::Result<()> {
+    release_input_and_output()?;
+    replace_with_null(STDERR)
 }
 
 fn carry_input(stream: &UnixStream) {
@@ -207,6 +386,31 @@ mod tests {
         assert!(received == bytes);
         write.join().unwrap();
         relay.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn ports_are_expected_for_what_is_wanted_and_no_more() {
+        let (_vsock, ports) = nacre_vmm::devices::virtio::vsock::Vsock::new(3).unwrap();
+        let mut expected = Expected::new(ports.clone());
+        let wanted = Wanted::Standard {
+            stdin: true,
+            stdout: true,
+            stderr: Stderr::Stdout,
+        };
+        let (streams, ends) = expected.expect(wanted).unwrap();
+        assert_eq!(ends.len(), 2);
+        assert_eq!(streams.stdout, streams.stderr);
+        assert!(streams.stdin != streams.stdout && streams.terminal.is_none());
+        assert!(Relays::new(wanted, None, ends).is_some());
+        for wrong in 0..4 {
+            let ends = (0..wrong).map(|_| UnixStream::pair().unwrap().0).collect();
+            assert_eq!(Relays::new(wanted, None, ends).is_some(), wrong == 2);
+        }
+        // It is free again, and its end is told.
+        let (streams, mut ends) = expected.expect(Wanted::Terminal).unwrap();
+        expected.forget(&streams);
+        assert_eq!(ends[0].read(&mut [0]).unwrap(), 0);
+        ports.expect(streams.terminal.unwrap()).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -25,7 +25,10 @@ use nix::{
         time::{TimeVal, TimeValLike},
     },
 };
+use oci_spec::runtime::Process;
 use serde::{Deserialize, Serialize};
+
+use super::streams::Wanted;
 
 /// The socket's name in the container's folder, which nobody but its owner can enter.
 pub(crate) const SOCKET: &str = "sandbox";
@@ -42,8 +45,20 @@ pub(super) enum Ask {
     Resume,
     /// What the VM's disk takes of the host.
     Disk,
+    /// Start a process in the container, which the command stands for until its end:
+    /// [`Answer::Executed`], and then [`Answer::Exited`]. It is killed if the command goes.
+    Exec(Box<Exec>),
     /// What the agent is to be asked: everything that needs nothing of the sandbox process.
     Guest(Box<protocol::Request>),
+}
+
+/// A process to be started.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Exec {
+    pub(super) process: Process,
+    pub(super) streams: Wanted,
+    /// As in `nacre_agent::protocol::Exec`.
+    pub(super) cgroups: Vec<(String, PathBuf)>,
 }
 
 /// What is answered.
@@ -54,6 +69,10 @@ pub(super) enum Answer {
     Done,
     /// What the VM's disk takes of the host, in bytes, if it has one.
     Disk { allocated: Option<u64> },
+    /// The process of this number runs. The host's ends of its streams come with it.
+    Executed { number: u32 },
+    /// It has ended.
+    Exited { status: u8 },
     /// What the agent said.
     Guest(protocol::Answer),
     /// It wasn't done: by the sandbox process, or by the agent.

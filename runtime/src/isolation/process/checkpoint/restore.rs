@@ -23,14 +23,13 @@ use crate::{
     cli::Restore,
     config::bundle::Bundle,
     id::Id,
-    isolation::{new_record, pid_file, signals::Signals},
+    isolation::{console, new_record, pid_file, signals::Signals},
     state::{By, Folder, Store},
 };
 
 use super::super::{
     ProcessError,
     create::{Made, new_process},
-    descriptors,
     foreground::Foreground,
 };
 use super::{
@@ -54,7 +53,7 @@ pub(crate) fn restore(
         mut spec,
         json,
     } = bundle;
-    if descriptors::has_terminal(spec.process().as_ref()) || arguments.console_socket.is_some() {
+    if console::has_terminal(spec.process().as_ref()) || arguments.console_socket.is_some() {
         return Err(CriuError::Terminal.into());
     }
     config::resolve_paths(&mut spec, &directory);

@@ -162,6 +162,12 @@ impl Ports {
         Ok(host)
     }
 
+    /// Expects no connection to `port` any more, if none has come: its host's end reads an end
+    /// of file then.
+    pub fn forget(&self, port: u32) {
+        drop(self.take(port));
+    }
+
     /// Takes the device's end of an expected connection.
     fn take(&self, port: u32) -> Option<UnixStream> {
         self.table().expected.remove(&port)

@@ -1,0 +1,34 @@
+//! A further process for a container that runs, as `nacre exec` asks for it.
+
+use std::path::Path;
+
+use oci_spec::runtime::Process;
+
+use crate::state::Status;
+
+use super::StatusError;
+
+/// A process to be started, besides what its `process` says.
+#[derive(Debug)]
+pub(crate) struct ExecRequest<'a> {
+    pub(crate) process: &'a Process,
+    /// Return once it runs.
+    pub(crate) detach: bool,
+    pub(crate) pid_file: Option<&'a Path>,
+    pub(crate) console_socket: Option<&'a Path>,
+    pub(crate) preserve_fds: u32,
+    /// Cgroups below the container's, each with its controller, or an empty name for all.
+    pub(crate) cgroups: Vec<(&'a str, &'a Path)>,
+    pub(crate) ignore_paused: bool,
+}
+
+impl ExecRequest<'_> {
+    /// Whether it can be started in a container that stands so.
+    pub(super) fn check(&self, status: Status) -> Result<(), StatusError> {
+        match status {
+            Status::Stopped | Status::Creating => Err(StatusError::ExecStopped),
+            Status::Paused if !self.ignore_paused => Err(StatusError::ExecPaused),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Where a guest process's terminal is on the host.
+//!
+//! The guest has the pseudoterminal that the process uses. In the foreground the caller's own
+//! is raw, and its bytes are carried. A caller that gave a console socket gets the master of a
+//! pseudoterminal of the host, whose slave passes everything on and makes nothing of it: it is
+//! the controlling terminal of this process, so that the kernel tells it of another size
+//! (SIGWINCH), and of the master's end (SIGHUP, and an end of file).
+
+use std::{io, os::fd::OwnedFd, sync::Arc};
+
+use nacre_agent::{
+    container::{ConsoleSocketError, send_terminal},
+    protocol::WindowSize,
+};
+use oci_spec::runtime::{BoxBuilder, Process};
+use rustix::{
+    process::ioctl_tiocsctty,
+    pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
+    termios::{OptionalActions, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
+};
+
+use super::streams;
+
+/// A terminal that this process carries the bytes of.
+#[derive(Debug)]
+pub(super) enum Terminal {
+    /// The caller's own, which somebody has made raw.
+    Foreground,
+    /// One whose master the caller gets.
+    Pair {
+        slave: Arc<OwnedFd>,
+        /// Until it is given away, with where it goes.
+        master: Option<(OwnedFd, OwnedFd)>,
+    },
+}
+
+impl Terminal {
+    /// The one of a process that has one: its master goes to `socket`, or it is the caller's.
+    pub(super) fn new(process: &Process, socket: Option<OwnedFd>) -> io::Result<Option<Self>> {
+        match (process.terminal(), socket) {
+            (Some(true), Some(socket)) => Self::pair(process, socket).map(Some),
+            (Some(true), None) => Ok(Some(Self::Foreground)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Makes one whose master goes to `socket`. This process must lead a session that has no
+    /// terminal.
+    fn pair(process: &Process, socket: OwnedFd) -> io::Result<Self> {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags)?;
+        unlockpt(&master)?;
+        let slave = ioctl_tiocgptpeer(&master, flags)?;
+        let mut settings = tcgetattr(&slave)?;
+        settings.make_raw();
+        tcsetattr(&slave, OptionalActions::Now, &settings)?;
+        if let Some(size) = process.console_size()
+            && let (Ok(rows), Ok(columns)) = (size.height().try_into(), size.width().try_into())
+        {
+            tcsetwinsize(&slave, winsize(WindowSize { rows, columns }))?;
+        }
+        ioctl_tiocsctty(&slave)?;
+        Ok(Self::Pair {
+            slave: Arc::new(slave),
+            master: Some((master, socket)),
+        })
+    }
+
+    /// How large it is now, if that can be told.
+    pub(super) fn size(&self) -> Option<WindowSize> {
+        let size = match self {
+            Self::Foreground => (0..=2).find_map(|fd| tcgetwinsize(streams::borrow(fd)).ok()),
+            Self::Pair { slave, .. } => tcgetwinsize(slave).ok(),
+        };
+        size.map(|size| WindowSize {
+            rows: size.ws_row,
+            columns: size.ws_col,
+        })
+    }
+
+    /// Gives the master away, to whoever is at the socket.
+    pub(super) fn give_away(&mut self) -> Result<(), ConsoleSocketError> {
+        if let Self::Pair { master, .. } = self
+            && let Some((master, socket)) = master.take()
+        {
+            send_terminal(&socket, &master)?;
+        }
+        Ok(())
+    }
+}
+
+/// Has the process's terminal be as large as the caller's, which shows it.
+pub(super) fn fit(process: &mut Process) {
+    if let Some(size) = Terminal::Foreground.size() {
+        let mut new = BoxBuilder::default();
+        new = new
+            .height(u64::from(size.rows))
+            .width(u64::from(size.columns));
+        if let Ok(size) = new.build() {
+            process.set_console_size(Some(size));
+        }
+    }
+}
+
+fn winsize(size: WindowSize) -> Winsize {
+    Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
