@@ -73,13 +73,13 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// The attribute of this type.
-pub(super) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+/// The attribute of this type, among attributes.
+pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, v)| v)
 }
 
 /// The attribute of this type, as a number.
-pub(super) fn number(bytes: &[u8], kind: u16) -> Option<u32> {
+pub fn number(bytes: &[u8], kind: u16) -> Option<u32> {
     u32_at(attribute(bytes, kind)?, 0)
 }
 
@@ -95,7 +95,8 @@ pub(super) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes))
 }
 
-pub(super) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+/// The number at a place, if it isn't beyond the end.
+pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     let bytes = bytes.get(offset..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*bytes))
 }

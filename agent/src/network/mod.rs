@@ -6,14 +6,13 @@
 //! neighbours that answer, and what an IPv6 router announces, which the guest hears itself.
 
 mod carried;
-mod message;
+pub mod message;
 mod model;
 mod netlink;
 mod read;
 mod write;
 
 pub use carried::{Carried, CarryError, Nics};
-pub use message::Message;
 pub use model::{Address, Hop, Interface, Neighbour, Network, Nic, Route};
 pub use netlink::{Netlink, Watch};
 pub use read::{Link, Namespace};

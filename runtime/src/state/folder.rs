@@ -18,7 +18,10 @@ use nacre_agent::container::{
 };
 use oci_spec::runtime::Spec;
 
-use crate::{id::Id, isolation::vm::SOCKET};
+use crate::{
+    id::Id,
+    isolation::vm::{SOCKET, network},
+};
 
 use super::{By, Record, StateError, record::Vm};
 
@@ -145,10 +148,19 @@ impl Folder {
         self.clear()
     }
 
-    /// Removes the cgroup that a VM's sandbox process has left as it was killed, or that of a
-    /// container on the host's kernel whose creation was cut short.
+    /// Removes the cgroup that a VM's sandbox process has left as it was killed, with what it has
+    /// left in the network, or the cgroup of a container on the host's kernel whose creation was
+    /// cut short.
     pub(crate) fn remove_cgroup_of_remains(&self, id: &Id) -> Result<(), StateError> {
-        let removed = match self.record()?.map(|record| record.by) {
+        let by = self.record()?.map(|record| record.by);
+        if let Some(By::Vm(Vm {
+            network: Some(path),
+            ..
+        })) = &by
+        {
+            network::remove_what_is_left(path)?;
+        }
+        let removed = match by {
             // It was removed, or never there.
             None | Some(By::Vm(Vm { cgroup: None, .. })) => Ok(()),
             Some(By::Vm(Vm {
@@ -339,6 +351,7 @@ mod tests {
                 start_time: 0,
             },
             cgroup: None,
+            network: None,
             hypervisor: crate::isolation::vm::hypervisor::Hypervisor::Kvm,
             guest_kernel: None,
             progress,

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use crate::{
     id::{Id, IdError},
+    isolation::vm::network::NetworkError,
     log::chain,
 };
 
@@ -85,6 +86,8 @@ pub(crate) enum StateError {
         #[source]
         source: Box<CgroupError>,
     },
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error("{what} {path}")]
     Io {
         what: &'static str,

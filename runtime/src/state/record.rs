@@ -60,6 +60,10 @@ pub(crate) struct Vm {
     /// The cgroup of the sandbox process and its VM, from before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup: Option<Cgroup>,
+    /// The network namespace that is carried into the VM, if it isn't its own: what is left in
+    /// it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network: Option<PathBuf>,
     /// What runs the VM.
     pub(crate) hypervisor: Hypervisor,
     /// The guest kernel's release, once the guest has said it.

@@ -4,8 +4,8 @@
 //! The root becomes `rootfs` of the share, or an overlay over that; the sources of bind mounts `mounts/N`. Namespaces
 //! are the guest's: where the configuration would share one with the host, the container
 //! shares it with nothing but the guest's agent, which is more isolation than was asked for.
-//! The network is the exception, as its absence can be told from its presence: a container
-//! that is to use the host's, or one that somebody made, is refused.
+//! The network is the exception: the container's namespace is the sandbox process's on the host,
+//! and what is in it is carried into the guest. Only the host's own can't be.
 
 use std::{
     fs, io,
@@ -130,6 +130,10 @@ pub(super) fn translate(
     }
 
     if let Some(linux) = spec.linux_mut() {
+        for namespace in linux.namespaces_mut().iter_mut().flatten() {
+            // The sandbox process has joined it.
+            namespace.set_path(None);
+        }
         // The path is for the host's hierarchy. The guest's holds this container only.
         linux.set_cgroups_path(Some(Path::new("/").join(id.as_str())));
         if let Some(resources) = linux.resources_mut() {
@@ -170,7 +174,9 @@ fn check_namespaces(spec: &Spec) -> Result<(), GuestSpecError> {
         .and_then(|linux| linux.namespaces().as_deref())
         .unwrap_or_default();
     for namespace in namespaces {
-        if let Some(path) = namespace.path()
+        // Its network the guest is given as it is.
+        if namespace.typ() != LinuxNamespaceType::Network
+            && let Some(path) = namespace.path()
             && !path.as_os_str().is_empty()
         {
             return Err(GuestSpecError::NamespacePath {
@@ -468,10 +474,10 @@ mod tests {
     #[test]
     fn what_would_need_the_hosts_kernel_is_refused_by_name() {
         let mut scene = Scene::new();
-        scene.config["linux"]["namespaces"] = json!([{"type": "network", "path": "/run/netns/x"}]);
+        scene.config["linux"]["namespaces"] = json!([{"type": "ipc", "path": "/proc/7/ns/ipc"}]);
         assert_eq!(
             scene.refusal(),
-            "linux.namespaces: a VM can't join the net namespace /run/netns/x"
+            "linux.namespaces: a VM can't join the ipc namespace /proc/7/ns/ipc"
         );
         scene.config["linux"]["namespaces"] = json!([{"type": "mount"}]);
         assert!(scene.refusal().contains("host's network"));

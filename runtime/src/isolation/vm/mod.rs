@@ -17,6 +17,7 @@ mod initramfs;
 mod kernel_files;
 mod kill;
 mod limits;
+pub(crate) mod network;
 mod pause;
 mod ps;
 mod sandbox;
@@ -73,6 +74,7 @@ use disk::DiskError;
 use guest_spec::{GuestSpecError, Shared};
 use hypervisor::{Hypervisor, HypervisorError};
 use limits::HostLimits;
+use network::NetworkError;
 use session::SessionError;
 use share::ShareError;
 
@@ -135,6 +137,7 @@ struct Plan {
     kernel: File,
     agent: File,
     console_log: Option<File>,
+    network: network::Namespace,
     /// The guest's.
     spec: Spec,
     shared: Shared,
@@ -197,6 +200,8 @@ pub(crate) enum VmError {
     ConsoleSocket(#[from] ConsoleSocketError),
     #[error(transparent)]
     Share(#[from] ShareError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error("can't make the VM")]
     Make(#[source] nacre_vmm::Error),
     #[error("the VM failed: {}{}", chain(.0), Console(.0.console_tail().unwrap_or_default()))]
@@ -378,6 +383,7 @@ impl Plan {
         let overhead = config.overhead_memory.map(|bytes| bytes.0);
         let overhead = overhead.unwrap_or_else(|| limits::default_overhead(hypervisor));
         let limits = HostLimits::new(resources, size, overhead);
+        let network = network::Namespace::of(&bundle.spec);
         let vm = record::Vm {
             // Of the sandbox process, once there is one.
             sandbox: Identity {
@@ -385,6 +391,7 @@ impl Plan {
                 start_time: 0,
             },
             cgroup: cgroup.as_ref().map(Place::cgroup),
+            network: network.path().map(Path::to_owned),
             hypervisor,
             guest_kernel: None,
             progress: Progress::Creating,
@@ -442,6 +449,7 @@ impl Plan {
             kernel,
             agent,
             console_log,
+            network,
             spec,
             shared,
             record,

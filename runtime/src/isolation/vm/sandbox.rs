@@ -16,7 +16,7 @@ use nacre_agent::{
     protocol::{self, CONTROL_PORT, Create, SHARE_TAG},
 };
 use nacre_vmm::{
-    Qemu, RunningVm, Vm, VmConfig,
+    MAX_DEVICES, MAX_QEMU_DEVICES, Qemu, RunningVm, Vm, VmConfig,
     devices::virtio::{VirtioDevice, fs::Fs, rng::Rng, vsock::Vsock},
 };
 use nix::unistd::Pid;
@@ -38,6 +38,7 @@ use super::{
     executed::Executed,
     hypervisor::Hypervisor,
     initramfs, limits,
+    network::{CarriedNetwork, LiveNetwork},
     service::{Notes, Service},
     session::{Exited, Session, SessionError},
     share::Share,
@@ -63,6 +64,7 @@ pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixSt
         caller,
         share: None,
         cgroup: None,
+        network: None,
     };
     let outcome = sandbox.run(plan);
     let is_alone = matches!(
@@ -93,6 +95,7 @@ struct Sandbox<'a> {
     caller: UnixStream,
     share: Option<Share>,
     cgroup: Option<Joined>,
+    network: Option<CarriedNetwork>,
 }
 
 impl Sandbox<'_> {
@@ -105,6 +108,7 @@ impl Sandbox<'_> {
         };
         notes.note(|vm| vm.sandbox = this)?;
         self.folder.write_config(&plan.config)?;
+        plan.network.enter()?;
         let share = Share::assemble(self.folder.share()?, &plan.shared)?;
         let share = self.share.insert(share);
         if !plan.hooks.is_empty() || !notes.record.poststop.is_empty() {
@@ -140,6 +144,17 @@ impl Sandbox<'_> {
         if let Some(disk) = &disk {
             devices.push(Box::new(disk.device(plan.size.cpus)?));
         }
+        let emulated = plan.hypervisor == Hypervisor::Qemu;
+        let most = match emulated {
+            true => MAX_QEMU_DEVICES,
+            false => MAX_DEVICES,
+        };
+        let network = CarriedNetwork::open(
+            plan.size.cpus as u8,
+            emulated,
+            most.saturating_sub(devices.len()),
+        )?;
+        let network = self.network.insert(network);
         tracing::debug!(
             "container {}: a VM of {} vCPUs and {} MiB, run by {}",
             plan.id,
@@ -161,7 +176,7 @@ impl Sandbox<'_> {
             cmdline: cmdline(plan.options.debug || plan.console_log.is_some()),
             console_log: plan.console_log,
             devices,
-            nic_slots: 0,
+            nic_slots: network.slots(),
         };
         let (joined, machine) =
             while_joining(plan.cgroup, &plan.limits.at_boot, || Vm::new(config));
@@ -183,6 +198,9 @@ impl Sandbox<'_> {
             let timeout = plan.boot_timeout;
             let hello = session.hello(timeout)?;
             tracing::debug!("the guest says hello from kernel {}", hello.kernel);
+            if let Some(network) = network.update(&machine)? {
+                session.set_network(network, timeout)?;
+            }
             let create = Create {
                 id: plan.id.to_string(),
                 spec: plan.spec,
@@ -228,6 +246,7 @@ impl Sandbox<'_> {
             let mut service = Service::new(session, Clients::new(listener), notes, executed);
             service.terminal = terminal;
             service.disk = disk;
+            service.network = Some(LiveNetwork::new(network, &machine));
             service.forget_caller_once_started = plan.options.how == How::Detached;
             let Some(exited) = service.serve()? else {
                 return Ok(Exited::killed());
@@ -252,6 +271,7 @@ impl Sandbox<'_> {
     /// this process is alone.
     fn clean_up(self, is_alone: bool) -> Result<(), VmError> {
         let left = self.cgroup.map_or(Ok(()), Joined::leave);
+        self.network.map_or(Ok(()), CarriedNetwork::close)?;
         self.share.map_or(Ok(()), Share::unmount)?;
         // Otherwise the record still says which cgroup it is.
         left?;

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nacre_agent::protocol::{self, Event, Failure, Request, Target};
+use nacre_agent::{
+    network::Network,
+    protocol::{self, Event, Failure, Request, Target},
+};
+use nix::poll::PollFlags;
 
 use crate::{
     isolation::StatusError,
@@ -24,7 +28,8 @@ use super::{
     clients::{ClientId, Clients},
     disk::Disk,
     executed::{Executed, Pending},
-    session::{Exited, Machine, Session, SessionError, Wake},
+    network::LiveNetwork,
+    session::{Exited, Machine, Session, SessionError, Wake, network_request},
     terminal::Terminal,
     wire::{Answer, Ask},
 };
@@ -44,6 +49,8 @@ pub(super) struct Service<'a, M> {
     /// The workload's terminal, if it has one.
     pub(super) terminal: Option<Terminal>,
     executed: Executed,
+    /// The container's network, to be followed.
+    pub(super) network: Option<LiveNetwork<'a>>,
     owed: VecDeque<Owed>,
     is_starting: bool,
     /// When the container must be gone.
@@ -58,6 +65,8 @@ enum Owed {
     Start(ClientId),
     Client(ClientId),
     Exec(Pending),
+    /// Told of a change of the network; the container that this client starts waits for it.
+    Network(Option<ClientId>),
 }
 
 /// What is written down of the container.
@@ -106,6 +115,7 @@ impl<'a, M: Machine> Service<'a, M> {
             disk: None,
             terminal: None,
             executed,
+            network: None,
             owed: VecDeque::new(),
             is_starting: false,
             killed: None,
@@ -128,14 +138,21 @@ impl<'a, M: Machine> Service<'a, M> {
             let deadlines = [self.killed, self.clients.deadline()];
             let deadline = deadlines.into_iter().flatten().min();
             // While the guest doesn't take what it is sent, no more is read.
-            let others = self.clients.interests(self.session.flush()?);
+            let mut others = self.clients.interests(self.session.flush()?);
+            let watched = self.network.as_ref().and_then(LiveNetwork::watched);
+            others.extend(watched.map(|network| (network, PollFlags::POLLIN)));
+            let watches_network = watched.is_some();
             match self.session.wake(deadline, &others)? {
                 Wake::Message => {}
                 Wake::Signal(signal) => self.forward(signal)?,
                 Wake::MachineEnded => {
                     return Err(SessionError::MachineEnded("the workload's end").into());
                 }
-                Wake::Others(found) => {
+                Wake::Others(mut found) => {
+                    let network = if watches_network { found.pop() } else { None };
+                    if network.is_some_and(|flags| !flags.is_empty()) {
+                        self.follow_network()?;
+                    }
                     for (client, ask) in self.clients.advance(&found) {
                         self.carry_out(client, ask)?;
                     }
@@ -167,6 +184,7 @@ impl<'a, M: Machine> Service<'a, M> {
                 }
                 Some(Owed::Start(client)) => self.started(client, result)?,
                 Some(Owed::Exec(pending)) => self.executed(pending, result)?,
+                Some(Owed::Network(starts)) => self.network_told(starts, result)?,
                 None => return Err(SessionError::Unasked.into()),
             },
             Event::Exited {
@@ -246,6 +264,50 @@ impl<'a, M: Machine> Service<'a, M> {
         Ok(())
     }
 
+    /// Tells the guest what has changed of the network on the host.
+    fn follow_network(&mut self) -> Result<(), VmError> {
+        let update = self.network.as_mut().map(LiveNetwork::update);
+        match update.unwrap_or(Ok(None)) {
+            Ok(Some(network)) => self.tell_network(network, None)?,
+            Ok(None) => {}
+            Err(error) => self.warn_of_network(&chain(&error)),
+        }
+        Ok(())
+    }
+
+    fn tell_network(&mut self, network: Network, starts: Option<ClientId>) -> Result<(), VmError> {
+        let request = network_request(&self.session.id, network);
+        self.request(&request, Owed::Network(starts))
+    }
+
+    fn network_told(
+        &mut self,
+        starts: Option<ClientId>,
+        result: Result<protocol::Answer, Failure>,
+    ) -> Result<(), VmError> {
+        if let Some(network) = &mut self.network {
+            network.confirmed();
+        }
+        match (starts, result) {
+            (Some(client), Ok(_)) => self.request_start(client),
+            (Some(client), Err(failure)) => {
+                self.is_starting = false;
+                self.clients.answer(client, &Answer::Failed(failure));
+                Ok(())
+            }
+            (None, Ok(_)) => Ok(()),
+            (None, Err(failure)) => {
+                self.warn_of_network(&failure.message);
+                Ok(())
+            }
+        }
+    }
+
+    /// Nobody waits for what has come since the container was started.
+    fn warn_of_network(&self, message: &str) {
+        tracing::warn!("container {}: {message}", self.session.id);
+    }
+
     /// Passes a signal on that this process got.
     fn forward(&mut self, signal: i32) -> Result<(), VmError> {
         let id = self.session.id.clone();
@@ -277,10 +339,9 @@ impl<'a, M: Machine> Service<'a, M> {
     /// is the command's to hear.
     fn carry_out(&mut self, client: ClientId, ask: Ask) -> Result<(), VmError> {
         let answer = match ask {
-            Ask::Start => match self.start(client) {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(refusal)) => refused(&refusal),
-                Err(error) => return Err(error),
+            Ask::Start => match self.start(client)? {
+                None => return Ok(()),
+                Some(refusal) => refusal,
             },
             Ask::Pause => self.pause(),
             Ask::Resume => self.resume(),
@@ -301,19 +362,30 @@ impl<'a, M: Machine> Service<'a, M> {
         Ok(())
     }
 
-    fn start(&mut self, client: ClientId) -> Result<Result<(), StatusError>, VmError> {
+    /// Has the container started, unless that is refused. What its network has got since it was
+    /// created is there before its workload is.
+    fn start(&mut self, client: ClientId) -> Result<Option<Answer>, VmError> {
         if self.is_starting || self.notes.is_started() {
-            return Ok(Err(StatusError::AlreadyRunning));
+            return Ok(Some(refused(&StatusError::AlreadyRunning)));
         }
         if self.notes.is_paused() {
-            return Ok(Err(self.not_running(Status::Paused)));
+            return Ok(Some(refused(&self.not_running(Status::Paused))));
         }
+        let update = self.network.as_mut().map(LiveNetwork::update);
+        match update.unwrap_or(Ok(None)) {
+            Ok(Some(network)) => self.tell_network(network, Some(client))?,
+            Ok(None) => self.request_start(client)?,
+            Err(error) => return Ok(Some(refused(&error))),
+        }
+        self.is_starting = true;
+        Ok(None)
+    }
+
+    fn request_start(&mut self, client: ClientId) -> Result<(), VmError> {
         let request = Request::Start {
             id: self.session.id.clone(),
         };
-        self.request(&request, Owed::Start(client))?;
-        self.is_starting = true;
-        Ok(Ok(()))
+        self.request(&request, Owed::Start(client))
     }
 
     fn pause(&mut self) -> Answer {
@@ -371,7 +443,11 @@ impl<'a, M: Machine> Service<'a, M> {
                 Ok(())
             }
             // These are this process's own to ask.
-            Request::Create(_) | Request::Start { .. } | Request::Exec(_) | Request::PowerOff => {
+            Request::Create(_)
+            | Request::Start { .. }
+            | Request::Exec(_)
+            | Request::Network { .. }
+            | Request::PowerOff => {
                 self.clients.drop(client);
                 Ok(())
             }

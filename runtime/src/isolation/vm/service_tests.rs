@@ -132,6 +132,7 @@ fn play(
         },
         cgroup: None,
         hypervisor: Hypervisor::Kvm,
+        network: None,
         guest_kernel: None,
         progress: Progress::Created,
         paused: false,

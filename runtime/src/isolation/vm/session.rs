@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nacre_agent::network::Network;
 use nacre_agent::protocol::{Answer, Create, Event, Failure, Hello, Request, VERSION};
 use nix::{
     errno::Errno,
@@ -186,6 +187,19 @@ impl<'a, M: Machine> Session<'a, M> {
             });
         }
         Ok(hello)
+    }
+
+    /// Has the container's network made what it is on the host.
+    pub(super) fn set_network(
+        &mut self,
+        network: Network,
+        timeout: Duration,
+    ) -> Result<(), SessionError> {
+        let request = network_request(&self.id, network);
+        match self.request(&request, "make the container's network", timeout)? {
+            Answer::Done => Ok(()),
+            _ => Err(SessionError::Unasked),
+        }
     }
 
     /// Has the container made.
@@ -419,6 +433,14 @@ fn ends_a_start(signal: i32) -> Option<Signal> {
             Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT
         )
     })
+}
+
+/// The request that makes a container's network what it is on the host.
+pub(super) fn network_request(id: &str, network: Network) -> Request {
+    Request::Network {
+        id: id.to_owned(),
+        network: Box::new(network),
+    }
 }
 
 /// A duration for poll, rounded up to its milliseconds.
