@@ -10,6 +10,7 @@ mod devices;
 mod events;
 mod exec;
 mod failures;
+mod files;
 mod filesystem;
 mod flags;
 mod hooks;
@@ -40,6 +41,7 @@ pub(crate) fn tests() -> Vec<Test> {
         terminal::tests(),
         process::tests(),
         namespaces::tests(),
+        files::tests(),
         filesystem::tests(),
         overlay::tests(),
         users::tests(),

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 /// A bundle in the making.
+#[derive(Clone)]
 pub struct Bundle {
     directory: PathBuf,
     config: Value,

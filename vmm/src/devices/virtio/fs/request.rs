@@ -23,6 +23,9 @@ use crate::devices::virtio::queue::Chain;
 const IN_HEADER: usize = 40;
 const OUT_HEADER: usize = 16;
 
+/// `struct fuse_write_in`.
+const WRITE_IN: usize = 40;
+
 /// How much of a request is copied: more than the header and any fixed structure after it.
 const HEAD: usize = 256;
 
@@ -116,7 +119,13 @@ impl Door {
     ) -> usize {
         let length = chain.readable.len();
         let mut head = [0; HEAD];
-        let copied = chain.readable.read(&mut head);
+        let mut copied = chain.readable.read(&mut head[..IN_HEADER]);
+        // What is written stays in one piece: O_DIRECT wants it aligned as the guest has it.
+        let end = match Head(&head[..copied]).u32(4) {
+            Some(WRITE) => IN_HEADER + WRITE_IN,
+            _ => HEAD,
+        };
+        copied += chain.readable.read(&mut head[copied..end]);
         let head = Head(&head[..copied]);
         let (Some(opcode), Some(unique)) = (head.u32(4), head.u64(8)) else {
             return 0;

@@ -1,0 +1,251 @@
+//! Files as programs use them, in the root and in a volume, and what the host sees of it.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nacre_tests::{Bundle, Case, Isolation, fixtures};
+use nix::mount::{MsFlags, mount, umount};
+use serde_json::json;
+
+nacre_tests::tests![
+    what_programs_rely_on,
+    the_host_and_the_container_see_each_others_changes,
+    both_sides_write_through_mappings,
+    a_volume_outlives_its_containers,
+    a_large_directory,
+    a_full_disk,
+    a_directory_that_shrinks_as_it_is_listed,
+];
+
+/// Compiles a program of ours, statically, in the Debian root. Returns the directory that it is
+/// in, to be bound.
+fn compile(case: &Case, name: &str, source: &str) -> PathBuf {
+    let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
+    let directory = case.directory().join("program");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("program.c"), source).unwrap();
+    let mut command = case.mark(Command::new("unshare"));
+    command
+        .args(["--mount", "--propagation", "private", "sh", "-ec"])
+        .arg(
+            "mount -t tmpfs tmpfs \"$0/tmp\"; mount --bind \"$1\" \"$0/srv\"; cd /
+             exec env -i PATH=/usr/bin:/bin:/usr/sbin:/sbin chroot \"$0\" \
+             gcc -O1 -Wall -static -o \"/srv/$2\" /srv/program.c",
+        )
+        .arg(root)
+        .arg(&directory)
+        .arg(name);
+    let output = command.output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {error}", output.status);
+    directory
+}
+
+fn bind(bundle: Bundle, destination: &str, source: &Path) -> Bundle {
+    bundle.mount(destination, "bind", source.to_str().unwrap(), &["rbind"])
+}
+
+/// A busybox that may do with files what root may.
+fn privileged(case: &Case) -> Bundle {
+    let capabilities = json!([
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_FOWNER",
+        "CAP_FSETID",
+        "CAP_MKNOD",
+        "CAP_SETFCAP",
+        "CAP_SETGID",
+        "CAP_SETUID",
+        "CAP_SYS_ADMIN",
+    ]);
+    ["bounding", "effective", "permitted"]
+        .into_iter()
+        .fold(case.busybox(), |bundle, set| {
+            bundle.set(
+                &format!("/process/capabilities/{set}"),
+                capabilities.clone(),
+            )
+        })
+}
+
+/// Waits until the host sees it.
+#[track_caller]
+fn wait_for(what: &str, seen: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !seen() {
+        assert!(Instant::now() < end, "not seen: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn what_programs_rely_on(case: &Case) {
+    let program = compile(case, "posix", include_str!("files/posix.c"));
+    let volume = case.directory().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let bundle = bind(privileged(case), "/program", &program);
+    let bundle = bind(bundle, "/volume", &volume)
+        .shell("for d in /work /volume; do mkdir -p $d; cd $d; /program/posix; done");
+    let output = case.run(&bundle).ok();
+    // The README's table says why a VM has none.
+    let lists = match case.isolation() {
+        Isolation::Process => "access lists: ok\n",
+        Isolation::Vm => "not supported; access lists: ok\n",
+    };
+    assert!(output.contains(lists), "{output}");
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines.len(), 42, "{output}");
+    assert!(lines.iter().all(|line| line.ends_with(": ok")), "{output}");
+}
+
+fn the_host_and_the_container_see_each_others_changes(case: &Case) {
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("log"), "").unwrap();
+    let bundle = bind(privileged(case), "/data", &data).shell(
+        "cd /data
+         wait_for() { i=0; until eval \"$1\"; do i=$((i+1)); [ $i -lt 400 ] || exit 1; sleep 0.05; done; }
+         exec 5>>log; echo container >&5
+         wait_for '[ $(wc -l <log) = 2 ]'; echo container again >&5; cat log
+         echo made >made; chown 3:4 made; chmod 4751 made; ln made linked; ln -s made pointer
+         wait_for '[ -e theirs ]'; stat -c '%u %g %a %h %Y' theirs; cat theirs
+         exec 6<theirs; mv made done
+         wait_for '[ ! -e theirs ]'; cat <&6
+         wait_for '[ -e renamed ]'; cat renamed; ls",
+    );
+    let running = case.start(&bundle);
+    let log = data.join("log");
+    wait_for("log", || fs::read_to_string(&log).unwrap() == "container\n");
+    let mut appending = fs::OpenOptions::new().append(true).open(&log).unwrap();
+    appending.write_all(b"host\n").unwrap();
+    wait_for("made", || data.join("pointer").is_symlink());
+    let made = fs::metadata(data.join("made")).unwrap();
+    assert_eq!((made.uid(), made.gid(), made.nlink()), (3, 4, 2));
+    assert_eq!(made.mode() & 0o7777, 0o4751);
+    assert_eq!(fs::read_to_string(data.join("linked")).unwrap(), "made\n");
+
+    let new = data.join("new");
+    fs::write(&new, "of the host\n").unwrap();
+    std::os::unix::fs::chown(&new, Some(5), Some(6)).unwrap();
+    fs::set_permissions(&new, fs::Permissions::from_mode(0o640)).unwrap();
+    let time = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let file = fs::File::options().write(true).open(&new).unwrap();
+    file.set_modified(time).unwrap();
+    fs::rename(&new, data.join("theirs")).unwrap();
+    wait_for("done", || data.join("done").exists());
+    fs::rename(data.join("theirs"), data.join("renamed")).unwrap();
+    assert_eq!(
+        running.finish().ok(),
+        "container\nhost\ncontainer again\n5 6 640 1 1000000000\nof the host\nof the host\n\
+         of the host\ndone\nlinked\nlog\npointer\nrenamed\n"
+    );
+    assert_eq!(
+        fs::read_to_string(&log).unwrap(),
+        "container\nhost\ncontainer again\n"
+    );
+}
+
+fn both_sides_write_through_mappings(case: &Case) {
+    let program = compile(case, "mapping", include_str!("files/mapping.c"));
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("mapped"), [b'.'; 4096]).unwrap();
+    let bundle = bind(case.busybox(), "/program", &program);
+    let bundle = bind(bundle, "/data", &data).shell("cd /data; exec /program/mapping");
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(data.join("mapped"))
+        .unwrap();
+    let holds = |text: &[u8; 9]| {
+        let mut found = [0; 9];
+        file.read_exact_at(&mut found, 0).unwrap();
+        found == *text
+    };
+    let running = case.start(&bundle);
+    wait_for("container", || holds(b"container"));
+    file.write_all_at(b"the host ", 0).unwrap();
+    assert_eq!(running.finish().ok(), "written\n");
+    assert!(holds(b"container"));
+}
+
+fn a_volume_outlives_its_containers(case: &Case) {
+    let volume = case.directory().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let file = case.directory().join("file");
+    fs::write(&file, "").unwrap();
+    let bundle = bind(case.busybox(), "/volume", &volume);
+    let bundle = bind(bundle, "/etc/file", &file);
+    for round in 0..2 {
+        let script = format!(
+            "echo {round} >>/volume/rounds; echo {round} >>/etc/file; cat /volume/rounds /etc/file"
+        );
+        let bundle = bundle.clone().shell(&script);
+        let expected = ["0\n0\n", "0\n1\n0\n1\n"][round];
+        assert_eq!(case.run(&bundle).ok(), expected);
+    }
+}
+
+fn a_large_directory(case: &Case) {
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    for number in 0..10_000 {
+        fs::write(data.join(format!("file-{number:05}")), "").unwrap();
+    }
+    let bundle = bind(case.busybox(), "/data", &data)
+        .shell("cd /data; ls | md5sum; find . -type f | wc -l; ls | head -n 1; ls | tail -n 1");
+    let names: String = (0..10_000).map(|n| format!("file-{n:05}\n")).collect();
+    let expected = case.directory().join("names");
+    fs::write(&expected, names).unwrap();
+    let sum = Command::new("md5sum")
+        .stdin(fs::File::open(expected).unwrap())
+        .output();
+    let sum = String::from_utf8(sum.unwrap().stdout).unwrap();
+    assert_eq!(
+        case.run(&bundle).ok(),
+        format!("{sum}10000\nfile-00000\nfile-09999\n")
+    );
+}
+
+fn tmpfs(case: &Case, options: &str) -> PathBuf {
+    let path = case.directory().join("tmpfs");
+    fs::create_dir(&path).unwrap();
+    let flags = MsFlags::empty();
+    mount(Some("tmpfs"), &path, Some("tmpfs"), flags, Some(options)).unwrap();
+    path
+}
+
+fn a_full_disk(case: &Case) {
+    let full = tmpfs(case, "size=1m,mode=755");
+    let bundle = bind(case.busybox(), "/data", &full).shell(
+        "cd /data; df -k . | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2
+         dd if=/dev/zero of=big bs=4k; stat -c %s big
+         dd if=/dev/zero of=other bs=4k count=1; truncate -s 0 big; echo room >small; cat small",
+    );
+    let outcome = case.run(&bundle);
+    assert_eq!(
+        outcome.expect(0),
+        "1024\n1048576\nroom\n",
+        "{}",
+        outcome.stderr
+    );
+    let told = outcome.stderr.matches("No space left on device").count();
+    assert_eq!(told, 2, "{}", outcome.stderr);
+    umount(&full).unwrap();
+}
+
+/// Where a directory's positions are counts (a tmpfs before Linux 6.6), what is removed moves
+/// those of all that follow.
+fn a_directory_that_shrinks_as_it_is_listed(case: &Case) {
+    let data = tmpfs(case, "mode=755");
+    fs::create_dir(data.join("many")).unwrap();
+    for number in 0..1500 {
+        fs::write(data.join(format!("many/file-{number:05}")), "").unwrap();
+    }
+    let bundle = bind(case.busybox(), "/data", &data).shell("rm -r /data/many; ls /data");
+    assert_eq!(case.run(&bundle).ok(), "");
+    umount(&data).unwrap();
+}
