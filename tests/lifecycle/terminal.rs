@@ -22,9 +22,10 @@ fn ctrl_c_arrives_once_and_the_terminal_comes_back(case: &Case) {
         .chain(nacre.get_args())
         .map(|word| word.to_str().unwrap())
         .collect();
-    // script(1) runs a shell at a terminal of its own, and types what it reads.
+    // script(1) runs a shell at a terminal of its own, and types what it reads. Ctrl-C reaches that
+    // shell too: by its trap it goes on, whichever shell it is.
     let session = format!(
-        "stty -onlcr -echo; {}; echo status $?; read line; echo the shell reads $line",
+        "trap : INT; stty -onlcr -echo; {}; echo status $?; read line; echo the shell reads $line",
         words.join(" ")
     );
     let mut script = case.mark(Command::new("script"));
