@@ -91,10 +91,9 @@ fn sysctls(case: &Case) {
 fn the_network_has_a_loopback(case: &Case) {
     let bundle = case.busybox().shell(
         "ls /sys/class/net
-         nc -l -p 7000 >/tmp/heard & i=0
-         until echo hello | nc 127.0.0.1 7000 2>/dev/null || [ $i = 100 ]
-         do i=$((i + 1)); sleep 0.1; done
-         wait; cat /tmp/heard",
+         nc -l -p 7000 -e echo hello & i=0
+         until nc 127.0.0.1 7000 </dev/null 2>/dev/null || [ $i = 100 ]
+         do i=$((i + 1)); sleep 0.1; done",
     );
     assert_eq!(case.run(&bundle).ok(), "lo\nhello\n");
 }
