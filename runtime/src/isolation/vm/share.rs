@@ -1,6 +1,6 @@
 //! The directory that is shared with the guest: a tmpfs in a mount namespace of the sandbox
-//! process's own, with the container's root mounted on `rootfs` and the sources of its bind
-//! mounts on `mounts/N`. No other process sees any of these mounts, and they go with the
+//! process's own, with the container's root mounted on `rootfs`, the sources of its bind
+//! mounts on `mounts/N` and the programs of its hooks on `hooks/N`. No other process sees any of these mounts, and they go with the
 //! sandbox process.
 
 use std::{
@@ -84,10 +84,12 @@ impl Share {
             ids: None,
         };
         bind(&root, &self.path.join("rootfs"))?;
-        let mounts = self.path.join("mounts");
-        fs::create_dir(&mounts).map_err(failed("can't make a directory on a tmpfs"))?;
-        for (index, source) in shared.binds.iter().enumerate() {
-            bind(source, &mounts.join(index.to_string()))?;
+        for (name, sources) in [("mounts", &shared.binds), ("hooks", &shared.hooks)] {
+            let directory = self.path.join(name);
+            fs::create_dir(&directory).map_err(failed("can't make a directory on a tmpfs"))?;
+            for (index, source) in sources.iter().enumerate() {
+                bind(source, &directory.join(index.to_string()))?;
+            }
         }
         // From now on what the host mounts below these stays out. What a guest makes here is
         // nothing that this side would ever execute or use as a device.
