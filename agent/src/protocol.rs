@@ -160,7 +160,7 @@ pub struct WindowSize {
 
 /// Where the guest mounts the one virtio-fs that the host shares with it: its tag is
 /// [`SHARE_TAG`], `rootfs` below it is the container's root, `mounts/N` the sources of its
-/// bind mounts.
+/// bind mounts, `hooks/N` the programs of its `createContainer` hooks.
 pub const SHARE: &str = "/run/nacre/share";
 
 /// The virtio-fs tag of [`SHARE`].

@@ -12,7 +12,7 @@ nacre_tests::tests![
     unless_it_is_kept,
     a_pid_file,
     a_pid_file_that_cant_be_written,
-    further_descriptors,
+    further_descriptors: Process,
     descriptors_that_arent_there,
     no_pivot,
     no_new_keyring,

@@ -6,10 +6,10 @@ use nacre_tests::{Bundle, Case};
 use serde_json::{Value, json};
 
 nacre_tests::tests![
-    each_kind_at_its_place,
-    a_hook_gets_the_state,
+    each_kind_at_its_place: Process,
+    a_hook_gets_the_state: Process,
     arguments_and_environment,
-    a_failing_hook_before_the_start,
+    a_failing_hook_before_the_start: Process,
     a_failing_hook_at_the_start,
     failing_hooks_afterwards,
     a_hook_that_takes_too_long,

@@ -62,7 +62,7 @@ pub(crate) fn tests() -> Vec<Test> {
         pause::tests(),
         only(Process, update::tests()),
         only(Process, events::tests()),
-        only(Process, hooks::tests()),
+        hooks::tests(),
     ]
     .into_iter()
     .flatten()

@@ -43,6 +43,7 @@ use crate::{
 use super::{
     Found, VmError,
     client::{Client, ClientError},
+    security_modules,
     streams::{self, Relays, Wanted},
     terminal::{self, Terminal},
     wire::{Answer, Ask, Exec},
@@ -185,6 +186,7 @@ impl StandIn {
         mut terminal: Option<Terminal>,
     ) -> Result<Self, VmError> {
         let mut process = request.process.clone();
+        security_modules::leave_out(&mut process)?;
         if let Some(Terminal::Foreground) = &terminal {
             terminal::fit(&mut process);
         }

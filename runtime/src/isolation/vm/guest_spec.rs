@@ -13,10 +13,7 @@ use std::{
 };
 
 use nacre_agent::{
-    container::{
-        cgroups::{Cgroup, CgroupError},
-        hooks,
-    },
+    container::cgroups::{Cgroup, CgroupError},
     protocol::{OVERLAY, SHARE},
 };
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
@@ -24,6 +21,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use super::{
     bind_source::{self, Source, SourceError},
     guest_devices::{self, NoSuchDevice},
+    guest_hooks::{self, GuestHookError},
     security_modules::{self, SecurityModuleError},
 };
 use crate::{
@@ -42,6 +40,8 @@ pub(super) struct Shared {
     pub(super) root_is_base: bool,
     /// The sources of its bind mounts: the Nth is `mounts/N`.
     pub(super) binds: Vec<Source>,
+    /// The programs of hooks: the Nth is `hooks/N`.
+    pub(super) hooks: Vec<Source>,
 }
 
 /// Why a configuration can't be given to a guest.
@@ -59,6 +59,8 @@ pub(crate) enum GuestSpecError {
     NoRoot,
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Hook(#[from] GuestHookError),
     #[error(transparent)]
     Device(#[from] NoSuchDevice),
     #[error(transparent)]
@@ -103,12 +105,14 @@ pub(super) fn translate(
     check_namespaces(&spec)?;
 
     let guest = Path::new(SHARE);
+    let hooks = guest_hooks::take(&mut spec)?;
     let root = spec.root_mut().as_mut().ok_or(GuestSpecError::NoRoot)?;
     let mut shared = Shared {
         root: find_root(&directory.join(root.path()))?,
         root_is_read_only: root.readonly().unwrap_or(false),
         root_is_base: overlay,
         binds: Vec::new(),
+        hooks,
     };
     root.set_path(match overlay {
         true => PathBuf::from(OVERLAY),
@@ -153,13 +157,10 @@ fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
     if listener.is_some_and(|path| !path.as_os_str().is_empty()) {
         return Err(GuestSpecError::Listener);
     }
-    for (field, asks) in [
-        ("hooks", spec.hooks().as_ref().is_some_and(hooks::any)),
-        (
-            "linux.netDevices",
-            devices.is_some_and(|devices| !devices.is_empty()),
-        ),
-    ] {
+    for (field, asks) in [(
+        "linux.netDevices",
+        devices.is_some_and(|devices| !devices.is_empty()),
+    )] {
         if asks {
             return Err(GuestSpecError::Unsupported(field.to_owned()));
         }
@@ -343,6 +344,7 @@ mod tests {
                         ids: None,
                     },
                 ],
+                hooks: Vec::new(),
             }
         );
         let spec = serde_json::to_value(spec).unwrap();
@@ -406,10 +408,7 @@ mod tests {
     fn what_guests_lack_yet_is_refused_by_name() {
         let mut scene = Scene::new();
         scene.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
-        for (pointer, value) in [
-            ("/linux/netDevices", json!({"eth0": {}})),
-            ("/hooks", json!({"poststop": [{"path": "/x"}]})),
-        ] {
+        for (pointer, value) in [("/linux/netDevices", json!({"eth0": {}}))] {
             let (parent, name) = pointer.rsplit_once('/').unwrap();
             scene.config.pointer_mut(parent).unwrap()[name] = value;
             let field = pointer[1..].replace('/', ".");
@@ -426,8 +425,6 @@ mod tests {
             "{refusal}"
         );
         scene.config["linux"]["seccomp"] = Value::Null;
-        scene.config["hooks"] = json!({"poststop": []});
-        scene.translate(1).unwrap();
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod disk;
 mod exec;
 mod executed;
 mod guest_devices;
+mod guest_hooks;
 mod guest_spec;
 pub(crate) mod hypervisor;
 mod initramfs;
@@ -75,6 +76,7 @@ use guest_spec::{GuestSpecError, Shared};
 use hypervisor::{Hypervisor, HypervisorError};
 use limits::HostLimits;
 use network::NetworkError;
+use security_modules::SecurityModuleError;
 use session::SessionError;
 use share::ShareError;
 
@@ -185,6 +187,8 @@ pub(crate) enum VmError {
     Client(#[from] ClientError),
     #[error("exec failed: unable to start container process")]
     Exec(#[source] ClientError),
+    #[error("exec failed: unable to start container process")]
+    ExecProcess(#[from] SecurityModuleError),
     #[error("--preserve-fds: a VM has no way to the caller's files")]
     PreserveFds,
     #[error(
@@ -241,7 +245,7 @@ impl VmError {
                 0 | 1 => EXEC_FAILED,
                 status => status,
             },
-            Self::Exec(_) | Self::PreserveFds => EXEC_FAILED,
+            Self::Exec(_) | Self::ExecProcess(_) | Self::PreserveFds => EXEC_FAILED,
             Self::Status(error) => error.exit_status(),
             _ => 1,
         }

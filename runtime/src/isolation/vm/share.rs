@@ -1,7 +1,7 @@
 //! The directory that is shared with the guest: a tmpfs in a mount namespace of the sandbox
-//! process's own, with the container's root mounted on `rootfs` and the sources of its bind
-//! mounts on `mounts/N`. No other process sees any of these mounts, and they go with the
-//! sandbox process.
+//! process's own, with the container's root mounted on `rootfs`, the sources of its bind
+//! mounts on `mounts/N` and the programs of its hooks on `hooks/N`. No other process sees any of
+//! these mounts, and they go with the sandbox process.
 
 use std::{
     ffi::CString,
@@ -84,10 +84,12 @@ impl Share {
             ids: None,
         };
         bind(&root, &self.path.join("rootfs"))?;
-        let mounts = self.path.join("mounts");
-        fs::create_dir(&mounts).map_err(failed("can't make a directory on a tmpfs"))?;
-        for (index, source) in shared.binds.iter().enumerate() {
-            bind(source, &mounts.join(index.to_string()))?;
+        for (name, sources) in [("mounts", &shared.binds), ("hooks", &shared.hooks)] {
+            let directory = self.path.join(name);
+            fs::create_dir(&directory).map_err(failed("can't make a directory on a tmpfs"))?;
+            for (index, source) in sources.iter().enumerate() {
+                bind(source, &directory.join(index.to_string()))?;
+            }
         }
         // From now on what the host mounts below these stays out. What a guest makes here is
         // nothing that this side would ever execute or use as a device.
@@ -248,6 +250,7 @@ mod tests {
                 source(host.join("data"), false),
                 source(host.join("file"), true),
             ],
+            hooks: vec![source(host.join("file"), true)],
         };
         with_share(shared, move |share| {
             let path = share.path();
@@ -256,6 +259,7 @@ mod tests {
             assert!(host.join("root/new").exists() && host.join("data/new").exists());
             assert_eq!(fs::read_to_string(path.join("mounts/1")).unwrap(), "a file");
             assert!(fs::write(path.join("mounts/1"), "").is_err());
+            assert_eq!(fs::read_to_string(path.join("hooks/0")).unwrap(), "a file");
             assert!(fs::write(path.join("new"), "").is_err());
             assert!(fs::write(path.join("mounts/new"), "").is_err());
         });
@@ -271,6 +275,7 @@ mod tests {
             root_is_read_only: false,
             root_is_base: false,
             binds: vec![source(host.join("gone"), false)],
+            hooks: vec![],
         };
         if !nix::unistd::geteuid().is_root() {
             eprintln!("needs root to mount: not tested");
@@ -293,6 +298,7 @@ mod tests {
             root_is_read_only: true,
             root_is_base: false,
             binds: vec![],
+            hooks: vec![],
         };
         with_share(shared, move |share| {
             let root = share.path().join("rootfs");
@@ -313,6 +319,7 @@ mod tests {
             root_is_read_only: false,
             root_is_base: true,
             binds: vec![],
+            hooks: vec![],
         };
         let inner = host.join("root/inner");
         with_share(shared, move |share| {
