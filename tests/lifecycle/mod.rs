@@ -59,7 +59,7 @@ pub(crate) fn tests() -> Vec<Test> {
         only(Process, list::tests()),
         pause::tests(),
         only(Process, update::tests()),
-        only(Process, events::tests()),
+        events::tests(),
         only(Process, hooks::tests()),
     ]
     .into_iter()

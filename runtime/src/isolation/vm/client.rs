@@ -1,7 +1,7 @@
 //! A command's connection to a container's sandbox process.
 
 use std::{
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -76,6 +76,11 @@ impl Client {
         }
     }
 
+    /// What the sandbox process has said of its own accord, if it has.
+    pub(super) fn heard(&mut self) -> Result<Option<Answer>, ClientError> {
+        Ok(self.0.receive()?)
+    }
+
     /// Asks the agent for something.
     pub(super) fn ask_guest(
         &mut self,
@@ -86,6 +91,12 @@ impl Client {
             Answer::Guest(answer) => Ok(answer),
             _ => Err(ClientError::Unasked),
         }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

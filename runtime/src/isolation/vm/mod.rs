@@ -8,6 +8,7 @@ mod clients;
 mod control;
 mod difference;
 mod disk;
+mod events;
 mod guest_devices;
 mod guest_spec;
 pub(crate) mod hypervisor;
@@ -23,6 +24,8 @@ mod session;
 mod share;
 mod start;
 mod streams;
+mod update;
+mod watchdog;
 mod wire;
 
 use std::{
@@ -35,7 +38,7 @@ use std::{
 
 use nacre_agent::container::{
     Identity,
-    cgroups::{CgroupError, Place},
+    cgroups::{Cgroup, CgroupError, Place},
     hooks::HookError,
 };
 use oci_spec::runtime::Spec;
@@ -46,7 +49,7 @@ use crate::{
         annotations::Annotations,
         bundle::Bundle,
         rootfs::{RootfsError, Upper},
-        size::{Host, Size, SizeError},
+        size::{Bytes, Host, Size, SizeError},
     },
     id::Id,
     isolation::{StatusError, hooks, new_record, pid_file::PidFileError},
@@ -64,11 +67,14 @@ use hypervisor::{Hypervisor, HypervisorError};
 use limits::HostLimits;
 use session::SessionError;
 use share::ShareError;
+use update::UpdateError;
 
 pub(crate) use difference::difference;
+pub(crate) use events::{Event, stats, watch};
 pub(crate) use kill::{end, kill};
 pub(crate) use pause::{pause, resume};
 pub(crate) use start::start;
+pub(crate) use update::update;
 pub(crate) use wire::SOCKET;
 
 /// How far a command takes a container, and what becomes of that.
@@ -117,6 +123,8 @@ struct Plan {
     cgroup: Option<Place>,
     limits: HostLimits,
     boot_timeout: Duration,
+    /// How long the guest may say nothing.
+    watchdog: Duration,
     kernel: File,
     agent: File,
     console_log: Option<File>,
@@ -163,6 +171,8 @@ pub(crate) enum VmError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Share(#[from] ShareError),
+    #[error(transparent)]
+    Update(#[from] UpdateError),
     #[error("can't make the VM")]
     Make(#[source] nacre_vmm::Error),
     #[error("the VM failed: {}{}", chain(.0), Console(.0.console_tail().unwrap_or_default()))]
@@ -183,6 +193,12 @@ pub(crate) enum VmError {
     PidFile(#[from] PidFileError),
     #[error("the sandbox process was killed by {0}")]
     Killed(nix::sys::signal::Signal),
+    #[error(
+        "the host killed {what} for want of memory: the VM's cgroup may have {limit}, which is its \
+         guest's memory and what vm.overhead-memory in the configuration file adds, or there was \
+         no more for it"
+    )]
+    HostMemory { what: &'static str, limit: Bytes },
 }
 
 impl VmError {
@@ -196,10 +212,18 @@ impl VmError {
                 _ => 1,
             },
             Self::Killed(signal) => 128 + *signal as u8,
+            Self::HostMemory { .. } => 128 + libc::SIGKILL as u8,
             Self::Client(ClientError::Refused(failure)) => failure.status.max(1),
             Self::Status(error) => error.exit_status(),
             _ => 1,
         }
+    }
+
+    /// What killed something of a VM whose cgroup this is, if that was the want of memory.
+    fn host_memory(what: &'static str, cgroup: Option<&Cgroup>) -> Option<Self> {
+        let cgroup = cgroup?;
+        let limit = Bytes(cgroup.stats().ok()?.memory.usage.limit);
+        (cgroup.oom_kills().ok()? > 0).then_some(Self::HostMemory { what, limit })
     }
 
     fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
@@ -218,6 +242,9 @@ impl From<SessionError> for VmError {
 
 /// The last lines of a guest's console at the end of an error, if there are any.
 struct Console<'a>(&'a str);
+
+/// What an error calls the process.
+const SANDBOX: &str = "the sandbox process";
 
 /// How much of a console an error quotes.
 const CONSOLE_LINES: usize = 8;
@@ -296,6 +323,18 @@ impl<'a> Found<'a> {
     }
 }
 
+/// What went wrong with a container that has ended, if it wasn't the workload that did.
+pub(crate) fn failure(vm: &record::Vm) -> Option<String> {
+    match &vm.end {
+        Some(end) => end.failure.clone(),
+        None => {
+            let error = VmError::host_memory(SANDBOX, vm.cgroup.as_ref());
+            let error = error.unwrap_or(VmError::Killed(nix::sys::signal::Signal::SIGKILL));
+            Some(chain(&error))
+        }
+    }
+}
+
 /// Makes a container in a VM, and starts it, as `options.how` says; returns its workload's exit
 /// status, or 0 if it wasn't waited for.
 pub(crate) fn run(
@@ -346,11 +385,13 @@ impl Plan {
             },
             cgroup: cgroup.as_ref().map(Place::cgroup),
             hypervisor,
+            size,
             guest_kernel: None,
             progress: Progress::Creating,
             paused: false,
             upper: upper.clone(),
             keep: options.how.keeps(),
+            end: None,
         };
         let mut record = new_record(&id, bundle.directory.clone(), &bundle.spec, By::Vm(vm));
         let config_json = bundle.json.clone();
@@ -382,6 +423,7 @@ impl Plan {
             cgroup,
             limits,
             boot_timeout: config.boot_timeout(),
+            watchdog: config.watchdog(),
             kernel,
             agent,
             console_log,

@@ -24,6 +24,7 @@ use super::{
     clients::{ClientId, Clients},
     disk::Disk,
     session::{Exited, Machine, Session, SessionError, Wake},
+    watchdog::{Finding, Watchdog},
     wire::{Answer, Ask},
 };
 
@@ -43,6 +44,7 @@ pub(super) struct Service<'a, M> {
     is_starting: bool,
     /// When the container must be gone.
     killed: Option<Instant>,
+    watchdog: Watchdog,
     exited: Option<Exited>,
 }
 
@@ -86,7 +88,12 @@ impl Notes<'_> {
 }
 
 impl<'a, M: Machine> Service<'a, M> {
-    pub(super) fn new(session: Session<'a, M>, clients: Clients, notes: Notes<'a>) -> Self {
+    pub(super) fn new(
+        session: Session<'a, M>,
+        clients: Clients,
+        notes: Notes<'a>,
+        watchdog: Duration,
+    ) -> Self {
         Self {
             session,
             clients,
@@ -96,6 +103,7 @@ impl<'a, M: Machine> Service<'a, M> {
             owed: VecDeque::new(),
             is_starting: false,
             killed: None,
+            watchdog: Watchdog::new(watchdog, Instant::now()),
             exited: None,
         }
     }
@@ -108,10 +116,15 @@ impl<'a, M: Machine> Service<'a, M> {
                 return Ok(Some(exited));
             }
             if let Some(event) = self.session.received()? {
+                self.watchdog.heard();
                 self.take(event)?;
                 continue;
             }
-            let deadlines = [self.killed, self.clients.deadline()];
+            let deadlines = [
+                self.killed,
+                self.clients.deadline(),
+                self.watchdog.deadline(),
+            ];
             let deadline = deadlines.into_iter().flatten().min();
             // While the guest doesn't take what it is sent, no more is read.
             let others = self.clients.interests(self.session.flush()?);
@@ -134,6 +147,20 @@ impl<'a, M: Machine> Service<'a, M> {
             {
                 return Ok(None);
             }
+            self.watch()?;
+        }
+    }
+
+    /// Sees to it that the guest isn't frozen. One that is paused can't say anything, nor can one
+    /// that starts its container, which may take hooks some time.
+    fn watch(&mut self) -> Result<(), VmError> {
+        if self.is_starting || self.notes.is_paused() {
+            self.watchdog.heard();
+        }
+        match self.watchdog.look(Instant::now()) {
+            Finding::Nothing => Ok(()),
+            Finding::Ask => self.request(&Request::Ping, Owed::Nobody),
+            Finding::Frozen(limit) => Err(SessionError::Frozen(limit).into()),
         }
     }
 
@@ -161,7 +188,9 @@ impl<'a, M: Machine> Service<'a, M> {
             } if id == self.session.id && self.exited.is_none() => {
                 self.exited = Some(Exited { status, oom_killed });
             }
-            Event::OutOfMemory { id } if id == self.session.id => {}
+            Event::OutOfMemory { id } if id == self.session.id => {
+                self.clients.tell(&Answer::OutOfMemory);
+            }
             _ => return Err(SessionError::Unasked.into()),
         }
         Ok(())
@@ -217,6 +246,10 @@ impl<'a, M: Machine> Service<'a, M> {
             Ask::Pause => self.pause(),
             Ask::Resume => self.resume(),
             Ask::Disk => self.disk(),
+            Ask::Watch => {
+                self.clients.watch(client);
+                Answer::Done
+            }
             Ask::Guest(request) => return self.pass_on(client, &request),
         };
         self.clients.answer(client, &answer);
@@ -292,7 +325,7 @@ impl<'a, M: Machine> Service<'a, M> {
                 Ok(())
             }
             // These are this process's own to ask.
-            Request::Create(_) | Request::Start { .. } | Request::PowerOff => {
+            Request::Create(_) | Request::Start { .. } | Request::Ping | Request::PowerOff => {
                 self.clients.drop(client);
                 Ok(())
             }

@@ -42,6 +42,8 @@ pub(super) enum Ask {
     Resume,
     /// What the VM's disk takes of the host.
     Disk,
+    /// Say when the container runs out of memory, until it ends.
+    Watch,
     /// What the agent is to be asked: everything that needs nothing of the sandbox process.
     Guest(Box<protocol::Request>),
 }
@@ -54,6 +56,8 @@ pub(super) enum Answer {
     Done,
     /// What the VM's disk takes of the host, in bytes, if it has one.
     Disk { allocated: Option<u64> },
+    /// It ran out of memory. Of its own accord, for one that watches.
+    OutOfMemory,
     /// What the agent said.
     Guest(protocol::Answer),
     /// It wasn't done: by the sandbox process, or by the agent.
