@@ -100,6 +100,8 @@ pub enum Request {
         /// The network.
         network: Box<Network>,
     },
+    /// Say a word, to show that the guest isn't frozen.
+    Ping,
     /// Write back what is cached and power the guest off. The reply may never arrive.
     PowerOff,
 }

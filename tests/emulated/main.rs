@@ -10,6 +10,8 @@ mod killed;
 mod lifecycle;
 #[path = "../vm/machine.rs"]
 mod machine;
+#[path = "../vm/update.rs"]
+mod update;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         cgroup::tests(),
         failures::tests(),
         killed::tests(),
+        update::tests(),
     ];
     suite::main(Place::Emulated, Isolation::Vm, tests)
 }

@@ -61,7 +61,7 @@ pub(crate) fn tests() -> Vec<Test> {
         only(Process, killed::tests()),
         pause::tests(),
         only(Process, update::tests()),
-        only(Process, events::tests()),
+        events::tests(),
         hooks::tests(),
     ]
     .into_iter()

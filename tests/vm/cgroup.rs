@@ -10,7 +10,7 @@ use serde_json::json;
 nacre_tests::tests![
     the_vm_is_in_a_cgroup_of_the_containers_id,
     the_vm_is_in_the_cgroup_that_is_asked_for,
-    a_detached_vm_leaves_its_cgroup,
+    delete_removes_the_cgroup_of_a_vm_that_has_ended,
     delete_removes_what_a_killed_vm_leaves,
     run_replaces_what_a_killed_vm_leaves,
     a_cgroup_in_use_is_refused,
@@ -85,15 +85,15 @@ fn the_vm_is_in_the_cgroup_that_is_asked_for(case: &Case) {
     ends_in_cgroup(case, &bundle, &format!(":{}", path(case)));
 }
 
-fn a_detached_vm_leaves_its_cgroup(case: &Case) {
+fn delete_removes_the_cgroup_of_a_vm_that_has_ended(case: &Case) {
     let workload = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done";
     let pid = case.detach(&case.busybox().shell(workload));
     case.wait_for_output("ready");
     are_in(case, &others(case, None), &format!("/{}", case.id()));
     kill(pid, Signal::SIGTERM).unwrap();
     case.wait_for_status("stopped");
-    none_is_left(case);
     assert_eq!(case.command(&["delete", case.id()]).ok(), "");
+    none_is_left(case);
 }
 
 fn delete_removes_what_a_killed_vm_leaves(case: &Case) {
@@ -164,7 +164,7 @@ fn no_cgroup_is_needed_where_none_is_mounted(case: &Case) {
 }
 
 /// The value of the limit on the host by its name in version 2 or in version 1.
-fn limit(case: &Case, v2: &str, v1: &str) -> String {
+pub(super) fn limit(case: &Case, v2: &str, v1: &str) -> String {
     let directories = leftovers::cgroups_named(case.id());
     let files = directories.iter().flat_map(|d| [d.join(v2), d.join(v1)]);
     let text = files

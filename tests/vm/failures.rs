@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nacre_tests::{Case, Outcome, Running, elf, leftovers, nacre};
+use nacre_tests::{Bundle, Case, Outcome, Running, elf, leftovers, nacre};
 use nix::sys::signal::{Signal, kill};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::lifecycle::status::own_namespaces_but;
 
@@ -25,7 +25,16 @@ nacre_tests::tests![
     qemu_too_old,
     qemu_killed,
     the_sandbox_is_killed,
+    a_panic_is_in_the_state,
+    a_killed_sandbox_is_in_the_state,
+    the_host_runs_out_of_memory,
+    a_full_disk,
+    the_agent_cant_be_killed,
+    the_guest_runs_out_of_memory,
+    a_frozen_guest,
 ];
+
+const MIB: u64 = 1 << 20;
 
 /// Runs a container with lines of `[vm]` in place of the usual configuration.
 fn start_with(case: &Case, lines: &str) -> Running {
@@ -97,24 +106,32 @@ fn a_guest_that_never_says_hello(case: &Case) {
     );
 }
 
-fn a_guest_that_panics(case: &Case) {
-    // Its init is overwritten; a kernel panics when that dies.
+/// A bundle whose workload writes into the memory of the guest's init, from the beginning to the
+/// end of its code, what `what` prints. The workload's end then makes init run.
+fn overwriting_init(case: &Case, what: &str) -> Bundle {
     let capabilities = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
-    let bundle = case
-        .busybox()
+    case.busybox()
         .set("/linux/namespaces", own_namespaces_but("pid"))
         .set("/linux/maskedPaths", json!([]))
         .set("/linux/readonlyPaths", json!([]))
         .set("/process/capabilities/bounding", capabilities.clone())
         .set("/process/capabilities/permitted", capabilities.clone())
         .set("/process/capabilities/effective", capabilities)
-        .shell(
+        .shell(&format!(
             "range=$(grep ' r-xp ' /proc/1/maps | head -n 1 | cut -d' ' -f1)
-             from=$((0x${range%-*})); to=$((0x${range#*-}))
-             dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$((from / 4096)) \
-             count=$(((to - from) / 4096)) conv=notrunc 2>/dev/null",
-        );
-    let message = case.run(&bundle).refused(1);
+             from=$((0x${{range%-*}})); to=$((0x${{range#*-}})); size=$((to - from))
+             {what} |
+             dd of=/proc/1/mem bs=4096 seek=$((from / 4096)) conv=notrunc 2>/dev/null"
+        ))
+}
+
+fn panicking(case: &Case) -> Bundle {
+    // A kernel panics when its init dies.
+    overwriting_init(case, "head -c $size /dev/zero")
+}
+
+fn a_guest_that_panics(case: &Case) {
+    let message = case.run(&panicking(case)).refused(1);
     assert!(message.contains("Kernel panic - not syncing"), "{message}");
 }
 
@@ -251,4 +268,142 @@ fn the_sandbox_is_killed(case: &Case) {
     nix::sys::signal::kill(others[0], nix::sys::signal::Signal::SIGKILL).unwrap();
     let outcome = running.finish();
     outcome.expect(137);
+}
+
+/// What the state of a container says of its end, which is waited for. Nothing is left of it when
+/// it has been deleted.
+#[track_caller]
+fn failure(case: &Case) -> String {
+    case.wait_for_status("stopped");
+    let state = case.command(&["state", case.id()]).ok();
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(case.command(&["delete", case.id()]).ok(), "");
+    let failure = state["failure"].as_str();
+    failure.unwrap_or_else(|| panic!("{state}")).to_owned()
+}
+
+fn a_panic_is_in_the_state(case: &Case) {
+    case.detach(&panicking(case));
+    let failure = failure(case);
+    assert!(failure.contains("Kernel panic - not syncing"), "{failure}");
+    let log = fs::read_to_string(case.log()).unwrap();
+    assert!(log.contains("Kernel panic - not syncing"), "{log}");
+}
+
+fn a_killed_sandbox_is_in_the_state(case: &Case) {
+    let pid = case.detach(&case.busybox().shell("echo ready; sleep 1000"));
+    case.wait_for_output("ready");
+    kill(pid, Signal::SIGKILL).unwrap();
+    let failure = failure(case);
+    assert_eq!(failure, "the sandbox process was killed by SIGKILL");
+    // A workload that ends isn't a failure.
+    case.detach(&case.busybox().shell("exit 7"));
+    case.wait_for_status("stopped");
+    let state = case.command(&["state", case.id()]).ok();
+    assert!(!state.contains("failure"), "{state}");
+    case.remove_container();
+}
+
+/// The cgroup above the container's has less memory than the VM is to have.
+fn the_host_runs_out_of_memory(case: &Case) {
+    let parent = format!("{}-above", case.id());
+    let top = Path::new("/sys/fs/cgroup");
+    let (directory, file) = match top.join("cgroup.controllers").exists() {
+        true => (top.join(&parent), "memory.max"),
+        false => (top.join("memory").join(&parent), "memory.limit_in_bytes"),
+    };
+    fs::create_dir(&directory).unwrap();
+    let enough_to_boot = if case.is_emulated() { 160 } else { 80 };
+    fs::write(directory.join(file), (enough_to_boot * MIB).to_string()).unwrap();
+    let bundle = case
+        .busybox()
+        .set("/linux/cgroupsPath", format!("/{parent}/vm"))
+        .shell("dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 1000");
+    case.detach(&bundle);
+    let failure = failure(case);
+    assert!(failure.contains("for want of memory"), "{failure}");
+    assert!(failure.contains("vm.overhead-memory"), "{failure}");
+    let outcome = case.run(&bundle);
+    let message = outcome.refused(137);
+    assert!(message.contains("for want of memory"), "{message}");
+    for directory in leftovers::cgroups_named(&parent) {
+        fs::remove_dir(directory).unwrap();
+    }
+}
+
+fn a_full_disk(case: &Case) {
+    let disk = case.directory().join("disk");
+    fs::create_dir(&disk).unwrap();
+    nix::mount::mount(
+        Some("tmpfs"),
+        &disk,
+        Some("tmpfs"),
+        nix::mount::MsFlags::empty(),
+        Some("size=2m"),
+    )
+    .unwrap();
+    let bundle = case
+        .busybox()
+        .mount("/disk", "bind", disk.to_str().unwrap(), &["rbind", "rw"])
+        .shell(
+            "cd /disk; dd if=/dev/zero of=large bs=64k count=100 2>&1 | grep -o 'No space left on device'
+             rm large; echo works >small; cat small",
+        );
+    let output = case.run(&bundle).ok();
+    nix::mount::umount(&disk).unwrap();
+    assert_eq!(output, "No space left on device\nworks\n");
+}
+
+/// By whoever sees it and has all rights.
+fn the_agent_cant_be_killed(case: &Case) {
+    let capabilities = json!(["CAP_KILL", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]);
+    let bundle = case
+        .busybox()
+        .set("/linux/namespaces", own_namespaces_but("pid"))
+        .set("/process/capabilities/bounding", capabilities.clone())
+        .set("/process/capabilities/permitted", capabilities.clone())
+        .set("/process/capabilities/effective", capabilities)
+        .shell(
+            "for signal in KILL STOP SEGV TERM; do kill -$signal 1; done; sleep 0.2
+             cat /proc/1/comm; exit 9",
+        );
+    assert_eq!(case.run(&bundle).expect(9), "init\n");
+}
+
+/// Without a limit of the container's: the kernel kills a process of the container, not the agent.
+fn the_guest_runs_out_of_memory(case: &Case) {
+    let bundle = case.busybox().shell(
+        "dd if=/dev/zero of=/dev/null bs=1G count=1 2>/dev/null; echo $?
+         i=0; while [ $i -lt 8 ]; do dd if=/dev/zero of=/dev/null bs=100M count=1 2>/dev/null &
+         i=$((i+1)); done; wait; echo survived",
+    );
+    assert_eq!(case.run(&bundle).expect(0), "137\nsurvived\n");
+}
+
+/// Its agent does nothing any more: its code is nothing but `nop`, up to a jump to itself.
+fn a_frozen_guest(case: &Case) {
+    let bundle = overwriting_init(
+        case,
+        r"{ head -c $((size - 2)) /dev/zero | tr '\0' '\220'; printf '\353\376'; }",
+    );
+    let lines = format!(
+        "kernel = {:?}\nagent = {:?}\nboot-timeout = 120\nwatchdog = 4",
+        nacre::kernel(),
+        nacre::binary("nacre-agent")
+    );
+    let path = case.directory().join("other.toml");
+    fs::write(&path, format!("[vm]\n{lines}\n")).unwrap();
+    let mut command = case.nacre_with(&path);
+    command
+        .args(["run", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    let began = Instant::now();
+    let message = case.spawn(command).finish().refused(1);
+    assert!(message.contains("the guest is frozen"), "{message}");
+    let took = began.elapsed();
+    assert!(
+        took > Duration::from_secs(3) && took < Duration::from_secs(90),
+        "{took:?}"
+    );
 }

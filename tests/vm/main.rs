@@ -6,6 +6,7 @@ mod killed;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
 mod machine;
+mod update;
 
 use std::process::ExitCode;
 
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         cgroup::tests(),
         failures::tests(),
         killed::tests(),
+        update::tests(),
     ];
     suite::main(Place::Kvm, Isolation::Vm, tests)
 }

@@ -43,6 +43,9 @@ pub(super) fn document(seen: &Seen) -> Value {
     if let By::Vm(vm) = &record.by {
         document["hypervisor"] = json!(vm.hypervisor);
         document["guestKernel"] = json!(vm.guest_kernel);
+        if let (Status::Stopped, Some(failure)) = (seen.status, vm::failure(vm)) {
+            document["failure"] = json!(failure);
+        }
     }
     document
 }

@@ -13,10 +13,10 @@ use crate::{
     config::bundle::{BundleError, read_json},
     error::Error,
     id::Id,
-    isolation::process,
+    isolation::{Found, process, vm},
 };
 
-use super::{on_host, store};
+use super::store;
 
 /// What stands for standard input.
 const STDIN: &str = "-";
@@ -28,9 +28,11 @@ pub(super) fn update(global: &Global, arguments: &Update) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
-    let found = on_host(&store, &id, &seen.record, "update")?;
     let resources = resources(arguments)?;
-    process::update(&found, seen.status, &resources)?;
+    match Found::new(&store, &id, &seen.record) {
+        Found::Process(found) => process::update(&found, seen.status, &resources)?,
+        Found::Vm(found) => vm::update(&found, seen.status, &resources)?,
+    }
     Ok(0)
 }
 

@@ -52,6 +52,8 @@ pub(crate) struct Vm {
     agent: Option<PathBuf>,
     /// Seconds that a guest has from its start to its hello, and for each answer after it.
     boot_timeout: u64,
+    /// Seconds that a guest has to show that it isn't frozen, when it is asked; 0 is for ever.
+    watchdog: u64,
     /// Where the guest kernel's log is appended.
     pub(crate) console_log: Option<PathBuf>,
     /// What is done with the root of a container that has no annotation about it.
@@ -75,6 +77,7 @@ impl Default for Vm {
             kernel: None,
             agent: None,
             boot_timeout: 30,
+            watchdog: 60,
             console_log: None,
             rootfs: None,
             rootfs_disk: None,
@@ -153,6 +156,11 @@ impl Vm {
         installed(self.agent.as_deref(), "nacre-agent")
     }
 
+    /// How long a guest that is asked for a word may say nothing; zero is for ever.
+    pub(crate) fn watchdog(&self) -> Duration {
+        Duration::from_secs(self.watchdog)
+    }
+
     /// How long a guest may take to say hello, and to answer a request.
     pub(crate) fn boot_timeout(&self) -> Duration {
         Duration::from_secs(self.boot_timeout)
@@ -188,7 +196,7 @@ mod tests {
     fn every_key_is_taken() {
         let config = Config::parse(
             "isolation = \"vm\"\n[vm]\nhypervisor = \"auto\"\nqemu = \"/q\"\ncpus = 2\nmemory = \"1G\"\noverhead-memory = \"80M\"\nkernel = \"/k\"\n\
-             agent = \"/a\"\nboot-timeout = 5\nconsole-log = \"/c\"\n\
+             agent = \"/a\"\nboot-timeout = 5\nwatchdog = 7\nconsole-log = \"/c\"\n\
              rootfs = \"overlay\"\nrootfs-disk = \"2G\"\nrootfs-memory = \"3M\"\ndisk-directory = \"/d\"\n",
         )
         .unwrap();
@@ -200,6 +208,7 @@ mod tests {
         assert_eq!(config.vm.kernel(), Path::new("/k"));
         assert_eq!(config.vm.agent(), Path::new("/a"));
         assert_eq!(config.vm.boot_timeout(), Duration::from_secs(5));
+        assert_eq!(config.vm.watchdog(), Duration::from_secs(7));
         assert_eq!(config.vm.console_log.as_deref(), Some(Path::new("/c")));
         assert_eq!(config.vm.rootfs, Some(rootfs::Kind::Overlay));
         assert_eq!(config.vm.rootfs_disk, Some(Bytes(2 << 30)));

@@ -16,7 +16,7 @@
 use std::{fmt, str::FromStr};
 
 use oci_spec::runtime::LinuxResources;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Vm, annotations::Annotations};
 
@@ -96,7 +96,7 @@ pub(crate) struct Host {
 }
 
 /// A VM's size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Size {
     /// vCPUs, at least one.
     pub(crate) cpus: u32,

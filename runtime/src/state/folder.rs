@@ -353,11 +353,16 @@ mod tests {
             cgroup: None,
             network: None,
             hypervisor: crate::isolation::vm::hypervisor::Hypervisor::Kvm,
+            size: crate::config::size::Size {
+                cpus: 1,
+                memory: 64 << 20,
+            },
             guest_kernel: None,
             progress,
             paused: false,
             upper: None,
             keep,
+            end: None,
         })
     }
 

@@ -10,7 +10,7 @@ use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::rootfs::Upper,
+    config::{rootfs::Upper, size::Size},
     id::Id,
     isolation::{Isolation, vm::hypervisor::Hypervisor},
 };
@@ -66,6 +66,7 @@ pub(crate) struct Vm {
     pub(crate) network: Option<PathBuf>,
     /// What runs the VM.
     pub(crate) hypervisor: Hypervisor,
+    pub(crate) size: Size,
     /// The guest kernel's release, once the guest has said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) guest_kernel: Option<String>,
@@ -79,6 +80,21 @@ pub(crate) struct Vm {
     pub(crate) upper: Option<Upper>,
     /// Whether the record outlives the container, until `nacre delete`.
     pub(crate) keep: bool,
+    /// How it ended, which its sandbox process writes last. If that has ended without, it was
+    /// killed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) end: Option<End>,
+}
+
+/// How a VM's container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct End {
+    /// The sandbox process's exit status.
+    pub(crate) status: u8,
+    /// What went wrong, if it wasn't the workload that ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failure: Option<String>,
 }
 
 /// How far a VM's container has come.

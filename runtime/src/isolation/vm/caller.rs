@@ -31,7 +31,7 @@ use crate::{
     state::{By, Folder, Record, Status, Store},
 };
 
-use super::{Found, How, Options, Plan, VmError, sandbox, start, streams};
+use super::{Found, How, Options, Plan, SANDBOX, VmError, sandbox, start, streams};
 
 /// What the sandbox process says: it is in the container's namespaces, and waits for the hooks.
 pub(super) const READY_FOR_HOOKS: u8 = b'h';
@@ -294,7 +294,15 @@ impl Caller {
         loop {
             match waitpid(self.sandbox, None) {
                 Ok(WaitStatus::Exited(_, status)) => return Ok(status as u8),
-                Ok(WaitStatus::Signaled(_, signal, _)) => return Err(VmError::Killed(signal)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    let record = self.folder.record()?.map(|record| record.by);
+                    let cgroup = match &record {
+                        Some(By::Vm(vm)) => vm.cgroup.as_ref(),
+                        _ => None,
+                    };
+                    let error = VmError::host_memory(SANDBOX, cgroup);
+                    return Err(error.unwrap_or(VmError::Killed(signal)));
+                }
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(e) => {
                     return Err(VmError::host("can't wait for the sandbox process")(

@@ -104,6 +104,11 @@ impl Client {
         }
     }
 
+    /// What the sandbox process has said of its own accord, if it has.
+    pub(super) fn heard(&mut self) -> Result<Option<Answer>, ClientError> {
+        Ok(self.0.receive()?)
+    }
+
     /// Asks the agent for something.
     pub(super) fn ask_guest(
         &mut self,

@@ -41,6 +41,8 @@ struct Client {
     connection: Control,
     /// When it must have said what it wants; `None` once it has.
     deadline: Option<Instant>,
+    /// Whether it is told what happens.
+    watches: bool,
 }
 
 impl Clients {
@@ -110,6 +112,7 @@ impl Clients {
             id: self.next_id,
             connection,
             deadline: Some(Instant::now() + PATIENCE),
+            watches: false,
         });
         self.next_id += 1;
     }
@@ -140,6 +143,23 @@ impl Clients {
             self.drop(id);
         }
         sent
+    }
+
+    /// One wants to be told what happens.
+    pub(super) fn watch(&mut self, id: ClientId) {
+        let client = self.clients.iter_mut().find(|client| client.id == id);
+        if let Some(client) = client {
+            client.watches = true;
+        }
+    }
+
+    /// Tells all that want to be told.
+    pub(super) fn tell(&mut self, what: &Answer) {
+        let watching = self.clients.iter().filter(|client| client.watches);
+        let watching: Vec<ClientId> = watching.map(|client| client.id).collect();
+        for id in watching {
+            self.answer(id, what);
+        }
     }
 
     /// Whether one is still there.

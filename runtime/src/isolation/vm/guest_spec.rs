@@ -242,7 +242,7 @@ pub(super) fn check_resources(resources: &LinuxResources) -> Result<(), GuestSpe
 /// The guest's CPUs are numbered from 0 and as many as the container may use. A cpuset that
 /// the guest has is kept; one that names other CPUs of the host becomes as many of the
 /// guest's. The guest has a single memory node.
-fn translate_cpuset(resources: &mut LinuxResources, vcpus: u32) {
+pub(super) fn translate_cpuset(resources: &mut LinuxResources, vcpus: u32) {
     let Some(mut cpu) = resources.cpu().clone() else {
         return;
     };

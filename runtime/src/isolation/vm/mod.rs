@@ -8,6 +8,7 @@ mod clients;
 mod control;
 mod difference;
 mod disk;
+mod events;
 mod exec;
 mod executed;
 mod guest_devices;
@@ -29,6 +30,8 @@ mod share;
 mod start;
 mod streams;
 mod terminal;
+mod update;
+mod watchdog;
 mod wire;
 
 use std::{
@@ -42,7 +45,7 @@ use std::{
 
 use nacre_agent::container::{
     ConsoleSocketError, Identity,
-    cgroups::{CgroupError, Place},
+    cgroups::{Cgroup, CgroupError, Place},
     check_console_socket,
     hooks::HookError,
 };
@@ -54,7 +57,7 @@ use crate::{
         annotations::Annotations,
         bundle::Bundle,
         rootfs::{RootfsError, Upper},
-        size::{Host, Size, SizeError},
+        size::{Bytes, Host, Size, SizeError},
     },
     id::Id,
     isolation::{
@@ -79,13 +82,16 @@ use network::NetworkError;
 use security_modules::SecurityModuleError;
 use session::SessionError;
 use share::ShareError;
+use update::UpdateError;
 
 pub(crate) use difference::difference;
+pub(crate) use events::{Event, stats, watch};
 pub(crate) use exec::exec;
 pub(crate) use kill::{end, kill};
 pub(crate) use pause::{pause, resume};
 pub(crate) use ps::{processes, ps_table};
 pub(crate) use start::start;
+pub(crate) use update::update;
 pub(crate) use wire::SOCKET;
 
 /// How far a command takes a container, and what becomes of that.
@@ -136,6 +142,8 @@ struct Plan {
     cgroup: Option<Place>,
     limits: HostLimits,
     boot_timeout: Duration,
+    /// How long the guest may say nothing.
+    watchdog: Duration,
     kernel: File,
     agent: File,
     console_log: Option<File>,
@@ -206,6 +214,8 @@ pub(crate) enum VmError {
     Share(#[from] ShareError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(transparent)]
+    Update(#[from] UpdateError),
     #[error("can't make the VM")]
     Make(#[source] nacre_vmm::Error),
     #[error("the VM failed: {}{}", chain(.0), Console(.0.console_tail().unwrap_or_default()))]
@@ -226,6 +236,15 @@ pub(crate) enum VmError {
     PidFile(#[from] PidFileError),
     #[error("the sandbox process was killed by {0}")]
     Killed(nix::sys::signal::Signal),
+    #[error(
+        "the host killed {what} for want of memory: the VM's cgroup may have {limit}, which is its \
+         guest's memory and what vm.overhead-memory in the configuration file adds, or there was \
+         no more for it"
+    )]
+    HostMemory {
+        what: &'static str,
+        limit: Bytes,
+    },
 }
 
 impl VmError {
@@ -239,6 +258,7 @@ impl VmError {
                 _ => 1,
             },
             Self::Killed(signal) => 128 + *signal as u8,
+            Self::HostMemory { .. } => 128 + libc::SIGKILL as u8,
             Self::Client(ClientError::Refused(failure)) => failure.status.max(1),
             Self::Exec(ClientError::Refused(failure)) => match failure.status {
                 // As runc has it, except that a program's absence can be told.
@@ -249,6 +269,13 @@ impl VmError {
             Self::Status(error) => error.exit_status(),
             _ => 1,
         }
+    }
+
+    /// What killed something of a VM whose cgroup this is, if that was the want of memory.
+    fn host_memory(what: &'static str, cgroup: Option<&Cgroup>) -> Option<Self> {
+        let cgroup = cgroup?;
+        let limit = Bytes(cgroup.stats().ok()?.memory.usage.limit);
+        (cgroup.oom_kills().ok()? > 0).then_some(Self::HostMemory { what, limit })
     }
 
     fn host(what: &'static str) -> impl FnOnce(io::Error) -> Self {
@@ -267,6 +294,9 @@ impl From<SessionError> for VmError {
 
 /// The last lines of a guest's console at the end of an error, if there are any.
 struct Console<'a>(&'a str);
+
+/// What an error calls the process.
+const SANDBOX: &str = "the sandbox process";
 
 /// How much of a console an error quotes.
 const CONSOLE_LINES: usize = 8;
@@ -345,6 +375,18 @@ impl<'a> Found<'a> {
     }
 }
 
+/// What went wrong with a container that has ended, if it wasn't the workload that did.
+pub(crate) fn failure(vm: &record::Vm) -> Option<String> {
+    match &vm.end {
+        Some(end) => end.failure.clone(),
+        None => {
+            let error = VmError::host_memory(SANDBOX, vm.cgroup.as_ref());
+            let error = error.unwrap_or(VmError::Killed(nix::sys::signal::Signal::SIGKILL));
+            Some(chain(&error))
+        }
+    }
+}
+
 /// Makes a container in a VM, and starts it, as `options.how` says; returns its workload's exit
 /// status, or 0 if it wasn't waited for.
 pub(crate) fn run(
@@ -397,11 +439,13 @@ impl Plan {
             cgroup: cgroup.as_ref().map(Place::cgroup),
             network: network.path().map(Path::to_owned),
             hypervisor,
+            size,
             guest_kernel: None,
             progress: Progress::Creating,
             paused: false,
             upper: upper.clone(),
             keep: options.how.keeps(),
+            end: None,
         };
         let mut record = new_record(&id, bundle.directory.clone(), &bundle.spec, By::Vm(vm));
         let config_json = bundle.json.clone();
@@ -450,6 +494,7 @@ impl Plan {
             cgroup,
             limits,
             boot_timeout: config.boot_timeout(),
+            watchdog: config.watchdog(),
             kernel,
             agent,
             console_log,

@@ -26,7 +26,10 @@ use crate::{
     config::rootfs::Upper,
     isolation::signals::Signals,
     log,
-    state::{By, Folder, record::Progress},
+    state::{
+        By, Folder,
+        record::{End, Progress},
+    },
 };
 
 use super::{
@@ -74,7 +77,7 @@ pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixSt
             ..
         })
     );
-    let cleaned = sandbox.clean_up(is_alone);
+    let cleaned = sandbox.clean_up(is_alone, &outcome);
     for error in [outcome.as_ref().err(), cleaned.as_ref().err()] {
         match error {
             // Whoever would read it is gone.
@@ -182,7 +185,7 @@ impl Sandbox<'_> {
             while_joining(plan.cgroup, &plan.limits.at_boot, || Vm::new(config));
         self.cgroup = joined?;
         if let Some(joined) = &self.cgroup {
-            told_of_left_out(joined.left_out());
+            limits::tell_of_left_out(joined.left_out());
         }
         let machine = machine.and_then(Vm::start).map_err(VmError::Make)?;
 
@@ -224,7 +227,7 @@ impl Sandbox<'_> {
                 .map_err(VmError::host("can't listen in the container's folder"))?;
             if let (Some(joined), Some(limits)) = (&self.cgroup, &plan.limits.at_start) {
                 let changed = joined.cgroup().limit_where_possible(limits)?;
-                told_of_left_out(&changed.left_out);
+                limits::tell_of_left_out(&changed.left_out);
             }
             notes.note(|vm| {
                 vm.guest_kernel = Some(hello.kernel);
@@ -243,7 +246,8 @@ impl Sandbox<'_> {
                 How::Detached | How::InForeground { .. } => session.hears_signals = false,
             }
             let executed = Executed::new(expected);
-            let mut service = Service::new(session, Clients::new(listener), notes, executed);
+            let clients = Clients::new(listener);
+            let mut service = Service::new(session, clients, notes, executed, plan.watchdog);
             service.terminal = terminal;
             service.disk = disk;
             service.network = Some(LiveNetwork::new(network, &machine));
@@ -257,7 +261,14 @@ impl Sandbox<'_> {
             Ok(exited)
         };
         let outcome = converse();
-        let exited = end(machine, outcome)?;
+        let exited = end(machine, outcome).map_err(|error| match error {
+            // Without QEMU this process would have been killed.
+            VmError::Failed(_) => {
+                let cgroup = self.cgroup.as_ref().map(Joined::cgroup);
+                VmError::host_memory("QEMU", cgroup).unwrap_or(error)
+            }
+            error => error,
+        })?;
         if exited.oom_killed {
             tracing::warn!(
                 "container {}: its memory limit killed a process of it",
@@ -267,25 +278,38 @@ impl Sandbox<'_> {
         Ok(exited.status)
     }
 
-    /// Leaves nothing behind but the container's folder, which somebody else removes unless
-    /// this process is alone.
-    fn clean_up(self, is_alone: bool) -> Result<(), VmError> {
-        let left = self.cgroup.map_or(Ok(()), Joined::leave);
-        self.network.map_or(Ok(()), CarriedNetwork::close)?;
-        self.share.map_or(Ok(()), Share::unmount)?;
-        // Otherwise the record still says which cgroup it is.
-        left?;
+    /// Leaves nothing behind but the container's folder and its cgroup, which somebody else
+    /// removes: leaving a cgroup waits for all CPUs. Unless this process is alone.
+    fn clean_up(self, is_alone: bool, outcome: &Result<u8, VmError>) -> Result<(), VmError> {
+        // Whatever of these fails, the others are undone.
+        let closed = self.network.map_or(Ok(()), CarriedNetwork::close);
         if is_alone {
+            let left = self.cgroup.map_or(Ok(()), Joined::leave);
+            self.share.map_or(Ok(()), Share::unmount)?;
+            closed?;
+            // Otherwise the record still says which cgroup it is.
+            left?;
             return Ok(self.folder.remove()?);
         }
+        let unmounted = self.share.map_or(Ok(()), Share::unmount);
         if let Some(mut record) = self.folder.record()?
             && let By::Vm(vm) = &mut record.by
             && vm.keep
-            && vm.cgroup.take().is_some()
         {
+            vm.end = Some(match outcome {
+                Ok(status) => End {
+                    status: *status,
+                    failure: None,
+                },
+                Err(error) => End {
+                    status: error.exit_status(),
+                    failure: Some(log::chain(error)),
+                },
+            });
             self.folder.write(&record)?;
         }
-        Ok(())
+        closed?;
+        Ok(unmounted?)
     }
 }
 
@@ -308,15 +332,6 @@ fn while_joining<T>(
         };
         (joined, made)
     })
-}
-
-/// The VM is as large as it is whether the host limits its memory and threads or not. What the
-/// container asks for is another thing, even though it holds in the guest.
-fn told_of_left_out(fields: &[String]) {
-    let asked = |field: &&String| field.starts_with("cpu") || field.starts_with("blockIO");
-    for field in fields.iter().filter(asked) {
-        tracing::warn!("linux.resources.{field}: this host can't limit the VM by it");
-    }
 }
 
 /// The kernel's own log goes to the console only where somebody reads it: each character costs

@@ -31,6 +31,7 @@ use super::{
     network::LiveNetwork,
     session::{Exited, Machine, Session, SessionError, Wake, network_request},
     terminal::Terminal,
+    watchdog::{Finding, Watchdog},
     wire::{Answer, Ask},
 };
 
@@ -55,6 +56,7 @@ pub(super) struct Service<'a, M> {
     is_starting: bool,
     /// When the container must be gone.
     killed: Option<Instant>,
+    watchdog: Watchdog,
     exited: Option<Exited>,
 }
 
@@ -106,6 +108,7 @@ impl<'a, M: Machine> Service<'a, M> {
         clients: Clients,
         notes: Notes<'a>,
         executed: Executed,
+        watchdog: Duration,
     ) -> Self {
         Self {
             session,
@@ -119,6 +122,7 @@ impl<'a, M: Machine> Service<'a, M> {
             owed: VecDeque::new(),
             is_starting: false,
             killed: None,
+            watchdog: Watchdog::new(watchdog, Instant::now()),
             exited: None,
         }
     }
@@ -131,11 +135,16 @@ impl<'a, M: Machine> Service<'a, M> {
                 return Ok(Some(exited));
             }
             if let Some(event) = self.session.received()? {
+                self.watchdog.heard();
                 self.take(event)?;
                 continue;
             }
             self.kill_abandoned()?;
-            let deadlines = [self.killed, self.clients.deadline()];
+            let deadlines = [
+                self.killed,
+                self.clients.deadline(),
+                self.watchdog.deadline(),
+            ];
             let deadline = deadlines.into_iter().flatten().min();
             // While the guest doesn't take what it is sent, no more is read.
             let mut others = self.clients.interests(self.session.flush()?);
@@ -165,6 +174,20 @@ impl<'a, M: Machine> Service<'a, M> {
             {
                 return Ok(None);
             }
+            self.watch()?;
+        }
+    }
+
+    /// Sees to it that the guest isn't frozen. One that is paused can't say anything, nor can one
+    /// that starts its container, which may take hooks some time.
+    fn watch(&mut self) -> Result<(), VmError> {
+        if self.is_starting || self.notes.is_paused() {
+            self.watchdog.heard();
+        }
+        match self.watchdog.look(Instant::now()) {
+            Finding::Nothing => Ok(()),
+            Finding::Ask => self.request(&Request::Ping, Owed::Nobody),
+            Finding::Frozen(limit) => Err(SessionError::Frozen(limit).into()),
         }
     }
 
@@ -203,7 +226,9 @@ impl<'a, M: Machine> Service<'a, M> {
                     return Err(SessionError::Unasked.into());
                 }
             }
-            Event::OutOfMemory { id } if id == self.session.id => {}
+            Event::OutOfMemory { id } if id == self.session.id => {
+                self.clients.tell(&Answer::OutOfMemory);
+            }
             _ => return Err(SessionError::Unasked.into()),
         }
         Ok(())
@@ -346,6 +371,10 @@ impl<'a, M: Machine> Service<'a, M> {
             Ask::Pause => self.pause(),
             Ask::Resume => self.resume(),
             Ask::Disk => self.disk(),
+            Ask::Watch => {
+                self.clients.watch(client);
+                Answer::Done
+            }
             Ask::Guest(request) => return self.pass_on(client, &request),
             Ask::Exec(exec) => {
                 let id = &self.session.id;
@@ -447,6 +476,7 @@ impl<'a, M: Machine> Service<'a, M> {
             | Request::Start { .. }
             | Request::Exec(_)
             | Request::Network { .. }
+            | Request::Ping
             | Request::PowerOff => {
                 self.clients.drop(client);
                 Ok(())

@@ -133,11 +133,16 @@ fn play(
         cgroup: None,
         hypervisor: Hypervisor::Kvm,
         network: None,
+        size: crate::config::size::Size {
+            cpus: 1,
+            memory: 64 << 20,
+        },
         guest_kernel: None,
         progress: Progress::Created,
         paused: false,
         upper: None,
         keep: true,
+        end: None,
     };
     let mut notes = Notes {
         folder: &folder,
@@ -153,7 +158,8 @@ fn play(
     let session = Session::new(&machine, control, &signals, None, "a");
     let (_vsock, ports) = Vsock::new(3).unwrap();
     let executed = Executed::new(Expected::new(ports));
-    let mut service = Service::new(session, Clients::new(listener), notes, executed);
+    let clients = Clients::new(listener);
+    let mut service = Service::new(session, clients, notes, executed, Duration::ZERO);
     prepare(&mut service);
     let mut held = Others {
         guest,
@@ -522,4 +528,73 @@ fn a_process_whose_command_goes_is_killed() {
         |_| (),
     );
     assert!(outcome.is_err());
+}
+
+/// Watches so closely that a test doesn't take long.
+fn watch(service: &mut Service<'_, FakeMachine>) {
+    service.watchdog = Watchdog::new(Duration::from_millis(200), Instant::now());
+}
+
+#[test]
+fn a_guest_that_says_nothing_is_frozen() {
+    let outcome = play(
+        |others| {
+            assert!(matches!(others.request(), Request::Ping));
+            others.done();
+            assert!(matches!(others.request(), Request::Ping));
+        },
+        watch,
+    );
+    assert!(matches!(
+        outcome,
+        Err(VmError::Session {
+            error: SessionError::Frozen(_),
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_guest_that_is_paused_or_starts_its_container_is_not_frozen() {
+    let outcome = play(
+        |others| {
+            let mut client = others.client();
+            let starting = thread::spawn(move || client.ask(&Ask::Start, LATE));
+            others.request();
+            thread::sleep(Duration::from_millis(500));
+            others.done();
+            assert!(starting.join().unwrap().is_ok());
+            let mut client = others.client();
+            client.ask(&Ask::Pause, LATE).unwrap();
+            thread::sleep(Duration::from_millis(500));
+            client.ask(&Ask::Resume, LATE).unwrap();
+            others.exit(3);
+        },
+        watch,
+    );
+    assert_eq!(status(outcome), 3);
+}
+
+#[test]
+fn whoever_watches_is_told_that_memory_ran_out() {
+    let outcome = play(
+        |others| {
+            let mut client = others.client();
+            client.ask(&Ask::Watch, LATE).unwrap();
+            let _other = others.client();
+            let event = Event::OutOfMemory { id: "a".into() };
+            protocol::send(&mut others.guest, &event).unwrap();
+            let begun = Instant::now();
+            let heard = loop {
+                match client.heard().unwrap() {
+                    None if begun.elapsed() < LATE => thread::sleep(Duration::from_millis(1)),
+                    heard => break heard,
+                }
+            };
+            assert!(matches!(heard, Some(Answer::OutOfMemory)));
+            others.exit(0);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 0);
 }

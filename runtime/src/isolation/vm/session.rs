@@ -47,6 +47,11 @@ pub(crate) enum SessionError {
     },
     #[error("the guest ended while nacre waited for {0}")]
     MachineEnded(&'static str),
+    #[error(
+        "the guest is frozen: it has said nothing for {} s, though it was asked (vm.watchdog in \
+         the configuration file)", .0.as_secs_f32()
+    )]
+    Frozen(Duration),
     #[error("the guest sent what nobody asked for")]
     Unasked,
     #[error(transparent)]
@@ -70,6 +75,7 @@ impl SessionError {
             | Self::Version { .. }
             | Self::NoReply { .. }
             | Self::MachineEnded(_)
+            | Self::Frozen(_)
             | Self::Unasked
             | Self::Control(_) => true,
             Self::Refused(_) | Self::Interrupted(_) | Self::CallerGone | Self::Poll(_) => false,

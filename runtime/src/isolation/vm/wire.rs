@@ -48,6 +48,8 @@ pub(super) enum Ask {
     /// Start a process in the container, which the command stands for until its end:
     /// [`Answer::Executed`], and then [`Answer::Exited`]. It is killed if the command goes.
     Exec(Box<Exec>),
+    /// Say when the container runs out of memory, until it ends.
+    Watch,
     /// What the agent is to be asked: everything that needs nothing of the sandbox process.
     Guest(Box<protocol::Request>),
 }
@@ -73,6 +75,8 @@ pub(super) enum Answer {
     Executed { number: u32 },
     /// It has ended.
     Exited { status: u8 },
+    /// It ran out of memory. Of its own accord, for one that watches.
+    OutOfMemory,
     /// What the agent said.
     Guest(protocol::Answer),
     /// It wasn't done: by the sandbox process, or by the agent.
