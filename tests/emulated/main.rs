@@ -2,6 +2,8 @@
 
 #[path = "../vm/cgroup.rs"]
 mod cgroup;
+#[path = "../clients/mod.rs"]
+mod clients;
 #[path = "../vm/failures.rs"]
 mod failures;
 #[path = "../vm/killed.rs"]
@@ -23,6 +25,7 @@ fn main() -> ExitCode {
         cgroup::tests(),
         failures::tests(),
         killed::tests(),
+        clients::tests(),
     ];
     suite::main(Place::Emulated, Isolation::Vm, tests)
 }
