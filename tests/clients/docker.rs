@@ -7,7 +7,7 @@ use std::process::Command;
 use nacre_tests::client::{Daemon, ParentCgroup};
 use nacre_tests::console::in_shell;
 use nacre_tests::network::Network;
-use nacre_tests::{Case, Outcome};
+use nacre_tests::{Case, Isolation, Outcome};
 use serde_json::json;
 
 use super::image::{self, BUSYBOX};
@@ -243,7 +243,7 @@ fn limits_volumes_and_privileges(case: &Case) {
         "1000\n1001\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
     );
     // Which asks for all capabilities, and this host may not have them all to give.
-    if has_all_capabilities() {
+    if has_all_capabilities() || case.isolation() == Isolation::Vm {
         docker
             .once(&["--privileged"], &["mount", "-t", "tmpfs", "t", "/tmp"])
             .expect(0);

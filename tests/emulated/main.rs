@@ -2,6 +2,8 @@
 
 #[path = "../vm/cgroup.rs"]
 mod cgroup;
+#[path = "../clients/mod.rs"]
+mod clients;
 #[path = "../vm/failures.rs"]
 mod failures;
 #[path = "../vm/killed.rs"]
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         failures::tests(),
         killed::tests(),
         update::tests(),
+        clients::tests(),
     ];
     suite::main(Place::Emulated, Isolation::Vm, tests)
 }

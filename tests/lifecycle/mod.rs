@@ -55,10 +55,10 @@ pub(crate) fn tests() -> Vec<Test> {
         list::tests(),
         // What a VM can't do yet.
         create::tests(),
-        only(Process, cycles::tests()),
+        cycles::tests(),
         flags::tests(),
         kill::tests(),
-        only(Process, killed::tests()),
+        killed::tests(),
         pause::tests(),
         only(Process, update::tests()),
         events::tests(),

@@ -13,7 +13,8 @@ nacre_tests::tests![
     volumes,
     users_and_privileges,
     an_image_with_a_user,
-    namespaces_of_others,
+    namespaces_of_others: Process,
+    namespaces_that_a_vm_has_no_part_in: Vm,
     a_user_namespace,
     an_init,
     health_checks,
@@ -156,6 +157,23 @@ fn namespaces_of_others(case: &Case) {
     for (line, kind) in output.lines().zip(["pid", "ipc", "net"]) {
         let ours = fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
         assert_eq!(ours.to_str(), Some(line));
+    }
+    podman.clear();
+}
+
+fn namespaces_that_a_vm_has_no_part_in(case: &Case) {
+    let podman = Podman::new(case);
+    // The host's are the guest's.
+    let flags = ["--pid", "host", "--ipc", "host", "--uts", "host"];
+    podman.once(&flags, &["true"]).expect(0);
+    let outcome = podman.once(&["--network", "host"], &["true"]);
+    outcome.expect(126);
+    assert!(outcome.stderr.contains("network"), "{}", outcome.stderr);
+    podman.detach(&[], "sleep 1000");
+    for kind in ["pid", "ipc"] {
+        let outcome = podman.once(&[&format!("--{kind}"), "container:c"], &["true"]);
+        outcome.expect(126);
+        assert!(outcome.stderr.contains(kind), "{}", outcome.stderr);
     }
     podman.clear();
 }

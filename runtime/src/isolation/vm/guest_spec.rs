@@ -408,16 +408,12 @@ mod tests {
     fn what_guests_lack_yet_is_refused_by_name() {
         let mut scene = Scene::new();
         scene.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
-        for (pointer, value) in [("/linux/netDevices", json!({"eth0": {}}))] {
-            let (parent, name) = pointer.rsplit_once('/').unwrap();
-            scene.config.pointer_mut(parent).unwrap()[name] = value;
-            let field = pointer[1..].replace('/', ".");
-            assert_eq!(
-                scene.refusal(),
-                format!("{field} isn't supported in a VM yet")
-            );
-            scene.config.pointer_mut(parent).unwrap()[name] = Value::Null;
-        }
+        scene.config["linux"]["netDevices"] = json!({"eth0": {}});
+        assert_eq!(
+            scene.refusal(),
+            "linux.netDevices isn't supported in a VM yet"
+        );
+        scene.config["linux"]["netDevices"] = Value::Null;
         scene.config["linux"]["seccomp"]["listenerPath"] = "/run/x".into();
         let refusal = scene.refusal();
         assert!(

@@ -241,10 +241,7 @@ pub(crate) enum VmError {
          guest's memory and what vm.overhead-memory in the configuration file adds, or there was \
          no more for it"
     )]
-    HostMemory {
-        what: &'static str,
-        limit: Bytes,
-    },
+    HostMemory { what: &'static str, limit: Bytes },
 }
 
 impl VmError {
