@@ -62,6 +62,39 @@ kernel!(look_around:
     "jmp 2b"
 );
 
+// Looks at the first device's place until there is a device, and then until there is none, which it
+// notifies meanwhile: powers off then, resets if what it sees is never right.
+kernel!(await_device:
+    "mov eax, 0xd0000083"
+    "mov [0x2400], rax"
+    "mov eax, 0x2003"
+    "mov [0xa018], rax"
+    "mov ebx, 0xd0000000"
+    "4: cmp dword ptr [rbx], 0x74726976"
+    "jne 3f"
+    "mov dword ptr [rbx + 0x70], 1"
+    "mov eax, [rbx + 8]"
+    "test eax, eax"
+    "jz 4b"
+    "cmp eax, 4"
+    "jne 3f"
+    "5: mov dword ptr [rbx + 0x50], 0"
+    "mov dword ptr [rbx + 0x70], 0"
+    "cmp dword ptr [rbx + 4], 2"
+    "jne 3f"
+    "mov eax, [rbx + 8]"
+    "test eax, eax"
+    "jnz 5b"
+    "mov edx, 0x600"
+    "mov al, 0x34"
+    "out dx, al"
+    "3:"
+    "mov al, 0xfe"
+    "out 0x64, al"
+    "2: hlt"
+    "jmp 2b"
+);
+
 /// Any KVM that opens. None, which is reported, where there is none.
 fn machine(config: VmConfig) -> Option<Result<Made, Error>> {
     match Kvm::new() {
@@ -228,6 +261,63 @@ fn the_guest_sees_its_memory_and_devices() {
 }
 
 #[test]
+fn a_device_is_plugged_in_and_out_under_the_guests_eyes() {
+    let config = || VmConfig {
+        nic_slots: 2,
+        ..config(await_device())
+    };
+    let Some(vm) = machine(config()) else {
+        return;
+    };
+    let running = vm.unwrap().start().unwrap();
+    let token = Arc::new(());
+    let fake = || {
+        let _token = Arc::clone(&token);
+        Box::new(Fake { _token })
+    };
+    running.unplug(0);
+    assert!(!ends_within(&running, Duration::from_millis(30)));
+    // The second place isn't the guest's concern here.
+    assert_eq!(running.plug(fake()).unwrap(), 0);
+    for _ in 0..20 {
+        assert_eq!(running.plug(fake()).unwrap(), 1);
+        assert!(matches!(running.plug(fake()), Err(Error::NoSlot)));
+        running.unplug(1);
+        running.unplug(2);
+    }
+    assert_eq!(Arc::strong_count(&token), 2);
+    assert!(!ends_within(&running, Duration::from_millis(30)));
+    running.unplug(0);
+    assert_eq!(Arc::strong_count(&token), 1);
+    assert!(ends_within(&running, Duration::from_secs(30)));
+    assert_eq!(running.wait().unwrap(), Exit::PowerOff);
+
+    // One that is still there ends with the machine.
+    let running = machine(config()).unwrap().unwrap().start().unwrap();
+    running.plug(fake()).unwrap();
+    drop(running);
+    assert_eq!(Arc::strong_count(&token), 1);
+}
+
+#[test]
+fn what_was_attached_from_the_start_stays() {
+    let token = Arc::new(());
+    let _token = Arc::clone(&token);
+    let config = VmConfig {
+        devices: vec![Box::new(Fake { _token })],
+        nic_slots: 1,
+        ..config(halt())
+    };
+    let Some(vm) = machine(config) else {
+        return;
+    };
+    let running = vm.unwrap().start().unwrap();
+    running.unplug(0);
+    assert_eq!(Arc::strong_count(&token), 2);
+    assert_eq!(running.plug(Box::new(Fake::default())).unwrap(), 1);
+}
+
+#[test]
 fn as_many_devices_as_there_are_interrupts() {
     let devices = |count| -> Vec<Box<dyn VirtioDevice>> {
         (0..count)
@@ -246,6 +336,15 @@ fn as_many_devices_as_there_are_interrupts() {
         ..config(power_off())
     };
     assert!(matches!(Made::new(too_many), Err(Error::Devices { .. })));
+    let too_many_slots = VmConfig {
+        devices: devices(MAX_DEVICES),
+        nic_slots: 1,
+        ..config(power_off())
+    };
+    let refused = Made::new(too_many_slots);
+    assert!(
+        matches!(refused, Err(Error::Devices { requested, .. }) if requested == MAX_DEVICES + 1)
+    );
 }
 
 #[test]

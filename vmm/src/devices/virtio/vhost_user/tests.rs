@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, mpsc};
 
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
@@ -14,6 +14,7 @@ use vm_memory::{FileOffset, GuestMemory, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
+use crate::devices::virtio::ActivateError;
 use crate::devices::virtio::block::Block;
 use crate::devices::virtio::queue::BASIC_FEATURES;
 use crate::devices::virtio::rng::Rng;
@@ -35,7 +36,10 @@ fn guest_memory() -> Arc<GuestMemoryMmap> {
 
 /// A process that doesn't end.
 fn nobody() -> OwnedFd {
-    let event = EventFd::new(EFD_NONBLOCK).unwrap();
+    descriptor(EventFd::new(EFD_NONBLOCK).unwrap())
+}
+
+fn descriptor(event: EventFd) -> OwnedFd {
     // SAFETY: the event gives its descriptor up.
     unsafe { OwnedFd::from_raw_fd(event.into_raw_fd()) }
 }
@@ -53,6 +57,17 @@ struct Qemu {
 impl Qemu {
     /// The device, that nothing has been said to but what its features are.
     fn connect(device: Box<dyn VirtioDevice>, handed_over: usize) -> Qemu {
+        Qemu::connect_with(device, handed_over, handed_over, |_| ())
+    }
+
+    /// As [`connect`](Self::connect), for a device that needs fewer rings, after QEMU has said
+    /// something `early`.
+    fn connect_with(
+        device: Box<dyn VirtioDevice>,
+        handed_over: usize,
+        needed: usize,
+        early: impl FnOnce(&UnixStream),
+    ) -> Qemu {
         let memory = guest_memory();
         let sizes = device.queue_sizes().to_vec();
         let features = device.features();
@@ -67,7 +82,7 @@ impl Qemu {
             name: "test",
             device,
             handed_over,
-            needed: handed_over,
+            needed,
             gives_config: true,
             socket: Socket::Connected(ours),
         };
@@ -76,6 +91,7 @@ impl Qemu {
                 let _ = tell.send(());
             })
             .unwrap();
+        early(&theirs);
         let mut front = Frontend::from_stream(theirs, handed_over as u64);
         front.set_owner().unwrap();
         let offered = front.get_features().unwrap();
@@ -219,6 +235,157 @@ fn a_ring_goes_on_where_it_stopped() {
     let kick = qemu.queues[0].notification();
     qemu.front.set_vring_kick(0, kick).unwrap();
     get_some(&mut qemu);
+}
+
+/// A device of two pairs of queues that answers nothing, and says which of them it was given, and
+/// at which position.
+struct Pairs(mpsc::Sender<Option<Vec<Option<u16>>>>);
+
+impl VirtioDevice for Pairs {
+    fn device_type(&self) -> u32 {
+        1
+    }
+
+    fn features(&self) -> u64 {
+        BASIC_FEATURES
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[128; 5]
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> std::result::Result<(), ActivateError> {
+        let queues = activation.queues.iter().map(|active| &active.queue);
+        let given = queues.map(|queue| queue.ready().then(|| queue.next_avail()));
+        self.0.send(Some(given.collect())).unwrap();
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        let _ = self.0.send(None);
+    }
+}
+
+/// Sets a ring of size 128 up and starts it.
+fn set_up(qemu: &mut Qemu, index: usize) {
+    qemu.front.set_vring_num(index, 128).unwrap();
+    qemu.front.set_vring_base(index, 0).unwrap();
+    let address = qemu.address(index);
+    qemu.front.set_vring_addr(index, &address).unwrap();
+    let kick = qemu.queues[index].notification();
+    qemu.front.set_vring_kick(index, kick).unwrap();
+}
+
+/// What a ring is enabled by, as QEMU's network devices begin: before features are agreed on.
+fn enable_early(theirs: &UnixStream) {
+    let mut socket = theirs;
+    for index in [0, 1] {
+        let request = [18, 1, 8, index, 1].map(u32::to_ne_bytes);
+        std::io::Write::write_all(&mut socket, request.as_flattened()).unwrap();
+    }
+}
+
+#[test]
+fn pairs_of_rings_come_and_go() {
+    let (tell, told) = mpsc::channel();
+    let next = || told.recv_timeout(TIMEOUT).unwrap();
+    let device = Box::new(Pairs(tell));
+    let mut qemu = Qemu::connect_with(device, 4, 2, enable_early);
+    assert_eq!(qemu.front.get_queue_num().unwrap(), 4);
+    qemu.set_features_and_memory();
+    for index in [0, 1] {
+        assert!(told.try_recv().is_err());
+        set_up(&mut qemu, index);
+    }
+    assert_eq!(next(), Some(vec![Some(0), Some(0), None, None]));
+
+    // QEMU says features for each pair. A ring that isn't enabled changes nothing.
+    let features = FEATURES | PROTOCOL_FEATURES;
+    qemu.front.set_features(features).unwrap();
+    for index in [2, 3] {
+        set_up(&mut qemu, index);
+    }
+    // The other rings go on where the device has stopped, as a ring's index says.
+    let [_, _, used] = qemu.queues[0].rings();
+    let index = GuestAddress(used + 2);
+    qemu.memory.write_obj(7u16, index).unwrap();
+    qemu.front.set_vring_enable(2, true).unwrap();
+    qemu.front.set_vring_enable(2, true).unwrap();
+    qemu.front.set_vring_enable(3, true).unwrap();
+    let last = std::iter::from_fn(|| told.recv_timeout(TIMEOUT).ok())
+        .find(|given| matches!(given, Some(given) if given[3].is_some()));
+    assert_eq!(last, Some(Some(vec![Some(7), Some(0), Some(0), Some(0)])));
+
+    qemu.front.set_vring_enable(3, false).unwrap();
+    assert_eq!(next(), None);
+    assert_eq!(next(), Some(vec![Some(7), Some(0), Some(0), None]));
+    // Without its first pair it doesn't work.
+    assert_eq!(qemu.front.get_vring_base(0).unwrap(), 7);
+    assert_eq!(next(), None);
+    qemu.front.set_vring_enable(3, true).unwrap();
+    assert!(told.try_recv().is_err());
+    assert_eq!(*qemu.failure.lock().unwrap(), None);
+}
+
+#[test]
+fn other_features_at_work_end_the_conversation() {
+    let mut qemu = rng();
+    qemu.start(&[rng_size()]);
+    let features = BASIC_FEATURES | PROTOCOL_FEATURES;
+    let _ = qemu.front.set_features(features);
+    assert!(qemu.failure().contains("other features"));
+}
+
+#[test]
+fn a_ring_that_is_not_there_is_not_enabled_early() {
+    let memory = guest_memory();
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (tell, ended) = mpsc::channel();
+    let failed = Arc::new(move |why: &str| {
+        let _ = tell.send(why.to_owned());
+    });
+    let connection = Connection {
+        name: "test",
+        device: Box::new(Rng::new()),
+        handed_over: 1,
+        needed: 1,
+        gives_config: false,
+        socket: Socket::Connected(ours),
+    };
+    connection.serve(memory, nobody(), failed, || ()).unwrap();
+    let request = [18, 1, 8, 1, 1].map(u32::to_ne_bytes);
+    std::io::Write::write_all(&mut theirs, request.as_flattened()).unwrap();
+    let why = ended.recv_timeout(TIMEOUT).unwrap();
+    assert!(why.contains("vhost-user protocol"), "{why}");
+}
+
+/// A listening socket is waited at for as long as there may be one who connects.
+#[test]
+fn a_peer_that_ends_before_it_connects_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+    let peer = EventFd::new(EFD_NONBLOCK).unwrap();
+    let watched = descriptor(peer.try_clone().unwrap());
+    let (tell, ended) = mpsc::channel();
+    let connection = Connection {
+        name: "test",
+        device: Box::new(Rng::new()),
+        handed_over: 1,
+        needed: 1,
+        gives_config: false,
+        socket: Socket::Listening(listener),
+    };
+    let failed = Arc::new(|why: &str| panic!("{why}"));
+    connection
+        .serve(guest_memory(), watched, failed, move || {
+            tell.send(()).unwrap()
+        })
+        .unwrap();
+    assert!(ended.try_recv().is_err());
+    peer.write(1).unwrap();
+    ended.recv_timeout(TIMEOUT).unwrap();
 }
 
 #[test]

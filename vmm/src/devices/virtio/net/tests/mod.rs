@@ -6,6 +6,7 @@ mod hostile;
 mod namespace;
 mod pair;
 mod queues;
+mod slot;
 mod traffic;
 
 use std::collections::HashMap;

@@ -1,0 +1,117 @@
+//! A place that is filled while its driver is at work, and a transport without a control queue.
+
+use virtio_queue::QueueT;
+
+use super::namespace::{bring_up, in_namespace, index};
+use super::*;
+
+fn net(pairs: usize) -> Net {
+    let tap = Tap::open("tap0", pairs).unwrap();
+    bring_up("tap0", HOST);
+    Net::new(tap, MAC, 1500).unwrap()
+}
+
+/// Waits for the answer to an ARP request.
+fn answer(driver: &mut Driver<NetSlot>) {
+    loop {
+        let (_, frame) = driver.receive(RX);
+        if frame[12..14] == [8, 6] && frame[20..22] == [0, 2] {
+            return assert_eq!(frame[28..32], HOST.octets());
+        }
+    }
+}
+
+fn is_idle(driver: &mut Driver<NetSlot>) -> bool {
+    driver.machine.queues[TX].notify();
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    driver.machine.queues[TX].try_used().is_none()
+}
+
+#[test]
+fn a_place_works_once_it_is_filled_and_again_after_it_was_cleared() {
+    in_namespace(|| {
+        let slot = NetSlot::new(1);
+        assert_eq!(slot.queue_sizes(), [256, 256]);
+        let mut driver = Driver::new(slot.clone(), 0);
+        for _ in 0..2 {
+            driver.offer(RX, 50, 1526);
+            driver.add(TX, SENT, Header::default(), &frames::arp_request());
+            assert!(is_idle(&mut driver));
+            assert!(slot.fill(net(1)).unwrap().is_none());
+            driver.machine.queues[TX].used();
+            answer(&mut driver);
+
+            slot.clear();
+            slot.clear();
+            assert_eq!(index("tap0"), None);
+            driver.add(TX, SENT, Header::default(), &frames::arp_request());
+            assert!(is_idle(&mut driver));
+            // The next device works for a driver that has begun anew.
+            driver.machine.device.reset();
+            driver.machine.activate();
+            driver.offered.clear();
+        }
+        assert_eq!(driver.machine.interrupt.failure(), None);
+    });
+}
+
+#[test]
+fn a_place_is_filled_once() {
+    in_namespace(|| {
+        let slot = NetSlot::new(1);
+        assert!(slot.fill(net(1)).unwrap().is_none());
+        let tap = Tap::open("tap1", 1).unwrap();
+        let second = Net::new(tap, MAC, 1500).unwrap();
+        assert!(slot.fill(second).unwrap().is_some());
+        assert_eq!(index("tap1"), None);
+        // Filled before there is a driver.
+        let mut driver = Driver::new(slot, 0);
+        driver.offer(RX, 50, 1526);
+        driver.send(TX, Header::default(), &frames::arp_request());
+        answer(&mut driver);
+    });
+}
+
+#[test]
+fn what_a_place_offers_every_device_can_do() {
+    in_namespace(|| {
+        for pairs in [1, 3] {
+            let (slot, net) = (NetSlot::new(pairs), net(pairs));
+            assert_eq!(slot.features() & !net.features(), 0);
+            assert_eq!(slot.queue_sizes(), net.queue_sizes());
+        }
+    });
+}
+
+#[test]
+fn without_a_control_queue_the_pairs_that_are_set_up_are_used() {
+    in_namespace(|| {
+        let mut guest = Guest::new(3, feature(VIRTIO_NET_F_MQ), 2048);
+        let socket = socket();
+        for used in [2, 1, 2] {
+            guest.driver.machine.device.reset();
+            guest.driver.machine.activate();
+            guest.driver.machine.device.reset();
+            guest.driver.offered.clear();
+            let mut activation = guest.driver.machine.activation();
+            // The control queue is the transport's.
+            activation.queues.truncate(6);
+            for queue in &mut activation.queues[2 * used..] {
+                queue.queue.set_ready(false);
+            }
+            guest.driver.machine.device.activate(activation).unwrap();
+            for pair in 0..used {
+                guest.driver.offer(2 * pair, 50, 2048);
+            }
+            for pair in 0..used {
+                let from = 5000 + pair as u16;
+                let packet = frames::udp(from, port(&socket), b"there", true);
+                guest.send(2 * pair + 1, Header::default(), &packet);
+                let (_, sender) = socket.recv_from(&mut [0; 8]).unwrap();
+                socket.send_to(b"back", sender).unwrap();
+                assert_eq!(guest.receive(2 * pair).1.data(), b"back", "{used} {pair}");
+            }
+        }
+        assert_eq!(guest.driver.machine.interrupt.failure(), None);
+    });
+}
