@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::fs;
 
-use super::{Mode, repeat};
+use super::{Mode, in_each};
 use crate::bundle::Container;
 use crate::comparison::Comparison;
 
@@ -31,7 +31,7 @@ const WORK: [(&str, &[&str]); 5] = [
 
 pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), Box<dyn Error>> {
     for (what, words) in WORK {
-        let times = repeat(modes, |mode| {
+        let times = in_each(modes, |mode| {
             let args = [&["nacre-bench", "workload"], words].concat();
             let bundle = mode.bundle("files", &Container::of(&args))?;
             let data = bundle.path.join("rootfs/data");

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::{Mode, RUNS, Run, repeat};
+use super::{Mode, RUNS, Run, in_each};
 use crate::bundle::Container;
 use crate::comparison::Comparison;
 
@@ -25,7 +25,7 @@ pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), 
         });
         table.instructions(what, times.collect());
     }
-    let output = repeat(modes, output)?;
+    let output = in_each(modes, output)?;
     table.instructions("100 MiB through stdout, from the first byte on", output);
     Ok(())
 }

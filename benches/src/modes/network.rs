@@ -4,7 +4,7 @@ use std::error::Error;
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Mode, Run, repeat};
+use super::{Mode, Run, in_each};
 use crate::bundle::Container;
 use crate::comparison::Comparison;
 
@@ -29,7 +29,7 @@ const BRIDGE: &str = "nacre-bench";
 pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), Box<dyn Error>> {
     let _bridge = Bridge::make()?;
     for (what, words) in WORK {
-        let times = repeat(modes, |mode| time(mode, words))?;
+        let times = in_each(modes, |mode| time(mode, words))?;
         table.instructions(what, times);
     }
     Ok(())
