@@ -7,6 +7,30 @@ use std::path::{Path, PathBuf};
 
 const BUSYBOX: &str = "/bin/busybox";
 
+/// A container to make a bundle of.
+pub(crate) struct Container<'a> {
+    /// A command of busybox, or a program of the root file system's.
+    args: &'a [&'a str],
+    /// The network namespace to join; a new one otherwise.
+    network: Option<&'a Path>,
+}
+
+impl<'a> Container<'a> {
+    pub(crate) fn of(args: &'a [&'a str]) -> Self {
+        Self {
+            args,
+            network: None,
+        }
+    }
+
+    pub(crate) fn in_network(self, namespace: &'a Path) -> Self {
+        Self {
+            network: Some(namespace),
+            ..self
+        }
+    }
+}
+
 /// An OCI bundle on disk.
 pub(crate) struct Bundle {
     pub(crate) path: PathBuf,
@@ -15,6 +39,12 @@ pub(crate) struct Bundle {
 impl Bundle {
     /// Makes a bundle whose workload is a command of busybox.
     pub(crate) fn create(path: &Path, args: &[&str]) -> Result<Self, Box<dyn Error>> {
+        Self::of(path, &Container::of(args))
+    }
+
+    /// Makes a container's bundle.
+    pub(crate) fn of(path: &Path, container: &Container<'_>) -> Result<Self, Box<dyn Error>> {
+        let args = container.args;
         let rootfs = path.join("rootfs");
         for directory in ["bin", "proc", "dev", "sys"] {
             fs::create_dir_all(rootfs.join(directory))?;
@@ -22,6 +52,10 @@ impl Bundle {
         fs::copy(BUSYBOX, rootfs.join("bin/busybox"))
             .map_err(|e| format!("{BUSYBOX}: {e} (Debian's busybox-static has it)"))?;
         let _ = symlink("busybox", rootfs.join("bin").join(args[0]));
+        let network = match container.network {
+            Some(path) => format!(r#"{{ "type": "network", "path": {path:?} }}"#),
+            None => r#"{ "type": "network" }"#.to_owned(),
+        };
         let args: Vec<String> = args.iter().map(|a| format!("{a:?}")).collect();
         let config = format!(
             r#"{{
@@ -42,7 +76,7 @@ impl Bundle {
   "linux": {{
     "namespaces": [
       {{ "type": "pid" }}, {{ "type": "mount" }}, {{ "type": "uts" }},
-      {{ "type": "ipc" }}, {{ "type": "network" }}
+      {{ "type": "ipc" }}, {network}
     ],
     "maskedPaths": ["/proc/kcore"],
     "readonlyPaths": ["/proc/sys"]
@@ -55,5 +89,10 @@ impl Bundle {
         Ok(Self {
             path: path.to_path_buf(),
         })
+    }
+
+    /// Its path, as a word of a command.
+    pub(crate) fn path(&self) -> Result<&str, &'static str> {
+        self.path.to_str().ok_or("the bundle's path isn't text")
     }
 }

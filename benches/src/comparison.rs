@@ -33,13 +33,26 @@ impl Comparison {
 
     /// Adds the medians of what each runtime took, with the least in brackets.
     pub(crate) fn times(&mut self, what: &str, times: Vec<Vec<Duration>>) {
+        self.medians(what, times, "ms");
+    }
+
+    /// The same in millions of instructions, where a nanosecond is one.
+    pub(crate) fn instructions(&mut self, what: &str, times: Vec<Vec<Duration>>) {
+        // A million of them is a millisecond.
+        self.medians(what, times, "M");
+    }
+
+    fn medians(&mut self, what: &str, times: Vec<Vec<Duration>>, unit: &str) {
         let mut medians = Vec::new();
         let mut shown = Vec::new();
         for mut times in times {
             times.sort_unstable();
             let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
             let median = milliseconds(times[times.len() / 2]);
-            shown.push(format!("{median:.2} ms ({:.2})", milliseconds(times[0])));
+            shown.push(format!(
+                "{median:.2} {unit} ({:.2})",
+                milliseconds(times[0])
+            ));
             medians.push(median);
         }
         self.row(what, &medians, shown);

@@ -48,11 +48,16 @@ impl Installation {
         })
     }
 
-    pub(crate) fn run(&self, bundle: &Bundle, id: &str) -> Command {
+    /// A command of nacre's.
+    pub(crate) fn nacre(&self) -> Command {
         let mut command = Command::new(&self.nacre);
+        command.arg("--config").arg(&self.config);
         command
-            .arg("--config")
-            .arg(&self.config)
+    }
+
+    pub(crate) fn run(&self, bundle: &Bundle, id: &str) -> Command {
+        let mut command = self.nacre();
+        command
             .args(["run", "--isolation=vm", "--bundle"])
             .arg(&bundle.path)
             .arg(id);

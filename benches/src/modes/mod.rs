@@ -1,0 +1,165 @@
+//! What a container costs in a microVM beside the same container on the host's kernel.
+//!
+//! Meant for the instruction-counting testbed, where a nanosecond is an instruction. Programs,
+//! bundles and root file systems are on a tmpfs.
+
+mod files;
+mod life;
+mod network;
+
+use std::error::Error;
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+
+use crate::bundle::{Bundle, Container};
+use crate::comparison::Comparison;
+use crate::vm::Installation;
+
+/// How often what is short is measured. What is long is measured once: a clock that counts
+/// instructions has little to average.
+const RUNS: usize = 3;
+
+/// A mode of isolation.
+pub(crate) struct Mode<'a> {
+    name: &'static str,
+    installed: &'a Installation,
+    root: PathBuf,
+    work: PathBuf,
+}
+
+/// What there is to measure.
+const PARTS: [(&str, Part); 3] = [
+    ("life", life::measure),
+    ("files", files::measure),
+    ("network", network::measure),
+];
+
+type Part = fn(&[Mode<'_>], &mut Comparison) -> Result<(), Box<dyn Error>>;
+
+/// Measures the binaries in `bin` with the guest kernel `kernel`, all or the named parts, and
+/// prints a Markdown table.
+pub(crate) fn measure(bin: &Path, kernel: &Path, parts: &[&str]) -> Result<(), Box<dyn Error>> {
+    let work = PathBuf::from("/dev/shm/nacre-bench-modes");
+    fs::create_dir_all(&work)?;
+    // What `nacre create` leaves behind becomes this process's child.
+    prctl::set_child_subreaper(true)?;
+    let installed = Installation::copy(bin, kernel, &work)?;
+    let modes = ["vm", "process"].map(|name| Mode {
+        name,
+        installed: &installed,
+        root: work.join(format!("{name}-root")),
+        work: work.join(name),
+    });
+    let mut table = Comparison::new("millions of instructions", vec!["in a VM", "process"]);
+    let mut chosen = PARTS
+        .iter()
+        .filter(|(name, _)| parts.is_empty() || parts.contains(name));
+    let measured = chosen.try_for_each(|(_, measure)| measure(&modes, &mut table));
+    fs::remove_dir_all(&work)?;
+    print!("{table}");
+    measured
+}
+
+impl Mode<'_> {
+    /// A bundle of a container for this mode, in a folder of its own.
+    fn bundle(&self, name: &str, container: &Container<'_>) -> Result<Bundle, Box<dyn Error>> {
+        let path = self.work.join(name);
+        fs::create_dir_all(&path)?;
+        let bundle = Bundle::of(&path, container)?;
+        let program = std::env::current_exe()?;
+        fs::copy(program, bundle.path.join("rootfs/bin/nacre-bench"))?;
+        Ok(bundle)
+    }
+
+    /// A command of nacre's.
+    fn nacre(&self, words: &[&str]) -> Command {
+        let mut command = self.installed.nacre();
+        command
+            .arg("--root")
+            .arg(&self.root)
+            .arg(format!("--isolation={}", self.name))
+            .args(words);
+        command
+    }
+
+    /// Carries one out that prints nothing.
+    fn carry_out(&self, words: &[&str]) -> Result<(), Box<dyn Error>> {
+        let mut command = self.nacre(words);
+        let status = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status()?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(format!("{command:?} ended with {status}").into()),
+        }
+    }
+
+    /// Runs a container whose workload is [`crate::workload`]'s; how long that took, between its
+    /// marks.
+    fn time_workload(&self, bundle: &Bundle, id: &str) -> Result<Duration, Box<dyn Error>> {
+        let mut run = Run::start(self.nacre(&["run", "--bundle", bundle.path()?, id]))?;
+        run.byte()?;
+        let begin = Instant::now();
+        run.byte()?;
+        let took = begin.elapsed();
+        run.end()?;
+        Ok(took)
+    }
+}
+
+/// A command of which the output is read.
+struct Run {
+    command: Command,
+    child: Child,
+    stdout: ChildStdout,
+}
+
+impl Run {
+    fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        Ok(Self {
+            command,
+            child,
+            stdout,
+        })
+    }
+
+    /// Waits for a byte of output.
+    fn byte(&mut self) -> Result<(), Box<dyn Error>> {
+        match self.stdout.read_exact(&mut [0]) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                let status = self.child.wait()?;
+                Err(format!("{:?} ended too early, with {status}", self.command).into())
+            }
+            read => Ok(read?),
+        }
+    }
+
+    /// Reads on to the end.
+    fn end(mut self) -> Result<(), Box<dyn Error>> {
+        std::io::copy(&mut self.stdout, &mut std::io::sink())?;
+        let status = self.child.wait()?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(format!("{:?} ended with {status}", self.command).into()),
+        }
+    }
+}
+
+/// How long something takes in each mode.
+fn in_each(
+    modes: &[Mode<'_>],
+    what: impl Fn(&Mode<'_>) -> Result<Duration, Box<dyn Error>>,
+) -> Result<Vec<Vec<Duration>>, Box<dyn Error>> {
+    modes.iter().map(|mode| Ok(vec![what(mode)?])).collect()
+}
