@@ -31,7 +31,7 @@ use crate::{
     state::{By, Folder, Record, Status, Store},
 };
 
-use super::{Found, How, Options, Plan, SANDBOX, VmError, sandbox, start, streams};
+use super::{Found, How, Options, Plan, VmError, error::SANDBOX, sandbox, start, streams};
 
 /// What the sandbox process says: it is in the container's namespaces, and waits for the hooks.
 pub(super) const READY_FOR_HOOKS: u8 = b'h';

@@ -8,11 +8,13 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
+    time::Duration,
 };
 
 use nacre_agent::protocol::{self, MAX_MESSAGE};
 use nix::{
     cmsg_space,
+    poll::PollTimeout,
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -195,6 +197,12 @@ impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
+}
+
+/// A duration for poll, rounded up to its milliseconds.
+pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
+    let milliseconds = left.as_micros().div_ceil(1000);
+    PollTimeout::try_from(milliseconds.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
 }
 
 #[cfg(test)]

@@ -32,13 +32,13 @@ const KINDS: [(&str, i64); 15] = [
 ];
 
 /// Whether a path is in one of them.
-pub(super) fn are_at(path: &Path) -> io::Result<bool> {
+pub(in crate::isolation::vm) fn are_at(path: &Path) -> io::Result<bool> {
     let found = statfs(path)?.filesystem_type().0;
     Ok(KINDS.iter().any(|(_, magic)| *magic == found))
 }
 
 /// Unmounts those below `path`, in this mount namespace.
-pub(super) fn unmount_below(path: &Path) -> io::Result<()> {
+pub(in crate::isolation::vm) fn unmount_below(path: &Path) -> io::Result<()> {
     let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
     // What was mounted last lies on top.
     for mount in mounts.lines().rev() {

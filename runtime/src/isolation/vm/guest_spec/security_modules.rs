@@ -35,7 +35,9 @@ pub(crate) enum SecurityModuleError {
 }
 
 /// Takes out of a process what need not be applied in a guest, and refuses what can't be.
-pub(super) fn leave_out(process: &mut Process) -> Result<(), SecurityModuleError> {
+pub(in crate::isolation::vm) fn leave_out(
+    process: &mut Process,
+) -> Result<(), SecurityModuleError> {
     if let Some(profile) = process.apparmor_profile()
         && !profile.is_empty()
     {
@@ -48,7 +50,7 @@ pub(super) fn leave_out(process: &mut Process) -> Result<(), SecurityModuleError
 }
 
 /// Refuses an SELinux label.
-pub(super) fn refuse_label(
+pub(in crate::isolation::vm) fn refuse_label(
     field: &'static str,
     label: &Option<String>,
 ) -> Result<(), SecurityModuleError> {

@@ -40,10 +40,10 @@ use crate::{
     state::Status,
 };
 
-use super::{
+use super::client::{Client, ClientError};
+use crate::isolation::vm::{
     Found, VmError,
-    client::{Client, ClientError},
-    security_modules,
+    guest_spec::security_modules,
     streams::{self, Relays, Wanted},
     terminal::{self, Terminal},
     wire::{Answer, Ask, Exec},

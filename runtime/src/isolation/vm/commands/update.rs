@@ -11,12 +11,8 @@ use crate::{
     state::Status,
 };
 
-use super::{
-    Found, VmError,
-    client::{Client, ClientError, TIMEOUT},
-    guest_spec::translate_cpuset,
-    limits,
-};
+use super::client::{Client, ClientError, TIMEOUT};
+use crate::isolation::vm::{Found, VmError, guest_spec::translate_cpuset, limits};
 
 /// Why a VM can't take other limits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,8 +8,8 @@ use std::{
 
 use nacre_agent::protocol::{self, Streams};
 
-use super::{
-    clients::{ClientId, Clients},
+use super::clients::{ClientId, Clients};
+use crate::isolation::vm::{
     streams::Expected,
     wire::{Answer, Exec},
 };

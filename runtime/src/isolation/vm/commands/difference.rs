@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use crate::{config::rootfs::Upper, state::Status};
 
-use super::{
+use super::client::{Client, ClientError};
+use crate::isolation::vm::{
     Found,
-    client::{Client, ClientError},
     wire::{Answer, Ask},
 };
 

@@ -1,6 +1,15 @@
 //! The sandbox process: monitor and shim in one. It boots the container's microVM, relays the
 //! standard streams that it inherited, and exits with the workload's exit status.
 
+mod clients;
+mod disk;
+mod executed;
+mod initramfs;
+mod service;
+mod session;
+mod share;
+mod watchdog;
+
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
@@ -35,20 +44,24 @@ use crate::{
 use super::{
     How, Plan, VmError,
     caller::{CREATED, GO_ON, READY_FOR_HOOKS},
-    clients::Clients,
     control::Control,
-    disk::Disk,
-    executed::Executed,
     hypervisor::Hypervisor,
-    initramfs, limits,
+    limits,
     network::{CarriedNetwork, LiveNetwork},
-    service::{Notes, Service},
-    session::{Exited, Session, SessionError},
-    share::Share,
     streams::{self, Expected, Relays, Wanted},
     terminal::Terminal,
     wire,
 };
+use clients::Clients;
+use disk::Disk;
+use executed::Executed;
+use service::{Notes, Service};
+use session::{Exited, Session};
+use share::Share;
+
+pub(super) use disk::DiskError;
+pub(super) use session::SessionError;
+pub(super) use share::ShareError;
 
 /// The guest's vsock context id. Each VM has a vsock of its own, so it needn't be unique.
 const GUEST_CID: u64 = 3;

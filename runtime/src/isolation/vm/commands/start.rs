@@ -7,11 +7,8 @@ use crate::{
     state::Status,
 };
 
-use super::{
-    Found, VmError,
-    client::{Client, ClientError},
-    wire::Ask,
-};
+use super::client::{Client, ClientError};
+use crate::isolation::vm::{Found, VmError, wire::Ask};
 
 /// How long a start may take, with the hooks that are run in the guest.
 const TIMEOUT: Duration = Duration::from_secs(300);

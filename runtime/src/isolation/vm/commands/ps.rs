@@ -8,10 +8,8 @@ use nix::unistd::{Uid, User};
 
 use crate::state::Status;
 
-use super::{
-    Found, VmError,
-    client::{Client, ClientError, TIMEOUT},
-};
+use super::client::{Client, ClientError, TIMEOUT};
+use crate::isolation::vm::{Found, VmError};
 
 /// What is shown if no columns are asked for: those of `ps -ef`.
 const DEFAULT: [&Column; 8] = [

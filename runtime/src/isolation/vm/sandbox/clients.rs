@@ -11,7 +11,7 @@ use std::{
 
 use nix::poll::PollFlags;
 
-use super::{
+use crate::isolation::vm::{
     control::{Control, ControlError},
     wire::{Answer, Ask},
 };

@@ -17,10 +17,10 @@ use nix::{
 
 use crate::state::Status;
 
-use super::{
+use super::client::{Client, ClientError, TIMEOUT};
+use crate::isolation::vm::{
     Found, VmError,
-    client::{Client, ClientError, TIMEOUT},
-    session::poll_timeout,
+    control::poll_timeout,
     wire::{self, Ask},
 };
 

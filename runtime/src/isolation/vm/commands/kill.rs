@@ -4,10 +4,8 @@ use nacre_agent::protocol::{Request, Target};
 
 use crate::state::Status;
 
-use super::{
-    Found, VmError,
-    client::{Client, ClientError, TIMEOUT},
-};
+use super::client::{Client, ClientError, TIMEOUT};
+use crate::isolation::vm::{Found, VmError};
 
 /// Sends a signal, by number, to the first process, or to `all`. The guest gets it from the
 /// sandbox process, which sees to it that SIGKILL ends the container even if the guest doesn't.

@@ -20,7 +20,7 @@ use rustix::{
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
-use super::{bind_source::Source, guest_spec::Shared, kernel_files};
+use crate::isolation::vm::guest_spec::{Shared, Source, kernel_files};
 
 /// Why the share could not be assembled.
 #[derive(Debug, thiserror::Error)]

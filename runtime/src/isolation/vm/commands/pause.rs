@@ -2,11 +2,8 @@
 
 use crate::{isolation::StatusError, state::Status};
 
-use super::{
-    Found, VmError,
-    client::{Client, ClientError, TIMEOUT},
-    wire::Ask,
-};
+use super::client::{Client, ClientError, TIMEOUT};
+use crate::isolation::vm::{Found, VmError, wire::Ask};
 
 /// Stops the machine of a container that has processes.
 pub(crate) fn pause(found: &Found<'_>, status: Status) -> Result<(), VmError> {

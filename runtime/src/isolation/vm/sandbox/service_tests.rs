@@ -17,13 +17,13 @@ use crate::{
     state::Store,
 };
 
-use super::super::{
-    client::{Client, ClientError},
+use super::*;
+use crate::isolation::vm::{
+    commands::{Client, ClientError},
     control::Control,
     streams::{Expected, Stderr, Wanted},
     wire,
 };
-use super::*;
 
 const LATE: Duration = Duration::from_secs(20);
 

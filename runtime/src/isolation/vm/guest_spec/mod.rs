@@ -1,11 +1,17 @@
 //! A container's `config.json` as its guest gets it: what names something of the host's is
 //! replaced by the guest's name for it, or refused.
 //!
-//! The root becomes `rootfs` of the share, or an overlay over that; the sources of bind mounts `mounts/N`. Namespaces
-//! are the guest's: where the configuration would share one with the host, the container
+//! The root becomes `rootfs` of the share, or an overlay over that; the sources of bind mounts
+//! `mounts/N`. Namespaces are the guest's: where the configuration would share one with the host, the container
 //! shares it with nothing but the guest's agent, which is more isolation than was asked for.
 //! The network is the exception: the container's namespace is the sandbox process's on the host,
 //! and what is in it is carried into the guest. Only the host's own can't be.
+
+mod bind_source;
+mod devices;
+mod hooks;
+pub(super) mod kernel_files;
+pub(super) mod security_modules;
 
 use std::{
     fs, io,
@@ -18,16 +24,16 @@ use nacre_agent::{
 };
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
-use super::{
-    bind_source::{self, Source, SourceError},
-    guest_devices::{self, NoSuchDevice},
-    guest_hooks::{self, GuestHookError},
-    security_modules::{self, SecurityModuleError},
-};
 use crate::{
     config::{bundle::Bundle, size::parse_cpu_list},
     id::Id,
 };
+use bind_source::SourceError;
+use devices::NoSuchDevice;
+use hooks::GuestHookError;
+
+pub(super) use bind_source::Source;
+pub(super) use security_modules::SecurityModuleError;
 
 /// What the guest is given of the host's files.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,7 +111,7 @@ pub(super) fn translate(
     check_namespaces(&spec)?;
 
     let guest = Path::new(SHARE);
-    let hooks = guest_hooks::take(&mut spec)?;
+    let hooks = hooks::take(&mut spec)?;
     let root = spec.root_mut().as_mut().ok_or(GuestSpecError::NoRoot)?;
     let mut shared = Shared {
         root: find_root(&directory.join(root.path()))?,
@@ -124,7 +130,7 @@ pub(super) fn translate(
     }
     let linux = spec.linux().clone().unwrap_or_default();
     security_modules::refuse_label("linux.mountLabel", linux.mount_label())?;
-    guest_devices::check(linux.devices().as_deref().unwrap_or_default())?;
+    devices::check(linux.devices().as_deref().unwrap_or_default())?;
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         if let Some(source) = bind_source::take(&directory, index, mount, &linux)? {
             let name = format!("mounts/{}", shared.binds.len());

@@ -12,14 +12,13 @@ use nix::{
     poll::{PollFd, PollFlags, poll},
 };
 
-use super::{
-    control::{Control, ControlError},
-    session::poll_timeout,
+use crate::isolation::vm::{
+    control::{Control, ControlError, poll_timeout},
     wire::{self, Answer, Ask},
 };
 
 /// How long a sandbox process may take to answer what takes no time.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(20);
+pub(in crate::isolation::vm) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why nothing came of it.
 #[derive(Debug, thiserror::Error)]
@@ -39,18 +38,18 @@ pub(crate) enum ClientError {
 }
 
 /// A connection to a sandbox process.
-pub(super) struct Client(Control);
+pub(in crate::isolation::vm) struct Client(Control);
 
 impl Client {
     /// Connects to the one that listens in `folder`.
-    pub(super) fn connect(folder: &Path) -> Result<Self, ClientError> {
+    pub(in crate::isolation::vm) fn connect(folder: &Path) -> Result<Self, ClientError> {
         let stream = wire::connect(folder, TIMEOUT).map_err(ClientError::Io)?;
         let stream = stream.ok_or(ClientError::Gone)?;
         Ok(Self(Control::new(stream).map_err(ClientError::Io)?))
     }
 
     /// As [`Client::ask`], for what is answered with descriptors.
-    pub(super) fn ask_for_descriptors(
+    pub(in crate::isolation::vm) fn ask_for_descriptors(
         &mut self,
         ask: &Ask,
         timeout: Duration,
@@ -61,24 +60,28 @@ impl Client {
     }
 
     /// Asks for something without waiting.
-    pub(super) fn send(&mut self, ask: &Ask) -> Result<(), ClientError> {
+    pub(in crate::isolation::vm) fn send(&mut self, ask: &Ask) -> Result<(), ClientError> {
         self.0.send(ask)?;
         Ok(self.0.flush()?)
     }
 
     /// Whether what was asked hasn't all been taken.
-    pub(super) fn is_congested(&self) -> bool {
+    pub(in crate::isolation::vm) fn is_congested(&self) -> bool {
         self.0.has_outgoing()
     }
 
     /// The next answer, if it has come.
-    pub(super) fn answer(&mut self) -> Result<Option<Answer>, ClientError> {
+    pub(in crate::isolation::vm) fn answer(&mut self) -> Result<Option<Answer>, ClientError> {
         self.0.flush()?;
         Ok(self.0.receive()?)
     }
 
     /// Asks for something, and waits for the answer.
-    pub(super) fn ask(&mut self, ask: &Ask, timeout: Duration) -> Result<Answer, ClientError> {
+    pub(in crate::isolation::vm) fn ask(
+        &mut self,
+        ask: &Ask,
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
         self.0.send(ask)?;
         let deadline = Instant::now() + timeout;
         loop {
@@ -105,12 +108,12 @@ impl Client {
     }
 
     /// What the sandbox process has said of its own accord, if it has.
-    pub(super) fn heard(&mut self) -> Result<Option<Answer>, ClientError> {
+    pub(in crate::isolation::vm) fn heard(&mut self) -> Result<Option<Answer>, ClientError> {
         Ok(self.0.receive()?)
     }
 
     /// Asks the agent for something.
-    pub(super) fn ask_guest(
+    pub(in crate::isolation::vm) fn ask_guest(
         &mut self,
         request: protocol::Request,
         timeout: Duration,

@@ -24,14 +24,16 @@ use crate::{
 };
 
 use super::{
-    VmError,
     clients::{ClientId, Clients},
     disk::Disk,
     executed::{Executed, Pending},
-    network::LiveNetwork,
     session::{Exited, Machine, Session, SessionError, Wake, network_request},
-    terminal::Terminal,
     watchdog::{Finding, Watchdog},
+};
+use crate::isolation::vm::{
+    VmError,
+    network::LiveNetwork,
+    terminal::Terminal,
     wire::{Answer, Ask},
 };
 

@@ -23,9 +23,10 @@ use nix::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::isolation::signals::{Received, Signals};
-
-use super::control::{Control, ControlError};
+use crate::isolation::{
+    signals::{Received, Signals},
+    vm::control::{Control, ControlError, poll_timeout},
+};
 
 /// How long a guest that was told to power off may take to, writing back what it has cached.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
@@ -447,12 +448,6 @@ pub(super) fn network_request(id: &str, network: Network) -> Request {
         id: id.to_owned(),
         network: Box::new(network),
     }
-}
-
-/// A duration for poll, rounded up to its milliseconds.
-pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
-    let milliseconds = left.as_micros().div_ceil(1000);
-    PollTimeout::try_from(milliseconds.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
 }
 
 #[cfg(test)]

@@ -9,19 +9,19 @@ use std::{
 use nacre_agent::container::{MountIds, config::ConfigError};
 use oci_spec::runtime::{Linux, Mount};
 
-use super::{guest_devices, kernel_files};
+use super::{devices, kernel_files};
 
 /// The source of a bind mount.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Source {
-    pub(super) path: PathBuf,
-    pub(super) is_directory: bool,
+pub(in crate::isolation::vm) struct Source {
+    pub(in crate::isolation::vm) path: PathBuf,
+    pub(in crate::isolation::vm) is_directory: bool,
     /// With the mounts below it.
-    pub(super) recursive: bool,
-    pub(super) read_only: bool,
+    pub(in crate::isolation::vm) recursive: bool,
+    pub(in crate::isolation::vm) read_only: bool,
     /// How the owners of its files are mapped. That is done on this side, so that it depends on
     /// this kernel alone; the guest sees the owners that come out.
-    pub(super) ids: Option<MountIds>,
+    pub(in crate::isolation::vm) ids: Option<MountIds>,
 }
 
 /// Why a guest can't be given the source of a bind mount.
@@ -53,7 +53,7 @@ pub(crate) enum SourceError {
 
 /// The source of `mounts[index]`, if it is a bind mount that the share has to have something for.
 /// What is done about it on this side is taken out of the mount; a device becomes the guest's own.
-pub(super) fn take(
+pub(in crate::isolation::vm) fn take(
     directory: &Path,
     index: usize,
     mount: &mut Mount,
@@ -82,7 +82,7 @@ pub(super) fn take(
     let metadata = fs::metadata(&path).map_err(failed)?;
     let kind = metadata.file_type();
     if kind.is_char_device()
-        && let Some(own) = guest_devices::path(metadata.rdev())
+        && let Some(own) = devices::path(metadata.rdev())
     {
         mount.set_source(Some(own));
         return Ok(None);
