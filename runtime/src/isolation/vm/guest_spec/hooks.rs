@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, ErrorKind, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -117,7 +117,9 @@ fn needs_interpreter(file: &File) -> io::Result<bool> {
         match file.read_exact_at(&mut kind, at) {
             Ok(()) if u32::from_le_bytes(kind) == PT_INTERP => return Ok(true),
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+            // The second for what is beyond any file's end.
+            Err(e) if e.kind() == ErrorKind::UnexpectedEof => break,
+            Err(e) if e.kind() == ErrorKind::InvalidInput => break,
             Err(e) => return Err(e),
         }
     }
