@@ -18,6 +18,7 @@ mod kill;
 mod killed;
 mod list;
 mod namespaces;
+mod network;
 mod overlay;
 mod pause;
 mod process;
@@ -41,6 +42,7 @@ pub(crate) fn tests() -> Vec<Test> {
         terminal::tests(),
         process::tests(),
         namespaces::tests(),
+        network::tests(),
         files::tests(),
         filesystem::tests(),
         overlay::tests(),

@@ -1,6 +1,11 @@
-//! Where a client may make bridges, packet filters and name servers without touching the host's.
+//! Where a test may make bridges, packet filters and name servers without touching the host's.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::Command;
+use std::thread::{self, ScopedJoinHandle};
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::case::Case;
 use crate::nacre::Running;
@@ -50,6 +55,32 @@ impl Network {
             inside.current_dir(directory);
         }
         inside
+    }
+
+    /// A shell script in it, which must go well. Returns what it prints.
+    #[track_caller]
+    pub fn shell(&self, case: &Case, script: &str) -> String {
+        let mut command = case.mark(Command::new("sh"));
+        command.args(["-ec", &format!("PATH=$PATH:/usr/sbin:/sbin; {script}")]);
+        case.spawn(self.enter(&command)).finish().expect(0)
+    }
+
+    /// The path, from outside too, of a namespace that `ip netns add` made in it.
+    pub fn named(&self, name: &str) -> PathBuf {
+        format!("/proc/{}/root/run/netns/{name}", self.0.pid()).into()
+    }
+
+    /// A thread of this process that is in it.
+    pub fn spawn<'scope, T: Send + 'scope>(
+        &self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        work: impl FnOnce() -> T + Send + 'scope,
+    ) -> ScopedJoinHandle<'scope, T> {
+        let namespace = File::open(format!("/proc/{}/ns/net", self.0.pid())).unwrap();
+        scope.spawn(move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
     }
 }
 

@@ -30,7 +30,7 @@ const MAX_MTU: u16 = 65_521;
 /// How many more interfaces a machine has room for than are there when it is made, where that
 /// costs nothing, and under QEMU, where each is a device that the guest sets up.
 const SPARE: usize = 8;
-const SPARE_EMULATED: usize = 1;
+const SPARE_EMULATED: usize = 2;
 
 /// The container's network on the host, as it is carried into the guest.
 pub(in crate::isolation::vm) struct CarriedNetwork {

@@ -34,6 +34,11 @@ pub(crate) enum NetworkError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "linux.namespaces: the network namespace {0} is the host's own, and a VM can't use the \
+         host's network"
+    )]
+    TheHosts(PathBuf),
     #[error("can't {step} the container's network namespace")]
     Namespace {
         step: &'static str,

@@ -1,9 +1,9 @@
 //! The container's network namespace, and this process in it.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -53,13 +53,27 @@ impl Namespace {
                 .and_then(|()| bring_loopback_up())
                 .map_err(NetworkError::Make);
         };
-        open(path)
-            .and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?))
-            .map_err(|source| NetworkError::Join {
-                path: path.clone(),
-                source,
-            })
+        let failed = |source| NetworkError::Join {
+            path: path.clone(),
+            source,
+        };
+        let namespace = open(path).map_err(failed)?;
+        if is_the_hosts(&namespace).map_err(failed)? {
+            return Err(NetworkError::TheHosts(path.clone()));
+        }
+        setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|error| failed(error.into()))
     }
+}
+
+/// Whether a namespace is the one that this process is in, or the host's first process, whose
+/// interfaces no guest may have.
+fn is_the_hosts(namespace: &File) -> io::Result<bool> {
+    let which = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let asked = which(namespace.metadata()?);
+    let own = which(fs::metadata("/proc/self/ns/net")?);
+    // Not everyone may look at the first process.
+    let first = fs::metadata("/proc/1/ns/net").ok().map(which);
+    Ok(asked == own || Some(asked) == first)
 }
 
 /// Removes what a sandbox process that was killed has left in the network namespace that it was

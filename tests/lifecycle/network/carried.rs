@@ -1,0 +1,118 @@
+//! What a container's namespace has, from the start or later.
+
+use nacre_tests::Case;
+
+use super::{Lan, ask, has_all, inside};
+
+nacre_tests::tests![
+    all_of_an_interface,
+    an_interface_before_the_start,
+    interfaces_that_come_and_go,
+    what_changes_while_it_runs,
+];
+
+fn all_of_an_interface(case: &Case) {
+    let lan = Lan::new(case);
+    lan.add("a");
+    lan.attach("a", "lan0", "one", 9);
+    lan.shell(
+        "ip -n a address add 10.73.1.200/32 dev lan0
+         ip -n a route add 10.99.0.0/16 via 10.73.1.254 metric 77
+         ip -n a route add unreachable 10.98.0.0/16
+         ip -n a -6 route add fd99::/16 via fd73:1::254
+         ip -n a neighbour add 10.73.1.77 lladdr 02:73:00:00:00:77 dev lan0 nud permanent
+         ip -n a neighbour add fd73:1::77 lladdr 02:73:00:00:00:78 dev lan0 nud permanent",
+    );
+    let script = "cat /sys/class/net/lan0/address /sys/class/net/lan0/mtu
+         ip -o address show dev lan0; ip route; ip -6 route; ip neigh show nud permanent";
+    let output = case.run(&lan.bundle("a").shell(script)).ok();
+    assert!(output.starts_with("02:73:00:00:01:09\n1400\n"), "{output}");
+    let parts = [
+        "inet 10.73.1.9/24 ",
+        "inet 10.73.1.200/32 ",
+        "inet6 fd73:1::9/64 scope global",
+        // The one that the kernel made of the MAC address.
+        "inet6 fe80::73:ff:fe00:109/64 scope link",
+        "default via 10.73.1.1 dev lan0",
+        "10.73.1.0/24 dev lan0",
+        "10.99.0.0/16 via 10.73.1.254 dev lan0  metric 77",
+        "unreachable 10.98.0.0/16",
+        "default via fd73:1::1 dev lan0",
+        "fd99::/16 via fd73:1::254 dev lan0",
+        "10.73.1.77 dev lan0 lladdr 02:73:00:00:00:77 ",
+        "fd73:1::77 dev lan0 lladdr 02:73:00:00:00:78 ",
+    ];
+    has_all(&output, &parts);
+}
+
+fn an_interface_before_the_start(case: &Case) {
+    let lan = Lan::new(case);
+    lan.add("a");
+    let _server = lan.start(&["nc", "-ll", "-p", "80", "-e", "echo", "of the bridge"]);
+    case.create(&lan.bundle("a").shell(
+        "ip -o address show dev eth0; nc -w 10 10.73.1.1 80 </dev/null
+         nc -w 10 fd73:1::1 80 </dev/null; sleep 1000",
+    ));
+    lan.attach("a", "eth0", "one", 4);
+    assert_eq!(case.command(&["start", case.id()]).ok(), "");
+    case.wait_for_output("of the bridge\nof the bridge\n");
+    has_all(&case.output(), &["10.73.1.4/24", "fd73:1::4/64"]);
+    case.remove_container();
+}
+
+fn interfaces_that_come_and_go(case: &Case) {
+    let lan = Lan::new(case);
+    lan.add("a");
+    lan.attach("a", "eth0", "one", 4);
+    case.detach(&lan.server("a"));
+    let has = |what: &str| {
+        let script = "ip -o -4 address | sed 's/^[0-9]*: //; s/ brd.*//; s/  *inet//'";
+        inside(case, case.id(), script).contains(what)
+    };
+    // More often than there are slots beyond the first.
+    for host in 5..9 {
+        lan.attach("a", "eth1", "two", host);
+        case.wait_for("eth1", || has(&format!("eth1 10.73.2.{host}/24")));
+        let answer = || ask(case, case.id(), "10.73.2.1", 80);
+        let server = lan.start(&["nc", "-ll", "-p", "80", "-e", "echo", "of the bridge"]);
+        case.wait_for("an answer", || answer() == "of the bridge\n");
+        drop(server);
+        lan.shell("ip -n a link delete eth1");
+        case.wait_for("no eth1", || !has("eth1"));
+        assert!(has("eth0 10.73.1.4/24"));
+    }
+    // One that takes the place of the first, with its name.
+    lan.shell("ip -n a link delete eth0");
+    lan.attach("a", "eth0", "two", 40);
+    case.wait_for("another eth0", || has("eth0 10.73.2.40/24"));
+    let answer = "busybox nc -w 3 10.73.2.40 80 </dev/null";
+    assert_eq!(lan.shell(answer), "this is a\n");
+    case.remove_container();
+    assert!(!lan.shown("a").contains("ingress"));
+}
+
+fn what_changes_while_it_runs(case: &Case) {
+    let lan = Lan::new(case);
+    lan.add("a");
+    lan.attach("a", "eth0", "one", 4);
+    case.detach(&lan.server("a"));
+    let shows = "cat /sys/class/net/eth0/mtu; ip -o address show dev eth0; ip route";
+    let now = || inside(case, case.id(), shows);
+    has_all(&now(), &["10.73.1.4/24"]);
+    lan.shell(
+        "ip -n a address add 10.73.1.44/24 dev eth0; ip -n a route add 10.99.0.0/16 via 10.73.1.1
+         ip -n a link set eth0 mtu 1300",
+    );
+    case.wait_for("all that came", || {
+        let now = now();
+        let parts = ["1300\n", "10.73.1.44/24", "10.99.0.0/16 via 10.73.1.1"];
+        parts.iter().all(|part| now.contains(part))
+    });
+    lan.shell("ip -n a route delete 10.99.0.0/16; ip -n a address delete 10.73.1.44/24 dev eth0");
+    case.wait_for("the end of what went", || {
+        let now = now();
+        !now.contains("10.73.1.44") && !now.contains("10.99.0.0")
+    });
+    has_all(&now(), &["10.73.1.4/24", "default via 10.73.1.1"]);
+    case.remove_container();
+}

@@ -1,0 +1,98 @@
+//! Much at once arrives as it was sent, in packets that nobody has cut.
+
+use std::fs;
+use std::path::PathBuf;
+
+use nacre_tests::Isolation::Vm;
+use nacre_tests::{Bundle, Case};
+
+use super::{Lan, another, detach, inside, remove};
+
+nacre_tests::tests![much_both_ways, much_between_two];
+
+/// What can't arrive by chance, as a file of the containers' root.
+fn make_data(bundle: &Bundle) -> PathBuf {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let bytes: Vec<u8> = (0..1 << 20)
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_le_bytes()
+        })
+        .collect();
+    let path = bundle.rootfs().join("data");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// The bytes of a packet on average, between two looks at `/sys/class/net`.
+fn size_of_a_packet(before: &str, after: &str) -> u64 {
+    let read = |text: &str| -> Vec<u64> { text.lines().map(|n| n.parse().unwrap()).collect() };
+    let (before, after) = (read(before), read(after));
+    (after[0] - before[0]) / (after[1] - before[1]).max(1)
+}
+
+fn much_both_ways(case: &Case) {
+    let lan = Lan::new(case);
+    lan.add("a");
+    lan.attach("a", "eth0", "one", 4);
+    let bundle = lan
+        .bundle("a")
+        .annotation("dev.nacre.vm.cpus", "2")
+        .annotation("dev.nacre.vm.memory", "512M")
+        .args(["sleep", "1000"]);
+    let data = make_data(&bundle);
+    let data = data.to_str().unwrap();
+    let _sends = lan.start(&["nc", "-ll", "-p", "90", "-e", "busybox", "cat", data]);
+    let compares = format!("busybox cmp - {data} && echo same");
+    let _receives = lan.start(&["nc", "-ll", "-p", "91", "-e", "sh", "-c", &compares]);
+    case.detach(&bundle);
+    if case.isolation() == Vm {
+        let queues = inside(case, case.id(), "ls /sys/class/net/eth0/queues");
+        assert_eq!(queues, "rx-0\nrx-1\ntx-0\ntx-1\n");
+    }
+    let look = |what: &str| {
+        let shows = format!("cd /sys/class/net/eth0/statistics; cat {what}_bytes {what}_packets");
+        inside(case, case.id(), &shows)
+    };
+    let servers = "10.73.1.1 fd73:1::1 10.73.1.1 fd73:1::1";
+    let ways = [
+        ("rx", "nc $server 90 </dev/null | cmp - /data && echo same"),
+        ("tx", "nc $server 91 </data"),
+    ];
+    for (way, script) in ways {
+        let before = look(way);
+        let script = format!("for server in {servers}; do ({script}) & done; wait");
+        assert_eq!(
+            inside(case, case.id(), &script),
+            "same\n".repeat(4),
+            "{way}"
+        );
+        // What is larger than the MTU was never cut.
+        let size = size_of_a_packet(&before, &look(way));
+        assert!(size > 1500, "{way}: {size} bytes a packet");
+    }
+    case.remove_container();
+}
+
+fn much_between_two(case: &Case) {
+    let lan = Lan::new(case);
+    for (name, host) in [("a", 2), ("b", 3)] {
+        lan.add(name);
+        lan.attach(name, "eth0", "one", host);
+    }
+    let server =
+        "nc -ll -p 90 -e cat /data & exec nc -ll -p 91 -e sh -c 'cmp - /data && echo same'";
+    let server = lan.bundle("b").shell(server);
+    make_data(&server);
+    let other = another(case);
+    detach(case, &other, &server);
+    case.detach(&lan.bundle("a").args(["sleep", "1000"]));
+    let script = "for server in 10.73.1.3 fd73:1::3; do
+         until nc $server 90 </dev/null >/got; do sleep 0.1; done
+         cmp /got /data && echo same; nc $server 91 </data; done";
+    assert_eq!(inside(case, case.id(), script), "same\n".repeat(4));
+    remove(case, &other);
+    case.remove_container();
+}
