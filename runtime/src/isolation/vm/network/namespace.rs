@@ -83,10 +83,14 @@ pub(crate) fn remove_what_is_left(path: &Path) -> Result<(), NetworkError> {
         step: "clean up",
         source,
     };
-    let mut netlink = match open(path).and_then(Netlink::open_in) {
+    // What can't be opened is gone, or was never entered.
+    let Ok(namespace) = open(path) else {
+        return Ok(());
+    };
+    let mut netlink = match Netlink::open_in(namespace) {
         Ok(netlink) => netlink,
-        // What is no namespace any more has nothing of ours.
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => return Ok(()),
+        // It is no namespace, or not one that we may enter: nothing of ours is there.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EPERM)) => return Ok(()),
         Err(e) => return Err(failed(e)),
     };
     for link in netlink.links().map_err(failed)? {
