@@ -29,9 +29,7 @@ mod terminal;
 mod update;
 mod users;
 
-use nacre_tests::Isolation::Process;
 use nacre_tests::Test;
-use nacre_tests::suite::only;
 
 /// All tests here; each says if one mode only is meant.
 pub(crate) fn tests() -> Vec<Test> {
@@ -55,14 +53,13 @@ pub(crate) fn tests() -> Vec<Test> {
         exec::tests(),
         console::tests(),
         list::tests(),
-        // What a VM can't do yet.
         create::tests(),
         cycles::tests(),
         flags::tests(),
         kill::tests(),
         killed::tests(),
         pause::tests(),
-        only(Process, update::tests()),
+        update::tests(),
         events::tests(),
         hooks::tests(),
     ]

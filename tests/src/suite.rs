@@ -68,14 +68,6 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// The same tests, for one isolation only.
-pub fn only(isolation: Isolation, mut tests: Vec<Test>) -> Vec<Test> {
-    for test in &mut tests {
-        test.only = Some(isolation);
-    }
-    tests
-}
-
 /// A target's `main`: runs those of its tests, by module, that the command line selects, in
 /// their place.
 pub fn main<const N: usize>(place: Place, isolation: Isolation, tests: [Vec<Test>; N]) -> ExitCode {

@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::client::{Client, ClientError, TIMEOUT};
-use crate::isolation::vm::{Found, VmError, guest_spec::translate_cpuset, limits};
+use crate::isolation::vm::{Found, VmError, guest_spec::{check_resources, translate_cpuset}, limits};
 
 /// Why a VM can't take other limits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,8 +67,22 @@ pub(crate) fn update(
     Ok(())
 }
 
+/// Refuses what the guest can't honour before anything is changed on the host.
+fn check(resources: &LinuxResources, size: Size) -> Result<(), VmError> {
+    let mut alone = resources.clone();
+    if let Some(mut memory) = *alone.memory()
+        && memory.limit().is_none_or(|limit| limit == 0)
+    {
+        // It is checked by the guest's engine, which knows the limit that it goes with.
+        memory.set_swap(None);
+        alone.set_memory(Some(memory));
+    }
+    check_resources(&alone)?;
+    Ok(check_size(resources, size)?)
+}
+
 /// A VM is as large as it was made.
-fn check(resources: &LinuxResources, size: Size) -> Result<(), UpdateError> {
+fn check_size(resources: &LinuxResources, size: Size) -> Result<(), UpdateError> {
     let limit = resources.memory().as_ref().and_then(|m| m.limit());
     if let Some(asked) = limit.and_then(|limit| u64::try_from(limit).ok())
         && asked > size.memory
@@ -130,6 +144,7 @@ fn on_host(
 
 #[cfg(test)]
 mod tests {
+    use nacre_agent::container::describe;
     use serde_json::json;
 
     use super::*;
@@ -142,7 +157,7 @@ mod tests {
         };
         let checked = |json: serde_json::Value| {
             let resources: LinuxResources = serde_json::from_value(json).unwrap();
-            check(&resources, size).map_err(|error| error.to_string())
+            check(&resources, size).map_err(|error| describe(&error))
         };
         for fine in [
             json!({}),
@@ -151,6 +166,8 @@ mod tests {
             json!({"cpu": {"quota": -1, "period": 1000}}),
             json!({"cpu": {"quota": 200_000}}),
             json!({"cpu": {"quota": 100_000, "period": 50_000}}),
+            json!({"memory": {"swap": 1 << 20}}),
+            json!({"memory": {"limit": 0, "swap": 1 << 20}}),
         ] {
             assert_eq!(checked(fine.clone()), Ok(()), "{fine}");
         }
@@ -165,5 +182,23 @@ mod tests {
             message.starts_with("linux.resources.cpu.quota: it takes 3 CPUs, and the VM has 2"),
             "{message}"
         );
+        let rate = json!([{"major": 254, "minor": 0, "rate": 1000}]);
+        for (json, field) in [
+            (json!({"memory": {"kernel": 4096}}), "memory.kernel"),
+            (json!({"memory": {"swappiness": 3}}), "memory.swappiness"),
+            (json!({"memory": {"limit": 10, "swap": 5}}), "memory.swap"),
+            (json!({"network": {"classID": 5}}), "network.classID"),
+            (
+                json!({"cpu": {"realtimeRuntime": 5}}),
+                "cpu.realtimeRuntime",
+            ),
+            (
+                json!({"blockIO": {"throttleReadBpsDevice": rate}}),
+                "blockIO.throttleReadBpsDevice",
+            ),
+        ] {
+            let message = checked(json).unwrap_err();
+            assert!(message.contains(field), "{field}: {message}");
+        }
     }
 }
