@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nacre_tests::{Bundle, Case, Outcome, Running, elf, leftovers, nacre};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::lifecycle::status::own_namespaces_but;
@@ -17,6 +18,7 @@ nacre_tests::tests![
     a_kernel_that_isnt_one,
     a_guest_that_never_says_hello,
     a_guest_that_panics,
+    a_guest_whose_agent_ends,
     a_guest_that_reboots,
     a_memory_limit_too_small_to_boot,
     kvm_without_permission,
@@ -26,12 +28,16 @@ nacre_tests::tests![
     qemu_killed,
     the_sandbox_is_killed,
     a_panic_is_in_the_state,
+    a_panic_before_the_start,
+    a_panic_during_an_exec,
+    a_killed_qemu_is_in_the_state,
     a_killed_sandbox_is_in_the_state,
     the_host_runs_out_of_memory,
     a_full_disk,
     the_agent_cant_be_killed,
     the_guest_runs_out_of_memory,
     a_frozen_guest,
+    a_frozen_guest_is_in_the_state,
 ];
 
 const MIB: u64 = 1 << 20;
@@ -106,9 +112,8 @@ fn a_guest_that_never_says_hello(case: &Case) {
     );
 }
 
-/// A bundle whose workload writes into the memory of the guest's init, from the beginning to the
-/// end of its code, what `what` prints. The workload's end then makes init run.
-fn overwriting_init(case: &Case, what: &str) -> Bundle {
+/// A bundle whose processes see the guest's init and may do what they like with it and its kernel.
+fn mighty(case: &Case) -> Bundle {
     let capabilities = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
     case.busybox()
         .set("/linux/namespaces", own_namespaces_but("pid"))
@@ -117,22 +122,62 @@ fn overwriting_init(case: &Case, what: &str) -> Bundle {
         .set("/process/capabilities/bounding", capabilities.clone())
         .set("/process/capabilities/permitted", capabilities.clone())
         .set("/process/capabilities/effective", capabilities)
-        .shell(&format!(
-            "range=$(grep ' r-xp ' /proc/1/maps | head -n 1 | cut -d' ' -f1)
-             from=$((0x${{range%-*}})); to=$((0x${{range#*-}})); size=$((to - from))
-             {what} |
-             dd of=/proc/1/mem bs=4096 seek=$((from / 4096)) conv=notrunc 2>/dev/null"
-        ))
 }
 
-fn panicking(case: &Case) -> Bundle {
-    // A kernel panics when its init dies.
-    overwriting_init(case, "head -c $size /dev/zero")
+/// A script that writes into the memory of the guest's init, over all of its code, what `what`
+/// prints. The end of the process that does it makes init run; it may run at any time before, too,
+/// which is why the end of its code comes first.
+fn overwriting_init(what: &str) -> String {
+    format!(
+        "range=$(grep ' r-xp ' /proc/1/maps | head -n 1 | cut -d' ' -f1)
+         from=$((0x${{range%-*}})); to=$((0x${{range#*-}})); size=$((to - from))
+         {what} >/dev/shm/code
+         at=$((size / 4096)); count=64
+         while [ $at -gt 0 ]; do
+             [ $at -ge $count ] || count=$at
+             at=$((at - count))
+             dd if=/dev/shm/code of=/proc/1/mem bs=4096 count=$count skip=$at \
+                 seek=$((from / 4096 + at)) conv=notrunc 2>/dev/null
+         done"
+    )
 }
+
+/// Code that does nothing, up to a jump to itself.
+fn freezing_init() -> String {
+    overwriting_init(r"{ head -c $((size - 2)) /dev/zero | tr '\0' '\220'; printf '\353\376'; }")
+}
+
+/// Code that does nothing, up to `exit(3)`.
+fn ending_init() -> String {
+    overwriting_init(
+        r"{ head -c $((size - 12)) /dev/zero | tr '\0' '\220'
+            printf '\277\003\000\000\000\270\074\000\000\000\017\005'; }",
+    )
+}
+
+/// Makes the kernel panic: out of memory, when it isn't to kill anything for that.
+const PANICKING: &str =
+    "echo 2 >/proc/sys/vm/panic_on_oom; dd if=/dev/zero of=/dev/null bs=1G count=1";
 
 fn a_guest_that_panics(case: &Case) {
-    let message = case.run(&panicking(case)).refused(1);
+    let message = case.run(&mighty(case).shell(PANICKING)).refused(1);
     assert!(message.contains("Kernel panic - not syncing"), "{message}");
+    assert!(message.contains("panic_on_oom"), "its reason: {message}");
+}
+
+/// It can't be killed, but broken; its kernel panics then.
+fn a_guest_whose_agent_ends(case: &Case) {
+    for (script, status) in [
+        (ending_init(), "exitcode=0x00000300"),
+        (
+            overwriting_init("head -c $size /dev/zero"),
+            "exitcode=0x0000000b",
+        ),
+    ] {
+        let message = case.run(&mighty(case).shell(&script)).refused(1);
+        assert!(message.contains("Attempted to kill init"), "{message}");
+        assert!(message.contains(status), "{message}");
+    }
 }
 
 fn a_guest_that_reboots(case: &Case) {
@@ -202,15 +247,19 @@ fn qemu_killed(case: &Case) {
     needs_qemu(case);
     let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
     running.wait_for_line("ready");
-    let nacre = leftovers::processes_of_nacre(case.id());
-    let all = leftovers::processes(case.id())
-        .into_iter()
-        .map(|(pid, _)| pid);
-    let qemu: Vec<_> = all.filter(|pid| !nacre.contains(pid)).collect();
-    assert_eq!(qemu.len(), 1, "one QEMU");
-    kill(qemu[0], Signal::SIGKILL).unwrap();
+    kill(qemu(case), Signal::SIGKILL).unwrap();
     let message = running.finish().refused(1);
     assert!(message.contains("QEMU was killed by SIGKILL"), "{message}");
+}
+
+/// The process that emulates this test's VM.
+fn qemu(case: &Case) -> Pid {
+    let nacre = leftovers::processes_of_nacre(case.id());
+    let all = leftovers::processes(case.id()).into_iter();
+    let mut qemu: Vec<_> = all.map(|(pid, _)| pid).collect();
+    qemu.retain(|pid| !nacre.contains(pid));
+    assert_eq!(qemu.len(), 1, "one QEMU");
+    qemu[0]
 }
 
 /// Lines of `[vm]` with another QEMU.
@@ -283,11 +332,48 @@ fn failure(case: &Case) -> String {
 }
 
 fn a_panic_is_in_the_state(case: &Case) {
-    case.detach(&panicking(case));
+    case.detach(&mighty(case).shell(PANICKING));
     let failure = failure(case);
     assert!(failure.contains("Kernel panic - not syncing"), "{failure}");
     let log = fs::read_to_string(case.log()).unwrap();
     assert!(log.contains("Kernel panic - not syncing"), "{log}");
+}
+
+/// Has the guest's kernel panic by a process that is executed in the container.
+fn panic_by_exec(case: &Case) {
+    let outcome = case.command(&["exec", case.id(), "sh", "-c", PANICKING]);
+    // As whatever is killed with its container.
+    outcome.expect(137);
+}
+
+fn a_panic_before_the_start(case: &Case) {
+    case.create(&mighty(case).args(["sleep", "1000"]));
+    panic_by_exec(case);
+    case.wait_for_status("stopped");
+    let message = case.command(&["start", case.id()]).refused(1);
+    assert!(message.contains("stopped"), "{message}");
+    let failure = failure(case);
+    assert!(failure.contains("Kernel panic - not syncing"), "{failure}");
+}
+
+fn a_panic_during_an_exec(case: &Case) {
+    case.detach(&mighty(case).args(["sleep", "1000"]));
+    let mut command = case.nacre();
+    command.args(["exec", case.id(), "sh", "-c", "echo ready; sleep 1000"]);
+    let mut other = case.spawn(command);
+    other.wait_for_line("ready");
+    panic_by_exec(case);
+    other.finish().expect(137);
+    let failure = failure(case);
+    assert!(failure.contains("Kernel panic - not syncing"), "{failure}");
+}
+
+fn a_killed_qemu_is_in_the_state(case: &Case) {
+    needs_qemu(case);
+    case.detach(&case.busybox().args(["sleep", "1000"]));
+    kill(qemu(case), Signal::SIGKILL).unwrap();
+    let failure = failure(case);
+    assert!(failure.contains("QEMU was killed by SIGKILL"), "{failure}");
 }
 
 fn a_killed_sandbox_is_in_the_state(case: &Case) {
@@ -380,14 +466,10 @@ fn the_guest_runs_out_of_memory(case: &Case) {
     assert_eq!(case.run(&bundle).expect(0), "137\nsurvived\n");
 }
 
-/// Its agent does nothing any more: its code is nothing but `nop`, up to a jump to itself.
-fn a_frozen_guest(case: &Case) {
-    let bundle = overwriting_init(
-        case,
-        r"{ head -c $((size - 2)) /dev/zero | tr '\0' '\220'; printf '\353\376'; }",
-    );
+/// A container whose guest has so many seconds to say something.
+fn watched(case: &Case, words: &[&str], bundle: &Bundle, seconds: u32) -> Command {
     let lines = format!(
-        "kernel = {:?}\nagent = {:?}\nboot-timeout = 120\nwatchdog = 4",
+        "kernel = {:?}\nagent = {:?}\nboot-timeout = 120\nwatchdog = {seconds}",
         nacre::kernel(),
         nacre::binary("nacre-agent")
     );
@@ -395,10 +477,18 @@ fn a_frozen_guest(case: &Case) {
     fs::write(&path, format!("[vm]\n{lines}\n")).unwrap();
     let mut command = case.nacre_with(&path);
     command
-        .args(["run", "--bundle"])
+        .args(words)
+        .arg("--bundle")
         .arg(bundle.write())
         .arg(case.id());
+    command
+}
+
+/// Its agent does nothing any more.
+fn a_frozen_guest(case: &Case) {
+    let bundle = mighty(case).shell(&freezing_init());
     let began = Instant::now();
+    let command = watched(case, &["run"], &bundle, 4);
     let message = case.spawn(command).finish().refused(1);
     assert!(message.contains("the guest is frozen"), "{message}");
     let took = began.elapsed();
@@ -406,4 +496,16 @@ fn a_frozen_guest(case: &Case) {
         took > Duration::from_secs(3) && took < Duration::from_secs(90),
         "{took:?}"
     );
+}
+
+fn a_frozen_guest_is_in_the_state(case: &Case) {
+    let bundle = mighty(case).args(["sleep", "1000"]);
+    let command = watched(case, &["run", "--detach"], &bundle, 4);
+    assert_eq!(case.leave(command), 0, "{}", case.output());
+    // The agent would answer at the latest when that has ended.
+    let freezing = freezing_init();
+    let frozen = case.command(&["exec", case.id(), "sh", "-c", &freezing]);
+    frozen.expect(137);
+    let failure = failure(case);
+    assert!(failure.contains("the guest is frozen"), "{failure}");
 }
