@@ -6,6 +6,8 @@ mod cgroup;
 mod clients;
 #[path = "../vm/failures.rs"]
 mod failures;
+#[path = "../vm/hogs.rs"]
+mod hogs;
 #[path = "../vm/killed.rs"]
 mod killed;
 #[path = "../lifecycle/mod.rs"]
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         machine::tests(),
         cgroup::tests(),
         failures::tests(),
+        hogs::tests(),
         killed::tests(),
         update::tests(),
         clients::tests(),

@@ -2,6 +2,7 @@
 
 mod cgroup;
 mod failures;
+mod hogs;
 mod killed;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         machine::tests(),
         cgroup::tests(),
         failures::tests(),
+        hogs::tests(),
         killed::tests(),
         update::tests(),
     ];

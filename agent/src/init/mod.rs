@@ -76,6 +76,7 @@ pub(crate) fn run() -> ! {
 fn boot_and_serve() -> Result<Ended, InitError> {
     mounts::assemble()?;
     limits::raise().step("raise the guest's limits")?;
+    limits::take_precedence().step("take precedence over workloads")?;
     bring_loopback_up().step("bring the loopback interface up")?;
     let children = watch_children().step("watch for processes that end")?;
     // Before any workload runs, which could connect too: the host takes one connection.

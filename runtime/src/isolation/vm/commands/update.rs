@@ -12,7 +12,11 @@ use crate::{
 };
 
 use super::client::{Client, ClientError, TIMEOUT};
-use crate::isolation::vm::{Found, VmError, guest_spec::{check_resources, translate_cpuset}, limits};
+use crate::isolation::vm::{
+    Found, VmError,
+    guest_spec::{check_resources, translate_cpuset},
+    limits,
+};
 
 /// Why a VM can't take other limits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,140 @@
+//! Workloads that take all that they can get, without limits of their own: the host gives their
+//! VM no more than it was to have, and the agent still answers.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nacre_tests::{Bundle, Case, leftovers};
+use serde_json::json;
+
+use super::cgroup::limit;
+
+nacre_tests::tests![
+    memory_forks_and_cpus_stay_within_the_hosts_limits,
+    a_guest_of_busy_loops_answers,
+    a_guest_with_a_real_time_loop_answers,
+];
+
+/// How long an answer may take, on a machine that emulates VMs and has much else to do. A guest
+/// that doesn't answer never does.
+const BOUND: Duration = Duration::from_secs(60);
+
+/// Fails unless the container can be looked at, entered and ended, each in a bounded time.
+#[track_caller]
+fn answers(case: &Case, can_be_entered: bool) {
+    let began = Instant::now();
+    let lap = |what: &str| {
+        let took = began.elapsed();
+        assert!(took < BOUND, "{what} after {took:?}");
+    };
+    assert_eq!(case.status(), "running");
+    let processes = case.command(&["ps", "--format", "json", case.id()]).ok();
+    assert!(processes.starts_with('['), "{processes}");
+    lap("ps");
+    // As the container's, but for its scheduler.
+    let process = json!({
+        "args": ["echo", "entered"], "cwd": "/", "user": { "uid": 0, "gid": 0 },
+        "env": ["PATH=/bin"],
+    });
+    let file = case.directory().join("process.json");
+    fs::write(&file, process.to_string()).unwrap();
+    let entered = case.command(&["exec", "--process", file.to_str().unwrap(), case.id()]);
+    match can_be_entered {
+        true => assert_eq!(entered.ok(), "entered\n"),
+        // Its kernel may have no room for a further process.
+        false => assert!(entered.status().is_some(), "{entered:?}"),
+    }
+    lap("exec");
+    case.command(&["kill", case.id(), "KILL"]).ok();
+    case.wait_for_status("stopped");
+    lap("kill");
+    assert_eq!(case.command(&["delete", case.id()]).ok(), "");
+}
+
+/// What the VM has used of the host's CPUs.
+fn cpu_time(case: &Case) -> Duration {
+    let directories = leftovers::cgroups_named(case.id());
+    let read = |file: &str| {
+        let read = |d: &std::path::PathBuf| fs::read_to_string(d.join(file)).ok();
+        directories.iter().find_map(read)
+    };
+    if let Some(nanoseconds) = read("cpuacct.usage") {
+        return Duration::from_nanos(nanoseconds.trim().parse().unwrap());
+    }
+    let all = read("cpu.stat").unwrap();
+    let usage = all
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "));
+    Duration::from_micros(usage.unwrap().parse().unwrap())
+}
+
+fn number(case: &Case, v2: &str, v1: &str) -> u64 {
+    let text = limit(case, v2, v1);
+    text.parse().unwrap_or_else(|e| panic!("{v2} {text}: {e}"))
+}
+
+fn memory_forks_and_cpus_stay_within_the_hosts_limits(case: &Case) {
+    // What is killed for want of memory isn't the container's first process.
+    let bundle = case
+        .busybox()
+        .annotation("dev.nacre.vm.memory", "128M")
+        .annotation("dev.nacre.vm.cpus", "2")
+        .set("/process/oomScoreAdj", -500)
+        .set(
+            "/linux/resources/cpu",
+            json!({ "quota": 50_000, "period": 100_000 }),
+        )
+        .shell(
+            "give_up() { echo 1000 >/proc/self/oom_score_adj; exec 2>/dev/null; }
+             loop() { while :; do :; done; }
+             (give_up; loop) & (give_up; loop) & (give_up; loop) &
+             (give_up; while :; do dd if=/dev/zero of=/dev/null bs=500M count=1; done) &
+             (give_up; dd if=/dev/zero of=/file bs=1M count=64) &
+             (give_up; echo ready; while :; do sleep 1000 & done) &
+             wait; sleep 1000",
+        );
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    let (began, before) = (Instant::now(), cpu_time(case));
+    case.wait_for("2 s of CPU time", || {
+        assert!(number(case, "pids.current", "pids.current") < 256);
+        cpu_time(case) - before > Duration::from_secs(2)
+    });
+    // Half a CPU, which is given in tenths of a second.
+    let took = began.elapsed();
+    assert!(took > Duration::from_millis(3500), "2 s of CPU in {took:?}");
+    let memory = number(case, "memory.current", "memory.usage_in_bytes");
+    let most = number(case, "memory.max", "memory.limit_in_bytes");
+    assert!(memory <= most, "{memory} of {most}");
+    let state = case.inspect();
+    assert_eq!(state["status"], "running", "{state:#}");
+    answers(case, false);
+}
+
+/// A guest of one vCPU, which its container has to itself as far as weights go.
+fn of_one_vcpu(case: &Case) -> Bundle {
+    case.busybox()
+        .annotation("dev.nacre.vm.cpus", "1")
+        .set("/linux/resources/cpu", json!({ "shares": 262_144 }))
+}
+
+fn a_guest_of_busy_loops_answers(case: &Case) {
+    let bundle = of_one_vcpu(case).shell(
+        "i=0; while [ $i -lt 100 ]; do (while :; do :; done) & i=$((i+1)); done; echo ready; wait",
+    );
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    answers(case, true);
+}
+
+fn a_guest_with_a_real_time_loop_answers(case: &Case) {
+    let bundle = of_one_vcpu(case)
+        .set(
+            "/process/scheduler",
+            json!({ "policy": "SCHED_FIFO", "priority": 99 }),
+        )
+        .shell("echo ready; while :; do :; done");
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    answers(case, true);
+}
