@@ -1,19 +1,24 @@
 //! Hooks: each kind at its place, with the state, and what a failing one does.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use nacre_tests::{Bundle, Case};
+use nacre_tests::nacre::is_reference;
+use nacre_tests::{Bundle, Case, Isolation};
 use serde_json::{Value, json};
 
 nacre_tests::tests![
-    each_kind_at_its_place: Process,
-    a_hook_gets_the_state: Process,
+    each_kind_at_its_place,
+    a_hook_gets_the_state,
     arguments_and_environment,
-    a_failing_hook_before_the_start: Process,
+    a_failing_hook_before_the_start,
     a_failing_hook_at_the_start,
     failing_hooks_afterwards,
     a_hook_that_takes_too_long,
     a_hook_that_isnt_there,
+    what_the_guest_cant_run: Vm,
 ];
 
 const KINDS: [&str; 6] = [
@@ -25,39 +30,45 @@ const KINDS: [&str; 6] = [
     "poststop",
 ];
 
-/// A hook that runs a shell script; what it writes is appended to the file `hooks`.
+/// A hook that runs a shell script; what it writes is appended to the file `hooks` in the
+/// container's root.
 fn with_hook(case: &Case, bundle: Bundle, kind: &str, script: &str) -> Bundle {
-    let log = log(case);
+    let log = match (kind, case.isolation()) {
+        ("startContainer", _) => "/hooks".into(),
+        ("createContainer", Isolation::Vm) => "/run/nacre/share/rootfs/hooks".into(),
+        _ => log(case),
+    };
     let script = format!("exec >>{}; {script}", log.display());
-    bundle.push(
-        &format!("/hooks/{kind}"),
-        json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"] }),
-    )
+    let hook = json!({
+        "path": shell_for(&bundle, kind),
+        "args": ["sh", "-c", script],
+        "env": ["PATH=/usr/bin:/bin"],
+    });
+    bundle.push(&format!("/hooks/{kind}"), hook)
 }
 
-fn log(case: &Case) -> std::path::PathBuf {
-    case.directory().join("hooks")
+/// A shell for a kind of hook: where it may be run in a guest, one that needs no other file.
+fn shell_for(bundle: &Bundle, kind: &str) -> PathBuf {
+    match kind {
+        "createContainer" => bundle.rootfs().join("bin/busybox"),
+        _ => "/bin/sh".into(),
+    }
+}
+
+fn log(case: &Case) -> PathBuf {
+    case.directory().join("rootfs/hooks")
 }
 
 fn logged(case: &Case) -> String {
     fs::read_to_string(log(case)).unwrap_or_default()
 }
 
-/// A bundle in which every kind of hook writes its name. `startContainer` runs inside: the
-/// container sees the same file.
-fn with_all(case: &Case, bundle: Bundle) -> Bundle {
-    fs::write(log(case), "").unwrap();
-    let path = log(case).to_str().unwrap().to_owned();
-    let bundle = bundle.mount(&path, "bind", &path, &["bind"]);
-    KINDS.iter().fold(bundle, |bundle, kind| {
-        with_hook(case, bundle, kind, &format!("echo {kind}"))
-    })
-}
-
 fn each_kind_at_its_place(case: &Case) {
-    let log = log(case).display().to_string();
-    let bundle = with_all(case, case.busybox());
-    let bundle = bundle.shell(&format!("sleep 0.3; echo workload >>{log}"));
+    let bundle = KINDS.iter().fold(case.busybox(), |bundle, kind| {
+        with_hook(case, bundle, kind, &format!("echo {kind}"))
+    });
+    let bundle =
+        bundle.shell("until grep -q poststart /hooks; do sleep 0.05; done; echo workload >>/hooks");
     case.create(&bundle);
     assert_eq!(logged(case), "prestart\ncreateRuntime\ncreateContainer\n");
     case.command(&["start", case.id()]).ok();
@@ -67,42 +78,40 @@ fn each_kind_at_its_place(case: &Case) {
     case.command(&["delete", case.id()]).ok();
     assert_eq!(logged(case), format!("{started}poststop\n"));
     // `run` does it all.
-    fs::write(self::log(case), "").unwrap();
+    fs::remove_file(log(case)).unwrap();
     case.run(&bundle).ok();
     assert_eq!(logged(case), format!("{started}poststop\n"));
 }
 
 fn a_hook_gets_the_state(case: &Case) {
-    let mut bundle = case
+    let bundle = case
         .busybox()
         .annotation("key", "value")
         .args(["sleep", "1000"]);
-    for kind in [
-        "prestart",
-        "createRuntime",
-        "createContainer",
-        "poststart",
-        "poststop",
-    ] {
-        bundle = with_hook(case, bundle, kind, "cat; echo; readlink /proc/self/ns/mnt");
-    }
+    let bundle = KINDS.iter().fold(bundle, |bundle, kind| {
+        with_hook(case, bundle, kind, "cat; echo; readlink /proc/self/ns/mnt")
+    });
     let pid = case.create(&bundle);
-    let inside = fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
     case.command(&["start", case.id()]).ok();
+    let inside = ["exec", case.id(), "readlink", "/proc/1/ns/mnt"];
+    let inside = case.command(&inside).ok();
     case.remove_container();
+    let outside = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let (inside, outside) = (inside.trim_end(), outside.to_str().unwrap());
     let text = logged(case);
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-    assert_eq!(lines.len(), 10, "{text}");
+    assert_eq!(lines.len(), 12, "{text}");
     let pid = pid.as_raw();
-    // As the container sees it where the hook is in the container's namespaces.
+    // The pid is the one that the container sees where the hook is in its namespaces.
     let told = [
-        ("creating", Some(pid)),
-        ("creating", Some(pid)),
-        ("creating", Some(1)),
-        ("running", Some(pid)),
-        ("stopped", None),
+        ("creating", Some(pid), outside),
+        ("creating", Some(pid), outside),
+        ("creating", Some(1), inside),
+        ("created", Some(1), inside),
+        ("running", Some(pid), outside),
+        ("stopped", None, outside),
     ];
-    for (hook, (status, pid)) in lines.chunks(2).zip(told) {
+    for (hook, (status, pid, namespace)) in lines.chunks(2).zip(told) {
         let state: Value = serde_json::from_str(hook[0]).unwrap();
         assert_eq!(state["id"], case.id());
         assert_eq!(state["status"], status, "{text}");
@@ -110,13 +119,8 @@ fn a_hook_gets_the_state(case: &Case) {
         assert_eq!(state["annotations"]["key"], "value");
         assert!(state["ociVersion"].is_string());
         assert_eq!(state["pid"].as_i64(), pid.map(i64::from), "{text}");
+        assert_eq!(hook[1], namespace, "{text}");
     }
-    // Only createContainer is in the container's namespaces.
-    let where_they_are: Vec<&str> = lines.iter().skip(1).step_by(2).copied().collect();
-    let inside = inside.to_str().unwrap();
-    let expected = [false, false, true, false, false];
-    let are_inside: Vec<bool> = where_they_are.iter().map(|ns| *ns == inside).collect();
-    assert_eq!(are_inside, expected, "{text}");
 }
 
 fn arguments_and_environment(case: &Case) {
@@ -147,6 +151,7 @@ fn a_failing_hook_before_the_start(case: &Case) {
                 .arg(case.id());
             let outcome = case.spawn(words).finish();
             outcome.refused_somehow();
+            assert!(outcome.stderr.contains("the reason"), "{kind}: {outcome:?}");
             assert_eq!(outcome.text(), "", "{kind}");
             assert_eq!(case.command(&["list", "-q"]).ok(), "", "{kind}");
             assert_eq!(logged(case), "poststop\n", "{kind}");
@@ -180,21 +185,51 @@ fn failing_hooks_afterwards(case: &Case) {
 }
 
 fn a_hook_that_takes_too_long(case: &Case) {
-    let bundle = case.busybox().shell("echo runs").push(
-        "/hooks/createRuntime",
-        json!({ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 }),
-    );
-    let begin = std::time::Instant::now();
-    let outcome = case.run(&bundle);
-    outcome.refused_somehow();
-    assert_eq!(outcome.text(), "");
-    assert!(begin.elapsed() < std::time::Duration::from_secs(20));
+    for kind in ["createRuntime", "createContainer", "startContainer"] {
+        let bundle = case.busybox().shell("echo runs");
+        let hook = json!({
+            "path": shell_for(&bundle, kind),
+            "args": ["sh", "-c", "sleep 1000"],
+            "env": ["PATH=/usr/bin:/bin"],
+            "timeout": 1,
+        });
+        let bundle = bundle.push(&format!("/hooks/{kind}"), hook);
+        let begin = Instant::now();
+        let outcome = case.run(&bundle);
+        outcome.refused_somehow();
+        let said = is_reference() || outcome.stderr.contains("isn't done after 1 s");
+        assert!(said, "{kind}: {outcome:?}");
+        assert_eq!(outcome.text(), "");
+        assert!(begin.elapsed() < Duration::from_secs(60), "{kind}");
+    }
 }
 
 fn a_hook_that_isnt_there(case: &Case) {
-    for path in ["/no/such/hook", "relative"] {
+    for kind in ["createRuntime", "createContainer", "startContainer"] {
+        for path in ["/no/such/hook", "relative"] {
+            let hook = json!({ "path": path });
+            let bundle = case.busybox().push(&format!("/hooks/{kind}"), hook);
+            let outcome = case.run(&bundle);
+            outcome.refused_somehow();
+            let named = is_reference() || outcome.stderr.contains(&format!("hooks.{kind}[0]"));
+            assert!(named, "{kind}: {outcome:?}");
+        }
+    }
+}
+
+/// A guest has no interpreter of the host's, neither a script's nor a program's dynamic linker.
+fn what_the_guest_cant_run(case: &Case) {
+    let script = case.directory().join("script");
+    fs::write(&script, "#!/bin/sh\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for path in [script.to_str().unwrap(), "/bin/sh"] {
         let hook = json!({ "path": path });
-        let bundle = case.busybox().push("/hooks/createRuntime", hook);
-        case.run(&bundle).refused_somehow();
+        let bundle = case.busybox().push("/hooks/createContainer", hook);
+        let message = case.run(&bundle).refused(1);
+        assert!(
+            message.contains("hooks.createContainer[0].path"),
+            "{message}"
+        );
+        assert!(message.contains("linked statically"), "{message}");
     }
 }

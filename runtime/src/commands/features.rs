@@ -37,7 +37,7 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
-        "hooks": if on_host { HOOKS } else { &[] },
+        "hooks": HOOKS,
         "mountOptions": mount_options(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
@@ -50,11 +50,11 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
                 "rdma": true
             },
             "seccomp": seccomp(),
-            "apparmor": {"enabled": true},
-            "selinux": {"enabled": true},
+            "apparmor": {"enabled": on_host},
+            "selinux": {"enabled": on_host},
             "intelRdt": {"enabled": false},
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": true}
+            "netDevices": {"enabled": on_host}
         },
         "annotations": {
             "dev.nacre.version": env!("CARGO_PKG_VERSION"),
@@ -249,7 +249,15 @@ mod tests {
     #[test]
     fn a_vm_is_said_to_do_less() {
         let vm = document(Isolation::Vm, &[]);
-        assert_eq!(vm["hooks"], json!([]));
-        assert_eq!(vm["linux"]["cgroup"]["v1"], false);
+        assert_eq!(vm["hooks"], json!(HOOKS));
+        for pointer in [
+            "cgroup/v1",
+            "apparmor/enabled",
+            "selinux/enabled",
+            "netDevices/enabled",
+        ] {
+            let said = vm["linux"].pointer(&format!("/{pointer}"));
+            assert_eq!(said, Some(&json!(false)), "{pointer}");
+        }
     }
 }
