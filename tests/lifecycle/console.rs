@@ -121,12 +121,15 @@ fn exec_over_a_socket(case: &Case) {
         case.id(),
         "sh",
         "-c",
-        "tty; read line; echo \"read $line\"; sleep 1000",
+        "tty; read line; echo \"read $line\"; trap 'stty size' WINCH; echo listens
+         while :; do sleep 0.05; done",
     ];
     let mut terminal = over_socket(case, &words, &rest);
     terminal.wait_for("/dev/pts/0\r\n");
     terminal.write("words\n");
-    terminal.wait_for("read words\r\n");
+    terminal.wait_for("read words\r\nlistens\r\n");
+    terminal.resize(40, 100);
+    terminal.wait_for("40 100\r\n");
     case.remove_container();
 }
 

@@ -13,6 +13,7 @@ mod failures;
 mod files;
 mod filesystem;
 mod flags;
+mod foreground;
 mod hooks;
 mod kill;
 mod killed;
@@ -52,6 +53,7 @@ pub(crate) fn tests() -> Vec<Test> {
         failures::tests(),
         exec::tests(),
         console::tests(),
+        foreground::tests(),
         list::tests(),
         create::tests(),
         cycles::tests(),

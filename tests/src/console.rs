@@ -157,7 +157,7 @@ impl Case {
 
 /// A command, with the environment it is given, as a shell reads it.
 pub fn in_shell(command: &Command) -> String {
-    let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap());
+    let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''"));
     let variables = command
         .get_envs()
         .filter_map(|(name, value)| Some(format!("{}={}", name.to_str().unwrap(), quoted(value?))));

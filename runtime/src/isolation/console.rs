@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// Why a terminal goes nowhere. Callers look for runc's words.
@@ -53,6 +53,16 @@ pub(super) fn connect(
 /// Whether a process is to have a terminal.
 pub(super) fn has_terminal(process: Option<&Process>) -> bool {
     process.and_then(Process::terminal) == Some(true)
+}
+
+/// Has a process's terminal be so large from the beginning.
+pub(super) fn fit(process: &mut Process, size: Winsize) {
+    let new = BoxBuilder::default()
+        .height(u64::from(size.ws_row))
+        .width(u64::from(size.ws_col));
+    if let Ok(size) = new.build() {
+        process.set_console_size(Some(size));
+    }
 }
 
 /// This process's terminal, raw until this is dropped.

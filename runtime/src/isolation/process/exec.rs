@@ -8,7 +8,13 @@ use nix::sys::{
 use oci_spec::runtime::Spec;
 
 use crate::{
-    isolation::{StatusError, console, exec::ExecRequest, hooks, pid_file, signals::Signals},
+    isolation::{
+        StatusError,
+        console::{self, Raw},
+        exec::ExecRequest,
+        hooks, pid_file,
+        signals::Signals,
+    },
     state::Status,
 };
 
@@ -23,16 +29,22 @@ pub(crate) fn exec(
     request: &ExecRequest<'_>,
 ) -> Result<u8, ProcessError> {
     request.check(status)?;
-    let console_socket = console::connect(
-        request.console_socket,
-        console::has_terminal(Some(request.process)),
-        request.detach,
-    )?;
+    let has_terminal = console::has_terminal(Some(request.process));
+    let console_socket = console::connect(request.console_socket, has_terminal, request.detach)?;
     let signals = match request.detach {
         true => None,
         // From here on a signal is the process's.
         false => Some(Signals::block().map_err(ProcessError::host("can't block signals"))?),
     };
+    let ours = match has_terminal && !request.detach {
+        true => Some(Foreground::raw()?),
+        false => None,
+    };
+    let mut process = request.process.clone();
+    // It may look before anybody could change it.
+    if let Some(size) = ours.as_ref().and_then(Raw::size) {
+        console::fit(&mut process, size);
+    }
     let container = found.attach()?.ok_or(StatusError::ExecStopped)?;
     let stdio =
         Stdio::inherit().map_err(ProcessError::host("can't duplicate the standard streams"))?;
@@ -48,14 +60,14 @@ pub(crate) fn exec(
         session_keyring: found.process.own_keyring.then_some(&found.record.id),
         ..ExecOptions::new(stdio)
     };
-    let executed = container.exec(spec, request.process, options)?;
+    let executed = container.exec(spec, &process, options)?;
     let pid = executed.pid;
     let told = match request.pid_file {
         Some(path) => pid_file::write(path, pid).map_err(ProcessError::from),
         None => Ok(()),
     };
     let foreground = told.and_then(|()| match signals {
-        Some(signals) => Foreground::new(signals, executed.terminal).map(Some),
+        Some(signals) => Foreground::new(signals, executed.terminal.zip(ours)).map(Some),
         None => Ok(None),
     });
     match foreground {

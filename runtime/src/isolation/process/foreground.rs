@@ -9,7 +9,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::isolation::signals::Signals;
+use crate::isolation::{console::Raw, signals::Signals};
 
 use super::{ProcessError, terminal::Terminal};
 
@@ -20,13 +20,21 @@ pub(super) struct Foreground {
 }
 
 impl Foreground {
-    /// For a process that is about to start, of whose terminal this is the master.
-    pub(super) fn new(signals: Signals, master: Option<OwnedFd>) -> Result<Self, ProcessError> {
-        let terminal = master
-            .map(Terminal::new)
+    /// For a process of whose terminal this is the master, and ours.
+    pub(super) fn new(
+        signals: Signals,
+        terminal: Option<(OwnedFd, Raw)>,
+    ) -> Result<Self, ProcessError> {
+        let terminal = terminal
+            .map(|(master, ours)| Terminal::new(master, ours))
             .transpose()
-            .map_err(ProcessError::host("can't use the terminal of this process"))?;
+            .map_err(ProcessError::host("can't use the container's terminal"))?;
         Ok(Self { signals, terminal })
+    }
+
+    /// This process's terminal, raw.
+    pub(super) fn raw() -> Result<Raw, ProcessError> {
+        Raw::new().map_err(ProcessError::host("can't use the terminal of this process"))
     }
 
     /// Waits for a child's end, and for that of others that come to be children; returns its

@@ -38,7 +38,11 @@ pub(crate) fn run(store: &Store, request: Request, how: How) -> Result<u8, Proce
     }
     let made = Made::new(store, request, Starter::InForeground)?;
     let (made, foreground) = started(made, |made| {
-        Foreground::new(signals, made.container.take_terminal())
+        let terminal = match made.container.take_terminal() {
+            Some(master) => Some((master, Foreground::raw()?)),
+            None => None,
+        };
+        Foreground::new(signals, terminal)
     })?;
     let status = foreground.wait(made.container.pid());
     if status.is_err() || !how.keep {

@@ -46,16 +46,12 @@ enum Source {
 }
 
 impl Terminal {
-    /// Makes ours raw, and the container's as large as it.
-    ///
-    /// # Errors
-    ///
-    /// `ENXIO` if this process has no terminal.
-    pub(super) fn new(master: OwnedFd) -> io::Result<Self> {
+    /// Makes the container's as large as ours.
+    pub(super) fn new(master: OwnedFd, ours: Raw) -> io::Result<Self> {
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         let terminal = Self {
             master,
-            ours: Raw::new()?,
+            ours,
             stdin: io::stdin().as_fd().try_clone_to_owned()?,
             stdout: io::stdout().as_fd().try_clone_to_owned()?,
             typed: Carrier::default(),

@@ -12,12 +12,14 @@ use nacre_agent::{
     container::{ConsoleSocketError, send_terminal},
     protocol::WindowSize,
 };
-use oci_spec::runtime::{BoxBuilder, Process};
+use oci_spec::runtime::Process;
 use rustix::{
     process::ioctl_tiocsctty,
     pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt},
     termios::{OptionalActions, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
+
+use crate::isolation::console;
 
 use super::streams;
 
@@ -92,13 +94,7 @@ impl Terminal {
 /// Has the process's terminal be as large as the caller's, which shows it.
 pub(super) fn fit(process: &mut Process) {
     if let Some(size) = Terminal::Foreground.size() {
-        let mut new = BoxBuilder::default();
-        new = new
-            .height(u64::from(size.rows))
-            .width(u64::from(size.columns));
-        if let Ok(size) = new.build() {
-            process.set_console_size(Some(size));
-        }
+        console::fit(process, winsize(size));
     }
 }
 
