@@ -10,7 +10,6 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::flags::with_descriptor_3;
-use super::update::cgroup;
 
 nacre_tests::tests![
     streams_and_status,
@@ -456,7 +455,7 @@ fn nothing_else_is_open(case: &Case) {
 }
 
 fn a_cgroup_below(case: &Case) {
-    let pid = case.idle();
+    case.idle();
     // With version 1 there is one in each hierarchy.
     for path in leftovers::cgroups_named(case.id()) {
         let below = path.join("below");
@@ -468,7 +467,6 @@ fn a_cgroup_below(case: &Case) {
             }
         }
     }
-    assert!(cgroup(case, pid, "pids").join("below").exists());
     let output = shell(case, &["--cgroup", "below"], "cat /proc/self/cgroup");
     assert!(
         output.lines().any(|line| line.ends_with("/below")),
@@ -495,16 +493,36 @@ fn no_profile_or_label_in_silence(case: &Case) {
     case.remove_container();
 }
 
+/// What each writes is longer than a pipe or a window holds.
 fn many_at_once(case: &Case) {
-    case.idle();
+    let pid = case.idle();
+    exec(case, &[], &["true"]).ok();
+    // Of a VM's sandbox process, which has one for each stream.
+    let sockets = || {
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let links = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let sockets = links.filter(|link| link.to_string_lossy().starts_with("socket:"));
+        sockets.count()
+    };
+    let before = sockets();
     std::thread::scope(|scope| {
-        for n in 0..20 {
+        for n in 0..50 {
             scope.spawn(move || {
-                let script = format!("echo {n}; exit {n}");
+                let script = format!("yes line {n} | head -n 20000; exit {n}");
                 let outcome = exec(case, &[], &["sh", "-c", &script]);
-                assert_eq!(outcome.expect(n), format!("{n}\n"));
+                let expected = format!("line {n}\n").repeat(20_000);
+                assert!(
+                    outcome.expect(n) == expected,
+                    "{n}: {:?}",
+                    outcome.stdout.len()
+                );
             });
         }
     });
+    case.wait_for("the end of their streams", || sockets() == before);
+    let listed = exec(case, &[], &["ls", "/proc"]).ok();
+    let processes = listed.lines().filter(|name| name.parse::<u32>().is_ok());
+    // The first and the one that lists them.
+    assert_eq!(processes.count(), 2, "{listed}");
     case.remove_container();
 }
