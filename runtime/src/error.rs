@@ -25,7 +25,7 @@ pub(crate) enum Error {
     Process(#[from] isolation::process::ProcessError),
     #[error("can't keep nacre's own program out of the container's reach")]
     Executable(#[source] io::Error),
-    #[error("nacre {0} isn't supported with --isolation=vm yet")]
+    #[error("nacre {0} can't be done with --isolation=vm: CRIU reads processes of its own kernel")]
     NotInVm(&'static str),
     #[error("exec failed")]
     Exec(#[from] commands::ExecProcessError),

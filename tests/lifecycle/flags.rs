@@ -13,6 +13,7 @@ nacre_tests::tests![
     a_pid_file,
     a_pid_file_that_cant_be_written,
     further_descriptors: Process,
+    no_further_descriptors_in_a_vm: Vm,
     descriptors_that_arent_there,
     no_pivot,
     no_new_keyring,
@@ -98,6 +99,22 @@ fn further_descriptors(case: &Case) {
     let bundle = case.busybox().shell("ls /proc/self/fd | wc -l");
     let command = with_descriptor_3(run(case, &[], &bundle), &file);
     assert_eq!(case.spawn(command).finish().ok(), "4\n");
+}
+
+fn no_further_descriptors_in_a_vm(case: &Case) {
+    let file = fs::File::open("/dev/null").unwrap();
+    let command = run(case, &["--preserve-fds", "1"], &case.busybox());
+    let outcome = case.spawn(with_descriptor_3(command, &file)).finish();
+    assert!(outcome.refused(1).contains("--preserve-fds"));
+    // What systemd has opened is the process's that has the number it names.
+    let mut activated = case.mark(Command::new("sh"));
+    let command = run(case, &[], &case.busybox());
+    activated
+        .args(["-c", "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    let outcome = case.spawn(with_descriptor_3(activated, &file)).finish();
+    assert!(outcome.refused(1).contains("LISTEN_FDS"));
 }
 
 fn descriptors_that_arent_there(case: &Case) {

@@ -72,6 +72,7 @@ fn a_created_container_can_be_paused(case: &Case) {
     case.create(&case.busybox().shell("echo runs"));
     case.command(&["pause", case.id()]).ok();
     assert_eq!(case.status(), "paused");
+    case.command(&["start", case.id()]).refused(1);
     case.command(&["resume", case.id()]).ok();
     assert_eq!(case.status(), "created");
     case.command(&["start", case.id()]).ok();

@@ -13,13 +13,17 @@ nacre_tests::tests![
 
 fn every_forwarded_signal_reaches_the_workload(case: &Case) {
     let bundle = case.busybox().shell(
-        "for s in HUP INT QUIT USR1 USR2 WINCH; do trap \"echo got $s\" $s; done
+        "for s in HUP INT QUIT USR1 USR2 WINCH ALRM CONT TSTP TTIN TTOU URG IO PWR STKFLT 40; do trap \"echo got $s\" $s; done
          trap 'echo got TERM; exit 7' TERM
          echo ready
          while :; do sleep 0.05; done",
     );
     let mut running = case.start(&bundle);
     running.wait_for_line("ready");
+    // A realtime signal, which has no name.
+    // SAFETY: the call touches no memory.
+    unsafe { libc::kill(running.pid().as_raw(), 40) };
+    running.wait_for_line("got 40");
     for (signal, name) in [
         (Signal::SIGHUP, "HUP"),
         (Signal::SIGINT, "INT"),
@@ -27,6 +31,15 @@ fn every_forwarded_signal_reaches_the_workload(case: &Case) {
         (Signal::SIGUSR1, "USR1"),
         (Signal::SIGUSR2, "USR2"),
         (Signal::SIGWINCH, "WINCH"),
+        (Signal::SIGALRM, "ALRM"),
+        (Signal::SIGCONT, "CONT"),
+        (Signal::SIGTSTP, "TSTP"),
+        (Signal::SIGTTIN, "TTIN"),
+        (Signal::SIGTTOU, "TTOU"),
+        (Signal::SIGURG, "URG"),
+        (Signal::SIGIO, "IO"),
+        (Signal::SIGPWR, "PWR"),
+        (Signal::SIGSTKFLT, "STKFLT"),
         (Signal::SIGTERM, "TERM"),
     ] {
         running.signal(signal);

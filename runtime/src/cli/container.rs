@@ -25,7 +25,8 @@ pub(crate) struct Create {
     /// Leave the container in the caller's session keyring (of which a VM has none)
     #[arg(long)]
     pub(crate) no_new_keyring: bool,
-    /// Pass N more file descriptors on, from 3 up, after those of $LISTEN_FDS
+    /// Pass N more file descriptors on, from 3 up, after those of $LISTEN_FDS (a VM has no way
+    /// to them)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
     /// The container's id
@@ -71,8 +72,7 @@ pub(crate) struct Kill {
     pub(crate) all: bool,
     /// The container's id
     pub(crate) id: String,
-    /// The signal's name, with or without SIG, or its number (with --isolation=vm one of KILL,
-    /// INT, TERM, HUP, QUIT, USR1, USR2 and WINCH)
+    /// The signal's name, with or without SIG, or its number
     #[arg(default_value = "TERM")]
     pub(crate) signal: String,
 }

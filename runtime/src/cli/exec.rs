@@ -33,7 +33,8 @@ pub(crate) struct Exec {
     /// Return once the process runs
     #[arg(long, short)]
     pub(crate) detach: bool,
-    /// Write the process's pid to this file
+    /// Write the process's pid to this file (with --isolation=vm that of the process on the host
+    /// that stands for it)
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
     /// The process's SELinux label
@@ -48,10 +49,11 @@ pub(crate) struct Exec {
     /// A further capability for the process
     #[arg(long, short, value_name = "CAPABILITY")]
     pub(crate) cap: Vec<String>,
-    /// Pass N more file descriptors on, from 3 up
+    /// Pass N more file descriptors on, from 3 up (a VM has no way to them)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) preserve_fds: u32,
     /// A cgroup below the container's for the process, with cgroup v1 of certain controllers
+    /// (with --isolation=vm below the one that the container has in the guest)
     #[arg(long, value_name = "[CONTROLLERS:]CGROUP")]
     pub(crate) cgroup: Vec<String>,
     /// Start the process even if the container is paused: it waits until that is resumed

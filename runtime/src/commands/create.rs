@@ -65,11 +65,12 @@ impl Prepared {
 
     /// Makes it in a VM, and goes on as `how` says; returns the exit status.
     pub(super) fn run_vm(self, global: &Global, arguments: &Create, how: How) -> Result<u8, Error> {
-        refuse_flags(global, arguments)?;
+        refuse_flags(global)?;
         let options = vm::Options {
             how,
             pid_file: arguments.pid_file.clone(),
             console_socket: arguments.console_socket.clone(),
+            preserve_fds: arguments.preserve_fds,
             no_new_keyring: arguments.no_new_keyring,
             debug: global.debug,
             hypervisor: global.hypervisor,
@@ -109,19 +110,12 @@ impl Prepared {
 }
 
 /// Refuses what can't be honoured in a VM.
-fn refuse_flags(global: &Global, arguments: &Create) -> Result<(), Error> {
-    for (flag, is_given, reason) in [
-        (
-            "--preserve-fds",
-            arguments.preserve_fds != 0,
-            " with --isolation=vm: a VM has no way to the caller's files",
-        ),
-        (
-            "--systemd-cgroup",
-            global.systemd_cgroup,
-            " with --isolation=vm",
-        ),
-    ] {
+fn refuse_flags(global: &Global) -> Result<(), Error> {
+    for (flag, is_given, reason) in [(
+        "--systemd-cgroup",
+        global.systemd_cgroup,
+        " with --isolation=vm",
+    )] {
         if is_given {
             return Err(Error::Flag { flag, reason });
         }

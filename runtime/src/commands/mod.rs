@@ -86,7 +86,7 @@ fn store(global: &Global) -> Result<Store, Error> {
 }
 
 /// The container of a record, if it is on the host's kernel: what `command` does can't be done
-/// in a VM yet.
+/// in a VM.
 fn on_host<'a>(
     store: &Store,
     id: &Id,

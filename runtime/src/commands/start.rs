@@ -12,10 +12,10 @@ use super::store;
 pub(super) fn start(global: &Global, arguments: &Container) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
-    let record = store.record(&id)?;
-    match Found::new(&store, &id, &record) {
-        Found::Process(found) => process::start(&found)?,
-        Found::Vm(found) => vm::start(&found, store.look(&id)?.status)?,
+    let seen = store.look(&id)?;
+    match Found::new(&store, &id, &seen.record) {
+        Found::Process(found) => process::start(&found, seen.status)?,
+        Found::Vm(found) => vm::start(&found, seen.status)?,
     }
     Ok(0)
 }

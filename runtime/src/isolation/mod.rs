@@ -1,6 +1,7 @@
 //! What a container can be isolated by, and the choice of it.
 
 mod console;
+mod descriptors;
 mod exec;
 pub(crate) mod hooks;
 pub(crate) mod pid_file;

@@ -10,6 +10,8 @@ pub(crate) enum StatusError {
     AlreadyRunning,
     #[error("cannot start a container that has stopped")]
     HasStopped,
+    #[error("cannot start a container in the {0} state")]
+    CannotStart(Status),
     #[error("container not running: {id} is {status}")]
     NotRunning { id: String, status: Status },
     #[error("cannot delete container {id} that is not stopped: {status}; --force ends it first")]

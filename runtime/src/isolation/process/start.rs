@@ -2,12 +2,19 @@
 
 use nacre_agent::container::StartError;
 
-use crate::isolation::{StatusError, hooks};
+use crate::{
+    isolation::{StatusError, hooks},
+    state::Status,
+};
 
 use super::{Found, ProcessError};
 
 /// Lets a created container's workload go.
-pub(crate) fn start(found: &Found<'_>) -> Result<(), ProcessError> {
+pub(crate) fn start(found: &Found<'_>, status: Status) -> Result<(), ProcessError> {
+    // Its init couldn't answer.
+    if status == Status::Paused {
+        return Err(StatusError::CannotStart(status).into());
+    }
     let mut container = found.attach()?.ok_or(StatusError::HasStopped)?;
     if container.pidfd().is_none() {
         return Err(StatusError::HasStopped.into());

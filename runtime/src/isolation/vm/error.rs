@@ -62,8 +62,10 @@ pub(crate) enum VmError {
     Exec(#[source] ClientError),
     #[error("exec failed: unable to start container process")]
     ExecProcess(#[from] SecurityModuleError),
-    #[error("--preserve-fds: a VM has no way to the caller's files")]
-    PreserveFds,
+    #[error("{0}: a VM has no way to the caller's files")]
+    Descriptors(&'static str),
+    #[error("exec failed: --preserve-fds: a VM has no way to the caller's files")]
+    ExecDescriptors,
     #[error(
         "ps {0:?} isn't known in a VM, where there is no ps: there are -e, -f and -o with pid, \
          ppid, uid, user, c, stime, etimes, tty, time, times, cmd, args and command"
@@ -127,7 +129,7 @@ impl VmError {
                 0 | 1 => EXEC_FAILED,
                 status => status,
             },
-            Self::Exec(_) | Self::ExecProcess(_) | Self::PreserveFds => EXEC_FAILED,
+            Self::Exec(_) | Self::ExecProcess(_) | Self::ExecDescriptors => EXEC_FAILED,
             Self::Status(error) => error.exit_status(),
             _ => 1,
         }

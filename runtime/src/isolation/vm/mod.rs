@@ -60,6 +60,8 @@ pub(crate) struct Options {
     pub(crate) pid_file: Option<PathBuf>,
     /// Where its terminal's master is sent.
     pub(crate) console_socket: Option<PathBuf>,
+    /// How many more of the caller's descriptors it is to get, which can't be honoured.
+    pub(crate) preserve_fds: u32,
     /// Leave the container in its guest's session keyring instead of one of its own.
     pub(crate) no_new_keyring: bool,
     /// Have the guest kernel log what it does.

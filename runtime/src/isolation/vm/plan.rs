@@ -20,7 +20,7 @@ use crate::{
         size::{Host, Size},
     },
     id::Id,
-    isolation::{console, hooks, new_record},
+    isolation::{console, descriptors, hooks, new_record},
     state::{
         By, Record,
         record::{self, Progress},
@@ -69,6 +69,15 @@ pub(super) struct Plan {
     pub(super) own_terminal: Option<OwnedFd>,
 }
 
+/// Refuses what the caller has open and wants the container to have.
+fn refuse_descriptors(options: &Options) -> Result<(), VmError> {
+    match (options.preserve_fds, descriptors::listen_fds()) {
+        (0, None) => Ok(()),
+        (0, Some(_)) => Err(VmError::Descriptors("LISTEN_FDS")),
+        _ => Err(VmError::Descriptors("--preserve-fds")),
+    }
+}
+
 impl Plan {
     pub(super) fn new(
         id: Id,
@@ -77,6 +86,7 @@ impl Plan {
         config: &Vm,
         options: Options,
     ) -> Result<Self, VmError> {
+        refuse_descriptors(&options)?;
         let host = host().map_err(VmError::host("can't ask how large the host is"))?;
         let resources = bundle
             .spec

@@ -61,7 +61,7 @@ pub(crate) fn exec(
 ) -> Result<u8, VmError> {
     request.check(status)?;
     if request.preserve_fds > 0 {
-        return Err(VmError::PreserveFds);
+        return Err(VmError::ExecDescriptors);
     }
     let has_terminal = console::has_terminal(Some(request.process));
     let socket = console::connect(request.console_socket, has_terminal, request.detach)?;

@@ -19,7 +19,7 @@ pub(crate) fn start(found: &Found<'_>, status: Status) -> Result<(), VmError> {
         Status::Created => {}
         Status::Running => return Err(StatusError::AlreadyRunning.into()),
         Status::Stopped => return Err(StatusError::HasStopped.into()),
-        Status::Creating | Status::Paused => return Err(found.not_running(status)),
+        Status::Creating | Status::Paused => return Err(StatusError::CannotStart(status).into()),
     }
     let started = Client::connect(&found.folder)
         .and_then(|mut client| client.ask(&Ask::Start, TIMEOUT))

@@ -400,7 +400,7 @@ impl<'a, M: Machine> Service<'a, M> {
             return Ok(Some(refused(&StatusError::AlreadyRunning)));
         }
         if self.notes.is_paused() {
-            return Ok(Some(refused(&self.not_running(Status::Paused))));
+            return Ok(Some(refused(&StatusError::CannotStart(Status::Paused))));
         }
         let update = self.network.as_mut().map(LiveNetwork::update);
         match update.unwrap_or(Ok(None)) {
