@@ -1,13 +1,16 @@
 //! What a container's namespace has, from the start or later.
 
 use nacre_tests::Case;
+use serde_json::json;
 
 use super::{Lan, ask, has_all, inside};
 
 nacre_tests::tests![
     all_of_an_interface,
+    an_interface_of_a_hook,
     an_interface_before_the_start,
     interfaces_that_come_and_go,
+    more_interfaces_than_a_vm_has_room_for: Vm,
     what_changes_while_it_runs,
 ];
 
@@ -43,6 +46,30 @@ fn all_of_an_interface(case: &Case) {
         "fd73:1::77 dev lan0 lladdr 02:73:00:00:00:78 ",
     ];
     has_all(&output, &parts);
+}
+
+/// As some callers of CNI plugins do it: the namespace is made by nacre.
+fn an_interface_of_a_hook(case: &Case) {
+    let lan = Lan::new(case);
+    let _server = lan.start(&["nc", "-ll", "-p", "80", "-e", "echo", "of the bridge"]);
+    let script = "PATH=$PATH:/usr/sbin:/sbin
+         pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/')
+         ip link add hook-eth0 type veth peer name eth0 netns $pid
+         ip link set hook-eth0 master one up
+         nsenter --net=/proc/$pid/ns/net sh -ec '
+         ip address add 10.73.1.4/24 dev eth0; ip link set eth0 up'";
+    let bundle = case
+        .busybox()
+        .push(
+            "/hooks/createRuntime",
+            json!({ "path": "/bin/sh", "args": ["sh", "-ec", script] }),
+        )
+        .shell("ls /sys/class/net; exec nc -w 10 10.73.1.1 80 </dev/null");
+    let mut command = case.nacre();
+    command.args(["run", "--bundle"]).arg(bundle.write());
+    command.arg(case.id());
+    let outcome = case.spawn(lan.network.enter(&command)).finish();
+    assert_eq!(outcome.ok(), "eth0\nlo\nof the bridge\n");
 }
 
 fn an_interface_before_the_start(case: &Case) {
@@ -91,6 +118,30 @@ fn interfaces_that_come_and_go(case: &Case) {
     assert!(!lan.shown("a").contains("ingress"));
 }
 
+fn more_interfaces_than_a_vm_has_room_for(case: &Case) {
+    let lan = Lan::new(case);
+    lan.add("a");
+    let spare = if case.is_emulated() { 2 } else { 8 };
+    case.detach(&lan.server("a"));
+    for number in 0..spare + 2 {
+        lan.attach("a", &format!("eth{number}"), "one", 10 + number);
+    }
+    let has = || inside(case, case.id(), "ls /sys/class/net");
+    let room = spare as usize + "lo".lines().count();
+    case.wait_for("all places taken", || has().lines().count() == room);
+    assert!(has().starts_with("eth0\neth1\n"), "{}", has());
+    // One that goes makes room for one that waits.
+    lan.shell("ip -n a link delete eth0");
+    case.wait_for("another in its place", || {
+        let has = has();
+        has.lines().count() == room && !has.contains("eth0\n")
+    });
+    case.remove_container();
+    let warning = format!("more interfaces than the {spare} that");
+    let log = std::fs::read_to_string(case.log()).unwrap_or_default();
+    assert!(log.contains(&warning), "{log}");
+}
+
 fn what_changes_while_it_runs(case: &Case) {
     let lan = Lan::new(case);
     lan.add("a");
@@ -114,5 +165,22 @@ fn what_changes_while_it_runs(case: &Case) {
         !now.contains("10.73.1.44") && !now.contains("10.99.0.0")
     });
     has_all(&now(), &["10.73.1.4/24", "default via 10.73.1.1"]);
+    // By another name and MAC address.
+    lan.shell(
+        "ip -n a link set eth0 down; ip -n a link set eth0 name lan0 address 02:73:00:00:00:99
+         ip -n a link set lan0 up; ip -n a route replace default via 10.73.1.1",
+    );
+    let shows = "ls /sys/class/net; cat /sys/class/net/lan0/address; ip -o address; ip route";
+    case.wait_for("another name", || {
+        let parts = [
+            "lan0\nlo\n02:73:00:00:00:99\n",
+            "10.73.1.4/24",
+            "default via 10.73.1.1",
+        ];
+        let outcome = case.command(&["exec", case.id(), "sh", "-c", shows]);
+        parts.iter().all(|part| outcome.text().contains(part))
+    });
+    let answer = "busybox nc -w 3 10.73.1.4 80 </dev/null";
+    assert_eq!(lan.shell(answer), "this is a\n");
     case.remove_container();
 }

@@ -143,9 +143,11 @@ impl CarriedNetwork {
         Ok(Some(network))
     }
 
-    /// Takes out the devices of interfaces that are gone, which the guest has let go of.
-    pub(in crate::isolation::vm) fn unplug_gone(&mut self, machine: &RunningVm) {
+    /// Takes out the devices of interfaces that are gone, which the guest has let go of. Gives
+    /// whether there is room by that for an interface that was refused.
+    pub(in crate::isolation::vm) fn unplug_gone(&mut self, machine: &RunningVm) -> bool {
         let told = &self.told;
+        let before = self.interfaces.len();
         self.interfaces.retain(|carried| {
             let stays = told
                 .nics
@@ -156,6 +158,11 @@ impl CarriedNetwork {
             }
             stays
         });
+        let has_room = self.interfaces.len() < before && !self.refused.is_empty();
+        if has_room {
+            self.refused.clear();
+        }
+        has_room
     }
 
     /// Takes away what doesn't go with this process.

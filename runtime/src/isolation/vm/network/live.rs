@@ -41,11 +41,10 @@ impl<'a> LiveNetwork<'a> {
         Ok(network)
     }
 
-    /// The guest has done what it was told, as far as it could.
-    pub(in crate::isolation::vm) fn confirmed(&mut self) {
+    /// The guest has done what it was told, as far as it could. Gives whether there may be more
+    /// to tell it by that.
+    pub(in crate::isolation::vm) fn confirmed(&mut self) -> bool {
         self.unconfirmed = self.unconfirmed.saturating_sub(1);
-        if self.unconfirmed == 0 {
-            self.network.unplug_gone(self.machine);
-        }
+        self.unconfirmed == 0 && self.network.unplug_gone(self.machine)
     }
 }

@@ -312,8 +312,8 @@ impl<'a, M: Machine> Service<'a, M> {
         starts: Option<ClientId>,
         result: Result<protocol::Answer, Failure>,
     ) -> Result<(), VmError> {
-        if let Some(network) = &mut self.network {
-            network.confirmed();
+        if self.network.as_mut().is_some_and(LiveNetwork::confirmed) {
+            self.follow_network()?;
         }
         match (starts, result) {
             (Some(client), Ok(_)) => self.request_start(client),
