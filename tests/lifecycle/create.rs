@@ -3,6 +3,7 @@
 use std::fs;
 
 use nacre_tests::Case;
+use nacre_tests::suite::side_by_side;
 use nix::unistd::Pid;
 
 nacre_tests::tests![
@@ -199,15 +200,11 @@ fn many_containers_side_by_side(case: &Case) {
     let bundle = case.busybox().shell("echo one of many; sleep 1000");
     let directory = bundle.write().to_str().unwrap();
     let ids: Vec<String> = (0..10).map(|n| format!("{}-{n}", case.id())).collect();
-    std::thread::scope(|scope| {
-        for id in &ids {
-            scope.spawn(move || {
-                let mut command = case.nacre();
-                command.args(["create", "--bundle", directory, id]);
-                assert_eq!(case.leave(command), 0);
-                assert_eq!(case.command(&["start", id]).ok(), "");
-            });
-        }
+    side_by_side(&ids, |id| {
+        let mut command = case.nacre();
+        command.args(["create", "--bundle", directory, id]);
+        assert_eq!(case.leave(command), 0, "{id}: {}", case.output());
+        assert_eq!(case.command(&["start", id]).ok(), "");
     });
     let mut listed: Vec<String> = case
         .command(&["list", "--quiet"])
@@ -218,10 +215,8 @@ fn many_containers_side_by_side(case: &Case) {
     listed.sort();
     assert_eq!(listed, ids);
     case.wait_for("ten lines", || case.output().lines().count() == ids.len());
-    std::thread::scope(|scope| {
-        for id in &ids {
-            scope.spawn(move || assert_eq!(case.command(&["delete", "--force", id]).ok(), ""));
-        }
+    side_by_side(&ids, |id| {
+        assert_eq!(case.command(&["delete", "--force", id]).ok(), "");
     });
     assert_eq!(case.command(&["list", "--quiet"]).ok(), "");
 }

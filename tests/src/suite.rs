@@ -68,6 +68,28 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
+/// Does the same for each of these at once.
+///
+/// # Panics
+///
+/// If that fails for one, as it did: a scoped thread's own panic would only say that there was one.
+pub fn side_by_side<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
+    let attempt = |one| {
+        let done = panic::catch_unwind(AssertUnwindSafe(|| work(one)));
+        done.map_err(|_| PANIC.take().unwrap_or_default())
+    };
+    let attempt = &attempt;
+    thread::scope(|scope| {
+        let spawn = |one| scope.spawn(move || attempt(one));
+        let threads: Vec<_> = all.iter().map(spawn).collect();
+        for thread in threads {
+            if let Ok(Err(message)) = thread.join() {
+                panic!("{message}");
+            }
+        }
+    });
+}
+
 /// A target's `main`: runs those of its tests, by module, that the command line selects, in
 /// their place.
 pub fn main<const N: usize>(place: Place, isolation: Isolation, tests: [Vec<Test>; N]) -> ExitCode {
