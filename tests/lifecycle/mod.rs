@@ -31,6 +31,7 @@ mod update;
 mod users;
 
 use nacre_tests::Test;
+use nacre_tests::suite::on_any_hypervisor;
 
 /// All tests here; each says if one mode only is meant.
 pub(crate) fn tests() -> Vec<Test> {
@@ -39,31 +40,31 @@ pub(crate) fn tests() -> Vec<Test> {
         streams::tests(),
         signals::tests(),
         terminal::tests(),
-        process::tests(),
-        namespaces::tests(),
+        on_any_hypervisor(process::tests()),
+        on_any_hypervisor(namespaces::tests()),
         network::tests(),
         files::tests(),
         filesystem::tests(),
         overlay::tests(),
-        users::tests(),
-        devices::tests(),
-        cgroups::tests(),
+        on_any_hypervisor(users::tests()),
+        on_any_hypervisor(devices::tests()),
+        on_any_hypervisor(cgroups::tests()),
         detached::tests(),
         debian::tests(),
         failures::tests(),
         exec::tests(),
         console::tests(),
         foreground::tests(),
-        list::tests(),
+        on_any_hypervisor(list::tests()),
         create::tests(),
         cycles::tests(),
-        flags::tests(),
+        on_any_hypervisor(flags::tests()),
         kill::tests(),
         killed::tests(),
         pause::tests(),
         update::tests(),
         events::tests(),
-        hooks::tests(),
+        on_any_hypervisor(hooks::tests()),
     ]
     .into_iter()
     .flatten()

@@ -16,8 +16,9 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use crate::case::Case;
 use crate::nacre::Running;
 
-/// How long a terminal, or what is written to it, may take to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a terminal, or what is written to it, may take to come: a VM boots first, perhaps in
+/// the testbed on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A socket at which a terminal is waited for, as `--console-socket` takes it.
 pub struct ConsoleSocket {

@@ -12,8 +12,8 @@ use crate::bundle::Bundle;
 use crate::case::Case;
 use crate::nacre::Outcome;
 
-/// How long a container may take to get where it is expected.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a container may take to get where it is expected, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Case {
     /// Runs a command of the program under test and waits for its end.

@@ -31,6 +31,8 @@ pub struct Test {
     pub name: &'static str,
     /// The only isolation that it makes sense for, if it doesn't for both.
     pub only: Option<Isolation>,
+    /// Whether it shows the same on every hypervisor.
+    pub on_any_hypervisor: bool,
     /// What it does. It panics if it fails.
     pub run: fn(&Case),
 }
@@ -57,6 +59,7 @@ macro_rules! tests {
                 module: module_path!(),
                 name: stringify!($name),
                 only: $crate::tests!(@only $($isolation)?),
+                on_any_hypervisor: false,
                 run: $name,
             }),*]
         }
@@ -66,6 +69,15 @@ macro_rules! tests {
 thread_local! {
     /// Where and why this thread panicked.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// The same tests, which are about nothing that a hypervisor has a part in: in VMs they are left to
+/// the emulated ones where KVM is emulated too, in the testbed.
+pub fn on_any_hypervisor(mut tests: Vec<Test>) -> Vec<Test> {
+    for test in &mut tests {
+        test.on_any_hypervisor = true;
+    }
+    tests
 }
 
 /// Does the same for each of these at once.
@@ -125,6 +137,11 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
 }
 
 fn one(test: &Test, isolation: Isolation) -> Result<Completion, Failed> {
+    if test.on_any_hypervisor && isolation == Isolation::Vm && place::in_testbed() {
+        return Ok(Completion::ignored_with(
+            "KVM has no part in it, and is slow here: --test emulated runs it",
+        ));
+    }
     let case = Case::new(test.name, isolation);
     let (done, outcome) = mpsc::channel();
     let run = test.run;
