@@ -1,4 +1,4 @@
-//! The exported directory as a file system: virtiofsd's, but for three things.
+//! The exported directory as a file system: virtiofsd's, but for four things.
 //!
 //! *Cached content.* With virtiofsd's `auto` policy the guest drops what it has cached of a
 //! file whenever someone opens it: each process that starts has the C library read anew. Here
@@ -7,6 +7,10 @@
 //! milliseconds, so it tells only when that drop came a while after the change. (A program of
 //! the host that writes through a mapping changes the time once for many writes. The guest may
 //! see the later ones late.)
+//!
+//! *Closing.* The guest says when a program closes a file, and waits for the answer, so that file
+//! systems that write late can tell of an error. Of files that are only read there is nothing to
+//! tell, and the libraries of a program that starts are such; the guest keeps that to itself.
 //!
 //! *Listings.* The guest asks for a page of a directory at a time, from the position that the
 //! last page ended at. virtiofsd gets a page from the host, cuts it to what fits, and later
@@ -194,6 +198,9 @@ impl FileSystem for Export {
         let (handle, mut options) = self.inner.open(context, inode, kill_priv, flags)?;
         if self.is_cache_good(context, inode) {
             options |= OpenOptions::KEEP_CACHE;
+        }
+        if flags & libc::O_ACCMODE as u32 == libc::O_RDONLY as u32 {
+            options |= OpenOptions::NOFLUSH;
         }
         Ok((handle, options))
     }

@@ -145,12 +145,13 @@ impl Guest {
     }
 
     fn open_with_options(&mut self, opcode: u32, node: u64) -> (u64, u32) {
+        let access = if opcode == OPEN { libc::O_RDWR } else { 0 };
+        self.open_for(opcode, node, access)
+    }
+
+    fn open_for(&mut self, opcode: u32, node: u64, access: i32) -> (u64, u32) {
         let open = OpenIn {
-            flags: if opcode == OPEN {
-                libc::O_RDWR as u32
-            } else {
-                0
-            },
+            flags: access as u32,
             open_flags: 0,
         };
         let answer = self.request(opcode, node, &[open.as_slice()]).unwrap();
@@ -304,6 +305,20 @@ fn cached_content_is_kept_as_long_as_it_is_good() {
     a_while();
     assert!(!keeps());
     assert!(keeps());
+}
+
+#[test]
+fn closing_is_of_no_interest_where_nothing_was_written() {
+    /// `FOPEN_NOFLUSH`
+    const NOFLUSH: u32 = 1 << 5;
+    let mut guest = Guest::new();
+    fs::write(guest.path("file"), "").unwrap();
+    let node = guest.lookup(ROOT, "file").unwrap().nodeid;
+    let mut tells = |access| guest.open_for(OPEN, node, access).1 & NOFLUSH == 0;
+    assert!(!tells(libc::O_RDONLY));
+    assert!(tells(libc::O_WRONLY));
+    assert!(tells(libc::O_RDWR));
+    assert!(tells(libc::O_WRONLY | libc::O_APPEND));
 }
 
 #[test]
