@@ -13,6 +13,7 @@ use serde_json::json;
 
 nacre_tests::tests![
     what_programs_rely_on,
+    what_a_vm_has_no_request_for: Vm,
     the_host_and_the_container_see_each_others_changes,
     both_sides_write_through_mappings,
     a_volume_outlives_its_containers,
@@ -50,7 +51,7 @@ fn bind(bundle: Bundle, destination: &str, source: &Path) -> Bundle {
 }
 
 /// A busybox that may do with files what root may.
-fn privileged(case: &Case) -> Bundle {
+pub(super) fn privileged(case: &Case) -> Bundle {
     let capabilities = json!([
         "CAP_CHOWN",
         "CAP_DAC_OVERRIDE",
@@ -99,6 +100,25 @@ fn what_programs_rely_on(case: &Case) {
     let lines: Vec<&str> = output.lines().collect();
     assert_eq!(lines.len(), 42, "{output}");
     assert!(lines.iter().all(|line| line.ends_with(": ok")), "{output}");
+}
+
+/// The README's table lists these. What has another way takes it.
+fn what_a_vm_has_no_request_for(case: &Case) {
+    let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
+    let volume = case.directory().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let bundle = bind(Bundle::read_only(case.directory(), root), "/srv", &volume).args([
+        "/bin/bash",
+        "-c",
+        "cd /srv; head -c 64k /dev/zero >a
+         lsattr a; chattr +d a; cp --reflink=always a b
+         fallocate -c -o 0 -l 4k a; fallocate -i -o 0 -l 4k a; cp --reflink=auto a c; cmp a c",
+    ]);
+    let outcome = case.run(&bundle);
+    outcome.expect(0);
+    let refused = outcome.stderr.matches("Operation not supported").count();
+    assert_eq!(refused, 5, "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.lines().count(), 5, "{}", outcome.stderr);
 }
 
 fn the_host_and_the_container_see_each_others_changes(case: &Case) {
@@ -242,7 +262,7 @@ fn a_full_disk(case: &Case) {
 fn a_directory_that_shrinks_as_it_is_listed(case: &Case) {
     let data = tmpfs(case, "mode=755");
     fs::create_dir(data.join("many")).unwrap();
-    for number in 0..1500 {
+    for number in 0..10_000 {
         fs::write(data.join(format!("many/file-{number:05}")), "").unwrap();
     }
     let bundle = bind(case.busybox(), "/data", &data).shell("rm -r /data/many; ls /data");

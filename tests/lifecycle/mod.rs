@@ -26,6 +26,7 @@ mod process;
 mod signals;
 pub(crate) mod status;
 mod streams;
+mod stressors;
 mod terminal;
 mod update;
 mod users;
@@ -51,6 +52,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(cgroups::tests()),
         detached::tests(),
         debian::tests(),
+        stressors::tests(),
         failures::tests(),
         exec::tests(),
         console::tests(),
