@@ -465,6 +465,38 @@ fn a_process_that_cant_be_started_leaves_nothing() {
     assert_eq!(status(outcome), 0);
 }
 
+/// Nor is the container taken for killed then, which would end it soon.
+#[test]
+fn whoever_kills_a_process_hears_what_the_guest_says_of_it() {
+    let outcome = play(
+        |others| {
+            others.start();
+            let mut client = others.client();
+            let mut kill = signal(libc::SIGKILL);
+            if let Request::Signal { to, .. } = &mut kill {
+                *to = Target::Process(1);
+            }
+            let asking = thread::spawn(move || client.ask_guest(kill, LATE));
+            assert!(matches!(
+                others.request(),
+                Request::Signal {
+                    to: Target::Process(1),
+                    ..
+                }
+            ));
+            others.reply(Err(Failure {
+                message: "it has ended".into(),
+                status: 1,
+            }));
+            let error = asking.join().unwrap().unwrap_err();
+            assert_eq!(error.to_string(), "it has ended");
+            others.exit(3);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 3);
+}
+
 #[test]
 fn a_process_whose_command_goes_is_killed() {
     let outcome = play(
