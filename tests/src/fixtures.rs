@@ -56,7 +56,8 @@ fn mount_debian() -> Result<PathBuf, String> {
 
 /// Puts the tests' directories on ext4, as containers' roots are. On the tmpfs of a kernel
 /// before 6.6 a directory's offsets change with what is removed from it, so that a guest that
-/// goes through a directory and removes what it sees misses some of it.
+/// goes through a directory and removes what it sees misses some of it. So is `/var/tmp`, where VMs
+/// have their disks: the testbed's root, an overlay, has no files without a name.
 fn mount_scratch() {
     let directory = std::env::temp_dir();
     let image = Path::new("/dev/shm/nacre-tests.ext4");
@@ -69,6 +70,8 @@ fn mount_scratch() {
     assert!(made.is_ok_and(|status| status.success()), "mke2fs failed");
     loop_mount(image, &directory, "loop").unwrap();
     fs::remove_dir(directory.join("lost+found")).unwrap();
+    let none = None::<&str>;
+    mount(Some(&directory), "/var/tmp", none, MsFlags::MS_BIND, none).unwrap();
     // The mount keeps it.
     fs::remove_file(image).unwrap();
 }
