@@ -15,6 +15,7 @@ nacre_tests::tests![
     arguments_and_environment,
     a_failing_hook_before_the_start,
     a_failing_hook_at_the_start,
+    a_failing_hook_after_the_start,
     failing_hooks_afterwards,
     a_hook_that_takes_too_long,
     a_hook_that_isnt_there,
@@ -170,6 +171,17 @@ fn a_failing_hook_at_the_start(case: &Case) {
     outcome.refused_somehow();
     assert_eq!(outcome.text(), "");
     assert_eq!(logged(case), "poststop\n");
+}
+
+fn a_failing_hook_after_the_start(case: &Case) {
+    let bundle = case.busybox().args(["sleep", "1000"]);
+    let bundle = with_hook(case, bundle, "poststart", "echo the reason >&2; exit 3");
+    case.create(&bundle);
+    let outcome = case.command(&["start", case.id()]);
+    outcome.refused_somehow();
+    assert!(outcome.stderr.contains("the reason"), "{outcome:?}");
+    case.wait_for_status("stopped");
+    case.command(&["delete", case.id()]).ok();
 }
 
 /// They are told of, and nothing else: the container is there already, or gone.

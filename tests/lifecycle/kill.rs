@@ -110,6 +110,7 @@ fn all_of_a_containers_processes(case: &Case) {
     case.command(&["delete", case.id()]).ok();
 }
 
+/// In a VM nothing is left: the guest ends with the container.
 fn all_that_an_ended_container_left(case: &Case) {
     with_company(case, "");
     assert_eq!(case.command(&["kill", case.id(), "TERM"]).ok(), "");

@@ -13,7 +13,7 @@ nacre_tests::tests![
 
 fn every_forwarded_signal_reaches_the_workload(case: &Case) {
     let bundle = case.busybox().shell(
-        "for s in HUP INT QUIT USR1 USR2 WINCH ALRM CONT TSTP TTIN TTOU URG IO PWR STKFLT 40; do trap \"echo got $s\" $s; done
+        "for s in HUP INT QUIT USR1 USR2 WINCH ALRM CONT TSTP TTIN TTOU URG IO PIPE PWR STKFLT ABRT SEGV 40; do trap \"echo got $s\" $s; done
          trap 'echo got TERM; exit 7' TERM
          echo ready
          while :; do sleep 0.05; done",
@@ -38,6 +38,9 @@ fn every_forwarded_signal_reaches_the_workload(case: &Case) {
         (Signal::SIGTTOU, "TTOU"),
         (Signal::SIGURG, "URG"),
         (Signal::SIGIO, "IO"),
+        (Signal::SIGPIPE, "PIPE"),
+        (Signal::SIGABRT, "ABRT"),
+        (Signal::SIGSEGV, "SEGV"),
         (Signal::SIGPWR, "PWR"),
         (Signal::SIGSTKFLT, "STKFLT"),
         (Signal::SIGTERM, "TERM"),

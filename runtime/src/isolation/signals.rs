@@ -9,20 +9,10 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
+        signal::SigSet,
+        signalfd::{SfdFlags, SignalFd, siginfo},
     },
 };
-
-/// What a fault of nacre's own raises, which must end it.
-const FAULTS: [Signal; 6] = [
-    Signal::SIGSEGV,
-    Signal::SIGBUS,
-    Signal::SIGFPE,
-    Signal::SIGILL,
-    Signal::SIGTRAP,
-    Signal::SIGABRT,
-];
 
 /// The `si_code` of what no process has sent, such as what a terminal sends (sigaction(2)).
 const SI_KERNEL: i32 = 0x80;
@@ -43,24 +33,29 @@ impl Signals {
     /// Blocks all that can be, in this thread, and so in all that are made of it from now on:
     /// they are the workload's.
     pub(super) fn block() -> io::Result<Self> {
-        let mut signals = SigSet::all();
-        for fault in FAULTS {
-            signals.remove(fault);
-        }
+        // A fault of its own ends this process all the same.
+        let signals = SigSet::all();
         signals.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self(SignalFd::with_flags(&signals, flags)?))
     }
 
-    /// A signal that has arrived, if one has.
+    /// A signal that has arrived, if one has. SIGPIPE for what this process has written itself
+    /// is none: the write has failed, too.
     pub(super) fn next(&self) -> io::Result<Option<Received>> {
-        match self.0.read_signal() {
-            Ok(info) => Ok(info.map(|info| Received {
-                number: info.ssi_signo as i32,
-                by_kernel: info.ssi_code == SI_KERNEL,
-            })),
-            Err(Errno::EINTR) => Ok(None),
-            Err(e) => Err(e.into()),
+        let own = |info: &siginfo| {
+            info.ssi_signo == libc::SIGPIPE as u32 && info.ssi_pid == std::process::id()
+        };
+        loop {
+            return match self.0.read_signal() {
+                Ok(Some(info)) if own(&info) => continue,
+                Ok(info) => Ok(info.map(|info| Received {
+                    number: info.ssi_signo as i32,
+                    by_kernel: info.ssi_code == SI_KERNEL,
+                })),
+                Err(Errno::EINTR) => Ok(None),
+                Err(e) => Err(e.into()),
+            };
         }
     }
 }
@@ -73,7 +68,7 @@ impl AsFd for Signals {
 
 #[cfg(test)]
 mod tests {
-    use nix::sys::signal::raise;
+    use nix::sys::signal::{Signal, raise};
 
     use super::*;
 
@@ -87,6 +82,15 @@ mod tests {
             by_kernel: false,
         };
         assert_eq!(signals.next().unwrap(), Some(received));
+        assert_eq!(signals.next().unwrap(), None);
+    }
+
+    #[test]
+    fn a_pipe_that_broke_is_no_signal() {
+        let signals = Signals::block().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        drop(reader);
+        assert_eq!(nix::unistd::write(&writer, b"x"), Err(Errno::EPIPE));
         assert_eq!(signals.next().unwrap(), None);
     }
 }
