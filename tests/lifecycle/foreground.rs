@@ -15,6 +15,7 @@ nacre_tests::tests![
     an_execs_terminal_comes_back,
     a_failed_starts_terminal_comes_back,
     another_size,
+    a_terminal_that_is_gone,
 ];
 
 /// Ends by itself with 3, once a line has been typed, and with 4 at SIGTERM.
@@ -194,4 +195,28 @@ fn another_size(case: &Case) {
     case.command(&["kill", case.id(), "KILL"]).ok();
     ran.end(137);
     executed.end(137);
+}
+
+/// As when a connection breaks: workloads are told, and the commands end.
+fn a_terminal_that_is_gone(case: &Case) {
+    let script = |name: &str| {
+        format!(
+            "trap 'echo hung up >/{name}; exit 0' HUP; echo ready; while :; do sleep 0.05; done"
+        )
+    };
+    let hang_up = |command: &Command, name: &str| {
+        let mut session = Session::begin(case, command);
+        // script(1), which has the terminal's other end.
+        session.running.kill();
+        let marker = case.busybox().rootfs().join(name);
+        case.wait_for("the hang-up", || marker.exists());
+    };
+    hang_up(&run(case, &["sh", "-c", &script("run")]), "run");
+    case.wait_for("the end of run", || {
+        case.command(&["list", "--quiet"]).ok().is_empty()
+    });
+    case.idle();
+    hang_up(&exec(case, &script("exec")), "exec");
+    assert_eq!(case.status(), "running");
+    case.remove_container();
 }

@@ -68,6 +68,12 @@ impl Terminal {
         })
     }
 
+    /// Whether it is a pair of the host's: its end is the end of the guest's, so that the signals
+    /// that the kernel sends for it needn't be passed on. Those for the caller's own must be.
+    pub(super) fn is_pair(&self) -> bool {
+        matches!(self, Self::Pair { .. })
+    }
+
     /// How large it is now, if that can be told.
     pub(super) fn size(&self) -> Option<WindowSize> {
         let size = match self {

@@ -287,7 +287,7 @@ impl StandIn {
     fn pass_on(&mut self, signal: Received) {
         let id = self.id.clone();
         let request = match (&self.terminal, signal.number) {
-            (_, libc::SIGCHLD | libc::SIGPIPE) => return,
+            (_, libc::SIGCHLD) => return,
             (Some(terminal), libc::SIGWINCH) => match terminal.size() {
                 Some(size) => Request::Resize {
                     id,
@@ -297,7 +297,7 @@ impl StandIn {
                 None => return,
             },
             // The terminal's own, of which the guest's tells the process.
-            (Some(_), _) if signal.by_kernel => return,
+            (Some(terminal), _) if terminal.is_pair() && signal.by_kernel => return,
             (_, signal) => Request::Signal {
                 id,
                 signal,

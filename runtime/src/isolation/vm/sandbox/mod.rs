@@ -209,7 +209,7 @@ impl Sandbox<'_> {
             Some(&self.caller),
             plan.id.as_str(),
         );
-        session.has_terminal = terminal.is_some();
+        session.has_pair = terminal.as_ref().is_some_and(Terminal::is_pair);
         let converse = || -> Result<Exited, VmError> {
             let timeout = plan.boot_timeout;
             let hello = session.hello(timeout)?;

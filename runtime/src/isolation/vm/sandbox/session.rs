@@ -141,7 +141,7 @@ pub(super) struct Session<'a, M> {
     pub(super) hears_signals: bool,
     /// Whether this process's terminal stands for the workload's, which the guest's tells of
     /// what the host's tells this process.
-    pub(super) has_terminal: bool,
+    pub(super) has_pair: bool,
 }
 
 /// What woke the session.
@@ -173,7 +173,7 @@ impl<'a, M: Machine> Session<'a, M> {
             id: id.into(),
             pending: Vec::new(),
             hears_signals: true,
-            has_terminal: false,
+            has_pair: false,
         }
     }
 
@@ -420,13 +420,12 @@ impl<'a, M: Machine> Session<'a, M> {
         }
     }
 
-    /// Whether a signal that this process got is the workload's: of some it may have sent itself
-    /// one, or its child QEMU has.
+    /// Whether a signal that this process got is the workload's: SIGCHLD is from its child QEMU.
     fn is_for_the_workload(&self, signal: Received) -> bool {
         match signal.number {
-            libc::SIGCHLD | libc::SIGPIPE => false,
+            libc::SIGCHLD => false,
             libc::SIGWINCH => true,
-            _ => !(self.has_terminal && signal.by_kernel),
+            _ => !(self.has_pair && signal.by_kernel),
         }
     }
 }
