@@ -58,7 +58,7 @@ pub(crate) fn tests() -> Vec<Test> {
         console::tests(),
         on_any_hypervisor(foreground::tests()),
         on_any_hypervisor(list::tests()),
-        create::tests(),
+        on_any_hypervisor(create::tests()),
         cycles::tests(),
         on_any_hypervisor(flags::tests()),
         kill::tests(),
