@@ -158,6 +158,9 @@ pub fn remove_empty_cgroups(end: &str) {
     }
 }
 
+/// Directories that `ip netns` and Podman make where there are none, and leave.
+const MADE_ONCE: [&str; 2] = ["/run/containers", "/run/netns"];
+
 /// The state of the whole system as far as tests may leave something in it: cgroups, and
 /// the entries of places where programs put things. Where other programs run too, only what
 /// has the name of a test of this process counts.
@@ -172,6 +175,7 @@ pub fn system() -> BTreeSet<String> {
         .iter()
         .map(|path| path.display().to_string())
         .filter(|path| place::in_testbed() || path.contains(&ours))
+        .filter(|path| !MADE_ONCE.contains(&path.as_str()))
         .collect()
 }
 
