@@ -1,6 +1,7 @@
 //! Containers one after another, and commands one after another for one of them: nothing adds up.
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::thread;
 
 use nacre_tests::{Case, Isolation, leftovers};
@@ -30,7 +31,7 @@ fn create_start_delete(case: &Case) {
     let directory = bundle.write().to_str().unwrap();
     let each = cycles(case) / AT_A_TIME;
     thread::scope(|scope| {
-        for name in 0..AT_A_TIME {
+        let side_by_side = (0..AT_A_TIME).map(|name| {
             scope.spawn(move || {
                 let id = format!("{}-{name}", case.id());
                 for _ in 0..each {
@@ -40,7 +41,10 @@ fn create_start_delete(case: &Case) {
                     case.command(&["start", &id]).ok();
                     case.command(&["delete", "--force", &id]).ok();
                 }
-            });
+            })
+        });
+        for one in side_by_side.collect::<Vec<_>>() {
+            one.join().unwrap_or_else(|panic| resume_unwind(panic));
         }
     });
     // Processes, mounts, cgroups and files are looked for after every test.

@@ -184,8 +184,13 @@ enum Stop {
 }
 
 fn reason(payload: Box<dyn Any + Send>) -> Stop {
-    match payload.downcast::<Ignored>() {
-        Ok(ignored) => Stop::Ignored(ignored.0),
-        Err(_) => Stop::Failed(PANIC.take().unwrap_or_else(|| "panicked".into())),
-    }
+    let payload = match payload.downcast::<Ignored>() {
+        Ok(ignored) => return Stop::Ignored(ignored.0),
+        Err(payload) => payload,
+    };
+    // Without a place, it comes from a thread that was joined.
+    let message = PANIC
+        .take()
+        .or_else(|| payload.downcast_ref::<String>().cloned());
+    Stop::Failed(message.unwrap_or_else(|| "panicked".into()))
 }
