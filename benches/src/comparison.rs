@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::clock::{self, Taken};
+
 /// Rows of what was measured and a figure for each runtime.
 pub(crate) struct Comparison {
     title: &'static str,
@@ -33,29 +35,24 @@ impl Comparison {
 
     /// Adds the medians of what each runtime took, with the least in brackets.
     pub(crate) fn times(&mut self, what: &str, times: Vec<Vec<Duration>>) {
-        self.medians(what, times, "ms");
-    }
-
-    /// The same in millions of instructions, where a nanosecond is one.
-    pub(crate) fn instructions(&mut self, what: &str, times: Vec<Vec<Duration>>) {
-        // A million of them is a millisecond.
-        self.medians(what, times, "M");
-    }
-
-    fn medians(&mut self, what: &str, times: Vec<Vec<Duration>>, unit: &str) {
         let mut medians = Vec::new();
         let mut shown = Vec::new();
         for mut times in times {
             times.sort_unstable();
             let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
             let median = milliseconds(times[times.len() / 2]);
-            shown.push(format!(
-                "{median:.2} {unit} ({:.2})",
-                milliseconds(times[0])
-            ));
+            shown.push(format!("{median:.2} ms ({:.2})", milliseconds(times[0])));
             medians.push(median);
         }
         self.row(what, &medians, shown);
+    }
+
+    /// Adds the medians in millions of instructions, and how long was waited besides.
+    pub(crate) fn instructions(&mut self, what: &str, taken: Vec<Vec<Taken>>) {
+        let medians: Vec<Taken> = taken.into_iter().map(clock::median).collect();
+        let shown = medians.iter().map(Taken::to_string).collect();
+        let figures: Vec<f64> = medians.iter().map(Taken::millions).collect();
+        self.row(what, &figures, shown);
     }
 
     /// Adds the medians of memory in bytes.

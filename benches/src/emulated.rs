@@ -8,11 +8,12 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use crate::bundle::Bundle;
 use crate::comparison::Comparison;
 use crate::peer;
-use crate::vm::{Installation, time};
+use crate::vm::{Installation, follow};
 
 /// How often each is run, after one run that isn't counted.
 const RUNS: usize = 15;
@@ -36,15 +37,19 @@ fn in_directory(work: &Path, bin: &Path, kernel: &Path) -> Result<Comparison, Bo
         command.arg("--hypervisor=qemu");
         command
     };
+    let time = |command| {
+        let start = Instant::now();
+        follow(command, || Ok(start.elapsed()))
+    };
     time(nacre())?;
     time(bare())?;
     let mut lines = vec![Vec::new(), Vec::new()];
     let mut ends = lines.clone();
     for _ in 0..RUNS {
         for (index, command) in [nacre(), bare()].into_iter().enumerate() {
-            let timing = time(command)?;
-            lines[index].push(timing.first_byte);
-            ends[index].push(timing.end);
+            let [line, end] = time(command)?;
+            lines[index].push(line);
+            ends[index].push(end);
         }
     }
     let title = "emulated microVM, 1 vCPU, 128 MiB";

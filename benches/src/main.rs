@@ -7,6 +7,7 @@
 //! host's kernel; meant for the testbed.
 
 mod bundle;
+mod clock;
 mod comparison;
 mod emulated;
 mod modes;

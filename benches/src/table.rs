@@ -1,7 +1,8 @@
 //! The table that a benchmark prints.
 
 use std::fmt;
-use std::time::Duration;
+
+use crate::clock::{self, Taken};
 
 /// Rows of a name and a figure.
 pub(crate) struct Table {
@@ -23,22 +24,14 @@ impl Table {
         self.rows.push((what.to_owned(), figure));
     }
 
-    /// Adds the median of `times` in millions of instructions (a nanosecond is one), and
-    /// returns it.
-    pub(crate) fn instructions(
-        &mut self,
-        what: &str,
-        times: impl Iterator<Item = Duration>,
-    ) -> f64 {
-        let mut millions: Vec<f64> = times.map(|t| t.as_nanos() as f64 / 1e6).collect();
-        millions.sort_by(f64::total_cmp);
-        let median = millions[millions.len() / 2];
-        let (least, most) = (millions[0], millions[millions.len() - 1]);
-        self.row(
-            what,
-            format!("{median:.1} M instructions ({least:.1} to {most:.1})"),
-        );
-        median
+    /// Adds the median of `taken` in millions of instructions, and returns it.
+    pub(crate) fn instructions(&mut self, what: &str, taken: Vec<Taken>) -> f64 {
+        let millions = taken.iter().map(Taken::millions);
+        let least = millions.clone().fold(f64::INFINITY, f64::min);
+        let most = millions.fold(0.0, f64::max);
+        let median = clock::median(taken);
+        self.row(what, format!("{median} ({least:.1} to {most:.1})"));
+        median.millions()
     }
 
     pub(crate) fn bytes(&mut self, what: &str, bytes: u64) {

@@ -1,16 +1,16 @@
 //! What starting a container in a microVM costs.
 //!
-//! Meant for the instruction-counting testbed, where a nanosecond is an instruction: medians of
-//! [`RUNS`] runs, and the least and the most in brackets.
+//! Meant for the instruction-counting testbed ([`crate::clock`]): medians of [`RUNS`] runs, and the
+//! least and the most in brackets.
 
 use std::error::Error;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use crate::bundle::Bundle;
+use crate::clock::{Moment, Taken};
 use crate::table::Table;
 use crate::{peer, resident};
 
@@ -65,14 +65,11 @@ impl Installation {
     }
 }
 
-/// From the start of a command to its first byte on stdout, and to its end.
-pub(crate) struct Timing {
-    pub(crate) first_byte: Duration,
-    pub(crate) end: Duration,
-}
-
-pub(crate) fn time(mut command: Command) -> Result<Timing, Box<dyn Error>> {
-    let start = Instant::now();
+/// Carries a command out; what `read` says at its first byte on stdout, and at its end.
+pub(crate) fn follow<T>(
+    mut command: Command,
+    read: impl Fn() -> Result<T, Box<dyn Error>>,
+) -> Result<[T; 2], Box<dyn Error>> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -80,20 +77,30 @@ pub(crate) fn time(mut command: Command) -> Result<Timing, Box<dyn Error>> {
     let mut stdout = child.stdout.take().ok_or("no stdout")?;
     let mut byte = [0];
     let arrived = stdout.read(&mut byte)?;
-    let first_byte = start.elapsed();
+    let first_byte = read()?;
     std::io::copy(&mut stdout, &mut std::io::sink())?;
     let status = child.wait()?;
-    let end = start.elapsed();
+    let end = read()?;
     if arrived == 0 || !status.success() {
         return Err(format!("{command:?} printed {arrived} bytes and ended with {status}").into());
     }
-    Ok(Timing { first_byte, end })
+    Ok([first_byte, end])
 }
 
-/// Runs what `command` makes `RUNS` times, after one run that fills the caches.
-fn repeat(mut command: impl FnMut() -> Command) -> Result<Vec<Timing>, Box<dyn Error>> {
-    time(command())?;
-    (0..RUNS).map(|_| time(command())).collect()
+/// Runs what `command` makes `RUNS` times, after one run that fills the caches. What each takes to
+/// its first byte, and to its end.
+fn repeat(mut command: impl FnMut() -> Command) -> Result<[Vec<Taken>; 2], Box<dyn Error>> {
+    let mut lines = Vec::new();
+    let mut ends = Vec::new();
+    for run in 0..=RUNS {
+        let start = Moment::now()?;
+        let [line, end] = follow(command(), || start.taken())?;
+        if run > 0 {
+            lines.push(line);
+            ends.push(end);
+        }
+    }
+    Ok([lines, ends])
 }
 
 /// Measures the binaries in `bin` with the guest kernel `kernel`, and prints a Markdown table.
@@ -108,9 +115,9 @@ pub(crate) fn measure(bin: &Path, kernel: &Path) -> Result<(), Box<dyn Error>> {
     )?;
 
     let mut table = Table::new("`nacre run --isolation=vm` of one line, 1 vCPU, 128 MiB");
-    let nacre = repeat(|| installed.run(&bundle, "bench"))?;
-    let line = table.instructions("exec to the line", nacre.iter().map(|t| t.first_byte));
-    let end = table.instructions("exec to exit", nacre.iter().map(|t| t.end));
+    let [lines, ends] = repeat(|| installed.run(&bundle, "bench"))?;
+    let line = table.instructions("exec to the line", lines);
+    let end = table.instructions("exec to exit", ends);
     table.bytes(
         "resident, sandbox process without guest memory",
         resident::of_sandbox(installed.run(&waiting, "resident"))?,
@@ -124,15 +131,11 @@ pub(crate) fn measure(bin: &Path, kernel: &Path) -> Result<(), Box<dyn Error>> {
     }
     match peer::qemu_microvm(&installed.kernel, &work)? {
         Ok(command) => {
-            let bare = repeat(command)?;
-            let peer_line = table.instructions(
-                "bare QEMU microvm, KVM, same kernel: exec to a line",
-                bare.iter().map(|t| t.first_byte),
-            );
-            let peer_end = table.instructions(
-                "bare QEMU microvm, KVM, same kernel: exec to exit",
-                bare.iter().map(|t| t.end),
-            );
+            let [lines, ends] = repeat(command)?;
+            let peer_line =
+                table.instructions("bare QEMU microvm, KVM, same kernel: exec to a line", lines);
+            let peer_end =
+                table.instructions("bare QEMU microvm, KVM, same kernel: exec to exit", ends);
             table.ratio("nacre / QEMU, to the line", line, peer_line);
             table.ratio("nacre / QEMU, to exit", end, peer_end);
         }

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// What sequential reads and writes take at a time, and a bulk transfer, in bytes.
 const BLOCK: usize = 1 << 20;
+/// What is printed at a time: what a pipe holds.
+const PIPE: usize = 64 << 10;
 /// What random ones do.
 const PAGE: usize = 4096;
 /// What is in a small file.
@@ -26,6 +28,7 @@ const TRIES: usize = 600;
 /// Carries one out.
 pub(crate) fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
     match *words {
+        ["print", bytes] => print(bytes.parse()?),
         ["write", file, mebibytes] => write(Path::new(file), mebibytes.parse()?),
         ["read", file] => read(Path::new(file)),
         ["random-read", file, count] => random_read(Path::new(file), count.parse()?),
@@ -42,6 +45,20 @@ pub(crate) fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
 fn mark() -> io::Result<()> {
     io::stdout().write_all(b".")?;
     io::stdout().flush()
+}
+
+/// Writes that many bytes, and a mark before them.
+fn print(bytes: usize) -> Result<(), Box<dyn Error>> {
+    let block = vec![b'p'; PIPE];
+    let mut output = io::stdout().lock();
+    mark()?;
+    let mut left = bytes;
+    while left > 0 {
+        let next = block.get(..left).unwrap_or(&block);
+        output.write_all(next)?;
+        left -= next.len();
+    }
+    Ok(())
 }
 
 fn write(file: &Path, mebibytes: u32) -> Result<(), Box<dyn Error>> {

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::io::Read;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -11,10 +10,11 @@ use nix::unistd::Pid;
 
 use super::{Mode, RUNS, Run, in_each};
 use crate::bundle::Container;
+use crate::clock::{Moment, Taken};
 use crate::comparison::Comparison;
 
 /// What a workload writes, in bytes.
-const OUTPUT: &str = "104857600";
+const OUTPUT: u64 = 100_000_000;
 
 pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), Box<dyn Error>> {
     let lives = modes.iter().map(lives).collect::<Result<Vec<_>, _>>()?;
@@ -26,7 +26,7 @@ pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), 
         table.instructions(what, times.collect());
     }
     let output = in_each(modes, output)?;
-    table.instructions("100 MiB through stdout, from the first byte on", output);
+    table.instructions("100 MB through stdout", output);
     Ok(())
 }
 
@@ -38,7 +38,7 @@ const STEPS: [&str; 4] = [
     "`kill` until the container's process is gone",
 ];
 
-fn lives(mode: &Mode<'_>) -> Result<Vec<[Duration; 4]>, Box<dyn Error>> {
+fn lives(mode: &Mode<'_>) -> Result<Vec<[Taken; 4]>, Box<dyn Error>> {
     let bundle = mode.bundle(
         "life",
         &Container::of(&["sh", "-c", "echo; exec sleep 1000"]),
@@ -48,7 +48,7 @@ fn lives(mode: &Mode<'_>) -> Result<Vec<[Duration; 4]>, Box<dyn Error>> {
     for _ in 0..=RUNS {
         let pid_file = mode.work.join("pid");
         let file = pid_file.to_str().ok_or("the pid file's path")?;
-        let begin = Instant::now();
+        let begin = Moment::now()?;
         let mut create = mode
             .nacre(&[
                 "create",
@@ -65,20 +65,20 @@ fn lives(mode: &Mode<'_>) -> Result<Vec<[Duration; 4]>, Box<dyn Error>> {
         if !create.wait()?.success() {
             return Err("nacre create failed".into());
         }
-        let created = begin.elapsed();
+        let created = begin.taken()?;
         mode.carry_out(&["start", "life"])?;
         output.read_exact(&mut [0])?;
-        let started = begin.elapsed();
+        let started = begin.taken()?;
         let pid = Pid::from_raw(std::fs::read_to_string(&pid_file)?.trim().parse()?);
 
-        let begin = Instant::now();
+        let begin = Moment::now()?;
         mode.carry_out(&["exec", "life", "/bin/busybox", "true"])?;
-        let executed = begin.elapsed();
+        let executed = begin.taken()?;
 
-        let begin = Instant::now();
+        let begin = Moment::now()?;
         mode.carry_out(&["kill", "life", "KILL"])?;
         wait_for(pid)?;
-        let gone = begin.elapsed();
+        let gone = begin.taken()?;
         mode.carry_out(&["delete", "life"])?;
         lives.push([created, started, executed, gone]);
     }
@@ -97,15 +97,19 @@ fn wait_for(pid: Pid) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// How long its output takes, from its first byte on.
-fn output(mode: &Mode<'_>) -> Result<Duration, Box<dyn Error>> {
-    let words = ["head", "-c", OUTPUT, "/dev/zero"];
+/// How long its output takes, from a first byte to the last.
+fn output(mode: &Mode<'_>) -> Result<Taken, Box<dyn Error>> {
+    let count = OUTPUT.to_string();
+    let words = ["nacre-bench", "workload", "print", &count];
     let bundle = mode.bundle("output", &Container::of(&words))?;
     let mut run = Run::start(mode.nacre(&["run", "--bundle", bundle.path()?, "output"]))?;
     run.byte()?;
-    let begin = Instant::now();
-    std::io::copy(&mut run.stdout, &mut std::io::sink())?;
-    let took = begin.elapsed();
+    let begin = Moment::now()?;
+    let mut output = (&mut run.stdout).take(OUTPUT);
+    if std::io::copy(&mut output, &mut std::io::sink())? < OUTPUT {
+        return Err("some output is missing".into());
+    }
+    let took = begin.taken()?;
     run.end()?;
     Ok(took)
 }

@@ -12,11 +12,11 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
 
 use crate::bundle::{Bundle, Container};
+use crate::clock::{Moment, Taken};
 use crate::comparison::Comparison;
 use crate::vm::Installation;
 
@@ -102,12 +102,12 @@ impl Mode<'_> {
 
     /// Runs a container whose workload is [`crate::workload`]'s; how long that took, between its
     /// marks.
-    fn time_workload(&self, bundle: &Bundle, id: &str) -> Result<Duration, Box<dyn Error>> {
+    fn time_workload(&self, bundle: &Bundle, id: &str) -> Result<Taken, Box<dyn Error>> {
         let mut run = Run::start(self.nacre(&["run", "--bundle", bundle.path()?, id]))?;
         run.byte()?;
-        let begin = Instant::now();
+        let begin = Moment::now()?;
         run.byte()?;
-        let took = begin.elapsed();
+        let took = begin.taken()?;
         run.end()?;
         Ok(took)
     }
@@ -159,7 +159,7 @@ impl Run {
 /// How long something takes in each mode.
 fn in_each(
     modes: &[Mode<'_>],
-    what: impl Fn(&Mode<'_>) -> Result<Duration, Box<dyn Error>>,
-) -> Result<Vec<Vec<Duration>>, Box<dyn Error>> {
+    what: impl Fn(&Mode<'_>) -> Result<Taken, Box<dyn Error>>,
+) -> Result<Vec<Vec<Taken>>, Box<dyn Error>> {
     modes.iter().map(|mode| Ok(vec![what(mode)?])).collect()
 }

@@ -2,10 +2,10 @@
 
 use std::error::Error;
 use std::process::Command;
-use std::time::Duration;
 
 use super::{Mode, Run, in_each};
 use crate::bundle::Container;
+use crate::clock::Taken;
 use crate::comparison::Comparison;
 
 /// What is done, and the words of the workload.
@@ -36,7 +36,7 @@ pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), 
 }
 
 /// The time of a client in the second namespace, whose server is in the first.
-fn time(mode: &Mode<'_>, words: &[&str]) -> Result<Duration, Box<dyn Error>> {
+fn time(mode: &Mode<'_>, words: &[&str]) -> Result<Taken, Box<dyn Error>> {
     let container = |words: &[&str], namespace: &str| {
         let args = [&["nacre-bench", "workload"], words].concat();
         let path = format!("/run/netns/{namespace}");

@@ -1,0 +1,78 @@
+//! The clock of the instruction-counting testbed: a nanosecond is an instruction, but where the
+//! machine has nothing to do it goes on to the next timer at once. What has passed so is waiting.
+
+use std::error::Error;
+use std::fmt;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// What something took.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Taken {
+    /// As long as instructions were executed.
+    pub(crate) work: Duration,
+    /// As long as the machine was idle.
+    pub(crate) waiting: Duration,
+}
+
+impl Taken {
+    /// Instructions, in millions.
+    pub(crate) fn millions(&self) -> f64 {
+        self.work.as_nanos() as f64 / 1e6
+    }
+}
+
+/// Waiting is named where it is more than a hundredth.
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1} M", self.millions())?;
+        if self.waiting * 100 > self.work {
+            write!(f, ", and {:.1} ms idle", self.waiting.as_secs_f64() * 1e3)?;
+        }
+        Ok(())
+    }
+}
+
+/// The one in the middle, by work.
+pub(crate) fn median(mut taken: Vec<Taken>) -> Taken {
+    taken.sort_unstable_by_key(|t| t.work);
+    taken.get(taken.len() / 2).copied().unwrap_or_default()
+}
+
+/// A beginning.
+pub(crate) struct Moment {
+    idle: Duration,
+    time: Instant,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Result<Self, Box<dyn Error>> {
+        let idle = idle()?;
+        let time = Instant::now();
+        Ok(Self { idle, time })
+    }
+
+    /// What has been taken since.
+    pub(crate) fn taken(&self) -> Result<Taken, Box<dyn Error>> {
+        let passed = self.time.elapsed();
+        let waiting = idle()?.saturating_sub(self.idle);
+        Ok(Taken {
+            work: passed.saturating_sub(waiting),
+            waiting,
+        })
+    }
+}
+
+/// How long the machine's one CPU has been idle, to the nanosecond.
+fn idle() -> Result<Duration, Box<dyn Error>> {
+    const FILE: &str = "/proc/timer_list";
+    const FIELD: &str = ".idle_sleeptime";
+    let timers = fs::read_to_string(FILE).map_err(|e| format!("{FILE}: {e}"))?;
+    let field = timers
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(FIELD))
+        .and_then(|rest| rest.trim_start().strip_prefix(':'))
+        .and_then(|rest| rest.split_whitespace().next())
+        .ok_or_else(|| format!("{FILE} has no {FIELD}"))?;
+    Ok(Duration::from_nanos(field.parse()?))
+}
