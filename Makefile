@@ -21,7 +21,7 @@ PACKAGES := build-essential libcap-ng-dev libseccomp-dev \
 	debootstrap
 
 # What calls nacre in the tests, and what it is measured beside.
-PEERS := podman catatonit netavark uidmap containerd docker.io crun runc criu
+PEERS := podman catatonit netavark uidmap containerd docker.io crun runc criu systemd dbus
 
 .PHONY: help build kernel demo test check unit-test process-test vm-test bench install setup \
 	peers clean
@@ -96,13 +96,13 @@ process-test: build peers
 		--test host --test process --test clients
 	@if ! grep -qsw memory /sys/fs/cgroup/cgroup.controllers; then \
 		printf '\n== limits in the testbed, since this host has no cgroup v2 controllers\n' >&2; \
-		for tests in cgroups:: update:: events:: pause::; do \
+		for tests in cgroups:: update:: events:: pause:: systemd::; do \
 			NACRE_BIN_DIR=$(abspath $(RELEASE)) $(IN_TESTBED) \
 				cargo test --locked -p nacre-tests --test process -- $$tests; \
 		done; \
 	fi
 
-vm-test: build
+vm-test: build peers
 	$(call step,the tests' Debian root file system (made once, then cached))
 	@tests/fixtures/debian-rootfs >/dev/null
 	$(call step,behaviour tests in microVMs)

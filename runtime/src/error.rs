@@ -33,11 +33,6 @@ pub(crate) enum Error {
     Resources(#[from] commands::ResourcesError),
     #[error("unknown signal {0:?}")]
     UnknownSignal(String),
-    #[error("{flag} isn't supported yet{reason}")]
-    Flag {
-        flag: &'static str,
-        reason: &'static str,
-    },
     #[error("{path} exists already; nacre spec doesn't overwrite it")]
     SpecExists { path: PathBuf },
     #[error("can't write {path}")]

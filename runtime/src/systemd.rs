@@ -83,11 +83,17 @@ impl fmt::Debug for Systemd {
 }
 
 impl Systemd {
+    /// Whether there is one to connect to.
+    pub(crate) fn check_runs() -> Result<(), SystemdError> {
+        match Path::new(BOOTED).is_dir() {
+            true => Ok(()),
+            false => Err(SystemdError::NotRunning),
+        }
+    }
+
     /// Connects.
     pub(crate) fn connect() -> Result<Self, SystemdError> {
-        if !Path::new(BOOTED).is_dir() {
-            return Err(SystemdError::NotRunning);
-        }
+        Self::check_runs()?;
         let is_users = !geteuid().is_root();
         let (name, bus) = match is_users {
             false => (

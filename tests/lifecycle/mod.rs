@@ -27,6 +27,7 @@ mod signals;
 pub(crate) mod status;
 mod streams;
 mod stressors;
+mod systemd;
 mod terminal;
 mod update;
 mod users;
@@ -67,6 +68,7 @@ pub(crate) fn tests() -> Vec<Test> {
         update::tests(),
         events::tests(),
         on_any_hypervisor(hooks::tests()),
+        systemd::tests(),
     ]
     .into_iter()
     .flatten()

@@ -22,6 +22,7 @@ pub mod nacre;
 pub mod network;
 pub mod place;
 pub mod suite;
+pub mod systemd;
 
 pub use bundle::Bundle;
 pub use case::Case;

@@ -19,6 +19,8 @@ use crate::{fixtures, leftovers};
 fn limit(isolation: Isolation) -> Duration {
     Duration::from_secs(match isolation {
         Isolation::Vm => 300,
+        // The machine itself is emulated there.
+        Isolation::Process if place::in_testbed() => 300,
         Isolation::Process => 120,
     })
 }

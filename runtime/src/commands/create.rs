@@ -65,7 +65,6 @@ impl Prepared {
 
     /// Makes it in a VM, and goes on as `how` says; returns the exit status.
     pub(super) fn run_vm(self, global: &Global, arguments: &Create, how: How) -> Result<u8, Error> {
-        refuse_flags(global)?;
         let options = vm::Options {
             how,
             pid_file: arguments.pid_file.clone(),
@@ -74,6 +73,7 @@ impl Prepared {
             no_new_keyring: arguments.no_new_keyring,
             debug: global.debug,
             hypervisor: global.hypervisor,
+            systemd_cgroup: global.systemd_cgroup,
         };
         let Self {
             id,
@@ -107,18 +107,4 @@ impl Prepared {
             systemd_cgroup: global.systemd_cgroup,
         }
     }
-}
-
-/// Refuses what can't be honoured in a VM.
-fn refuse_flags(global: &Global) -> Result<(), Error> {
-    for (flag, is_given, reason) in [(
-        "--systemd-cgroup",
-        global.systemd_cgroup,
-        " with --isolation=vm",
-    )] {
-        if is_given {
-            return Err(Error::Flag { flag, reason });
-        }
-    }
-    Ok(())
 }

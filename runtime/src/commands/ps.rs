@@ -18,10 +18,7 @@ pub(super) fn ps(global: &Global, arguments: &Ps) -> Result<u8, Error> {
     let text = match (arguments.format, &found) {
         (Format::Json, Found::Process(found)) => json(&process::pids(found)?),
         (Format::Table, Found::Process(found)) => process::table(&process::pids(found)?, of_ps)?,
-        (Format::Json, Found::Vm(found)) => {
-            let processes = vm::processes(found, seen.status)?;
-            json(&processes.iter().map(|p| p.pid).collect::<Vec<_>>())
-        }
+        (Format::Json, Found::Vm(found)) => json(&vm::pids(found, seen.status)?),
         (Format::Table, Found::Vm(found)) => {
             vm::ps_table(&vm::processes(found, seen.status)?, of_ps)?
         }

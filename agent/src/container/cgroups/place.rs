@@ -10,7 +10,7 @@ use super::layout::{Layout, Own};
 use super::manager::is_refusal;
 use super::path::{cgroup_path, checked};
 use super::setting::write;
-use super::{Cgroup, CgroupError};
+use super::{Cgroup, CgroupError, Manager, systemd};
 
 /// The place of a container's cgroup, in which there may be none yet.
 #[derive(Debug)]
@@ -21,8 +21,9 @@ pub struct Place {
     /// From the own cgroup, or from the root.
     path: PathBuf,
     from_root: bool,
-    /// Whether the configuration names it.
-    asked_for: bool,
+    /// What the configuration calls it.
+    named: Option<PathBuf>,
+    id: String,
 }
 
 impl Place {
@@ -33,10 +34,26 @@ impl Place {
     ///
     /// As [`cgroup_path`]; [`CgroupError::NotMounted`]; what reading `/proc` gives.
     pub fn find(cgroups_path: Option<&Path>, id: &str) -> Result<Option<Self>, CgroupError> {
-        let asked_for = cgroups_path.filter(|path| !path.as_os_str().is_empty());
-        let path = cgroup_path(asked_for, id)?;
+        let named = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+        Self::at(named, id)
+    }
+
+    /// The same where systemd is to make it, which is always asked for.
+    ///
+    /// # Errors
+    ///
+    /// As [`Place::find`]; [`CgroupError::Path`] if the name isn't of systemd's form.
+    pub fn find_scope(cgroups_path: Option<&Path>, id: &str) -> Result<Option<Self>, CgroupError> {
+        let named = cgroups_path.filter(|path| !path.as_os_str().is_empty());
+        let named = named.map_or_else(|| systemd::default_path(id), Path::to_owned);
+        systemd::check(&named, id)?;
+        Self::at(Some(&named), id)
+    }
+
+    fn at(named: Option<&Path>, id: &str) -> Result<Option<Self>, CgroupError> {
+        let path = cgroup_path(named, id)?;
         let layout = match Layout::find() {
-            Err(CgroupError::NotMounted) if asked_for.is_none() => return Ok(None),
+            Err(CgroupError::NotMounted) if named.is_none() => return Ok(None),
             layout => layout?,
         };
         let from_root = path.is_absolute();
@@ -45,7 +62,8 @@ impl Place {
             own: Own::read()?,
             path: checked(&path, &path)?,
             from_root,
-            asked_for: asked_for.is_some(),
+            named: named.map(Path::to_owned),
+            id: id.to_owned(),
         }))
     }
 
@@ -68,9 +86,19 @@ impl Place {
     /// # Errors
     ///
     /// As [`Cgroup::create`]; [`CgroupError::Directory`] if the process can't be put there.
-    pub fn join(self, limits: &LinuxResources) -> Result<Option<Joined>, CgroupError> {
+    pub fn join(
+        self,
+        manager: Manager<'_>,
+        limits: &LinuxResources,
+    ) -> Result<Option<Joined>, CgroupError> {
         let mut cgroup = Cgroup::default();
-        let made = cgroup.make(&self.layout, self.base(), &self.path);
+        let made = match manager {
+            Manager::Files => cgroup.make(&self.layout, self.base(), &self.path),
+            Manager::Systemd(units) => {
+                let named = self.named.as_deref();
+                cgroup.start_scope(units, named, &self.id, &self.layout, limits)
+            }
+        };
         let mut joined = Joined {
             cgroup,
             left_out: Vec::new(),
@@ -92,9 +120,9 @@ impl Place {
         }
         match error {
             CgroupError::Directory { path, source, .. } if is_refusal(&source) => {
-                match self.asked_for {
-                    false => Ok(None),
-                    true => Err(CgroupError::NoRights {
+                match self.named {
+                    None => Ok(None),
+                    Some(_) => Err(CgroupError::NoRights {
                         field: "cgroupsPath".to_owned(),
                         directory: path,
                         source,

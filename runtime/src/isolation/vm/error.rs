@@ -17,6 +17,7 @@ use crate::{
     isolation::{EXEC_FAILED, StatusError, console::ConsoleError, pid_file::PidFileError},
     log::chain,
     state::{StateError, record},
+    systemd::SystemdError,
 };
 
 use super::{
@@ -50,6 +51,8 @@ pub(crate) enum VmError {
     GuestSpec(#[from] GuestSpecError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]

@@ -28,8 +28,8 @@ use hypervisor::Hypervisor;
 use plan::Plan;
 
 pub(crate) use commands::{
-    Event, difference, end, exec, kill, pause, processes, ps_table, resume, start, stats, update,
-    watch,
+    Event, difference, end, exec, kill, pause, pids, processes, ps_table, resume, start, stats,
+    update, watch,
 };
 pub(crate) use error::{VmError, failure};
 pub(crate) use wire::SOCKET;
@@ -68,6 +68,8 @@ pub(crate) struct Options {
     pub(crate) debug: bool,
     /// What is to run the VM, if the command line says so.
     pub(crate) hypervisor: Option<Hypervisor>,
+    /// Whether systemd makes the sandbox process's cgroup.
+    pub(crate) systemd_cgroup: bool,
 }
 
 /// A container that a command found.

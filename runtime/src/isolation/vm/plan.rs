@@ -25,6 +25,7 @@ use crate::{
         By, Record,
         record::{self, Progress},
     },
+    systemd::Systemd,
 };
 
 use super::{
@@ -97,7 +98,13 @@ impl Plan {
         let upper = Upper::choose(annotations, config, size.memory)?;
         let linux = bundle.spec.linux().as_ref();
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let cgroup = Place::find(cgroups_path, id.as_str())?;
+        let cgroup = match options.systemd_cgroup {
+            true => {
+                Systemd::check_runs()?;
+                Place::find_scope(cgroups_path, id.as_str())?
+            }
+            false => Place::find(cgroups_path, id.as_str())?,
+        };
         let preferred = Hypervisor::preferred(
             options.hypervisor,
             annotations.hypervisor,

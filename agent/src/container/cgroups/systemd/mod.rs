@@ -13,6 +13,7 @@ use std::error::Error;
 use std::fmt::Debug;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::time::Duration;
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -32,7 +33,7 @@ use unit::Unit;
 const HOLDER_BOUND: Duration = Duration::from_secs(10);
 
 /// systemd's manager of units: the system's, or a user's.
-pub trait Units: Debug {
+pub trait Units: Debug + Sync {
     /// Starts the transient scope `name`, with these properties, and waits until that is done.
     /// Returns its cgroup, from the hierarchy's root.
     ///
@@ -78,15 +79,8 @@ pub(super) fn create(
     let layout = Layout::find()?;
     let settings = Settings::new(resources, &Versions::of(&layout))?;
     let access = Access::of(resources)?;
-    let failed = |source| CgroupError::Systemd {
-        unit: unit.name.clone(),
-        source,
-    };
-    let holder = Holder::start().map_err(|e| failed(e.into()))?;
-    let mut properties = unit.properties(holder.pid);
-    properties.extend(properties::of(&settings));
-    let below = units.start_scope(&unit.name, &properties).map_err(failed)?;
-    let below = path::checked(&below, &below)?;
+    let holder = Holder::start().map_err(|e| unit.failed(e.into()))?;
+    let below = unit.start(units, holder.pid, &settings)?;
 
     let mut cgroup = Cgroup {
         unit: Some(unit.name.clone()),
@@ -107,7 +101,60 @@ pub(super) fn create(
     }
 }
 
+/// What names the scope of a container whose configuration doesn't.
+pub(super) fn default_path(id: &str) -> PathBuf {
+    PathBuf::from(format!(":nacre:{id}"))
+}
+
+/// Whether a path names a scope.
+///
+/// # Errors
+///
+/// [`CgroupError::Path`] if it isn't of systemd's form.
+pub(super) fn check(path: &Path, id: &str) -> Result<(), CgroupError> {
+    Unit::of(Some(path), id, false).map(drop)
+}
+
+impl Unit {
+    /// Has systemd start it, with a process in it. Returns its cgroup, from the hierarchy's root.
+    fn start(
+        &self,
+        units: &dyn Units,
+        pid: i32,
+        settings: &Settings,
+    ) -> Result<PathBuf, CgroupError> {
+        let mut properties = self.properties(pid);
+        properties.extend(properties::of(settings));
+        let below = units.start_scope(&self.name, &properties);
+        let below = below.map_err(|source| self.failed(source))?;
+        path::checked(&below, &below)
+    }
+
+    fn failed(&self, source: Box<dyn Error + Send + Sync>) -> CgroupError {
+        CgroupError::Systemd {
+            unit: self.name.clone(),
+            source,
+        }
+    }
+}
+
 impl Cgroup {
+    /// Makes it a scope of this process, which systemd moves there.
+    pub(super) fn start_scope(
+        &mut self,
+        units: &dyn Units,
+        path: Option<&Path>,
+        id: &str,
+        layout: &Layout,
+        limits: &LinuxResources,
+    ) -> Result<(), CgroupError> {
+        let unit = Unit::of(path, id, units.is_users())?;
+        let settings = Settings::new(limits, &Versions::of(layout))?;
+        let below = unit.start(units, process::id().cast_signed(), &settings)?;
+        self.unit = Some(unit.name);
+        self.adopt(layout, &below)
+    }
+
     /// As [`Cgroup::update`], for a container that [is a unit of systemd's](Cgroup::unit): it is
     /// told of the limits too, lest it writes the old ones when it next has a reason to.
     ///
@@ -120,6 +167,19 @@ impl Cgroup {
         resources: &LinuxResources,
     ) -> Result<(), CgroupError> {
         self.update(resources)?;
+        self.tell_systemd(units, resources)
+    }
+
+    /// Tells systemd of limits that were changed, if it [is a unit of systemd's](Cgroup::unit).
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Systemd`].
+    pub fn tell_systemd(
+        &self,
+        units: &dyn Units,
+        resources: &LinuxResources,
+    ) -> Result<(), CgroupError> {
         let Some(unit) = &self.unit else {
             return Ok(());
         };

@@ -18,6 +18,6 @@ pub(crate) use events::{Event, stats, watch};
 pub(crate) use exec::exec;
 pub(crate) use kill::{end, kill};
 pub(crate) use pause::{pause, resume};
-pub(crate) use ps::{processes, ps_table};
+pub(crate) use ps::{pids, processes, ps_table};
 pub(crate) use start::start;
 pub(crate) use update::{UpdateError, update};

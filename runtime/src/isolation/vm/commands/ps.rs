@@ -1,9 +1,12 @@
 //! `nacre ps`: a guest's processes, of which its agent tells, as ps(1) would show them. There is
-//! no ps in the guest, so only what is in `COLUMNS` can be asked for.
+//! no ps in the guest, so only what is in `COLUMNS` can be asked for. As JSON, the pids on the host.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nacre_agent::protocol::{Answer, ProcessEntry, Request};
+use nacre_agent::{
+    container::cgroups::Cgroup,
+    protocol::{Answer, ProcessEntry, Request},
+};
 use nix::unistd::{Uid, User};
 
 use crate::state::Status;
@@ -63,6 +66,21 @@ impl Column {
         let mut columns = default.chain(&FURTHER);
         columns.find(|column| column.name == name)
     }
+}
+
+/// The processes on the host that are a container's: the sandbox process, and QEMU where that
+/// emulates. Programs ask for pids to look them up on the host, where a guest's would be another
+/// process's.
+pub(crate) fn pids(found: &Found<'_>, status: Status) -> Result<Vec<i32>, VmError> {
+    if matches!(status, Status::Creating | Status::Stopped) {
+        return Ok(Vec::new());
+    }
+    let sandbox = found.vm.sandbox.pid;
+    let cgroup = found.vm.cgroup.as_ref();
+    let mut pids = cgroup.map_or(Ok(Vec::new()), Cgroup::processes)?;
+    pids.retain(|pid| *pid != sandbox);
+    pids.insert(0, sandbox);
+    Ok(pids)
 }
 
 /// A container's processes in the guest.

@@ -1,7 +1,7 @@
 //! `nacre update`: the container's limits in the guest, and the VM's on the host.
 
 use nacre_agent::{
-    container::cgroups::Changed,
+    container::cgroups::{Cgroup, Changed},
     protocol::{Answer, Request},
 };
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
@@ -9,6 +9,7 @@ use oci_spec::runtime::{LinuxCpu, LinuxResources};
 use crate::{
     config::size::{Bytes, Size},
     state::Status,
+    systemd::Systemd,
 };
 
 use super::client::{Client, ClientError, TIMEOUT};
@@ -47,9 +48,14 @@ pub(crate) fn update(
         }
     }
     check(resources, found.vm.size)?;
+    let cgroup = found.vm.cgroup.as_ref();
+    let systemd = match cgroup.and_then(Cgroup::unit) {
+        Some(_) => Some(Systemd::connect()?),
+        None => None,
+    };
     let mut client = Client::connect(&found.folder)?;
     let host = on_host(found, resources, &mut client)?;
-    let changed = match &found.vm.cgroup {
+    let changed = match cgroup {
         Some(cgroup) => cgroup.limit_where_possible(&host)?,
         None => Changed::default(),
     };
@@ -68,6 +74,9 @@ pub(crate) fn update(
         }
     }
     limits::tell_of_left_out(&changed.left_out);
+    if let (Some(cgroup), Some(systemd)) = (cgroup, &systemd) {
+        cgroup.tell_systemd(systemd, &host)?;
+    }
     Ok(())
 }
 

@@ -30,7 +30,8 @@ const LOOP: i64 = 7;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "linux.devices[{index}]: {path} ({kind} {major}:{minor}) is a device of the host, which a VM \
-     doesn't have; leave it out (--device, --privileged)"
+     doesn't have; leave it out (--device; for --privileged, --cap-add=all with --security-opt \
+     gives the rights)"
 )]
 pub(crate) struct NoSuchDevice {
     index: usize,

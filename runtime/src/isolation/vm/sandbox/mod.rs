@@ -20,7 +20,7 @@ use std::{
 use nacre_agent::{
     container::{
         Identity,
-        cgroups::{Joined, Place},
+        cgroups::{Joined, Manager, Place},
     },
     protocol::{self, CONTROL_PORT, Create, SHARE_TAG},
 };
@@ -39,6 +39,7 @@ use crate::{
         By, Folder,
         record::{End, Progress},
     },
+    systemd::Systemd,
 };
 
 use super::{
@@ -124,6 +125,15 @@ impl Sandbox<'_> {
         };
         notes.note(|vm| vm.sandbox = this)?;
         self.folder.write_config(&plan.config)?;
+        // Its bus is in the host's namespaces.
+        let systemd = match plan.options.systemd_cgroup {
+            true => Some(Systemd::connect()?),
+            false => None,
+        };
+        let manager = match &systemd {
+            Some(systemd) => Manager::Systemd(systemd),
+            None => Manager::Files,
+        };
         plan.network.enter()?;
         let share = Share::assemble(self.folder.share()?, &plan.shared)?;
         let share = self.share.insert(share);
@@ -194,8 +204,9 @@ impl Sandbox<'_> {
             devices,
             nic_slots: network.slots(),
         };
-        let (joined, machine) =
-            while_joining(plan.cgroup, &plan.limits.at_boot, || Vm::new(config));
+        let (joined, machine) = while_joining(plan.cgroup, manager, &plan.limits.at_boot, || {
+            Vm::new(config)
+        });
         self.cgroup = joined?;
         if let Some(joined) = &self.cgroup {
             limits::tell_of_left_out(joined.left_out());
@@ -241,6 +252,9 @@ impl Sandbox<'_> {
             if let (Some(joined), Some(limits)) = (&self.cgroup, &plan.limits.at_start) {
                 let changed = joined.cgroup().limit_where_possible(limits)?;
                 limits::tell_of_left_out(&changed.left_out);
+                if let Some(systemd) = &systemd {
+                    joined.cgroup().tell_systemd(systemd, limits)?;
+                }
             }
             notes.note(|vm| {
                 vm.guest_kernel = Some(hello.kernel);
@@ -329,11 +343,12 @@ impl Sandbox<'_> {
 /// Puts this process into its cgroup, which mostly is waiting, while `make` works.
 fn while_joining<T>(
     place: Option<Place>,
+    manager: Manager<'_>,
     limits: &LinuxResources,
     make: impl FnOnce() -> T,
 ) -> (Result<Option<Joined>, VmError>, T) {
     thread::scope(|scope| {
-        let join = || place.map_or(Ok(None), |place| place.join(limits));
+        let join = || place.map_or(Ok(None), |place| place.join(manager, limits));
         let joining = thread::Builder::new().spawn_scoped(scope, join);
         let made = make();
         let joined = match joining {
