@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
 use nacre_tests::console::in_shell;
-use nacre_tests::{Case, Outcome, leftovers};
+use nacre_tests::{Case, Isolation, Outcome, leftovers};
 
 use super::image::{self, BUSYBOX};
 
@@ -13,6 +13,7 @@ nacre_tests::tests![
     run_and_its_exit_status,
     a_detached_life,
     flags_of_run,
+    an_image_with_a_user,
     a_terminal,
 ];
 
@@ -55,11 +56,16 @@ impl<'a> Containerd<'a> {
             _daemon: daemon,
             _cgroup: ParentCgroup::of(case),
         };
-        let image = image::saved(case, &image::busybox(case), BUSYBOX);
-        let image = image.to_str().unwrap();
-        let imported = containerd.ctr(&["image", "import", "--snapshotter", "native", image]);
-        imported.expect(0);
+        containerd.import(BUSYBOX, "");
         containerd
+    }
+
+    /// Has it know an image of busybox, which runs as a user.
+    #[track_caller]
+    fn import(&self, name: &str, user: &str) {
+        let image = image::saved(self.case, &image::busybox(self.case), name, user);
+        let image = image.to_str().unwrap();
+        self.ok(&["image", "import", "--snapshotter", "native", image]);
     }
 
     fn ctr(&self, words: &[&str]) -> Outcome {
@@ -73,6 +79,11 @@ impl<'a> Containerd<'a> {
 
     /// `ctr run` with flags, an id and the words of a command.
     fn run_command(&self, flags: &[&str], id: &str, words: &[&str]) -> Command {
+        self.run_image(BUSYBOX, flags, id, words)
+    }
+
+    /// The same of another image.
+    fn run_image(&self, image: &str, flags: &[&str], id: &str, words: &[&str]) -> Command {
         let binary = self.case.binary();
         let root = self.case.directory().join("runtime");
         let mut all = vec!["run", "--snapshotter", "native", "--runc-binary"];
@@ -82,7 +93,7 @@ impl<'a> Containerd<'a> {
             root.to_str().unwrap(),
         ]);
         all.extend(flags);
-        all.extend([BUSYBOX, id]);
+        all.extend([image, id]);
         all.extend(words);
         ctr(self.case, &all)
     }
@@ -149,10 +160,15 @@ fn run_and_its_exit_status(case: &Case) {
 
 fn a_detached_life(case: &Case) {
     let containerd = Containerd::start(case);
-    let script = "trap 'exit 6' TERM; while :; do sleep 0.05; done";
+    let script = "echo started; trap 'exit 6' TERM; while :; do sleep 0.05; done";
+    let log = case.directory().join("log-of-a");
+    let uri = format!("file://{}", log.display());
     containerd
-        .run(&["--detach"], "a", &["sh", "-c", script])
+        .run(&["--detach", "--log-uri", &uri], "a", &["sh", "-c", script])
         .expect(0);
+    case.wait_for("the log", || {
+        fs::read_to_string(&log).is_ok_and(|log| log == "started\n")
+    });
     assert_eq!(containerd.status("a"), "RUNNING");
     let exec = |id: &str, script: &str| {
         containerd.ctr(&["task", "exec", "--exec-id", id, "a", "sh", "-c", script])
@@ -210,19 +226,53 @@ fn flags_of_run(case: &Case) {
     ];
     let script = "echo $A; pwd; touch /data/x /x; true";
     let outcome = containerd.run(&flags, "a", &["sh", "-c", script]);
-    let output = outcome.expect(0);
-    assert!(output.starts_with("b\n/tmp\n"), "{output}");
+    assert_eq!(outcome.expect(0), "b\n/tmp\n");
     assert_eq!(
         outcome.stderr.matches("Read-only file system").count(),
         2,
         "{outcome:?}"
     );
-    let output = containerd.run(
-        &["--rm", "--privileged", "--net-host"],
-        "b",
-        &["ls", "/sys/class/net"],
-    );
-    assert!(output.expect(0).contains("lo"));
+    // Unless the rest goes to the host's swap, which it doesn't limit.
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if case.isolation() == Isolation::Vm || swaps.lines().count() < 2 {
+        let takes = ["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"];
+        let flags = ["--rm", "--memory-limit", "33554432"];
+        containerd.run(&flags, "f", &takes).expect(137);
+    }
+    let shows = ["ls", "/sys/class/net"];
+    let flags = ["--privileged", "--net-host"];
+    match case.isolation() {
+        Isolation::Process => {
+            let outcome = containerd.run(&[&["--rm"], &flags[..]].concat(), "b", &shows);
+            assert!(outcome.expect(0).contains("lo"));
+        }
+        Isolation::Vm => {
+            for (flag, message) in flags.into_iter().zip([
+                "is a device of the host",
+                "a VM can't use the host's network",
+            ]) {
+                let outcome = containerd.run(&["--rm", flag], "b", &shows);
+                outcome.refused_somehow();
+                assert!(outcome.stderr.contains(message), "{outcome:?}");
+            }
+        }
+    }
+    let mounts = ["mount", "-t", "tmpfs", "t", "/tmp"];
+    let outcome = containerd.run(&["--rm"], "c", &mounts);
+    outcome.refused_somehow();
+    let capable = ["--rm", "--cap-add", "CAP_SYS_ADMIN"];
+    containerd.run(&capable, "d", &mounts).expect(0);
+    containerd.expect_nothing();
+}
+
+fn an_image_with_a_user(case: &Case) {
+    let containerd = Containerd::start(case);
+    let name = "localhost/user:test";
+    containerd.import(name, "1234:1235");
+    let script = "id -u; id -g; touch /x 2>/dev/null || echo not there";
+    let command = containerd.run_image(name, &["--rm"], "a", &["sh", "-c", script]);
+    let output = case.spawn(command).finish().expect(0);
+    assert_eq!(output, "1234\n1235\nnot there\n");
     containerd.expect_nothing();
 }
 
@@ -231,5 +281,13 @@ fn a_terminal(case: &Case) {
     let command = containerd.run_command(&["--rm", "-t"], "a", &["sh", "-c", "tty; exit 3"]);
     let output = case.at_a_terminal(&in_shell(&command)).finish().expect(3);
     assert!(output.contains("/dev/pts/0"), "{output}");
+    let sleeps = ["sleep", "1000"];
+    containerd.run(&["--detach"], "b", &sleeps).expect(0);
+    let words = ["task", "exec", "-t", "--exec-id", "1", "b"];
+    let exec = ctr(case, &[&words[..], &["sh", "-c", "tty; exit 4"]].concat());
+    let output = case.at_a_terminal(&in_shell(&exec)).finish().expect(4);
+    assert!(output.contains("/dev/pts/0"), "{output}");
+    containerd.ok(&["task", "rm", "--force", "b"]);
+    containerd.ok(&["container", "rm", "b"]);
     containerd.expect_nothing();
 }

@@ -175,7 +175,14 @@ fn a_detached_life(case: &Case) {
     docker.ok(&["pause", "c1"]);
     assert_eq!(docker.inspect("{{.State.Status}}"), "paused");
     docker.ok(&["unpause", "c1"]);
-    assert!(docker.ok(&["top", "c1"]).contains("echo started"));
+    // Docker shows the host's processes of the container.
+    let shown = match case.isolation() {
+        Isolation::Process => "echo started",
+        Isolation::Vm => "nacre-vm",
+    };
+    let processes = docker.ok(&["top", "c1"]);
+    assert!(processes.contains(shown), "{processes}");
+    assert!(!processes.contains("dockerd"), "{processes}");
     docker.ok(&["stats", "--no-stream", "c1"]);
     docker.ok(&["update", "--memory", "64m", "--memory-swap", "64m", "c1"]);
     let shows = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes 2>/dev/null || cat memory.max";
@@ -186,6 +193,8 @@ fn a_detached_life(case: &Case) {
     docker.ok(&["kill", "c1"]);
     assert_eq!(docker.ok(&["wait", "c1"]), "137\n");
     docker.ok(&["start", "c1"]);
+    docker.ok(&["restart", "--time", "10", "c1"]);
+    assert_eq!(docker.inspect("{{.State.Status}}"), "running");
     docker.ok(&["rm", "--force", "c1"]);
 }
 
@@ -242,11 +251,24 @@ fn limits_volumes_and_privileges(case: &Case) {
         outcome.expect(1),
         "1000\n1001\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
     );
-    // Which asks for all capabilities, and this host may not have them all to give.
-    if has_all_capabilities() || case.isolation() == Isolation::Vm {
-        docker
-            .once(&["--privileged"], &["mount", "-t", "tmpfs", "t", "/tmp"])
-            .expect(0);
+    let mounts = ["mount", "-t", "tmpfs", "t", "/tmp"];
+    match case.isolation() {
+        // Which asks for all capabilities, and this host may not have them all to give.
+        Isolation::Process if !has_all_capabilities() => {}
+        Isolation::Process => drop(docker.once(&["--privileged"], &mounts).expect(0)),
+        Isolation::Vm => {
+            let outcome = docker.once(&["--privileged"], &mounts);
+            outcome.refused_somehow();
+            let message = "is a device of the host";
+            assert!(outcome.stderr.contains(message), "{outcome:?}");
+            // The same rights without the host's devices, as in the README.
+            let flags = [
+                "--cap-add=ALL",
+                "--security-opt=seccomp=unconfined",
+                "--security-opt=systempaths=unconfined",
+            ];
+            docker.once(&flags, &mounts).expect(0);
+        }
     }
     let healthy = [
         "--health-cmd",
@@ -313,6 +335,13 @@ fn has_all_capabilities() -> bool {
 
 fn a_terminal(case: &Case) {
     let docker = Docker::start(case);
+    // Its size comes a moment after the start.
+    let script = "tty; while [ \"$(stty size)\" != '30 90' ]; do sleep 0.05; done; exit 4";
+    let words = ["run", "--rm", "-it", BUSYBOX, "sh", "-c", script];
+    let run = in_shell(&self::docker(case, &words));
+    let session = format!("stty rows 30 cols 90; {run}");
+    let output = case.at_a_terminal(&session).finish().expect(4);
+    assert!(output.contains("/dev/pts/0"), "{output}");
     docker.ok(&[
         "run",
         "--detach",

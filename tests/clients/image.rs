@@ -53,9 +53,10 @@ fn archive(root: &Path, to: &Path, without: &[&str]) -> PathBuf {
     to.to_owned()
 }
 
-/// Makes an archive as `docker save` writes it of an archived root.
-pub(crate) fn saved(case: &Case, layer: &Path, name: &str) -> PathBuf {
-    let directory = case.directory().join("image");
+/// Makes an archive as `docker save` writes it of an archived root, for a user, or root if that is
+/// empty.
+pub(crate) fn saved(case: &Case, layer: &Path, name: &str, user: &str) -> PathBuf {
+    let directory = case.directory().join(format!("image{user}"));
     fs::create_dir(&directory).unwrap();
     fs::copy(layer, directory.join("layer.tar")).unwrap();
     let output = Command::new("sha256sum").arg(layer).output().unwrap();
@@ -64,12 +65,16 @@ pub(crate) fn saved(case: &Case, layer: &Path, name: &str) -> PathBuf {
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
-        "config": { "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["/bin/sh"] },
+        "config": {
+            "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+            "Cmd": ["/bin/sh"],
+            "User": user,
+        },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
     });
     fs::write(directory.join("config.json"), config.to_string()).unwrap();
     let manifest =
         json!([{ "Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"] }]);
     fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
-    archive(&directory, &case.directory().join("image.tar"), &[])
+    archive(&directory, &directory.with_extension("tar"), &[])
 }

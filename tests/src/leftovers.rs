@@ -167,7 +167,7 @@ pub fn remove_empty_cgroups(end: &str) {
 }
 
 /// Directories that `ip netns` and Podman make where there are none, and leave.
-const MADE_ONCE: [&str; 2] = ["/run/containers", "/run/netns"];
+const MADE_ONCE: [&str; 3] = ["/run/containers", "/run/nacre", "/run/netns"];
 
 /// The state of the whole system as far as tests may leave something in it: cgroups, and
 /// the entries of places where programs put things. Where other programs run too, only what
@@ -178,9 +178,6 @@ pub fn system() -> BTreeSet<String> {
         let entries = fs::read_dir(place).into_iter().flatten().flatten();
         paths.extend(entries.map(|entry| entry.path()));
     }
-    // Where the runtime and Podman keep things, which they make once.
-    let kept = ["/run/nacre", "/run/containers"].map(Path::new);
-    paths.retain(|path| !kept.contains(&path.as_path()));
     let ours = format!("nacre-test-{}-", std::process::id());
     paths
         .iter()

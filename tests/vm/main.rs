@@ -1,6 +1,8 @@
 //! Containers in microVMs.
 
 mod cgroup;
+#[path = "../clients/mod.rs"]
+mod clients;
 mod failures;
 mod hogs;
 mod killed;
@@ -12,7 +14,17 @@ mod update;
 use std::process::ExitCode;
 
 use nacre_tests::place::Place;
-use nacre_tests::{Isolation, suite};
+use nacre_tests::{Isolation, Test, suite};
+
+/// Of the clients' tests, which are all run with emulated VMs, these say that KVM makes no
+/// difference. In the testbed each command takes long.
+fn a_few_of_clients() -> Vec<Test> {
+    let few = |test: &Test| match test.name {
+        "run_and_its_exit_status" => test.module.ends_with("containerd"),
+        _ => test.module.ends_with("podman::few"),
+    };
+    clients::tests().into_iter().filter(few).collect()
+}
 
 fn main() -> ExitCode {
     let tests = [
@@ -23,6 +35,7 @@ fn main() -> ExitCode {
         hogs::tests(),
         killed::tests(),
         update::tests(),
+        a_few_of_clients(),
     ];
     suite::main(Place::Kvm, Isolation::Vm, tests)
 }

@@ -172,7 +172,7 @@ fn terminals(case: &Case) {
     let podman = Podman::new(case);
     let parent = podman.cgroup.path();
     // The size comes a moment after the start.
-    let script = "tty; sleep 1; stty size";
+    let script = "tty; while [ \"$(stty size)\" != '30 90' ]; do sleep 0.05; done; stty size";
     let words = [
         "run",
         "--rm",

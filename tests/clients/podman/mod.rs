@@ -1,5 +1,6 @@
 //! Podman, with storage, state and cgroups of the test's own.
 
+mod few;
 mod life;
 mod limits;
 mod network;
@@ -11,6 +12,7 @@ use std::process::Command;
 
 use nacre_tests::client::ParentCgroup;
 use nacre_tests::network::Network;
+use nacre_tests::systemd::Systemd;
 use nacre_tests::{Case, Outcome, Test};
 use nix::mount::{MntFlags, umount2};
 
@@ -19,6 +21,7 @@ use super::image::{self, BUSYBOX};
 /// All tests here.
 pub(crate) fn tests() -> Vec<Test> {
     [
+        few::tests(),
         life::tests(),
         limits::tests(),
         setting::tests(),
@@ -44,6 +47,7 @@ struct Podman<'a> {
     case: &'a Case,
     // Before the cgroup: the process that keeps it is one of the test's.
     network: Option<Network>,
+    systemd: Option<Systemd<'a>>,
     cgroup: ParentCgroup,
     // After the cgroup, which waits for Podman's helpers.
     _storage: Storage,
@@ -65,17 +69,32 @@ impl<'a> Podman<'a> {
         podman
     }
 
+    /// The same where systemd makes cgroups.
+    fn under_systemd(case: &'a Case) -> Self {
+        let systemd = Systemd::start(case);
+        let podman = Self::managed(case, "systemd", Some(systemd));
+        podman.import(&image::busybox(case), BUSYBOX);
+        podman
+    }
+
     fn without_image(case: &'a Case) -> Self {
+        Self::managed(case, "cgroupfs", None)
+    }
+
+    /// Podman with a manager of cgroups.
+    fn managed(case: &'a Case, manager: &str, systemd: Option<Systemd<'a>>) -> Self {
         case.needs("podman", "podman");
         case.needs("conmon", "conmon");
         // The limits: this process may not be allowed to raise its own.
         fs::write(
             case.directory().join("containers.conf"),
-            "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
-             lock_type = \"file\"\n\
-             [containers]\nnetns = \"none\"\n\
-             default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
-             [network]\nnetwork_backend = \"netavark\"\n",
+            format!(
+                "[engine]\ncgroup_manager = \"{manager}\"\nevents_logger = \"file\"\n\
+                 lock_type = \"file\"\n\
+                 [containers]\nnetns = \"none\"\n\
+                 default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+                 [network]\nnetwork_backend = \"netavark\"\n"
+            ),
         )
         .unwrap();
         let podman = Self {
@@ -87,6 +106,7 @@ impl<'a> Podman<'a> {
                 false => "vfs",
             },
             network: None,
+            systemd,
         };
         let info = podman.run(&["info"]);
         if info.status() != Some(0) {
@@ -121,11 +141,12 @@ impl<'a> Podman<'a> {
         self.inside(command)
     }
 
-    /// A command in the network namespace that Podman's bridges are in.
+    /// A command in the network namespace that Podman's bridges are in, or where systemd is.
     fn inside(&self, command: Command) -> Command {
-        match &self.network {
-            Some(network) => network.enter(&command),
-            None => command,
+        match (&self.network, &self.systemd) {
+            (Some(network), _) => network.enter(&command),
+            (None, Some(systemd)) => systemd.as_unit(&command),
+            (None, None) => command,
         }
     }
 

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use nacre_tests::Case;
 use nacre_tests::client::which;
+use nacre_tests::{Case, Isolation};
 
 use super::super::image::{self, DEBIAN};
 use super::Podman;
@@ -91,12 +91,32 @@ fn users_and_privileges(case: &Case) {
         output.contains("Seccomp:\t2") || !Path::new("/usr/share/containers/seccomp.json").exists()
     );
     assert_ne!(outcome.status(), Some(0));
-    let output = podman.once(
+    let privileged = podman.once(
         &["--privileged"],
         &["sh", "-c", "mount -t tmpfs t /tmp && ls /dev"],
     );
-    let output = output.expect(0);
-    assert!(output.contains("null"), "{output}");
+    match case.isolation() {
+        Isolation::Process => {
+            let output = privileged.expect(0);
+            assert!(output.contains("null"), "{output}");
+        }
+        Isolation::Vm => {
+            privileged.expect(126);
+            let message = "is a device of the host";
+            assert!(privileged.stderr.contains(message), "{privileged:?}");
+            // The same rights without the host's devices, as in the README.
+            let flags = [
+                "--cap-add=all",
+                "--security-opt=seccomp=unconfined",
+                "--security-opt=unmask=all",
+            ];
+            let script =
+                "mount -t tmpfs t /tmp; mount -t proc p /tmp; echo 1 >/tmp/sys/vm/drop_caches
+                          grep ^Seccomp: /proc/self/status";
+            let output = podman.once(&flags, &["sh", "-c", script]).expect(0);
+            assert_eq!(output, "Seccomp:\t0\n");
+        }
+    }
     let script = "grep ^Seccomp: /proc/self/status";
     let output = podman.once(
         &["--security-opt", "seccomp=unconfined"],
