@@ -79,9 +79,11 @@ pub fn configuration(directory: &Path) -> PathBuf {
     let path = directory.join("config.toml");
     let kernel = std::env::var("NACRE_KERNEL").unwrap_or_else(|_| "/nonexistent/vmlinux".into());
     let agent = binary("nacre-agent");
+    // In the testbed /var/tmp is an overlay, which has no O_TMPFILE.
+    let disks = std::env::temp_dir();
     let text = format!(
-        "[vm]\nkernel = \"{kernel}\"\nagent = \"{}\"\nboot-timeout = {BOOT_TIMEOUT}\n",
-        agent.display()
+        "[vm]\nkernel = \"{kernel}\"\nagent = {agent:?}\nboot-timeout = {BOOT_TIMEOUT}\n\
+         disk-directory = {disks:?}\n"
     );
     // A command of another thread may read it meanwhile, and finds it whole.
     let new = directory.join(format!("config.{}", gettid()));
