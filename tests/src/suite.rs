@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::case::{Case, Ignored};
 use crate::nacre::Isolation;
@@ -120,6 +121,9 @@ pub fn main<const N: usize>(place: Place, isolation: Isolation, tests: [Vec<Test
 /// Runs the tests that the arguments select, with this isolation. What is left behind when all
 /// are done fails the run too.
 pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) -> ExitCode {
+    // Under nohup(1) this is ignored, and would be by all that tests start.
+    // SAFETY: no handler is installed.
+    unsafe { signal(Signal::SIGHUP, SigHandler::SigDfl) }.expect("SIGHUP has a default action");
     panic::set_hook(Box::new(|info| {
         PANIC.set(Some(info.to_string()));
     }));

@@ -89,14 +89,17 @@ impl Plan {
     ) -> Result<Self, VmError> {
         refuse_descriptors(&options)?;
         let host = host().map_err(VmError::host("can't ask how large the host is"))?;
-        let resources = bundle
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.resources().as_ref());
+        let Bundle {
+            directory,
+            spec: asked,
+            json,
+        } = bundle;
+        let linux = asked.linux().as_ref();
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
         let size = Size::choose(annotations, resources, config, host)?;
         let upper = Upper::choose(annotations, config, size.memory)?;
-        let linux = bundle.spec.linux().as_ref();
+        let (mut spec, shared) =
+            guest_spec::translate(&directory, asked.clone(), &id, size.cpus, upper.is_some())?;
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let cgroup = match options.systemd_cgroup {
             true => {
@@ -105,6 +108,7 @@ impl Plan {
             }
             false => Place::find(cgroups_path, id.as_str())?,
         };
+        // What is wrong with the bundle comes before what is wrong with the host.
         let preferred = Hypervisor::preferred(
             options.hypervisor,
             annotations.hypervisor,
@@ -115,7 +119,7 @@ impl Plan {
         let overhead = config.overhead_memory.map(|bytes| bytes.0);
         let overhead = overhead.unwrap_or_else(|| limits::default_overhead(hypervisor));
         let limits = HostLimits::new(resources, size, overhead);
-        let network = network::Namespace::of(&bundle.spec);
+        let network = network::Namespace::of(&asked);
         let vm = record::Vm {
             // Of the sandbox process, once there is one.
             sandbox: Identity {
@@ -133,10 +137,10 @@ impl Plan {
             keep: options.how.keeps(),
             end: None,
         };
-        let mut record = new_record(&id, bundle.directory.clone(), &bundle.spec, By::Vm(vm));
-        let config_json = bundle.json.clone();
-        let hooks = hooks::OfCreation::of(&bundle.spec);
-        let has_terminal = console::has_terminal(bundle.spec.process().as_ref());
+        let mut record = new_record(&id, directory, &asked, By::Vm(vm));
+        record.rootfs = shared.root.clone();
+        let hooks = hooks::OfCreation::of(&asked);
+        let has_terminal = console::has_terminal(asked.process().as_ref());
         let in_foreground = matches!(options.how, How::InForeground { .. });
         let socket = options.console_socket.as_deref();
         let console_socket = console::connect(socket, has_terminal, !in_foreground)?;
@@ -150,8 +154,6 @@ impl Plan {
             }
             false => None,
         };
-        let (mut spec, shared) = guest_spec::translate(bundle, &id, size.cpus, upper.is_some())?;
-        record.rootfs = shared.root.clone();
         if let (Some(_), Some(process)) = (&own_terminal, spec.process_mut()) {
             terminal::fit(process);
         }
@@ -188,7 +190,7 @@ impl Plan {
             spec,
             shared,
             record,
-            config: config_json,
+            config: json,
             hooks,
             console_socket,
             own_terminal,

@@ -24,10 +24,7 @@ use nacre_agent::{
 };
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
-use crate::{
-    config::{bundle::Bundle, size::parse_cpu_list},
-    id::Id,
-};
+use crate::{config::size::parse_cpu_list, id::Id};
 use bind_source::SourceError;
 use devices::NoSuchDevice;
 use hooks::GuestHookError;
@@ -94,19 +91,15 @@ pub(crate) enum GuestSpecError {
     Resources(#[from] CgroupError),
 }
 
-/// Translates a bundle's configuration for a guest with that many vCPUs, and perhaps an overlay
+/// Translates the configuration of a bundle, which is in that directory, for a guest with that many vCPUs, and perhaps an overlay
 /// over the root.
 pub(super) fn translate(
-    bundle: Bundle,
+    directory: &Path,
+    mut spec: Spec,
     id: &Id,
     vcpus: u32,
     overlay: bool,
 ) -> Result<(Spec, Shared), GuestSpecError> {
-    let Bundle {
-        directory,
-        mut spec,
-        ..
-    } = bundle;
     check_unsupported(&spec)?;
     check_namespaces(&spec)?;
 
@@ -132,7 +125,7 @@ pub(super) fn translate(
     security_modules::refuse_label("linux.mountLabel", linux.mount_label())?;
     devices::check(linux.devices().as_deref().unwrap_or_default())?;
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        if let Some(source) = bind_source::take(&directory, index, mount, &linux)? {
+        if let Some(source) = bind_source::take(directory, index, mount, &linux)? {
             let name = format!("mounts/{}", shared.binds.len());
             mount.set_source(Some(guest.join(name)));
             shared.binds.push(source);
@@ -302,12 +295,9 @@ mod tests {
         }
 
         fn translate(&self, vcpus: u32) -> Result<(Spec, Shared), GuestSpecError> {
-            let bundle = Bundle {
-                directory: self.directory.path().into(),
-                spec: serde_json::from_value(self.config.clone()).unwrap(),
-                json: Vec::new(),
-            };
-            translate(bundle, &Id::new("a").unwrap(), vcpus, false)
+            let spec = serde_json::from_value(self.config.clone()).unwrap();
+            let id = Id::new("a").unwrap();
+            translate(self.directory.path(), spec, &id, vcpus, false)
         }
 
         fn refusal(&self) -> String {
