@@ -239,8 +239,8 @@ fn what_isnt_supported_is_named(case: &Case) {
         ),
         (
             "/hooks",
-            json!({ "poststart": [{ "path": "/bin/true" }] }),
-            ["hooks"],
+            json!({ "createContainer": [{ "path": "/bin/sh" }] }),
+            ["hooks.createContainer[0].path"],
         ),
         (
             "/linux/uidMappings",
