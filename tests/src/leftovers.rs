@@ -167,7 +167,12 @@ pub fn remove_empty_cgroups(end: &str) {
 }
 
 /// Directories that `ip netns` and Podman make where there are none, and leave.
-const MADE_ONCE: [&str; 3] = ["/run/containers", "/run/nacre", "/run/netns"];
+const MADE_ONCE: [&str; 4] = [
+    "/run/containerd",
+    "/run/containers",
+    "/run/nacre",
+    "/run/netns",
+];
 
 /// The state of the whole system as far as tests may leave something in it: cgroups, and
 /// the entries of places where programs put things. Where other programs run too, only what
