@@ -60,8 +60,9 @@ const FIRST_IRQ: u32 = 5;
 
 /// What the kernel is told besides. Without a keyboard controller it resets by a triple fault.
 /// It leaves the lock prefixes in its code, which cost an emulated processor nothing, while
-/// taking them out invalidates what has been translated of that code.
-const CMDLINE: &str = "reboot=t noreplace-smp";
+/// taking them out invalidates what has been translated of that code. On a busy host it would take
+/// a timer's late interrupt for a broken timer, and panic.
+const CMDLINE: &str = "reboot=t noreplace-smp no_timer_check";
 
 /// With one processor its timer is a PC's, which needn't be measured: that takes a quarter of
 /// a second. With several, each needs its own.
