@@ -163,6 +163,28 @@ fn name(test: &str) -> PathBuf {
     PathBuf::from(format!("/nacre-test-{}-{test}/leaf", std::process::id()))
 }
 
+/// A test's cgroup, of which nothing is left if the test fails either.
+struct OfTest(Cgroup);
+
+impl std::ops::Deref for OfTest {
+    type Target = Cgroup;
+
+    fn deref(&self) -> &Cgroup {
+        &self.0
+    }
+}
+
+impl Drop for OfTest {
+    fn drop(&mut self) {
+        // The test has removed it already, or fails for another reason.
+        let _ = self.0.remove();
+    }
+}
+
+fn make(test: &str, resources: Option<&LinuxResources>) -> OfTest {
+    OfTest(Cgroup::create(&name(test), resources).unwrap())
+}
+
 /// The directories of any cgroup of a test that are there.
 fn left(layout: &Layout, path: &Path) -> Vec<PathBuf> {
     let top = path.components().nth(1).unwrap();
@@ -218,7 +240,7 @@ fn killing_and_removing_leaves_nothing() {
     let Some(layout) = host() else { return };
     for one_by_one in [false, true] {
         let path = name("kill");
-        let cgroup = Cgroup::create(&path, None).unwrap();
+        let cgroup = make("kill", None);
         for directory in cgroup.directories() {
             fs::create_dir_all(directory.path.join("a/b")).unwrap();
         }
@@ -258,7 +280,7 @@ fn killing_and_removing_leaves_nothing() {
 #[test]
 fn signals_reach_all_and_freezing_stops_them() {
     let Some(_) = host() else { return };
-    let cgroup = Cgroup::create(&name("freeze"), None).unwrap();
+    let cgroup = make("freeze", None);
     let mut process = sleeper();
     enter(&cgroup, "", &process);
     assert!(!cgroup.is_frozen().unwrap());
@@ -317,7 +339,7 @@ fn the_kernel_enforces_the_device_rules() {
         r#"{"devices": [{"allow": false},
             {"allow": true, "type": "c", "major": 1, "minor": 11, "access": "w"}]}"#,
     );
-    let cgroup = Cgroup::create(&name("devices"), Some(&resources)).unwrap();
+    let cgroup = make("devices", Some(&resources));
     let node = tempfile::tempdir().unwrap();
     let node = node.path().join("node");
     let node = node.display();
@@ -424,7 +446,7 @@ fn limits_reach_the_kernel() {
         ),
     ] {
         if has(&layout, controller) {
-            let cgroup = Cgroup::create(&name("limits"), Some(&resources(json))).unwrap();
+            let cgroup = make("limits", Some(&resources(json)));
             let (directory, (file, expected)) = match cgroup.v1_with(controller) {
                 Some(directory) => (directory, v1),
                 None => (cgroup.path(), v2),
@@ -443,7 +465,7 @@ fn passing_the_memory_limit_kills_and_is_counted() {
         return;
     }
     let resources = resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
-    let cgroup = Cgroup::create(&name("oom"), Some(&resources)).unwrap();
+    let cgroup = make("oom", Some(&resources));
     run(&cgroup, "head -c 64M /dev/zero | tail");
     assert_eq!(cgroup.oom_kills().unwrap(), 1);
     cgroup.remove().unwrap();
@@ -474,7 +496,7 @@ fn only_what_is_given_is_updated() {
         return;
     }
     let json = r#"{"memory": {"limit": 8388608, "swap": 8388608}, "pids": {"limit": 5}}"#;
-    let cgroup = Cgroup::create(&name("update"), Some(&resources(json))).unwrap();
+    let cgroup = make("update", Some(&resources(json)));
     let read = |v1: &str, v2: &str| {
         let (controller, _) = v1.split_once('.').unwrap();
         let file = match cgroup.v1_with(controller) {
@@ -542,7 +564,7 @@ fn device_rules_can_be_replaced() {
         eprintln!("skipped: there is no /dev/kmsg");
         return;
     }
-    let check = |cgroup: Cgroup| {
+    let check = |cgroup: OfTest| {
         assert!(!run(&cgroup, ": < /dev/kmsg"));
         cgroup.update(&rules(true)).unwrap();
         assert!(run(&cgroup, ": < /dev/kmsg"));
@@ -554,16 +576,16 @@ fn device_rules_can_be_replaced() {
         assert!(run(&cgroup, ": < /dev/null"));
         cgroup.remove().unwrap();
     };
-    check(Cgroup::create(&name("replace"), Some(&rules(false))).unwrap());
+    check(make("replace", Some(&rules(false))));
     // Version 2's way, on a hybrid host too.
     if let Some(mount) = &layout.v2 {
         let directory = v2::make(mount, name("replace2").strip_prefix("/").unwrap()).unwrap();
         v2::devices::attach(&directory.path, &Access::of(&rules(false)).unwrap()).unwrap();
-        check(Cgroup {
+        check(OfTest(Cgroup {
             v2: Some(directory),
             v1: Vec::new(),
             unit: None,
-        });
+        }));
     }
 }
 
@@ -572,7 +594,7 @@ fn use_is_counted() {
     let Some(layout) = host() else { return };
     let json = r#"{"pids": {"limit": 5}}"#;
     let limits = has(&layout, "pids").then(|| resources(json));
-    let cgroup = Cgroup::create(&name("stats"), limits.as_ref()).unwrap();
+    let cgroup = make("stats", limits.as_ref());
     let mut process = sleeper();
     enter(&cgroup, "", &process);
     run(&cgroup, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done");
@@ -603,7 +625,7 @@ fn running_out_of_memory_is_heard_of() {
         return;
     }
     let limit = resources(r#"{"memory": {"limit": 16777216, "swap": 16777216}}"#);
-    let cgroup = Cgroup::create(&name("watch"), Some(&limit)).unwrap();
+    let cgroup = make("watch", Some(&limit));
     let mut process = sleeper();
     enter(&cgroup, "", &process);
     let mut watch = cgroup.oom_watch().unwrap().unwrap();
