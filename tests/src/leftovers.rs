@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill as signal};
@@ -120,14 +122,22 @@ pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// Removes those that no process is in any more.
+/// Removes those that no process is in any more. One that was killed is in its cgroup until the
+/// kernel has torn it down, which takes a while on a busy machine, though it has no name any more.
 pub fn remove_cgroups_named(name: &str) {
-    let mut paths = cgroups_named(name);
-    // The inner ones first.
-    paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
-    for path in paths {
-        // One that is in use is found again by the check at the end.
-        let _ = fs::remove_dir(path);
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let mut paths = cgroups_named(name);
+        // The inner ones first.
+        paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
+        for path in &paths {
+            // One that stays in use is found again by the check at the end.
+            let _ = fs::remove_dir(path);
+        }
+        if paths.is_empty() || Instant::now() > end {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
