@@ -15,6 +15,8 @@ fn from_run_to_delete(case: &Case) {
         .annotation("some.annotation", "its value")
         .shell("trap 'echo ended; exit 9' TERM; echo runs; while :; do sleep 0.05; done");
     let pid = case.detach(&bundle);
+    // Its trap is set: a first process that handles no SIGTERM ignores it.
+    case.wait_for_output("runs");
 
     let running = case.inspect();
     assert_eq!(running["id"], case.id());

@@ -80,23 +80,28 @@ fn an_ended_container(case: &Case) {
     case.command(&["delete", case.id()]).ok();
 }
 
-/// The processes of the container, which has no pid namespace, so that nothing ends the others
-/// with the first.
-fn with_company(case: &Case) {
+/// Processes of a container that has no pid namespace, so that on the host nothing ends the others
+/// with the first. `at_term` is what the first does at SIGTERM before it ends.
+fn with_company(case: &Case, at_term: &str) {
     let bundle = case
         .busybox()
         .set("/linux/namespaces", own_namespaces_but("pid"))
-        .shell(
-            "trap 'echo first; exit' TERM
-             for i in 1 2 3; do sh -c 'trap \"echo other; exit\" TERM; while :; do sleep 0.02; done' & done
-             sleep 0.2; echo ready; while :; do sleep 0.02; done",
-        );
+        .shell(&format!(
+            "trap '{at_term}echo first; exit' TERM
+             for i in 1 2 3; do
+                 sh -c 'trap \"echo other; exit\" TERM; echo ready; while :; do sleep 0.02; done' &
+             done
+             while :; do sleep 0.02; done"
+        ));
     case.detach(&bundle);
-    case.wait_for_output("ready");
+    case.wait_for("three others", || {
+        case.output().matches("ready").count() == 3
+    });
 }
 
 fn all_of_a_containers_processes(case: &Case) {
-    with_company(case);
+    // A guest's processes end with the first, which therefore waits for the others.
+    with_company(case, "wait; ");
     assert_eq!(case.command(&["kill", "--all", case.id(), "TERM"]).ok(), "");
     case.wait_for_status("stopped");
     case.wait_for("the end of all", || {
@@ -106,7 +111,7 @@ fn all_of_a_containers_processes(case: &Case) {
 }
 
 fn all_that_an_ended_container_left(case: &Case) {
-    with_company(case);
+    with_company(case, "");
     assert_eq!(case.command(&["kill", case.id(), "TERM"]).ok(), "");
     case.wait_for_status("stopped");
     assert!(!leftovers::processes(case.id()).is_empty());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use serde_json::Value;
 
 /// The path of a binary that cargo built: in `NACRE_BIN_DIR`, or beside the tests.
@@ -83,7 +83,10 @@ pub fn configuration(directory: &Path) -> PathBuf {
         "[vm]\nkernel = \"{kernel}\"\nagent = \"{}\"\nboot-timeout = {BOOT_TIMEOUT}\n",
         agent.display()
     );
-    fs::write(&path, text).unwrap();
+    // A command of another thread may read it meanwhile, and finds it whole.
+    let new = directory.join(format!("config.{}", gettid()));
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, &path).unwrap();
     path
 }
 
