@@ -291,4 +291,6 @@ impl Cgroup {
 }
 
 #[cfg(test)]
+mod host_tests;
+#[cfg(test)]
 mod tests;
