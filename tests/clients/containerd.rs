@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
-use nacre_tests::{Case, Outcome, Running, leftovers};
+use nacre_tests::{Case, Outcome, leftovers};
 
 use crate::image::{self, BUSYBOX};
 
@@ -91,16 +91,19 @@ impl<'a> Containerd<'a> {
         self.case.spawn(self.run_command(flags, id, words)).finish()
     }
 
-    /// Runs a script that reads a line at its end, and says one right before. What a container has
+    /// Runs a script. Its container ends once ctr has shown its output, as what a container has
     /// written is lost if it ends before ctr has opened it.
     #[track_caller]
-    fn run_script(&self, flags: &[&str], id: &str, script: &str, says: &str) -> Running {
-        let words = ["sh", "-c", script];
+    fn run_script(&self, flags: &[&str], id: &str, script: &str) -> Outcome {
+        let script = format!("({script}); status=$?; echo written; read line; exit $status");
+        let words = ["sh", "-c", &script];
         let mut running = self.case.spawn(self.run_command(flags, id, &words));
-        running.wait_for_line(says);
+        let written = running.wait_for_line("written");
         let stdin = running.stdin.as_mut().unwrap();
         stdin.write_all(b"go on\n").unwrap();
-        running
+        let mut outcome = running.finish();
+        outcome.stdout.splice(..0, written.into_bytes());
+        outcome
     }
 
     /// Fails if the runtime's state of any container is still there.
@@ -133,11 +136,8 @@ fn ctr(case: &Case, words: &[&str]) -> Command {
 
 fn run_and_its_exit_status(case: &Case) {
     let containerd = Containerd::start(case);
-    let script = "echo err >&2; echo out; read line; exit 7";
-    let outcome = containerd
-        .run_script(&["--rm"], "a", script, "out")
-        .finish();
-    outcome.expect(7);
+    let outcome = containerd.run_script(&["--rm"], "a", "echo out; echo err >&2; exit 7");
+    assert_eq!(outcome.expect(7), "out\n");
     assert!(outcome.stderr.starts_with("err\n"), "{outcome:?}");
     let outcome = containerd.run(&["--rm"], "b", &["nonesuch"]);
     outcome.refused_somehow();
@@ -150,9 +150,8 @@ fn run_and_its_exit_status(case: &Case) {
     );
     // Its name is free again.
     for _ in 0..3 {
-        let script = "echo again; read line";
-        let again = containerd.run_script(&["--rm"], "a", script, "again");
-        again.finish().expect(0);
+        let outcome = containerd.run_script(&["--rm"], "a", "echo again");
+        assert_eq!(outcome.expect(0), "again\n");
     }
     containerd.expect_nothing();
 }
@@ -218,22 +217,18 @@ fn flags_of_run(case: &Case) {
         "67108864",
         "--read-only",
     ];
-    let script = "touch /data/x /x; echo $A $PWD; read line";
-    let outcome = containerd
-        .run_script(&flags, "a", script, "b /tmp")
-        .finish();
-    outcome.expect(0);
+    let script = "echo $A; pwd; touch /data/x /x; true";
+    let outcome = containerd.run_script(&flags, "a", script);
+    let output = outcome.expect(0);
+    assert!(output.starts_with("b\n/tmp\n"), "{output}");
     assert_eq!(
         outcome.stderr.matches("Read-only file system").count(),
         2,
         "{outcome:?}"
     );
-    let script = "ls -d /sys/class/net/lo; read line";
     let flags = ["--rm", "--privileged", "--net-host"];
-    containerd
-        .run_script(&flags, "b", script, "/sys/class/net/lo")
-        .finish()
-        .expect(0);
+    let output = containerd.run_script(&flags, "b", "ls /sys/class/net");
+    assert!(output.expect(0).contains("lo"));
     containerd.expect_nothing();
 }
 

@@ -22,6 +22,9 @@ pub struct Case {
     mounts: Vec<String>,
 }
 
+/// The configuration file in a test's directory.
+const CONFIGURATION: &str = "config.toml";
+
 /// What [`Case::ignore`] unwinds with.
 pub(crate) struct Ignored(pub(crate) String);
 
@@ -37,6 +40,7 @@ impl Case {
         for inner in ["root", "tmp"] {
             fs::create_dir(directory.join(inner)).unwrap();
         }
+        fs::write(directory.join(CONFIGURATION), nacre::configuration()).unwrap();
         Self {
             id,
             isolation,
@@ -101,7 +105,7 @@ impl Case {
     /// `nacre` with the state directory, log file and configuration of this test, and no
     /// command yet.
     pub fn nacre(&self) -> Command {
-        self.nacre_with(&nacre::configuration(&self.directory))
+        self.nacre_with(&self.directory.join(CONFIGURATION))
     }
 
     /// The same with another configuration.
