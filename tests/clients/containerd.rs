@@ -1,6 +1,7 @@
 //! containerd, through `ctr` and its shim for runc, with a daemon of the test's own.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
@@ -102,6 +103,27 @@ impl<'a> Containerd<'a> {
         self.case.spawn(self.run_command(flags, id, words)).finish()
     }
 
+    /// Runs a script. Its container ends once ctr has shown its output, as what a container has
+    /// written is lost if it ends before ctr has opened it.
+    #[track_caller]
+    fn run_script(&self, flags: &[&str], id: &str, script: &str) -> Outcome {
+        self.run_script_of(BUSYBOX, flags, id, script)
+    }
+
+    /// The same of another image.
+    #[track_caller]
+    fn run_script_of(&self, image: &str, flags: &[&str], id: &str, script: &str) -> Outcome {
+        let script = format!("({script}); status=$?; echo written; read line; exit $status");
+        let words = ["sh", "-c", &script];
+        let mut running = self.case.spawn(self.run_image(image, flags, id, &words));
+        let written = running.wait_for_line("written");
+        let stdin = running.stdin.as_mut().unwrap();
+        stdin.write_all(b"go on\n").unwrap();
+        let mut outcome = running.finish();
+        outcome.stdout.splice(..0, written.into_bytes());
+        outcome
+    }
+
     /// Fails if the runtime's state of any container is still there.
     #[track_caller]
     fn expect_nothing(&self) {
@@ -132,11 +154,7 @@ fn ctr(case: &Case, words: &[&str]) -> Command {
 
 fn run_and_its_exit_status(case: &Case) {
     let containerd = Containerd::start(case);
-    let outcome = containerd.run(
-        &["--rm"],
-        "a",
-        &["sh", "-c", "echo out; echo err >&2; exit 7"],
-    );
+    let outcome = containerd.run_script(&["--rm"], "a", "echo out; echo err >&2; exit 7");
     assert_eq!(outcome.expect(7), "out\n");
     assert!(outcome.stderr.starts_with("err\n"), "{outcome:?}");
     let outcome = containerd.run(&["--rm"], "b", &["nonesuch"]);
@@ -150,10 +168,8 @@ fn run_and_its_exit_status(case: &Case) {
     );
     // Its name is free again.
     for _ in 0..3 {
-        assert_eq!(
-            containerd.run(&["--rm"], "a", &["echo", "again"]).expect(0),
-            "again\n"
-        );
+        let outcome = containerd.run_script(&["--rm"], "a", "echo again");
+        assert_eq!(outcome.expect(0), "again\n");
     }
     containerd.expect_nothing();
 }
@@ -225,7 +241,7 @@ fn flags_of_run(case: &Case) {
         "--read-only",
     ];
     let script = "echo $A; pwd; touch /data/x /x; true";
-    let outcome = containerd.run(&flags, "a", &["sh", "-c", script]);
+    let outcome = containerd.run_script(&flags, "a", script);
     assert_eq!(outcome.expect(0), "b\n/tmp\n");
     assert_eq!(
         outcome.stderr.matches("Read-only file system").count(),
@@ -239,11 +255,11 @@ fn flags_of_run(case: &Case) {
         let flags = ["--rm", "--memory-limit", "33554432"];
         containerd.run(&flags, "f", &takes).expect(137);
     }
-    let shows = ["ls", "/sys/class/net"];
+    let shows = "ls /sys/class/net";
     let flags = ["--privileged", "--net-host"];
     match case.isolation() {
         Isolation::Process => {
-            let outcome = containerd.run(&[&["--rm"], &flags[..]].concat(), "b", &shows);
+            let outcome = containerd.run_script(&[&["--rm"], &flags[..]].concat(), "b", shows);
             assert!(outcome.expect(0).contains("lo"));
         }
         Isolation::Vm => {
@@ -251,7 +267,7 @@ fn flags_of_run(case: &Case) {
                 "is a device of the host",
                 "a VM can't use the host's network",
             ]) {
-                let outcome = containerd.run(&["--rm", flag], "b", &shows);
+                let outcome = containerd.run(&["--rm", flag], "b", &["true"]);
                 outcome.refused_somehow();
                 assert!(outcome.stderr.contains(message), "{outcome:?}");
             }
@@ -270,9 +286,8 @@ fn an_image_with_a_user(case: &Case) {
     let name = "localhost/user:test";
     containerd.import(name, "1234:1235");
     let script = "id -u; id -g; touch /x 2>/dev/null || echo not there";
-    let command = containerd.run_image(name, &["--rm"], "a", &["sh", "-c", script]);
-    let output = case.spawn(command).finish().expect(0);
-    assert_eq!(output, "1234\n1235\nnot there\n");
+    let outcome = containerd.run_script_of(name, &["--rm"], "a", script);
+    assert_eq!(outcome.expect(0), "1234\n1235\nnot there\n");
     containerd.expect_nothing();
 }
 

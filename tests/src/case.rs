@@ -21,6 +21,9 @@ pub struct Case {
     mounts: Vec<String>,
 }
 
+/// The configuration file in a test's directory.
+const CONFIGURATION: &str = "config.toml";
+
 /// What [`Case::ignore`] unwinds with.
 pub(crate) struct Ignored(pub(crate) String);
 
@@ -36,6 +39,7 @@ impl Case {
         for inner in ["root", "tmp"] {
             fs::create_dir(directory.join(inner)).unwrap();
         }
+        fs::write(directory.join(CONFIGURATION), nacre::configuration()).unwrap();
         Self {
             id,
             isolation,
@@ -97,10 +101,15 @@ impl Case {
         self.directory.join("log")
     }
 
+    /// The configuration file that [`Case::nacre`] gives to `nacre`.
+    pub fn configuration(&self) -> PathBuf {
+        self.directory.join(CONFIGURATION)
+    }
+
     /// `nacre` with the state directory, log file and configuration of this test, and no
     /// command yet.
     pub fn nacre(&self) -> Command {
-        self.nacre_with(&nacre::configuration(&self.directory))
+        self.nacre_with(&self.configuration())
     }
 
     /// The same with another configuration.

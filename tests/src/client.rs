@@ -49,9 +49,7 @@ impl Case {
         if !script.exists() {
             fs::create_dir_all(&directory).unwrap();
             let mut command = Command::new(self.named(name));
-            command
-                .arg("--config")
-                .arg(nacre::configuration(self.directory()));
+            command.arg("--config").arg(self.configuration());
             if place::is_emulated() {
                 command.arg("--hypervisor=qemu");
             }

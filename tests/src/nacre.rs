@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// The path of a binary that cargo built: in `NACRE_BIN_DIR`, or beside the tests.
@@ -74,22 +74,21 @@ pub fn kernel() -> PathBuf {
 /// else to do.
 const BOOT_TIMEOUT: u32 = 120;
 
-/// Writes the `config.toml` that names the kernel and agent under test.
-pub fn configuration(directory: &Path) -> PathBuf {
-    let path = directory.join("config.toml");
+/// A configuration file's text, which names the kernel and agent under test.
+pub fn configuration() -> String {
     let kernel = std::env::var("NACRE_KERNEL").unwrap_or_else(|_| "/nonexistent/vmlinux".into());
     let agent = binary("nacre-agent");
     // In the testbed /var/tmp is an overlay, which has no O_TMPFILE.
     let disks = std::env::temp_dir();
-    let text = format!(
-        "[vm]\nkernel = \"{kernel}\"\nagent = {agent:?}\nboot-timeout = {BOOT_TIMEOUT}\n\
-         disk-directory = {disks:?}\n"
-    );
-    // A command of another thread may read it meanwhile, and finds it whole.
-    let new = directory.join(format!("config.{}", gettid()));
-    fs::write(&new, text).unwrap();
-    fs::rename(&new, &path).unwrap();
-    path
+    format!(
+        "[vm]
+kernel = \"{kernel}\"
+agent = {agent:?}
+boot-timeout = {BOOT_TIMEOUT}
+\
+         disk-directory = {disks:?}
+"
+    )
 }
 
 /// A process that is running, with pipes for its streams.

@@ -86,8 +86,7 @@ fn memory_above_the_hole_can_be_used(case: &Case) {
 
 /// Runs a bundle with more lines in the `[vm]` of the configuration file.
 fn run_with(case: &Case, bundle: &Bundle, lines: &str) -> Outcome {
-    let path = nacre::configuration(case.directory());
-    let text = fs::read_to_string(&path).unwrap();
+    let text = nacre::configuration();
     let other = case.directory().join("other.toml");
     fs::write(&other, format!("{text}{lines}\n")).unwrap();
     let mut command = case.nacre_with(&other);

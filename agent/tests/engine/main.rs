@@ -13,6 +13,7 @@ macro_rules! tests {
 mod bundle;
 mod cgroup;
 mod cve;
+mod devices;
 mod exec;
 mod hooks;
 mod hostile;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         ("terminal", terminal::TESTS),
         ("hooks", hooks::TESTS),
         ("mounts", mounts::TESTS),
+        ("devices", devices::TESTS),
         ("namespaces", namespaces::TESTS),
         ("net_devices", net_devices::TESTS),
         ("network", network::TESTS),

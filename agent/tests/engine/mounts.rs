@@ -1,4 +1,4 @@
-//! The root file system, mounts and devices.
+//! The root file system and mounts.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -32,9 +32,6 @@ tests![
     owners_are_mapped_as_the_containers_ids_are,
     mapped_owners_need_mappings,
     a_source_that_is_not_there_is_named,
-    the_default_devices_are_there,
-    devices_are_made_as_asked,
-    a_bound_dev_is_left_alone,
     paths_are_masked,
     paths_are_made_readonly,
     nothing_is_seen_of_the_host,
@@ -566,61 +563,6 @@ fn a_source_that_is_not_there_is_named() -> Result<(), Skipped> {
     let (message, _) = bundle.error();
     let expected = "mounts[7] at /x: can't bind /no/such: No such file or directory";
     assert!(message.starts_with(expected), "{message}");
-    Ok(())
-}
-
-fn the_default_devices_are_there() -> Result<(), Skipped> {
-    let bundle = Bundle::new(
-        "cd /dev; stat -c '%n %a %t:%T %u:%g' null zero full random urandom tty;
-         for l in fd stdin stdout stderr ptmx; do echo $l $(readlink $l); done;
-         echo x > null; head -c 3 zero | wc -c; head -c 3 urandom | wc -c; echo x > full",
-    );
-    let outcome = bundle.run();
-    assert_eq!(
-        outcome.stdout,
-        "null 666 1:3 0:0\nzero 666 1:5 0:0\nfull 666 1:7 0:0\nrandom 666 1:8 0:0\n\
-         urandom 666 1:9 0:0\ntty 666 5:0 0:0\n\
-         fd /proc/self/fd\nstdin /proc/self/fd/0\nstdout /proc/self/fd/1\nstderr /proc/self/fd/2\n\
-         ptmx pts/ptmx\n3\n3\n"
-    );
-    assert!(outcome.stderr.contains("No space left"), "{outcome:?}");
-    Ok(())
-}
-
-fn devices_are_made_as_asked() -> Result<(), Skipped> {
-    let mut bundle =
-        Bundle::new("stat -c '%n %F %a %t:%T %u:%g' /dev/a/fuse /loop /dev/pipe /dev/null");
-    bundle.config["linux"]["devices"] = json!([
-        {"path": "/dev/a/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640, "uid": 7, "gid": 8},
-        {"path": "/loop", "type": "b", "major": 7, "minor": 300},
-        {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
-        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o444},
-    ]);
-    assert_eq!(
-        bundle.output(),
-        "/dev/a/fuse character special file 640 a:e5 7:8\n\
-         /loop block special file 666 7:12c 0:0\n\
-         /dev/pipe fifo 600 0:0 0:0\n\
-         /dev/null character special file 444 1:3 0:0\n"
-    );
-    // It lies in the image now, and it is the right one.
-    bundle.output();
-    bundle.config["linux"]["devices"][1]["minor"] = json!(1);
-    let (message, _) = bundle.error();
-    assert!(message.contains("\"/loop\" is there already"), "{message}");
-    Ok(())
-}
-
-fn a_bound_dev_is_left_alone() -> Result<(), Skipped> {
-    let mut bundle = Bundle::new("ls /dev");
-    fs::create_dir(bundle.beside("dev")).unwrap();
-    fs::write(bundle.beside("dev/mine"), "").unwrap();
-    bundle.config["mounts"] = json!([
-        {"destination": "/proc", "type": "proc", "source": "proc"},
-        {"destination": "/dev/", "type": "bind", "source": "dev", "options": ["rbind"]},
-    ]);
-    assert_eq!(bundle.output(), "mine\n");
-    assert_eq!(fs::read_dir(bundle.beside("dev")).unwrap().count(), 1);
     Ok(())
 }
 

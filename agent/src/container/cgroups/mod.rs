@@ -292,4 +292,6 @@ impl Cgroup {
 }
 
 #[cfg(test)]
+mod host_tests;
+#[cfg(test)]
 mod tests;
