@@ -19,6 +19,8 @@ use dbus::{
 use nacre_agent::container::cgroups::systemd::{Property, Units, Value};
 use nix::unistd::geteuid;
 
+use crate::log;
+
 /// How long a call may take to be answered, and a unit to be started.
 const BOUND: Duration = Duration::from_secs(25);
 
@@ -192,6 +194,17 @@ impl Systemd {
         }
     }
 
+    /// Stops a unit, without waiting for its end.
+    fn stop(&self, name: &str) -> Result<(), SystemdError> {
+        let method = "StopUnit";
+        match self.call(MANAGER, method, (name, "replace")) {
+            Err(e) if e.name() == Some(NO_SUCH_UNIT) => Ok(()),
+            other => other
+                .map(drop)
+                .map_err(|source| SystemdError::Call { method, source }),
+        }
+    }
+
     /// Where a scope's cgroup is.
     fn control_group(&self, name: &str) -> Result<PathBuf, SystemdError> {
         let failed = |method| move |source| SystemdError::Call { method, source };
@@ -212,6 +225,17 @@ impl Systemd {
     }
 }
 
+/// Has systemd forget the scope that a removed cgroup was, if it was one: a cgroup that is removed
+/// right after the end of its last process may be gone before the kernel has told of that.
+pub(crate) fn forget(unit: Option<&str>) {
+    let Some(name) = unit else { return };
+    let stopped = Systemd::connect().and_then(|systemd| systemd.stop(name));
+    if let Err(error) = stopped {
+        tracing::warn!("{name} stays with systemd: {}", log::chain(&error));
+    }
+}
+
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 const SUBSCRIBED: &str = "org.freedesktop.systemd1.AlreadySubscribed";
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 

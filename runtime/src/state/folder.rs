@@ -21,6 +21,7 @@ use oci_spec::runtime::Spec;
 use crate::{
     id::Id,
     isolation::vm::{SOCKET, network},
+    systemd,
 };
 
 use super::{By, Record, StateError, record::Vm};
@@ -166,7 +167,11 @@ impl Folder {
             Some(By::Vm(Vm {
                 cgroup: Some(cgroup),
                 ..
-            })) => cgroup.remove_empty(),
+            })) => cgroup.remove_empty().map(|gone| {
+                if gone {
+                    systemd::forget(cgroup.unit());
+                }
+            }),
             Some(By::Process(_)) => self.remove_configured_cgroup(id),
         };
         removed.map_err(|source| StateError::Remains {

@@ -159,26 +159,32 @@ impl Cgroup {
             true => None,
             false => Some(Own::read()?),
         };
-        Self::at(&Layout::find()?, own.as_ref(), &relative).remove_empty()
+        Self::at(&Layout::find()?, own.as_ref(), &relative)
+            .remove_empty()
+            .map(drop)
     }
 
     /// Removes it where no process is left in it: one that is about to end has 2 s for that.
     /// Where there are processes, they belong to somebody else, and it stays. What is gone
-    /// already is fine.
+    /// already is fine. Returns whether all of it is gone.
     ///
     /// # Errors
     ///
     /// [`CgroupError::Directory`].
-    pub fn remove_empty(&self) -> Result<(), CgroupError> {
+    pub fn remove_empty(&self) -> Result<bool, CgroupError> {
         let until = Instant::now() + REMAINS_BOUND;
+        let mut gone = true;
         for directory in self.directories() {
             match directory.remove(until) {
                 Err(CgroupError::Directory { source, .. })
-                    if source.kind() == std::io::ErrorKind::ResourceBusy => {}
+                    if source.kind() == std::io::ErrorKind::ResourceBusy =>
+                {
+                    gone = false;
+                }
                 other => other?,
             }
         }
-        Ok(())
+        Ok(gone)
     }
 
     /// The cgroup `path` of each hierarchy, whether it is there or not.

@@ -13,7 +13,7 @@ use crate::{
     systemd::Systemd,
 };
 
-use super::{ProcessError, descriptors};
+use super::{ProcessError, delete, descriptors};
 
 /// A container to be made.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl Made {
 
     /// Removes it, now that it has ended.
     pub(super) fn destroy(self) -> Result<(), ProcessError> {
-        self.container.destroy()?;
+        delete::destroy_container(self.container)?;
         self.folder.remove()?;
         hooks::poststop(&self.record);
         Ok(())
@@ -205,7 +205,7 @@ impl Made {
 }
 
 fn undo(container: Container) {
-    if let Err(error) = container.destroy() {
+    if let Err(error) = delete::destroy_container(container) {
         tracing::warn!("{}", log::chain(&error));
     }
 }

@@ -39,7 +39,7 @@ use crate::{
         By, Folder,
         record::{End, Progress},
     },
-    systemd::Systemd,
+    systemd::{self, Systemd},
 };
 
 use super::{
@@ -311,7 +311,15 @@ impl Sandbox<'_> {
         // Whatever of these fails, the others are undone.
         let closed = self.network.map_or(Ok(()), CarriedNetwork::close);
         if is_alone {
+            let unit = self
+                .cgroup
+                .as_ref()
+                .and_then(|joined| joined.cgroup().unit());
+            let unit = unit.map(str::to_owned);
             let left = self.cgroup.map_or(Ok(()), Joined::leave);
+            if left.is_ok() {
+                systemd::forget(unit.as_deref());
+            }
             self.share.map_or(Ok(()), Share::unmount)?;
             closed?;
             // Otherwise the record still says which cgroup it is.
