@@ -100,6 +100,8 @@ process-test: build peers
 			NACRE_BIN_DIR=$(abspath $(RELEASE)) $(IN_TESTBED) \
 				cargo test --locked -p nacre-tests --test process -- $$tests; \
 		done; \
+		NACRE_BIN_DIR=$(abspath $(RELEASE)) $(IN_TESTBED) \
+			cargo test --locked -p nacre-tests --test clients -- podman::few::under_systemd; \
 	fi
 
 vm-test: build peers

@@ -158,7 +158,9 @@ impl<'a> Systemd<'a> {
         if let Some(directory) = command.get_current_dir() {
             inside.current_dir(directory);
         }
-        inside.arg("--").arg(command.get_program());
+        // Podman leaves conmon in a unit whose process it is, and it would end with that.
+        inside.args(["--", "env", "--unset=INVOCATION_ID"]);
+        inside.arg(command.get_program());
         // Which would put its own variables in.
         let arguments = command.get_args().map(|a| a.to_str().unwrap());
         inside.args(arguments.map(|argument| argument.replace('$', "$$")));

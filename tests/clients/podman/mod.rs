@@ -91,7 +91,7 @@ impl<'a> Podman<'a> {
             format!(
                 "[engine]\ncgroup_manager = \"{manager}\"\nevents_logger = \"file\"\n\
                  lock_type = \"file\"\n\
-                 [containers]\nnetns = \"none\"\n\
+                 [containers]\nnetns = \"none\"\nlog_driver = \"k8s-file\"\n\
                  default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
                  [network]\nnetwork_backend = \"netavark\"\n"
             ),
