@@ -86,7 +86,9 @@ fn what_a_place_offers_every_device_can_do() {
 #[test]
 fn without_a_control_queue_the_pairs_that_are_set_up_are_used() {
     in_namespace(|| {
-        let mut guest = Guest::new(3, feature(VIRTIO_NET_F_MQ), 2048);
+        // It meets the host on its only pair: with several, who knows where the answer comes.
+        let mut guest = Guest::new(3, 0, 2048);
+        guest.driver.machine.features |= feature(VIRTIO_NET_F_MQ);
         let socket = socket();
         for used in [2, 1, 2] {
             guest.driver.machine.device.reset();
