@@ -1,6 +1,8 @@
 //! `nacre kill`.
 
-use nacre_tests::{Case, leftovers};
+use std::time::Duration;
+
+use nacre_tests::{Case, Isolation, leftovers};
 
 use super::status::own_namespaces_but;
 
@@ -13,6 +15,7 @@ nacre_tests::tests![
     all_of_a_containers_processes,
     all_that_an_ended_container_left: Process,
     a_stopped_process_is_killed,
+    one_whose_output_nobody_takes,
 ];
 
 fn signals_have_names_and_numbers(case: &Case) {
@@ -134,4 +137,22 @@ fn a_stopped_process_is_killed(case: &Case) {
     case.wait_for_status("stopped");
     assert_eq!(case.output(), "ready\n");
     case.remove_container();
+}
+
+fn one_whose_output_nobody_takes(case: &Case) {
+    let mut running = case.start(&case.busybox().shell("head -c 150000 /dev/zero"));
+    case.wait_for("the container", || {
+        case.command(&["state", case.id()]).status() == Some(0)
+    });
+    case.wait_for_status("running");
+    if case.isolation() == Isolation::Vm {
+        // A VM takes that much, and its workload ends; on the host it waits for the pipe.
+        case.wait_for("the workload's end", || {
+            case.command(&["ps", case.id()]).status() != Some(0)
+        });
+        assert_eq!(case.status(), "running");
+    }
+    case.command(&["kill", case.id(), "KILL"]).ok();
+    assert!(running.ends_within(Duration::from_secs(8)));
+    running.finish();
 }

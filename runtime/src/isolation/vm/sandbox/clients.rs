@@ -167,6 +167,11 @@ impl Clients {
         self.clients.iter().any(|client| client.id == id)
     }
 
+    /// Hangs up on all that are there.
+    pub(super) fn hang_up(&mut self) {
+        self.clients.clear();
+    }
+
     /// Hangs up on one.
     pub(super) fn drop(&mut self, id: ClientId) {
         self.clients.retain(|client| client.id != id);

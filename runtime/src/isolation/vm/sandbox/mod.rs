@@ -3,6 +3,7 @@
 
 mod clients;
 mod disk;
+mod drain;
 mod executed;
 mod initramfs;
 mod service;
@@ -282,9 +283,7 @@ impl Sandbox<'_> {
             let Some(exited) = service.serve()? else {
                 return Ok(Exited::killed());
             };
-            let (mut session, deadline) = service.end();
-            session.drain(&output, deadline)?;
-            session.power_off()?;
+            service.drain(&output)?.power_off()?;
             Ok(exited)
         };
         let outcome = converse();

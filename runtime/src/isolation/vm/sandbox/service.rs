@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
@@ -26,6 +27,7 @@ use crate::{
 use super::{
     clients::{ClientId, Clients},
     disk::Disk,
+    drain::drain,
     executed::{Executed, Pending},
     session::{Exited, Machine, Session, SessionError, Wake, network_request},
     watchdog::{Finding, Watchdog},
@@ -193,10 +195,12 @@ impl<'a, M: Machine> Service<'a, M> {
         }
     }
 
-    /// Serves nobody any more. The deadline is when a container that was killed must be gone,
-    /// with its output.
-    pub(super) fn end(self) -> (Session<'a, M>, Option<Instant>) {
-        (self.session, self.killed)
+    /// Waits until whoever reads the workload's output has taken all of it, which is when `output`
+    /// is at its end of file. Whoever waits for a process of the container's hears of its end.
+    pub(super) fn drain(mut self, output: &UnixStream) -> Result<Session<'a, M>, VmError> {
+        self.clients.hang_up();
+        drain(&mut self.session, self.clients, output, self.killed)?;
+        Ok(self.session)
     }
 
     fn take(&mut self, event: Event) -> Result<(), VmError> {
@@ -512,7 +516,7 @@ impl<'a, M: Machine> Service<'a, M> {
     }
 }
 
-fn refused(error: &dyn std::error::Error) -> Answer {
+pub(super) fn refused(error: &dyn std::error::Error) -> Answer {
     Answer::Failed(Failure {
         message: chain(error),
         status: 1,

@@ -237,29 +237,6 @@ impl<'a, M: Machine> Session<'a, M> {
         }
     }
 
-    /// Waits until `done` is at its end of file, that is, until whoever reads the workload's
-    /// output has taken all of it, or a signal or the deadline says that it needn't.
-    pub(super) fn drain(
-        &mut self,
-        done: &UnixStream,
-        deadline: Option<Instant>,
-    ) -> Result<(), SessionError> {
-        loop {
-            // Replies to those that can't use them any more.
-            if self.received::<Event>()?.is_some() {
-                continue;
-            }
-            match self.wake(deadline, &[(done.as_fd(), PollFlags::POLLIN)])? {
-                Wake::Signal(signal) if ends_a_start(signal).is_some() => return Ok(()),
-                Wake::Message | Wake::Signal(_) => {}
-                Wake::MachineEnded => {
-                    return Err(SessionError::MachineEnded("the workload's output"));
-                }
-                Wake::Others(_) | Wake::Deadline => return Ok(()),
-            }
-        }
-    }
-
     /// Has the guest power itself off, and waits until it has. Nothing is lost if it doesn't
     /// answer: the workload is gone, and the machine is stopped next.
     pub(super) fn power_off(&mut self) -> Result<(), SessionError> {
@@ -432,7 +409,7 @@ impl<'a, M: Machine> Session<'a, M> {
 
 /// The signal, if it ends a creation: those do that would end a process without a handler and
 /// are meant to.
-fn ends_a_start(signal: i32) -> Option<Signal> {
+pub(super) fn ends_a_start(signal: i32) -> Option<Signal> {
     Signal::try_from(signal).ok().filter(|signal| {
         matches!(
             signal,
@@ -451,4 +428,4 @@ pub(super) fn network_request(id: &str, network: Network) -> Request {
 
 #[cfg(test)]
 #[path = "session_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -4,11 +4,11 @@ use nacre_agent::protocol::{self, Answer, Streams};
 
 use super::*;
 
-const SOON: Duration = Duration::from_millis(50);
-const LATE: Duration = Duration::from_secs(20);
+pub(in super::super) const SOON: Duration = Duration::from_millis(50);
+pub(in super::super) const LATE: Duration = Duration::from_secs(20);
 
 /// A machine that ends when its other half is dropped.
-struct FakeMachine(UnixStream);
+pub(in super::super) struct FakeMachine(UnixStream);
 
 impl Machine for FakeMachine {
     fn ended(&self) -> BorrowedFd<'_> {
@@ -25,14 +25,14 @@ impl Machine for FakeMachine {
 }
 
 /// The other ends, open until the host is through unless the test drops them.
-struct Other {
+pub(in super::super) struct Other {
     guest: UnixStream,
     machine: Option<UnixStream>,
     caller: Option<UnixStream>,
 }
 
 /// Plays `guest` against `host`.
-fn play<T: Send + 'static>(
+pub(in super::super) fn play<T: Send + 'static>(
     guest: impl FnOnce(&mut Other) -> T + Send + 'static,
     host: impl FnOnce(&mut Session<'_, FakeMachine>),
 ) -> T {
@@ -246,23 +246,6 @@ fn a_signal_before_the_creation_ends_it_or_waits_for_the_workload() {
             assert!(session.hello(SOON).is_err());
             assert_eq!(session.pending, [libc::SIGWINCH]);
         },
-    );
-}
-
-#[test]
-fn output_is_waited_for_until_it_has_been_taken() {
-    let (done, working) = UnixStream::pair().unwrap();
-    play(
-        move |_| {
-            thread::sleep(SOON);
-            drop(working);
-        },
-        |session| session.drain(&done, None).unwrap(),
-    );
-    let (done, _working) = UnixStream::pair().unwrap();
-    play(
-        |_| (),
-        |session| session.drain(&done, Some(Instant::now() + SOON)).unwrap(),
     );
 }
 

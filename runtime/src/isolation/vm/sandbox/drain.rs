@@ -1,0 +1,153 @@
+//! The sandbox process from the workload's end until its output has been taken, however long that
+//! takes. The container counts as running till then, so it can still be killed, and deleted by
+//! force; there is nothing else to ask of it.
+
+use std::{
+    os::{fd::AsFd, unix::net::UnixStream},
+    time::Instant,
+};
+
+use nacre_agent::protocol::{self, Event, Request, Target};
+use nix::poll::PollFlags;
+
+use crate::{isolation::StatusError, state::Status};
+
+use super::{
+    clients::Clients,
+    service::refused,
+    session::{Machine, Session, SessionError, Wake, ends_a_start},
+};
+use crate::isolation::vm::wire::{Answer, Ask};
+
+/// Waits until `output` is at its end of file, or a signal, a command or the deadline says that it
+/// needn't.
+pub(super) fn drain<M: Machine>(
+    session: &mut Session<'_, M>,
+    mut clients: Clients,
+    output: &UnixStream,
+    deadline: Option<Instant>,
+) -> Result<(), SessionError> {
+    loop {
+        // Replies to those that can't use them any more.
+        if session.received::<Event>()?.is_some() {
+            continue;
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(());
+        }
+        let next = [deadline, clients.deadline()].into_iter().flatten().min();
+        let mut others = clients.interests(true);
+        others.push((output.as_fd(), PollFlags::POLLIN));
+        match session.wake(next, &others)? {
+            Wake::Signal(signal) if ends_a_start(signal).is_some() => return Ok(()),
+            Wake::Message | Wake::Signal(_) => {}
+            Wake::MachineEnded => {
+                return Err(SessionError::MachineEnded("the workload's output"));
+            }
+            Wake::Deadline => clients.drop_silent(),
+            Wake::Others(mut found) => {
+                if found.pop().is_some_and(|flags| !flags.is_empty()) {
+                    return Ok(());
+                }
+                let mut is_killed = false;
+                for (client, ask) in clients.advance(&found) {
+                    let answer = match signal_of(&ask) {
+                        Some(signal) => {
+                            is_killed |= signal == libc::SIGKILL;
+                            Answer::Guest(protocol::Answer::Done)
+                        }
+                        None => refused(&StatusError::NotRunning {
+                            id: session.id.clone(),
+                            status: Status::Stopped,
+                        }),
+                    };
+                    clients.answer(client, &answer);
+                }
+                if is_killed {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// The signal that a command has for the container.
+fn signal_of(ask: &Ask) -> Option<i32> {
+    match ask {
+        Ask::Guest(request) => match **request {
+            Request::Signal {
+                signal,
+                to: Target::First | Target::All,
+                ..
+            } => Some(signal),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+    use crate::isolation::vm::{
+        commands::{Client, ClientError},
+        sandbox::session::tests::{FakeMachine, LATE, SOON, play},
+        wire,
+    };
+
+    /// Drains until what `others` do ends that, with the folder of the container and the other end
+    /// of its output.
+    fn drained(
+        others: impl FnOnce(&std::path::Path, &mut Option<UnixStream>) + Send + 'static,
+        deadline: Option<Duration>,
+    ) -> Result<(), SessionError> {
+        let folder = tempfile::tempdir().unwrap();
+        let clients = Clients::new(wire::listen(folder.path()).unwrap());
+        let (output, writing) = UnixStream::pair().unwrap();
+        let mut writing = Some(writing);
+        let path = folder.path().to_owned();
+        let mut outcome = None;
+        let host = |session: &mut Session<'_, FakeMachine>| {
+            let deadline = deadline.map(|time| Instant::now() + time);
+            outcome = Some(drain(session, clients, &output, deadline));
+        };
+        let guest = move |_: &mut _| {
+            others(&path, &mut writing);
+            writing
+        };
+        play(guest, host);
+        outcome.unwrap()
+    }
+
+    fn signal(number: i32) -> Request {
+        Request::Signal {
+            id: "a".into(),
+            signal: number,
+            to: Target::First,
+        }
+    }
+
+    #[test]
+    fn output_is_waited_for_until_it_has_been_taken() {
+        let taken = |_: &_, writing: &mut Option<_>| {
+            thread::sleep(SOON);
+            drop(writing.take());
+        };
+        drained(taken, None).unwrap();
+        drained(|_, _| (), Some(SOON)).unwrap();
+    }
+
+    #[test]
+    fn whoever_waits_for_a_container_whose_output_nobody_takes_can_kill_it() {
+        let kill = |folder: &std::path::Path, _: &mut _| {
+            let client = || Client::connect(folder).unwrap();
+            let error = client().ask(&Ask::Pause, LATE).unwrap_err();
+            assert!(matches!(error, ClientError::Refused(_)), "{error}");
+            client().ask_guest(signal(libc::SIGTERM), LATE).unwrap();
+            client().ask_guest(signal(libc::SIGKILL), LATE).unwrap();
+        };
+        drained(kill, None).unwrap();
+    }
+}
