@@ -4,8 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::kick::Kick;
-
 /// Where the vCPUs' threads wait while the machine is paused.
 #[derive(Default)]
 pub(crate) struct Pause {
@@ -25,16 +23,18 @@ impl Pause {
         self.requested.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until `all` threads do, at most for `limit`; whether they do.
-    pub(crate) fn wait(&self, all: usize, limit: Duration) -> bool {
-        let (waiting, _) = self
+    /// Waits until `all` threads do or the machine has ended, at most for `limit`; whether it is
+    /// so.
+    pub(crate) fn wait(&self, all: usize, ended: impl Fn() -> bool, limit: Duration) -> bool {
+        let runs = |waiting: &mut usize| *waiting < all && !ended();
+        let (_waiting, waited) = self
             .changed
-            .wait_timeout_while(self.waiting(), limit, |waiting| *waiting < all)
+            .wait_timeout_while(self.waiting(), limit, runs)
             .unwrap_or_else(|e| e.into_inner());
-        *waiting >= all
+        !waited.timed_out()
     }
 
-    /// Lets the threads go on.
+    /// Lets the threads go on, and has everybody look who waits for the machine's end.
     pub(crate) fn lift(&self) {
         let _waiting = self.waiting();
         self.requested.store(false, Ordering::SeqCst);
@@ -43,7 +43,7 @@ impl Pause {
 
     /// Called by a vCPU's thread, out of the guest: waits for as long as the machine is paused
     /// and hasn't ended. `stand_still` is done before that.
-    pub(crate) fn hold(&self, kick: &Kick, ended: impl Fn() -> bool, stand_still: impl FnOnce()) {
+    pub(crate) fn hold(&self, ended: impl Fn() -> bool, stand_still: impl FnOnce()) {
         if !self.requested.load(Ordering::SeqCst) {
             return;
         }
@@ -58,8 +58,6 @@ impl Pause {
                 .unwrap_or_else(|e| e.into_inner());
         }
         *waiting -= 1;
-        // A kick for another pause comes after its request, and that after this.
-        kick.clear();
     }
 
     fn waiting(&self) -> MutexGuard<'_, usize> {

@@ -61,9 +61,11 @@ impl Running {
     }
 
     pub(crate) fn pause(&self) -> Result<(), Error> {
-        self.machine.pause.request();
-        self.machine.kick();
-        if self.machine.pause.wait(self.threads.len(), PAUSE_LIMIT) || self.machine.ended() {
+        let machine = &self.machine;
+        machine.pause.request();
+        machine.kick();
+        let threads = self.threads.len();
+        if machine.pause.wait(threads, || machine.ended(), PAUSE_LIMIT) {
             return Ok(());
         }
         self.resume();

@@ -32,7 +32,6 @@ impl Vcpu {
         };
         loop {
             self.machine.pause.hold(
-                &self.kick,
                 || self.machine.ended(),
                 // The guest's watchdogs learn that it was stopped, if its clock is KVM's.
                 || {
@@ -66,7 +65,17 @@ impl Vcpu {
                 machine.mmio.write(address, data);
                 return None;
             }
-            Ok(VcpuExit::Intr) => return None,
+            // A kick, for a pause or the end, which are looked at after this. What one is for is
+            // known before it is made, so none is lost.
+            Ok(VcpuExit::Intr) => {
+                self.kick.clear();
+                return None;
+            }
+            Err(error) if error.errno() == libc::EINTR => {
+                self.kick.clear();
+                return None;
+            }
+            Err(error) if error.errno() == libc::EAGAIN => return None,
             Ok(VcpuExit::Shutdown) => {
                 let console_tail = tail();
                 return Some(Err(Error::TripleFault { console_tail }));
@@ -88,7 +97,6 @@ impl Vcpu {
                 return Some(Err(self.internal_error(console_tail)));
             }
             Ok(other) => format!("{other:?}"),
-            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return None,
             Err(error) => {
                 return Some(Err(Error::Run {
                     source: error.into(),

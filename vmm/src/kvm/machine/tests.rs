@@ -2,12 +2,16 @@
 //! one that can't run a stock kernel, and are skipped where there is none.
 
 use std::os::fd::AsRawFd;
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::Exit;
 use crate::devices::virtio::{ActivateError, Activation};
 use crate::test_kernels::*;
+
+/// Nothing that a test waits for takes longer, on however busy a machine.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 // Runs where there is no memory, after it has mapped the 2 MiB from 0xd0000000 with another
 // page directory.
@@ -95,6 +99,21 @@ kernel!(await_device:
     "jmp 2b"
 );
 
+// Reads the first device's configuration space, and powers off.
+kernel!(read_config:
+    "mov eax, 0xd0000083"
+    "mov [0x2400], rax"
+    "mov eax, 0x2003"
+    "mov [0xa018], rax"
+    "mov ebx, 0xd0000000"
+    "mov eax, [rbx + 0x100]"
+    "mov edx, 0x600"
+    "mov al, 0x34"
+    "out dx, al"
+    "2: hlt"
+    "jmp 2b"
+);
+
 /// Any KVM that opens. None, which is reported, where there is none.
 fn machine(config: VmConfig) -> Option<Result<Made, Error>> {
     match Kvm::new() {
@@ -109,7 +128,7 @@ fn machine(config: VmConfig) -> Option<Result<Made, Error>> {
 /// Runs a machine to its own end, which must come soon.
 fn run(config: VmConfig) -> Option<Result<Exit, Error>> {
     let running = machine(config)?.unwrap().start().unwrap();
-    assert!(ends_within(&running, Duration::from_secs(30)));
+    assert!(ends_within(&running, TIMEOUT));
     Some(running.wait())
 }
 
@@ -193,8 +212,91 @@ fn an_end_of_its_own_counts_more_than_a_stop_after_it() {
         return;
     };
     let mut running = vm.unwrap().start().unwrap();
-    assert!(ends_within(&running, Duration::from_secs(30)));
+    assert!(ends_within(&running, TIMEOUT));
     running.stop();
+    assert_eq!(running.wait().unwrap(), Exit::PowerOff);
+}
+
+/// A device that doesn't answer before it is let; it says when it is asked.
+struct Slow {
+    asked: mpsc::Sender<()>,
+    answer: Mutex<mpsc::Receiver<()>>,
+}
+
+impl VirtioDevice for Slow {
+    fn device_type(&self) -> u32 {
+        4
+    }
+
+    fn features(&self) -> u64 {
+        1 << 32
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[16]
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {
+        self.asked.send(()).unwrap();
+        self.answer.lock().unwrap().recv().unwrap();
+    }
+
+    fn activate(&mut self, _activation: Activation) -> Result<(), ActivateError> {
+        Err(ActivateError::QueueNotReady(0))
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn a_guest_goes_on_after_a_pause_that_came_too_late() {
+    let (asked, was_asked) = mpsc::channel();
+    let (answer, awaits_answer) = mpsc::channel();
+    let slow = Slow {
+        asked,
+        answer: Mutex::new(awaits_answer),
+    };
+    let Some(vm) = machine(VmConfig {
+        devices: vec![Box::new(slow)],
+        ..config(read_config())
+    }) else {
+        return;
+    };
+    let running = vm.unwrap().start().unwrap();
+    was_asked.recv_timeout(TIMEOUT).unwrap();
+    assert!(matches!(running.pause(), Err(Error::PauseTimeout)));
+    answer.send(()).unwrap();
+    assert!(ends_within(&running, TIMEOUT));
+    assert_eq!(running.wait().unwrap(), Exit::PowerOff);
+}
+
+#[test]
+fn pausing_and_resuming_is_in_time() {
+    let Some(vm) = machine(VmConfig {
+        vcpus: 2,
+        ..config(spin())
+    }) else {
+        return;
+    };
+    let running = vm.unwrap().start().unwrap();
+    for _ in 0..100 {
+        running.pause().unwrap();
+        running.resume();
+    }
+    assert!(!ends_within(&running, Duration::ZERO));
+}
+
+#[test]
+fn a_machine_that_has_ended_is_paused_at_once() {
+    let Some(vm) = machine(config(power_off())) else {
+        return;
+    };
+    let running = vm.unwrap().start().unwrap();
+    assert!(ends_within(&running, TIMEOUT));
+    let began = Instant::now();
+    running.pause().unwrap();
+    running.resume();
+    assert!(began.elapsed() < Duration::from_secs(4));
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 }
 
@@ -289,7 +391,7 @@ fn a_device_is_plugged_in_and_out_under_the_guests_eyes() {
     assert!(!ends_within(&running, Duration::from_millis(30)));
     running.unplug(0);
     assert_eq!(Arc::strong_count(&token), 1);
-    assert!(ends_within(&running, Duration::from_secs(30)));
+    assert!(ends_within(&running, TIMEOUT));
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 
     // One that is still there ends with the machine.
