@@ -1,12 +1,12 @@
 //! The thread that listens to QEMU, for one device.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vhost::vhost_user::message::FrontendReq;
+use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 use vm_memory::GuestMemoryMmap;
 
@@ -14,6 +14,9 @@ use super::Backend;
 use super::events::Calls;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::thread::{poll, poll_for, with_signals_blocked};
+
+/// The protocol's version, in the flags of each message.
+const VERSION: u32 = 1;
 
 /// Told why a device, or the conversation with QEMU about it, can't go on.
 type Failed = Arc<dyn Fn(&str) + Send + Sync>;
@@ -124,7 +127,7 @@ fn listen(backend: Backend, socket: UnixStream) -> Result<(), Error> {
 
 /// Serves a request to enable a ring before features are agreed on, if that is the next. QEMU's
 /// network devices begin so; the protocol has it that way only after features, and the crate
-/// insists.
+/// insists. Since version 8.2 QEMU waits for an answer.
 fn early_enable(mut socket: &UnixStream, backend: &Mutex<Backend>) -> Option<Result<(), Error>> {
     let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
     if backend.features.is_some() {
@@ -141,12 +144,21 @@ fn early_enable(mut socket: &UnixStream, backend: &Mutex<Backend>) -> Option<Res
     let [request, flags, size, index, enable] = *words else {
         return None;
     };
-    let [request, _, size, index, enable] =
+    let [request, flags, size, index, enable] =
         [request, flags, size, index, enable].map(u32::from_ne_bytes);
     let expected = (FrontendReq::SET_VRING_ENABLE as u32, 8);
     if count != bytes.len() as isize || (request, size) != expected || enable > 1 {
         return None;
     }
     let taken = socket.read_exact(&mut bytes).map_err(Error::SocketError);
-    Some(taken.and_then(|()| backend.set_vring_enable(index, enable == 1)))
+    let served = taken.and_then(|()| backend.set_vring_enable(index, enable == 1));
+    if flags & VhostUserHeaderFlag::NEED_REPLY.bits() == 0 {
+        return Some(served);
+    }
+    let failed = u32::from(served.is_err());
+    let reply = VERSION | VhostUserHeaderFlag::REPLY.bits();
+    let answer = [request, reply, size, failed, 0].map(u32::to_ne_bytes);
+    let told = socket.write_all(answer.as_flattened());
+    // QEMU may have ended meanwhile.
+    Some(served.and(told.map_err(Error::SocketBroken)))
 }

@@ -1,6 +1,7 @@
 //! A device driven over vhost-user, by a front end in the place of QEMU.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -279,12 +280,17 @@ fn set_up(qemu: &mut Qemu, index: usize) {
 }
 
 /// What a ring is enabled by, as QEMU's network devices begin: before features are agreed on.
-fn enable_early(theirs: &UnixStream) {
-    let mut socket = theirs;
-    for index in [0, 1] {
-        let request = [18, 1, 8, index, 1].map(u32::to_ne_bytes);
-        std::io::Write::write_all(&mut socket, request.as_flattened()).unwrap();
+/// Newer versions want an answer.
+fn enable_early(mut theirs: &UnixStream) {
+    theirs.set_read_timeout(Some(TIMEOUT)).unwrap();
+    for (index, flags) in [(0, 1), (1, 9)] {
+        let request = [18, flags, 8, index, 1].map(u32::to_ne_bytes);
+        theirs.write_all(request.as_flattened()).unwrap();
     }
+    let mut answer = [[0; 4]; 5];
+    theirs.read_exact(answer.as_flattened_mut()).unwrap();
+    assert_eq!(answer.map(u32::from_ne_bytes), [18, 5, 8, 0, 0]);
+    theirs.set_read_timeout(None).unwrap();
 }
 
 #[test]
@@ -355,8 +361,11 @@ fn a_ring_that_is_not_there_is_not_enabled_early() {
         socket: Socket::Connected(ours),
     };
     connection.serve(memory, nobody(), failed, || ()).unwrap();
-    let request = [18, 1, 8, 1, 1].map(u32::to_ne_bytes);
-    std::io::Write::write_all(&mut theirs, request.as_flattened()).unwrap();
+    let request = [18, 9, 8, 1, 1].map(u32::to_ne_bytes);
+    theirs.write_all(request.as_flattened()).unwrap();
+    let mut answer = [[0; 4]; 5];
+    theirs.read_exact(answer.as_flattened_mut()).unwrap();
+    assert_eq!(answer.map(u32::from_ne_bytes), [18, 5, 8, 1, 0]);
     let why = ended.recv_timeout(TIMEOUT).unwrap();
     assert!(why.contains("vhost-user protocol"), "{why}");
 }
@@ -615,10 +624,10 @@ fn noise_ends_the_conversation() {
     connection.serve(memory, nobody(), failed, || ()).unwrap();
     let mut noise = File::open("/dev/urandom").unwrap();
     let mut bytes = [0; 4096];
-    std::io::Read::read_exact(&mut noise, &mut bytes).unwrap();
+    noise.read_exact(&mut bytes).unwrap();
     // No request has this number.
     bytes[..4].copy_from_slice(&0xffffu32.to_le_bytes());
-    std::io::Write::write_all(&mut theirs, &bytes).unwrap();
+    theirs.write_all(&bytes).unwrap();
     let why = ended.recv_timeout(TIMEOUT).unwrap();
     assert!(why.contains("vhost-user protocol"), "{why}");
 }
