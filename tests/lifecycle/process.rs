@@ -1,6 +1,8 @@
 //! What `process` says in `config.json`.
 
-use nacre_tests::Case;
+use std::fs;
+
+use nacre_tests::{Case, Isolation};
 use serde_json::json;
 
 use super::status::own_namespaces_but;
@@ -17,6 +19,7 @@ nacre_tests::tests![
     no_new_privileges,
     oom_score,
     orphans_are_reaped: Vm,
+    cpus_of_a_later_process,
     nothing_else_is_open,
 ];
 
@@ -190,11 +193,37 @@ fn orphans_are_reaped(case: &Case) {
     let bundle = case
         .busybox()
         .set("/linux/namespaces", own_namespaces_but("pid"))
+        // A zombie has its name still.
         .shell(
             "i=0; while [ $i -lt 50 ]; do (sleep 0.01 & ) ; i=$((i+1)); done
-             sleep 1; grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l",
+             i=0; while grep -q '^Name:.sleep' /proc/[0-9]*/status 2>/dev/null && [ $i -lt 500 ]
+             do sleep 0.1; i=$((i+1)); done
+             grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l",
         );
     assert_eq!(case.run(&bundle).ok(), "0\n");
+}
+
+/// The last of the CPUs that the test may run on, which in a VM with one CPU is that.
+fn cpus_of_a_later_process(case: &Case) {
+    const FIELD: &str = "Cpus_allowed_list:\t";
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix(FIELD));
+    let last = list.unwrap().rsplit([',', '-']).next().unwrap();
+    case.idle();
+    let process = json!({
+        "args": ["grep", FIELD.trim_end(), "/proc/self/status"],
+        "env": ["PATH=/bin"], "cwd": "/", "user": { "uid": 0, "gid": 0 },
+        "execCPUAffinity": { "initial": last, "final": last },
+    });
+    let file = case.directory().join("process.json");
+    fs::write(&file, process.to_string()).unwrap();
+    let outcome = case.command(&["exec", "--process", file.to_str().unwrap(), case.id()]);
+    let cpu = match case.isolation() {
+        Isolation::Process => last,
+        Isolation::Vm => "0",
+    };
+    assert_eq!(outcome.ok(), format!("{FIELD}{cpu}\n"));
+    case.remove_container();
 }
 
 fn nothing_else_is_open(case: &Case) {

@@ -43,7 +43,7 @@ use crate::{
 use super::client::{Client, ClientError};
 use crate::isolation::vm::{
     Found, VmError,
-    guest_spec::security_modules,
+    guest_spec::{cpus, security_modules},
     streams::{self, Relays, Wanted},
     terminal::{self, Terminal},
     wire::{Answer, Ask, Exec},
@@ -187,6 +187,7 @@ impl StandIn {
     ) -> Result<Self, VmError> {
         let mut process = request.process.clone();
         security_modules::leave_out(&mut process)?;
+        cpus::translate_affinity(&mut process, found.vm.size.cpus);
         if let Some(Terminal::Foreground) = &terminal {
             terminal::fit(&mut process);
         }

@@ -15,7 +15,7 @@ use crate::{
 use super::client::{Client, ClientError, TIMEOUT};
 use crate::isolation::vm::{
     Found, VmError,
-    guest_spec::{check_resources, translate_cpuset},
+    guest_spec::{check_resources, cpus::translate_cpuset},
     limits,
 };
 

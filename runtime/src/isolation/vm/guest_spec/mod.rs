@@ -8,6 +8,7 @@
 //! and what is in it is carried into the guest. Only the host's own can't be.
 
 mod bind_source;
+pub(super) mod cpus;
 mod devices;
 mod hooks;
 pub(super) mod kernel_files;
@@ -24,7 +25,7 @@ use nacre_agent::{
 };
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
-use crate::{config::size::parse_cpu_list, id::Id};
+use crate::id::Id;
 use bind_source::SourceError;
 use devices::NoSuchDevice;
 use hooks::GuestHookError;
@@ -75,6 +76,10 @@ pub(crate) enum GuestSpecError {
     Listener,
     #[error("{0} isn't supported in a VM yet")]
     Unsupported(String),
+    #[error(
+        "linux.memoryPolicy: a VM's guest has a single memory node, and nothing to choose from"
+    )]
+    MemoryPolicy,
     #[error("linux.namespaces: a VM can't join the {kind} namespace {path}")]
     NamespacePath { kind: String, path: PathBuf },
     #[error(
@@ -141,7 +146,7 @@ pub(super) fn translate(
         linux.set_cgroups_path(Some(Path::new("/").join(id.as_str())));
         if let Some(resources) = linux.resources_mut() {
             check_resources(resources)?;
-            translate_cpuset(resources, vcpus);
+            cpus::translate_cpuset(resources, vcpus);
         }
     }
     Ok((spec, shared))
@@ -163,6 +168,9 @@ fn check_unsupported(spec: &Spec) -> Result<(), GuestSpecError> {
         if asks {
             return Err(GuestSpecError::Unsupported(field.to_owned()));
         }
+    }
+    if linux.is_some_and(|linux| linux.memory_policy().is_some()) {
+        return Err(GuestSpecError::MemoryPolicy);
     }
     Ok(())
 }
@@ -236,29 +244,6 @@ pub(super) fn check_resources(resources: &LinuxResources) -> Result<(), GuestSpe
         }
     }
     Ok(())
-}
-
-/// The guest's CPUs are numbered from 0 and as many as the container may use. A cpuset that
-/// the guest has is kept; one that names other CPUs of the host becomes as many of the
-/// guest's. The guest has a single memory node.
-pub(super) fn translate_cpuset(resources: &mut LinuxResources, vcpus: u32) {
-    let Some(mut cpu) = resources.cpu().clone() else {
-        return;
-    };
-    if let Some(ranges) = cpu.cpus().as_deref().and_then(parse_cpu_list)
-        && ranges.iter().any(|(_, last)| *last >= vcpus)
-    {
-        let named = ranges
-            .iter()
-            .map(|(first, last)| u64::from(last - first) + 1)
-            .fold(0, u64::saturating_add);
-        let last = named.min(u64::from(vcpus)).saturating_sub(1);
-        cpu.set_cpus(Some(format!("0-{last}")));
-    }
-    if cpu.mems().is_some() {
-        cpu.set_mems(Some("0".into()));
-    }
-    resources.set_cpu(Some(cpu));
 }
 
 #[cfg(test)]
@@ -417,6 +402,9 @@ mod tests {
             "{refusal}"
         );
         scene.config["linux"]["seccomp"] = Value::Null;
+        scene.config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0"});
+        let refusal = scene.refusal();
+        assert!(refusal.starts_with("linux.memoryPolicy: "), "{refusal}");
     }
 
     #[test]
@@ -490,28 +478,6 @@ mod tests {
             assert!(scene.refusal().contains(field), "{}", scene.refusal());
             scene.config["linux"]["resources"] = json!({"blockIO": {field: []}});
             scene.translate(1).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_cpuset_names_cpus_that_the_guest_has() {
-        for (cpus, vcpus, expected) in [
-            ("0-1", 2, "0-1"),
-            ("1", 2, "1"),
-            ("2-3", 2, "0-1"),
-            ("7", 1, "0-0"),
-            ("0-63", 4, "0-3"),
-            ("2,6", 4, "0-1"),
-        ] {
-            let mut scene = Scene::new();
-            scene.config["linux"]["resources"] = json!({"cpu": {"cpus": cpus, "mems": "1"}});
-            let (spec, _) = scene.translate(vcpus).unwrap();
-            let spec = serde_json::to_value(spec).unwrap();
-            let cpu = &spec["linux"]["resources"]["cpu"];
-            assert_eq!(
-                (&cpu["cpus"], &cpu["mems"]),
-                (&json!(expected), &json!("0"))
-            );
         }
     }
 }
