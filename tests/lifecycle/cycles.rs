@@ -1,54 +1,117 @@
 //! Containers one after another, and commands one after another for one of them: nothing adds up.
 
 use std::fs;
-use std::panic::resume_unwind;
-use std::thread;
 
-use nacre_tests::{Case, Isolation, leftovers};
+use nacre_tests::place::in_testbed;
+use nacre_tests::suite::side_by_side;
+use nacre_tests::{Bundle, Case, Isolation, leftovers};
 use nix::unistd::Pid;
 
-nacre_tests::tests![create_start_delete, a_container_that_serves_many];
+use super::network::{Lan, in_namespace};
+use super::overlay::{DISK, overlay};
 
-/// How often: `NACRE_TESTS_CYCLES`, or in an emulated VM, of which each takes about a second,
-/// what is done in a minute; in the testbed what is done in about as long.
-fn cycles(case: &Case) -> u32 {
+nacre_tests::tests![
+    create_start_delete,
+    with_an_interface,
+    with_a_disk,
+    a_container_that_serves_many,
+];
+
+/// How many containers come and go one after another, beside as many others:
+/// `NACRE_TESTS_CYCLES`, or what makes 200 in three tests, and 8 in the two that the testbed runs.
+fn cycles(case: &Case) -> usize {
     let asked = std::env::var("NACRE_TESTS_CYCLES").ok();
     asked.map_or_else(
         || match case.isolation() {
-            Isolation::Process => 200,
-            Isolation::Vm if case.is_emulated() => 60,
-            Isolation::Vm => 8,
+            Isolation::Vm if in_testbed() => 2,
+            _ => 34,
         },
         |asked| asked.parse().expect("NACRE_TESTS_CYCLES is a number"),
     )
 }
 
-/// How many containers there are at a time.
-const AT_A_TIME: u32 = 2;
+/// A bundle for one of the two that are there at a time, with a directory of its own.
+fn busybox(case: &Case, number: usize) -> Bundle {
+    let directory = case.directory().join(number.to_string());
+    fs::create_dir(&directory).unwrap();
+    Bundle::busybox(&directory)
+}
 
-fn create_start_delete(case: &Case) {
-    let bundle = case.busybox().args(["true"]);
-    let directory = bundle.write().to_str().unwrap();
-    let each = cycles(case) / AT_A_TIME;
-    thread::scope(|scope| {
-        let side_by_side = (0..AT_A_TIME).map(|name| {
-            scope.spawn(move || {
-                let id = format!("{}-{name}", case.id());
-                for _ in 0..each {
-                    let mut create = case.nacre();
-                    create.args(["create", "--bundle", directory, &id]);
-                    assert_eq!(case.leave(create), 0, "{}", case.output());
-                    case.command(&["start", &id]).ok();
-                    case.command(&["delete", "--force", &id]).ok();
-                }
-            })
-        });
-        for one in side_by_side.collect::<Vec<_>>() {
-            one.join().unwrap_or_else(|panic| resume_unwind(panic));
+/// Has containers of both bundles come and go. Each is `used` after its start.
+fn come_and_go(case: &Case, bundles: &[Bundle; 2], used: impl Fn(&Bundle) + Sync) {
+    side_by_side(&[0, 1], |number: &usize| {
+        let bundle = &bundles[*number];
+        let id = format!("{}-{number}", case.id());
+        let directory = bundle.write();
+        for _ in 0..cycles(case) {
+            let mut create = case.nacre();
+            create.args(["create", "--bundle"]).arg(directory).arg(&id);
+            assert_eq!(case.leave(create), 0, "{}", case.output());
+            case.command(&["start", &id]).ok();
+            used(bundle);
+            case.command(&["delete", "--force", &id]).ok();
         }
     });
     // Processes, mounts, cgroups and files are looked for after every test.
     assert_eq!(case.command(&["list", "--quiet"]).ok(), "");
+}
+
+/// It may have ended when it is deleted, or be about to.
+fn create_start_delete(case: &Case) {
+    let bundles = [0, 1].map(|number| busybox(case, number).args(["true"]));
+    come_and_go(case, &bundles, |_| ());
+}
+
+/// The same, with a volume to which the script writes the file `done`. It runs until it is deleted.
+fn with_a_volume(bundle: Bundle, script: &str) -> Bundle {
+    let volume = bundle.directory().join("volume");
+    fs::create_dir(&volume).unwrap();
+    bundle
+        .mount("/volume", "bind", volume.to_str().unwrap(), &["bind"])
+        .shell(&format!(
+            "{script} >/volume/new && mv /volume/new /volume/done && exec sleep 1000"
+        ))
+}
+
+/// What that script wrote, which is removed.
+fn take_done(case: &Case, bundle: &Bundle) -> String {
+    let done = bundle.directory().join("volume/done");
+    case.wait_for("what the container writes", || done.exists());
+    let written = fs::read_to_string(&done).unwrap();
+    fs::remove_file(&done).unwrap();
+    written
+}
+
+fn with_an_interface(case: &Case) {
+    let lan = Lan::new(case);
+    let names = ["a", "b"];
+    let bundles = [0, 1].map(|number| {
+        lan.add(names[number]);
+        lan.attach(names[number], "eth0", "one", 2 + number as u32);
+        let path = lan.network.named(names[number]);
+        let bundle = in_namespace(busybox(case, number), path.to_str().unwrap());
+        with_a_volume(bundle, "cat /sys/class/net/eth0/address")
+    });
+    let before = names.map(|name| lan.shown(name));
+    come_and_go(case, &bundles, |bundle| {
+        let address = take_done(case, bundle);
+        assert!(address.starts_with("02:73:00:00:01:0"), "{address}");
+    });
+    // Neither a tap nor a filter.
+    assert_eq!(names.map(|name| lan.shown(name)), before);
+}
+
+fn with_a_disk(case: &Case) {
+    let bundles = [0, 1].map(|number| {
+        let bundle = overlay(busybox(case, number), DISK);
+        with_a_volume(bundle, "echo written >/file && cat /file")
+    });
+    come_and_go(case, &bundles, |bundle| {
+        assert_eq!(take_done(case, bundle), "written\n");
+        // It is the container's own, where there is a disk for it.
+        let is_shared = bundle.rootfs().join("file").exists();
+        assert_eq!(is_shared, case.isolation() == Isolation::Process);
+    });
 }
 
 /// How many descriptors a process has open.
@@ -70,7 +133,7 @@ fn a_container_that_serves_many(case: &Case) {
     };
     commands();
     let before = used();
-    for _ in 0..cycles(case) / 4 {
+    for _ in 0..cycles(case) {
         commands();
     }
     // What it was given for the last one is closed a moment after the command's end.

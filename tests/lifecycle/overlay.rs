@@ -28,9 +28,9 @@ nacre_tests::tests![
 ];
 
 const MEMORY: (&str, &str) = ("dev.nacre.vm.rootfs.memory", "24M");
-const DISK: (&str, &str) = ("dev.nacre.vm.rootfs.disk", "24M");
+pub(super) const DISK: (&str, &str) = ("dev.nacre.vm.rootfs.disk", "24M");
 
-fn overlay(bundle: Bundle, (name, size): (&str, &str)) -> Bundle {
+pub(super) fn overlay(bundle: Bundle, (name, size): (&str, &str)) -> Bundle {
     bundle
         .annotation("dev.nacre.vm.rootfs", "overlay")
         .annotation(name, size)
@@ -315,9 +315,11 @@ fn what_can_not_be_had_is_refused_by_name(case: &Case) {
             .fold(case.busybox(), |bundle, (name, value)| {
                 bundle.annotation(&format!("dev.nacre.vm.{name}"), value)
             });
-        let outcome = case.run(&bundle);
-        let named = format!("dev.nacre.vm.{name}");
-        assert!(outcome.stderr.contains(&named), "{}", outcome.stderr);
+        let message = case.run(&bundle).refused(1);
+        assert!(
+            message.contains(&format!("dev.nacre.vm.{name}")),
+            "{message}"
+        );
     }
     // A directory that has no room for a disk.
     let configuration = configuration(case, "/proc");
@@ -327,10 +329,9 @@ fn what_can_not_be_had_is_refused_by_name(case: &Case) {
         .args(["run", "--bundle"])
         .arg(bundle.write())
         .arg(case.id());
-    let outcome = case.spawn(command).finish();
-    let error = &outcome.stderr;
-    assert!(error.contains("a disk's image in /proc"), "{error}");
-    assert!(error.contains("vm.disk-directory"), "{error}");
+    let message = case.spawn(command).finish().refused(1);
+    assert!(message.contains("a disk's image in /proc"), "{message}");
+    assert!(message.contains("vm.disk-directory"), "{message}");
 }
 
 fn without_a_vm_the_annotation_means_nothing(case: &Case) {

@@ -24,13 +24,13 @@ pub(crate) fn tests() -> Vec<Test> {
 
 /// Two bridges, `one` and `two`, and namespaces with interfaces on them. The bridge of network N
 /// has the addresses 10.73.N.1 and fd73:N::1.
-struct Lan<'a> {
+pub(super) struct Lan<'a> {
     case: &'a Case,
-    network: Network,
+    pub(super) network: Network,
 }
 
 impl<'a> Lan<'a> {
-    fn new(case: &'a Case) -> Self {
+    pub(super) fn new(case: &'a Case) -> Self {
         case.needs("tc", "iproute2");
         let network = Network::new(case);
         network.shell(
@@ -49,12 +49,12 @@ impl<'a> Lan<'a> {
     }
 
     /// Makes a namespace.
-    fn add(&self, name: &str) {
+    pub(super) fn add(&self, name: &str) {
         self.shell(&format!("ip netns add {name}; ip -n {name} link set lo up"));
     }
 
     /// Gives a namespace an interface on network N, with 10.73.N.H and fd73:N::H.
-    fn attach(&self, name: &str, interface: &str, bridge: &str, host: u32) {
+    pub(super) fn attach(&self, name: &str, interface: &str, bridge: &str, host: u32) {
         let n = if bridge == "one" { 1 } else { 2 };
         self.shell(&format!(
             "ip link add {name}-{interface} mtu 1400 type veth peer name {interface} mtu 1400 \
@@ -89,7 +89,7 @@ impl<'a> Lan<'a> {
     }
 
     /// What a namespace has, as the host's tools show it.
-    fn shown(&self, name: &str) -> String {
+    pub(super) fn shown(&self, name: &str) -> String {
         self.shell(&format!(
             "ip -n {name} -o link; tc -n {name} qdisc
              for i in $(ip -n {name} -br link | sed 's/[@ ].*//'); do
@@ -107,7 +107,7 @@ impl Drop for Beside {
     }
 }
 
-fn in_namespace(bundle: Bundle, path: &str) -> Bundle {
+pub(super) fn in_namespace(bundle: Bundle, path: &str) -> Bundle {
     bundle.set(
         "/linux/namespaces/1",
         json!({ "type": "network", "path": path }),
