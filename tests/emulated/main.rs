@@ -14,6 +14,8 @@ mod killed;
 mod lifecycle;
 #[path = "../vm/machine.rs"]
 mod machine;
+#[path = "../vm/refused.rs"]
+mod refused;
 #[path = "../vm/update.rs"]
 mod update;
 
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
         failures::tests(),
         hogs::tests(),
         killed::tests(),
+        refused::tests(),
         update::tests(),
         clients::tests(),
     ];

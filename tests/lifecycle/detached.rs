@@ -1,12 +1,18 @@
 //! A container that outlives `nacre run`, and the commands that deal with it.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nacre_tests::console::in_shell;
 use nacre_tests::{Case, Isolation, nacre};
+use nix::sys::prctl::set_child_subreaper;
 
 nacre_tests::tests![
     from_run_to_delete,
     delete_ends_what_runs_if_told_to,
     commands_for_a_container_that_isnt_there,
-    a_sandbox_that_was_killed_can_be_deleted,
+    a_killed_container_can_be_deleted,
+    its_status_as_its_reaper_sees_it,
 ];
 
 fn from_run_to_delete(case: &Case) {
@@ -72,9 +78,41 @@ fn commands_for_a_container_that_isnt_there(case: &Case) {
     }
 }
 
-fn a_sandbox_that_was_killed_can_be_deleted(case: &Case) {
+fn a_killed_container_can_be_deleted(case: &Case) {
     case.detach(&case.busybox().args(["sleep", "1000"]));
     assert_eq!(case.command(&["kill", case.id(), "KILL"]).ok(), "");
     case.wait_for_status("stopped");
     assert_eq!(case.command(&["delete", case.id()]).ok(), "");
+}
+
+/// The container's pid becomes a child of the process that reaps for who had it made, such as
+/// containerd's shim or Podman's conmon.
+fn its_status_as_its_reaper_sees_it(case: &Case) {
+    case.needs("perl", "perl-base");
+    let file = case.directory().join("pid");
+    let mut start = case.nacre();
+    start.args(["start", case.id()]);
+    let script = r#"
+        my ($create, $file, $start) = @ARGV;
+        system($create) == 0 or die "create: $?";
+        open(my $open, "<", $file) or die "$file: $!";
+        my $pid = <$open>;
+        system($start) == 0 or die "start: $?";
+        waitpid($pid, 0) == $pid or die "waitpid: $!";
+        print "exit status ", $? >> 8, ", signal ", $? & 127;"#;
+    for status in [0, 43] {
+        let bundle = case.busybox().shell(&format!("exit {status}"));
+        let mut create = case.nacre();
+        create.args(["create", "--pid-file"]).arg(&file);
+        create.arg("--bundle").arg(bundle.write()).arg(case.id());
+        let mut reaper = case.mark(Command::new("perl"));
+        reaper.args(["-e", script]).arg(in_shell(&create));
+        reaper.arg(&file).arg(in_shell(&start));
+        // SAFETY: prctl(2) may be called between fork and exec.
+        unsafe { reaper.pre_exec(|| Ok(set_child_subreaper(true)?)) };
+        let seen = case.spawn(reaper).finish().ok();
+        assert_eq!(seen, format!("exit status {status}, signal 0"));
+        assert_eq!(case.status(), "stopped");
+        assert_eq!(case.command(&["delete", case.id()]).ok(), "");
+    }
 }

@@ -19,7 +19,7 @@ nacre_tests::tests![
     a_container_without_limits_has_a_vm_with_them,
 ];
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 fn waiting(case: &Case) -> Bundle {
     case.busybox().shell("echo ready; exec sleep 1000")

@@ -9,12 +9,14 @@ mod killed;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
 mod machine;
+mod refused;
 mod update;
 
 use std::process::ExitCode;
 
 use nacre_tests::place::Place;
-use nacre_tests::{Isolation, Test, suite};
+use nacre_tests::suite::{self, on_any_hypervisor};
+use nacre_tests::{Isolation, Test};
 
 /// Of the clients' tests, which are all run with emulated VMs, these say that KVM makes no
 /// difference. In the testbed each command takes long.
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         failures::tests(),
         hogs::tests(),
         killed::tests(),
+        on_any_hypervisor(refused::tests()),
         update::tests(),
         a_few_of_clients(),
     ];
