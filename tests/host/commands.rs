@@ -83,13 +83,28 @@ fn doctor(case: &Case) {
     let outcome = case.spawn(command).finish();
     let text = outcome.text();
     let findings: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
-    assert!(findings.to_string().contains("kvm"), "{text}");
-    let can = nacre_vmm::kvm::check().is_ok();
-    if !can {
-        assert_ne!(outcome.status(), Some(0), "{text}");
-    }
+    let vm = &findings["isolation"]["vm"];
+    let list = vm["findings"].as_array().unwrap();
+    let kvm = list
+        .iter()
+        .find(|finding| finding["name"].as_str().unwrap().starts_with("kvm"));
+    let works = kvm.unwrap_or_else(|| panic!("{text}"))["level"] == "ok";
+    assert_eq!(works, nacre_vmm::kvm::check().is_ok(), "{text}");
+    // As everything that it looks at says, of which one error is enough.
+    let possible = list.iter().all(|finding| finding["level"] != "error");
+    assert_eq!(vm["possible"], possible, "{text}");
+    let status = if possible { 0 } else { 1 };
+    assert_eq!(
+        (&findings["chosen"], outcome.status()),
+        (&"vm".into(), Some(status))
+    );
+    // The same for people.
     let mut command = case.nacre();
     command.arg("doctor");
-    let text = case.spawn(command).finish().text();
-    assert!(text.contains("/dev/kvm") || text.contains("KVM"), "{text}");
+    let outcome = case.spawn(command).finish();
+    let text = outcome.expect(status);
+    let can = if possible { "can" } else { "can't" };
+    let first = format!("isolation vm (chosen): {can} be had\n");
+    assert!(text.starts_with(&first), "{text}");
+    assert!(text.contains("/dev/kvm"), "{text}");
 }

@@ -29,7 +29,7 @@ nacre_tests::tests![
     it_outlives_its_input,
     much_through_its_streams,
     a_detached_one_is_killed_by_its_pid,
-    what_isnt_running,
+    in_what_is_created_but_not_in_what_has_ended,
     in_a_paused_container,
     further_descriptors: Process,
     no_further_descriptors_in_a_vm: Vm,
@@ -405,7 +405,7 @@ fn a_cgroup_below_in_the_guest(case: &Case) {
     case.remove_container();
 }
 
-fn what_isnt_running(case: &Case) {
+fn in_what_is_created_but_not_in_what_has_ended(case: &Case) {
     case.create(&case.busybox().shell("echo the first; sleep 1000"));
     // It has namespaces already.
     assert_eq!(exec(case, &[], &["hostname"]).ok(), "nacre\n");

@@ -18,12 +18,11 @@ nacre_tests::tests![
     what_run_starts_is_killed,
 ];
 
-/// How often each is killed. A VM takes much longer to come and go, the more so in the testbed.
+/// How often each is killed. A VM takes much longer to come and go.
 fn kills(case: &Case) -> u32 {
     match case.isolation() {
         Isolation::Process => 25,
-        Isolation::Vm if case.is_emulated() => 10,
-        Isolation::Vm => 3,
+        Isolation::Vm => 10,
     }
 }
 

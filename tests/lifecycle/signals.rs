@@ -1,6 +1,6 @@
 //! Signals sent to `nacre run`.
 
-use nacre_tests::Case;
+use nacre_tests::{Case, leftovers};
 use nix::sys::signal::Signal;
 
 use super::status::own_namespaces_but;
@@ -69,8 +69,8 @@ fn a_signal_before_the_workload_runs_isnt_fatal_to_the_cleanup(case: &Case) {
         .set("/linux/namespaces", own_namespaces_but("pid"))
         .args(["sleep", "1000"]);
     let running = case.start(&bundle);
-    // Somewhere in the boot.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // It is being made: the VM boots, if it is one.
+    case.wait_for("state", || !leftovers::files(&case.state()).is_empty());
     running.signal(Signal::SIGTERM);
     let outcome = running.finish();
     // Kept until the workload was there, or taken as a wish to stop: it is over, and the

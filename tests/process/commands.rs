@@ -17,7 +17,7 @@ nacre_tests::tests![
     spec_for_an_ordinary_user,
     an_ordinary_users_container,
     cgroups_of_systemd,
-    checkpoint_and_restore,
+    no_checkpoint_or_restore_without_criu,
 ];
 
 fn its_name_can_say_the_isolation(case: &Case) {
@@ -222,18 +222,24 @@ fn cgroups_of_systemd(case: &Case) {
     assert!(outcome.stderr.contains("systemd"), "{}", outcome.stderr);
 }
 
-fn checkpoint_and_restore(case: &Case) {
-    case.idle();
+/// One that isn't there, and one that can do nothing.
+fn no_checkpoint_or_restore_without_criu(case: &Case) {
     let image = case.directory().join("image");
-    let image = image.to_str().unwrap();
-    if which("criu").is_none() {
-        let message = case.command(&["checkpoint", "--image-path", image, case.id()]);
-        message.refused_somehow();
-        assert!(
-            message.stderr.to_lowercase().contains("criu"),
-            "{}",
-            message.stderr
-        );
+    let bundle = case.directory().to_str().unwrap();
+    let restored = format!("{}-restored", case.id());
+    for criu in ["/no/such/criu", "/bin/false"] {
+        case.idle();
+        let refused = |command, rest: &[&str]| {
+            let words = ["--criu", criu, command, "--image-path"];
+            let words = [&words[..], &[image.to_str().unwrap()], rest].concat();
+            let outcome = case.command(&words);
+            outcome.refused_somehow();
+            assert!(outcome.stderr.contains("CRIU"), "{}", outcome.stderr);
+        };
+        refused("checkpoint", &[case.id()]);
+        assert_eq!(case.status(), "running");
+        refused("restore", &["--bundle", bundle, &restored]);
+        case.remove_container();
+        assert_eq!(case.command(&["list", "--quiet"]).ok(), "");
     }
-    case.remove_container();
 }
