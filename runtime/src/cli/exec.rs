@@ -37,10 +37,11 @@ pub(crate) struct Exec {
     /// that stands for it)
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
-    /// The process's SELinux label
+    /// The process's SELinux label (refused in a VM, whose kernel has no SELinux)
     #[arg(long, value_name = "LABEL")]
     pub(crate) process_label: Option<String>,
-    /// The process's AppArmor profile
+    /// The process's AppArmor profile (in a VM, whose kernel has no AppArmor, the container
+    /// engines' own are left out and others refused)
     #[arg(long, value_name = "PROFILE")]
     pub(crate) apparmor: Option<String>,
     /// Keep the process from gaining privileges by an exec

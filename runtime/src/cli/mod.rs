@@ -38,18 +38,30 @@ Size of a VM (dev.nacre.vm.cpus and dev.nacre.vm.memory are annotations in confi
   memory  dev.nacre.vm.memory (bytes, or with K, M, G), else the container's memory limit and
           room for the guest's kernel, else the configuration file, else 256M; at least 64M
 
+Root of a VM's container (annotations, else the configuration file):
+  dev.nacre.vm.rootfs          shared: the host's directory; or overlay: that is only read, and
+                               what the container writes ends with it
+  dev.nacre.vm.rootfs.memory   of an overlay, the most guest memory for it, half by default
+  dev.nacre.vm.rootfs.disk     or the size of a disk for it
+
 The configuration file, /etc/nacre/config.toml, with its defaults; every key may be left out,
 and an unknown one is an error:
   isolation = \"vm\"
   [vm]
-  hypervisor = \"kvm\"        # or \"qemu\", or \"auto\"
+  hypervisor = \"kvm\"           # or \"qemu\", or \"auto\"
   qemu = \"/usr/bin/qemu-system-x86_64\"
   cpus = 1
   memory = \"256M\"
-  kernel = \"vmlinux\"        # beside the nacre binary, else /usr/lib/nacre/vmlinux
-  agent = \"nacre-agent\"     # beside the nacre binary, else /usr/lib/nacre/nacre-agent
-  boot-timeout = 30         # seconds until the guest must have said hello
-  console-log = \"FILE\"      # where the guest kernel's log is appended; nowhere by default";
+  boot-timeout = 30            # seconds for the guest's hello, its network, its container, each
+  watchdog = 60                # seconds that it may say nothing from then on; 0 is for ever
+  rootfs = \"shared\"            # or \"overlay\"
+  disk-directory = \"/var/tmp\"  # where the images of disks are made
+and, without a fixed default:
+  kernel = \"FILE\"              # vmlinux beside the nacre binary, else in /usr/lib/nacre
+  agent = \"FILE\"               # nacre-agent in the same places
+  overhead-memory = \"SIZE\"     # what a VM may take besides its size: 64M, with QEMU 256M
+  rootfs-memory = \"SIZE\"       # of overlays, or rootfs-disk = \"SIZE\": half of the guest's memory
+  console-log = \"FILE\"         # where the guest kernel's log is appended: nowhere";
 
 /// An OCI container runtime: each container in its own microVM, or on the host's kernel.
 #[derive(Debug, Parser)]
@@ -80,7 +92,7 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
     /// Whether an ordinary user's container may go without a cgroup where there is no right to
-    /// one (auto: it may)
+    /// one (auto: it may; without effect with --isolation=vm, which needs root)
     // Before the command only, as with runc: `spec` has a flag of that name.
     #[arg(long, value_name = "WHETHER", default_value = "auto")]
     pub(crate) rootless: Rootless,
@@ -143,9 +155,9 @@ pub(crate) enum Command {
     Update(Box<Update>),
     /// Tell what a container uses, and that it ran out of memory
     Events(Events),
-    /// Write a container's state to files, through CRIU
+    /// Write a container's state to files, through CRIU (refused of a VM)
     Checkpoint(Box<Checkpoint>),
-    /// Make a container of such files, through CRIU
+    /// Make a container of such files, through CRIU (refused with --isolation=vm)
     Restore(Box<Restore>),
     /// Write a config.json to start from
     Spec(Spec),
@@ -186,7 +198,7 @@ pub(crate) struct Spec {
     /// The directory to write config.json into
     #[arg(long, short, value_name = "DIR", default_value = ".")]
     pub(crate) bundle: PathBuf,
-    /// Write one for a user without privileges
+    /// Write one for a user without privileges (whose network is the host's: no VM takes it)
     #[arg(long)]
     pub(crate) rootless: bool,
 }
@@ -208,9 +220,12 @@ pub(crate) enum ReportFormat {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use clap::CommandFactory;
 
     use super::*;
+    use crate::config::{Config, annotations::Annotations};
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -221,6 +236,25 @@ mod tests {
     fn the_version_of_the_spec_is_the_newest_known() {
         let spec = format!("\nspec: {}", crate::commands::OCI_VERSION);
         assert!(VERSION.ends_with(&spec));
+    }
+
+    #[test]
+    fn the_help_and_the_readme_have_every_key_and_annotation() {
+        let unknown = toml::from_str::<Config>("[vm]\nx = 1").unwrap_err();
+        let keys = unknown.message().split('`').skip(3).step_by(2);
+        let mut names: Vec<String> = keys.map(|key| format!("{key} = ")).collect();
+        let unknown = HashMap::from([("dev.nacre.x".into(), String::new())]);
+        let unknown = Annotations::parse(Some(&unknown)).unwrap_err().to_string();
+        let words = unknown.split(|c: char| !(c.is_alphanumeric() || c == '.'));
+        let annotations =
+            words.filter(|word| word.starts_with("dev.nacre.") && !word.ends_with(".x"));
+        names.extend(annotations.map(str::to_owned));
+        assert!(names.contains(&"watchdog = ".into()), "{names:?}");
+        assert!(names.contains(&"dev.nacre.vm.rootfs".into()), "{names:?}");
+        for name in &names {
+            assert!(AFTER_HELP.contains(name), "{name}");
+            assert!(include_str!("../../../README.md").contains(name), "{name}");
+        }
     }
 
     #[test]

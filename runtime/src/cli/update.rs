@@ -49,10 +49,10 @@ pub(crate) struct Update {
     #[arg(long, value_name = "LIST")]
     pub(crate) cpuset_mems: Option<String>,
     /// Without effect: Linux has no such limit any more
-    #[arg(long, value_name = "SIZE", hide = true)]
+    #[arg(long, value_name = "SIZE")]
     pub(crate) kernel_memory: Option<String>,
     /// Without effect: Linux has no such limit any more
-    #[arg(long, value_name = "SIZE", hide = true)]
+    #[arg(long, value_name = "SIZE")]
     pub(crate) kernel_memory_tcp: Option<String>,
     /// The memory limit; -1 for none
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
@@ -66,10 +66,10 @@ pub(crate) struct Update {
     /// The most processes and threads; -1 for any number
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pub(crate) pids_limit: Option<i64>,
-    /// Not supported, as Intel RDT isn't
+    /// Refused: Intel RDT isn't supported
     #[arg(long, value_name = "SCHEMA")]
     pub(crate) l3_cache_schema: Option<String>,
-    /// Not supported, as Intel RDT isn't
+    /// Refused: Intel RDT isn't supported
     #[arg(long, value_name = "SCHEMA")]
     pub(crate) mem_bw_schema: Option<String>,
     /// The container's id

@@ -50,7 +50,8 @@ pub(crate) struct Vm {
     kernel: Option<PathBuf>,
     /// The agent's static binary.
     agent: Option<PathBuf>,
-    /// Seconds that a guest has from its start to its hello, and for each answer after it.
+    /// Seconds that a guest has from its start to its hello, and then for each answer until its
+    /// container is created.
     boot_timeout: u64,
     /// Seconds that a guest has to show that it isn't frozen, when it is asked; 0 is for ever.
     watchdog: u64,
@@ -161,7 +162,8 @@ impl Vm {
         Duration::from_secs(self.watchdog)
     }
 
-    /// How long a guest may take to say hello, and to answer a request.
+    /// How long a guest may take to say hello, and to answer each request until its container is
+    /// created.
     pub(crate) fn boot_timeout(&self) -> Duration {
         Duration::from_secs(self.boot_timeout)
     }
