@@ -48,14 +48,13 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// What the command exits with: 127 and 126 for a program that isn't there or can't be
-    /// executed, 128+n for a signal that ended the start, 1 for everything else.
+    /// What the command exits with ([`isolation::exec_failed`] if it is `exec`): 127 and 126 for a
+    /// program that isn't there or can't be executed, 128+n for a signal that ended the start, 1
+    /// for everything else.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Vm(error) => error.exit_status(),
             Self::Process(error) => error.exit_status(),
-            Self::Status(error) => error.exit_status(),
-            Self::Exec(_) => isolation::EXEC_FAILED,
             _ => 1,
         }
     }

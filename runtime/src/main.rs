@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
+    let is_exec = matches!(cli.command, cli::Command::Exec(_));
     let outcome = log::init(&cli.global)
         .map_err(error::Error::from)
         .and_then(|()| commands::dispatch(cli));
@@ -38,7 +39,11 @@ fn main() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             log::report(&error);
-            ExitCode::from(error.exit_status())
+            let status = error.exit_status();
+            ExitCode::from(match is_exec {
+                true => isolation::exec_failed(status),
+                false => status,
+            })
         }
     }
 }

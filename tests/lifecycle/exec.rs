@@ -22,6 +22,7 @@ nacre_tests::tests![
     no_new_privileges,
     a_process_in_a_document,
     a_program_that_isnt_there,
+    any_other_failure,
     detached,
     signals_are_passed_on,
     the_containers_end_is_its_end,
@@ -253,6 +254,24 @@ fn a_program_that_isnt_there(case: &Case) {
     assert!(message.contains("no such file or directory"), "{message}");
     let message = exec(case, &[], &["/etc/passwd"]).refused(126);
     assert!(message.contains("permission denied"), "{message}");
+    assert_eq!(case.status(), "running");
+    case.remove_container();
+}
+
+fn any_other_failure(case: &Case) {
+    case.idle();
+    for flags in [
+        ["--user", "nobody"],
+        ["--cwd", "/no/such"],
+        ["--pid-file", "/no/such/file"],
+        ["--detach", "--tty"],
+        ["--detach", "--pid-file=/no/such/file"],
+    ] {
+        exec(case, &flags, &["true"]).refused(255);
+    }
+    let none = format!("{}-none", case.id());
+    let message = case.command(&["exec", &none, "true"]).refused(255);
+    assert!(message.contains("container does not exist"), "{message}");
     assert_eq!(case.status(), "running");
     case.remove_container();
 }

@@ -244,6 +244,7 @@ fn several_at_once_leave_the_others(case: &Case) {
         .args(["sleep", "1000"]);
     let pid = case.detach(&bundle);
     update(case, &["--cpu-period", "100000", "--cpu-quota", "70000"]);
+    update(case, &[]);
     expect(
         case,
         pid,

@@ -112,7 +112,7 @@ fn of_flags(arguments: &Update) -> Result<LinuxResources, ResourcesError> {
         "pids": given(json!({"limit": arguments.pids_limit.filter(|limit| *limit != 0)})),
         "blockIO": given(json!({"weight": arguments.blkio_weight.filter(|weight| *weight != 0)})),
     });
-    serde_json::from_value(given(document)).map_err(ResourcesError::Flags)
+    serde_json::from_value(document).map_err(ResourcesError::Flags)
 }
 
 /// An object without what is null; null if nothing else is in it.
@@ -180,6 +180,9 @@ mod tests {
 
     #[test]
     fn what_is_not_given_is_left_alone() {
+        for flags in [&["id"][..], &["--kernel-memory=1G", "id"]] {
+            assert_eq!(parsed(flags).unwrap(), LinuxResources::default());
+        }
         let resources = parsed(&["--memory=1G", "--pids-limit=0", "id"]).unwrap();
         assert!(resources.cpu().is_none() && resources.pids().is_none());
         assert!(resources.block_io().is_none() && resources.devices().is_none());

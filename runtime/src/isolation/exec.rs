@@ -22,6 +22,15 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) ignore_paused: bool,
 }
 
+/// What `nacre exec` exits with if it fails for what another command would exit with `status`. As
+/// runc has it, which a program hardly exits with, except that the program's absence can be told.
+pub(crate) fn exec_failed(status: u8) -> u8 {
+    match status {
+        0 | 1 => 255,
+        status => status,
+    }
+}
+
 impl ExecRequest<'_> {
     /// Whether it can be started in a container that stands so.
     pub(super) fn check(&self, status: Status) -> Result<(), StatusError> {

@@ -27,8 +27,8 @@ use crate::{
     state::{By, Record, Store},
 };
 
-pub(crate) use exec::ExecRequest;
-pub(crate) use status_error::{EXEC_FAILED, StatusError};
+pub(crate) use exec::{ExecRequest, exec_failed};
+pub(crate) use status_error::StatusError;
 
 /// What a container is isolated by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]

@@ -23,16 +23,3 @@ pub(crate) enum StatusError {
     #[error("cannot exec in a paused container (use --ignore-paused to override)")]
     ExecPaused,
 }
-
-/// What `nacre exec` exits with if it fails, which a program hardly does.
-pub(crate) const EXEC_FAILED: u8 = 255;
-
-impl StatusError {
-    /// What the command exits with.
-    pub(crate) fn exit_status(&self) -> u8 {
-        match self {
-            Self::ExecStopped | Self::ExecPaused => EXEC_FAILED,
-            _ => 1,
-        }
-    }
-}

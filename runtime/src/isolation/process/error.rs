@@ -8,7 +8,7 @@ use nacre_agent::container::{
 
 use super::CriuError;
 use crate::{
-    isolation::{EXEC_FAILED, StatusError, console::ConsoleError, pid_file::PidFileError},
+    isolation::{StatusError, console::ConsoleError, pid_file::PidFileError},
     state::StateError,
     systemd::SystemdError,
 };
@@ -64,12 +64,7 @@ impl ProcessError {
         match self {
             Self::Create(error) => error.exit_status(),
             Self::Start(error) => error.exit_status(),
-            // As runc has it, except that a program's absence can be told.
-            Self::Exec(error) => match error.exit_status() {
-                1 => EXEC_FAILED,
-                status => status,
-            },
-            Self::Status(error) => error.exit_status(),
+            Self::Exec(error) => error.exit_status(),
             _ => 1,
         }
     }

@@ -14,7 +14,7 @@ use crate::{
         rootfs::RootfsError,
         size::{Bytes, SizeError},
     },
-    isolation::{EXEC_FAILED, StatusError, console::ConsoleError, pid_file::PidFileError},
+    isolation::{StatusError, console::ConsoleError, pid_file::PidFileError},
     log::chain,
     state::{StateError, record},
     systemd::SystemdError,
@@ -126,14 +126,8 @@ impl VmError {
             },
             Self::Killed(signal) => 128 + *signal as u8,
             Self::HostMemory { .. } => 128 + libc::SIGKILL as u8,
-            Self::Client(ClientError::Refused(failure)) => failure.status.max(1),
-            Self::Exec(ClientError::Refused(failure)) => match failure.status {
-                // As runc has it, except that a program's absence can be told.
-                0 | 1 => EXEC_FAILED,
-                status => status,
-            },
-            Self::Exec(_) | Self::ExecProcess(_) | Self::ExecDescriptors => EXEC_FAILED,
-            Self::Status(error) => error.exit_status(),
+            Self::Client(ClientError::Refused(failure))
+            | Self::Exec(ClientError::Refused(failure)) => failure.status.max(1),
             _ => 1,
         }
     }

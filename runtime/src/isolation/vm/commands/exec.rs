@@ -32,7 +32,7 @@ use crate::{
     isolation::{
         StatusError,
         console::{self, Raw},
-        exec::ExecRequest,
+        exec::{ExecRequest, exec_failed},
         pid_file,
         signals::{Received, Signals},
     },
@@ -104,7 +104,7 @@ fn detached(
                 status
                     .unwrap_or_else(|error| {
                         log::report(&error);
-                        error.exit_status()
+                        exec_failed(error.exit_status())
                     })
                     .into(),
             )
