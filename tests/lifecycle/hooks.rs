@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nacre_tests::nacre::is_reference;
-use nacre_tests::{Bundle, Case, Isolation};
+use nacre_tests::{Bundle, Case, Isolation, leftovers};
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 nacre_tests::tests![
@@ -19,6 +20,8 @@ nacre_tests::tests![
     failing_hooks_afterwards,
     a_hook_that_takes_too_long,
     a_hook_that_isnt_there,
+    what_follows_a_creation_that_is_killed,
+    what_follows_a_run_that_is_killed,
     what_the_guest_cant_run: Vm,
 ];
 
@@ -243,5 +246,67 @@ fn what_the_guest_cant_run(case: &Case) {
             "{message}"
         );
         assert!(message.contains("linked statically"), "{message}");
+    }
+}
+
+/// The hooks of a creation kill the command that runs them. What follows a deletion is run with it,
+/// or when the id is taken anew.
+fn what_follows_a_creation_that_is_killed(case: &Case) {
+    let bundle = case.busybox().args(["true"]);
+    let once = case.directory().join("once");
+    let script = format!(
+        "if mkdir {}; then kill -9 $PPID; else echo created; fi",
+        once.display()
+    );
+    let bundle = with_hook(case, bundle, "createRuntime", &script);
+    let bundle = with_hook(case, bundle, "poststop", "echo poststop");
+    for command in ["create", "run"] {
+        let killed = || {
+            let mut words = case.nacre();
+            words
+                .arg(command)
+                .arg("--bundle")
+                .arg(bundle.write())
+                .arg(case.id());
+            assert_eq!(case.spawn(words).finish().killed_by(), Some(9));
+            case.wait_for_status("stopped");
+            fs::remove_dir(&once).unwrap();
+        };
+        killed();
+        case.command(&["delete", case.id()]).ok();
+        assert_eq!(logged(case), "poststop\n", "{command}");
+        fs::remove_file(log(case)).unwrap();
+        killed();
+        fs::create_dir(&once).unwrap();
+        case.run(&bundle).ok();
+        assert_eq!(logged(case), "poststop\ncreated\npoststop\n", "{command}");
+        fs::remove_dir(&once).unwrap();
+        fs::remove_file(log(case)).unwrap();
+    }
+}
+
+/// With all of its processes, or alone: its container ends with it, or is deleted by force.
+fn what_follows_a_run_that_is_killed(case: &Case) {
+    let bundle = case
+        .busybox()
+        .shell("echo ready; while :; do sleep 0.1; done");
+    let bundle = with_hook(case, bundle, "poststop", "echo poststop");
+    for with_all in [false, true] {
+        let mut running = case.start(&bundle);
+        running.wait_for_line("ready");
+        if with_all {
+            running.signal(Signal::SIGSTOP);
+            for (pid, _) in leftovers::processes(case.id()) {
+                if pid != running.pid() {
+                    // It may have ended with another.
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+            }
+        }
+        running.signal(Signal::SIGKILL);
+        case.command(&["delete", "--force", case.id()]).ok();
+        assert_eq!(logged(case), "poststop\n", "{with_all}");
+        running.finish();
+        fs::remove_file(log(case)).unwrap();
     }
 }

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 nacre_tests::tests![
     nacre_run_is_killed,
+    a_run_that_keeps_is_killed,
     the_sandbox_process_is_killed,
     both_are_killed,
 ];
@@ -62,6 +63,21 @@ fn nacre_run_is_killed(case: &Case) {
         running.finish();
     }
     case.run(&case.busybox().args(["true"])).expect(0);
+}
+
+fn a_run_that_keeps_is_killed(case: &Case) {
+    let bundle = case.busybox().shell("echo ready; sleep 1000");
+    let mut command = case.nacre();
+    command
+        .args(["run", "--keep", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    let mut running = case.spawn(command);
+    running.wait_for_line("ready");
+    running.signal(Signal::SIGKILL);
+    case.wait_for_status("stopped");
+    running.finish();
+    case.command(&["delete", case.id()]).ok();
 }
 
 fn the_sandbox_process_is_killed(case: &Case) {

@@ -20,7 +20,10 @@ use oci_spec::runtime::Spec;
 
 use crate::{
     id::Id,
-    isolation::vm::{SOCKET, network},
+    isolation::{
+        hooks,
+        vm::{SOCKET, network},
+    },
     systemd,
 };
 
@@ -142,11 +145,16 @@ impl Folder {
 
     /// Takes over what a container has left that has ended, or a command that was killed.
     fn reclaim(&self, id: &Id) -> Result<(), StateError> {
-        if self.record()?.as_ref().is_some_and(Record::is_kept) {
+        let record = self.record()?;
+        if record.as_ref().is_some_and(Record::is_kept) {
             return Err(StateError::InUse(id.clone()));
         }
         self.remove_cgroup_of_remains(id)?;
-        self.clear()
+        self.clear()?;
+        if let Some(record) = &record {
+            hooks::poststop(record);
+        }
+        Ok(())
     }
 
     /// Removes the cgroup that a VM's sandbox process has left as it was killed, with what it has

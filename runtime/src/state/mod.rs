@@ -220,7 +220,7 @@ fn seen_vm(record: Record, alive: bool) -> Option<Seen> {
     let status = match alive {
         true => vm.status(),
         // What is left when a creation is cut short is there to be deleted too.
-        false if vm.keep => Status::Stopped,
+        false if record.is_to_be_deleted() => Status::Stopped,
         false => return None,
     };
     Some(Seen { record, status })

@@ -153,9 +153,23 @@ impl Record {
     /// was there in full isn't worth keeping.
     pub(super) fn is_kept(&self) -> bool {
         match &self.by {
-            By::Vm(vm) => vm.keep && vm.progress != Progress::Creating,
+            By::Vm(vm) => self.is_to_be_deleted() && vm.progress != Progress::Creating,
             By::Process(process) => process.init.is_some(),
         }
+    }
+
+    /// Whether a deletion is due to the container: it is kept for one, or it has hooks that follow
+    /// one, and whoever would have run them was killed.
+    pub(super) fn is_to_be_deleted(&self) -> bool {
+        match &self.by {
+            By::Vm(vm) => vm.keep || !self.poststop.is_empty(),
+            By::Process(_) => true,
+        }
+    }
+
+    /// Whether this stays behind a VM whose command was killed.
+    pub(crate) fn outlives_its_command(&self) -> bool {
+        self.is_kept() || !self.poststop.is_empty()
     }
 }
 

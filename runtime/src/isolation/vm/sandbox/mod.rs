@@ -37,7 +37,7 @@ use crate::{
     isolation::signals::Signals,
     log,
     state::{
-        By, Folder,
+        By, Folder, Record,
         record::{End, Progress},
     },
     systemd::{self, Systemd},
@@ -305,11 +305,15 @@ impl Sandbox<'_> {
     }
 
     /// Leaves nothing behind but the container's folder and its cgroup, which somebody else
-    /// removes: leaving a cgroup waits for all CPUs. Unless this process is alone.
+    /// removes: leaving a cgroup waits for all CPUs. Unless this process is alone, and nobody
+    /// is to delete the container.
     fn clean_up(self, is_alone: bool, outcome: &Result<u8, VmError>) -> Result<(), VmError> {
         // Whatever of these fails, the others are undone.
         let closed = self.network.map_or(Ok(()), CarriedNetwork::close);
-        if is_alone {
+        let record = self.folder.record();
+        let stays =
+            |record: &Option<Record>| record.as_ref().is_some_and(Record::outlives_its_command);
+        if is_alone && !record.as_ref().is_ok_and(stays) {
             let unit = self
                 .cgroup
                 .as_ref()
@@ -326,9 +330,9 @@ impl Sandbox<'_> {
             return Ok(self.folder.remove()?);
         }
         let unmounted = self.share.map_or(Ok(()), Share::unmount);
-        if let Some(mut record) = self.folder.record()?
+        if let Some(mut record) = record?
             && let By::Vm(vm) = &mut record.by
-            && vm.keep
+            && (vm.keep || is_alone)
         {
             vm.end = Some(match outcome {
                 Ok(status) => End {
