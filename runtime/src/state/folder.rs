@@ -370,6 +370,7 @@ mod tests {
                 cpus: 1,
                 memory: 64 << 20,
             },
+            memory_limit: None,
             guest_kernel: None,
             progress,
             paused: false,

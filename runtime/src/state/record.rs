@@ -67,6 +67,9 @@ pub(crate) struct Vm {
     /// What runs the VM.
     pub(crate) hypervisor: Hypervisor,
     pub(crate) size: Size,
+    /// The container's limit on memory, in bytes, as it was configured or changed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_limit: Option<i64>,
     /// The guest kernel's release, once the guest has said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) guest_kernel: Option<String>,

@@ -140,11 +140,20 @@ pub(super) fn of(asked: &LinuxResources) -> LinuxResources {
     limits
 }
 
+/// The container's limit on memory, if these are to change it.
+pub(super) fn of_memory(asked: &LinuxResources) -> Option<i64> {
+    let limit = asked.memory().as_ref().and_then(LinuxMemory::limit);
+    limit.filter(|limit| *limit != 0)
+}
+
 /// The container's limit on memory and swap, with `total` in the place of its limit on memory.
 pub(super) fn swap(asked: &LinuxMemory, total: i64) -> Option<i64> {
     match (asked.limit(), asked.swap()?) {
         (_, -1) => Some(-1),
-        (Some(limit @ 1..), swap @ 1..) => Some(total.saturating_add(swap.saturating_sub(limit))),
+        // The guest's engine refuses less than the limit on memory alone, if it is to be trusted.
+        (Some(limit @ 1..), swap @ 1..) => {
+            Some(total.saturating_add(swap.saturating_sub(limit).max(0)))
+        }
         // The guest's engine refuses it by name, or takes it for none.
         _ => None,
     }
@@ -216,6 +225,8 @@ mod tests {
             (json!({"limit": 10, "swap": -1}), Some(-1)),
             (json!({"limit": -1, "swap": -1}), Some(-1)),
             (json!({"limit": 10, "swap": 0}), None),
+            (json!({"limit": 1021, "swap": 20}), Some(1000)),
+            (json!({"swap": 20}), None),
         ] {
             let memory: LinuxMemory = serde_json::from_value(memory).unwrap();
             assert_eq!(swap(&memory, 1000), expected, "{memory:?}");

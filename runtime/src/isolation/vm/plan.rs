@@ -130,6 +130,7 @@ impl Plan {
             network: network.path().map(Path::to_owned),
             hypervisor,
             size,
+            memory_limit: resources.and_then(limits::of_memory),
             guest_kernel: None,
             progress: Progress::Creating,
             paused: false,

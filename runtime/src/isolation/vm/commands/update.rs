@@ -4,7 +4,7 @@ use nacre_agent::{
     container::cgroups::{Cgroup, Changed},
     protocol::{Answer, Request},
 };
-use oci_spec::runtime::{LinuxCpu, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use crate::{
     config::size::{Bytes, Size},
@@ -53,8 +53,13 @@ pub(crate) fn update(
         Some(_) => Some(Systemd::connect()?),
         None => None,
     };
+    let swap = resources.memory().as_ref().and_then(LinuxMemory::swap);
+    let total = match (swap, cgroup) {
+        (Some(1..), Some(cgroup)) => i64::try_from(cgroup.stats()?.memory.usage.limit).ok(),
+        _ => None,
+    };
+    let host = on_host(resources, found.vm.memory_limit, total);
     let mut client = Client::connect(&found.folder)?;
-    let host = on_host(found, resources, &mut client)?;
     let changed = match cgroup {
         Some(cgroup) => cgroup.limit_where_possible(&host)?,
         None => Changed::default(),
@@ -120,39 +125,25 @@ fn cpus(cpu: &LinuxCpu) -> Option<u64> {
     Some(quota.div_ceil(period))
 }
 
-/// The host's part. Of memory the VM keeps what it has; of swap it may use what the container may.
-fn on_host(
-    found: &Found<'_>,
-    resources: &LinuxResources,
-    client: &mut Client,
-) -> Result<LinuxResources, VmError> {
+/// The host's part. Of memory the VM keeps what it has, `total`; of swap it may use what the
+/// container may, whose limit on memory is `limit` unless that is changed, too. Not for the guest
+/// to say: it would choose how much of the host's swap it has.
+fn on_host(resources: &LinuxResources, limit: Option<i64>, total: Option<i64>) -> LinuxResources {
     let mut host = limits::of(resources);
     let Some(mut memory) = *resources.memory() else {
-        return Ok(host);
+        return host;
     };
-    let mut of_host = oci_spec::runtime::LinuxMemory::default();
+    memory.set_limit(limits::of_memory(resources).or(limit));
+    let mut of_host = LinuxMemory::default();
     of_host.set_reservation(memory.reservation());
-    if let (Some(1..), Some(cgroup)) = (memory.swap(), &found.vm.cgroup) {
-        if memory.limit().is_none_or(|limit| limit == 0) {
-            let id = found.record.id.clone();
-            let Answer::Stats(stats) = client.ask_guest(Request::Stats { id }, TIMEOUT)? else {
-                return Err(ClientError::Unasked.into());
-            };
-            memory.set_limit(i64::try_from(stats.memory.usage.limit).ok());
-        }
-        let total = cgroup.stats()?.memory.usage.limit;
-        of_host.set_swap(
-            i64::try_from(total)
-                .ok()
-                .and_then(|total| limits::swap(&memory, total)),
-        );
-    } else if memory.swap() == Some(-1) {
-        of_host.set_swap(Some(-1));
-    }
-    if of_host != oci_spec::runtime::LinuxMemory::default() {
+    of_host.set_swap(match memory.swap() {
+        Some(-1) => Some(-1),
+        _ => total.and_then(|total| limits::swap(&memory, total)),
+    });
+    if of_host != LinuxMemory::default() {
         host.set_memory(Some(of_host));
     }
-    Ok(host)
+    host
 }
 
 #[cfg(test)]
@@ -212,6 +203,33 @@ mod tests {
         ] {
             let message = checked(json).unwrap_err();
             assert!(message.contains(field), "{field}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_hosts_swap_is_what_the_container_was_given_on_the_host() {
+        for (memory, limit, expected) in [
+            (json!({"swap": 30}), Some(10), json!({"swap": 1020})),
+            (
+                json!({"swap": 30, "limit": 0}),
+                Some(10),
+                json!({"swap": 1020}),
+            ),
+            (
+                json!({"swap": 30, "limit": 20}),
+                Some(10),
+                json!({"swap": 1010}),
+            ),
+            (json!({"swap": -1}), Some(10), json!({"swap": -1})),
+            (json!({"swap": 5}), Some(10), json!({"swap": 1000})),
+            // There is nothing that it could be added to.
+            (json!({"swap": 30}), None, json!(null)),
+            (json!({"swap": 30}), Some(-1), json!(null)),
+            (json!({"limit": 20}), Some(10), json!(null)),
+        ] {
+            let resources = |memory| serde_json::from_value(json!({ "memory": memory })).unwrap();
+            let host = on_host(&resources(memory), limit, Some(1000));
+            assert_eq!(host, resources(expected));
         }
     }
 }

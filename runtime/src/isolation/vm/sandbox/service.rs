@@ -33,7 +33,7 @@ use super::{
     watchdog::{Finding, Watchdog},
 };
 use crate::isolation::vm::{
-    VmError,
+    VmError, limits,
     network::LiveNetwork,
     terminal::Terminal,
     wire::{Answer, Ask},
@@ -70,6 +70,8 @@ enum Owed {
     Nobody,
     Start(ClientId),
     Client(ClientId),
+    /// Other limits, with the container's limit on memory if that is one of them.
+    Update(ClientId, Option<i64>),
     Exec(Pending),
     /// Told of a change of the network; the container that this client starts waits for it.
     Network(Option<ClientId>),
@@ -211,6 +213,7 @@ impl<'a, M: Machine> Service<'a, M> {
                     let answer = result.map_or_else(Answer::Failed, Answer::Guest);
                     self.clients.answer(client, &answer);
                 }
+                Some(Owed::Update(client, limit)) => self.updated(client, limit, result),
                 Some(Owed::Start(client)) => self.started(client, result)?,
                 Some(Owed::Exec(pending)) => self.executed(pending, result)?,
                 Some(Owed::Network(starts)) => self.network_told(starts, result)?,
@@ -260,6 +263,23 @@ impl<'a, M: Machine> Service<'a, M> {
         }
         self.session.hears_signals = true;
         Ok(())
+    }
+
+    fn updated(
+        &mut self,
+        client: ClientId,
+        memory_limit: Option<i64>,
+        result: Result<protocol::Answer, Failure>,
+    ) {
+        let noted = match (&result, memory_limit) {
+            (Ok(_), Some(_)) => self.notes.note(|vm| vm.memory_limit = memory_limit),
+            _ => Ok(()),
+        };
+        let answer = match noted {
+            Ok(()) => result.map_or_else(Answer::Failed, Answer::Guest),
+            Err(error) => refused(&error),
+        };
+        self.clients.answer(client, &answer);
     }
 
     /// The agent has answered whether a process runs that a command asked for.
@@ -491,6 +511,10 @@ impl<'a, M: Machine> Service<'a, M> {
                 let refusal = refused(&self.not_running(Status::Paused));
                 self.clients.answer(client, &refusal);
                 Ok(())
+            }
+            Request::Update { resources, .. } => {
+                let limit = limits::of_memory(resources);
+                self.request(request, Owed::Update(client, limit))
             }
             _ => self.request(request, Owed::Client(client)),
         }

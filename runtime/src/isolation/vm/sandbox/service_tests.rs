@@ -137,6 +137,7 @@ fn play(
             cpus: 1,
             memory: 64 << 20,
         },
+        memory_limit: None,
         guest_kernel: None,
         progress: Progress::Created,
         paused: false,
@@ -458,6 +459,45 @@ fn a_process_that_cant_be_started_leaves_nothing() {
             }));
             let error = asking.join().unwrap().unwrap_err();
             assert!(matches!(error, ClientError::Refused(f) if f.status == 127));
+            others.exit(0);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 0);
+}
+
+#[test]
+fn the_last_limit_on_memory_that_was_set_is_known() {
+    let outcome = play(
+        |others| {
+            others.start();
+            let known = |others: &Others| match others.store.look(&others.id).unwrap().record.by {
+                By::Vm(vm) => vm.memory_limit,
+                By::Process(_) => panic!(),
+            };
+            let refused = Failure {
+                message: "no".into(),
+                status: 1,
+            };
+            for (memory, reply, expected) in [
+                (r#"{"limit": 20}"#, Ok(protocol::Answer::Done), Some(20)),
+                (r#"{"swap": 40}"#, Ok(protocol::Answer::Done), Some(20)),
+                (r#"{"limit": 30}"#, Err(refused), Some(20)),
+                (r#"{"limit": -1}"#, Ok(protocol::Answer::Done), Some(-1)),
+            ] {
+                let mut client = others.client();
+                let resources = format!(r#"{{"memory": {memory}}}"#);
+                let update = Request::Update {
+                    id: "a".into(),
+                    resources: serde_json::from_str(&resources).unwrap(),
+                };
+                let asking = thread::spawn(move || client.ask_guest(update, LATE));
+                assert!(matches!(others.request(), Request::Update { .. }));
+                let is_fine = reply.is_ok();
+                others.reply(reply);
+                assert_eq!(asking.join().unwrap().is_ok(), is_fine);
+                assert_eq!(known(others), expected, "{memory}");
+            }
             others.exit(0);
         },
         |_| (),
