@@ -6,16 +6,21 @@ use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
 use nacre_tests::console::in_shell;
+use nacre_tests::network::Network;
 use nacre_tests::{Case, Isolation, Outcome, leftovers};
 
 use super::image::{self, BUSYBOX};
+use super::workload::{COUNTS, TALKS, answer, talk, wait_until_still};
 
 nacre_tests::tests![
     run_and_its_exit_status,
     a_detached_life,
     flags_of_run,
+    out_of_memory,
+    networks,
     an_image_with_a_user,
     a_terminal,
+    typing_at_a_terminal,
 ];
 
 struct Containerd<'a> {
@@ -176,15 +181,13 @@ fn run_and_its_exit_status(case: &Case) {
 
 fn a_detached_life(case: &Case) {
     let containerd = Containerd::start(case);
-    let script = "echo started; trap 'exit 6' TERM; while :; do sleep 0.05; done";
     let log = case.directory().join("log-of-a");
     let uri = format!("file://{}", log.display());
     containerd
-        .run(&["--detach", "--log-uri", &uri], "a", &["sh", "-c", script])
+        .run(&["--detach", "--log-uri", &uri], "a", &["sh", "-c", COUNTS])
         .expect(0);
-    case.wait_for("the log", || {
-        fs::read_to_string(&log).is_ok_and(|log| log == "started\n")
-    });
+    let log = || fs::read_to_string(&log).unwrap_or_default();
+    case.wait_for("the log", || log().starts_with("1\n2\n3\n"));
     assert_eq!(containerd.status("a"), "RUNNING");
     let exec = |id: &str, script: &str| {
         containerd.ctr(&["task", "exec", "--exec-id", id, "a", "sh", "-c", script])
@@ -201,14 +204,19 @@ fn a_detached_life(case: &Case) {
     );
     containerd.ok(&["task", "pause", "a"]);
     assert_eq!(containerd.status("a"), "PAUSED");
+    let before = wait_until_still(case, log);
     containerd.ok(&["task", "resume", "a"]);
     assert_eq!(containerd.status("a"), "RUNNING");
+    case.wait_for("more numbers", || log().len() > before.len());
     let pids = containerd.ok(&["task", "ps", "a"]);
     assert!(pids.lines().count() >= 2, "{pids}");
     assert!(containerd.ok(&["task", "metrics", "a"]).contains("memory"));
     containerd.ok(&["task", "kill", "--signal", "TERM", "a"]);
     case.wait_for("the end", || containerd.status("a") == "STOPPED");
-    containerd.ctr(&["task", "rm", "a"]).expect(0);
+    let removed = containerd.ctr(&["task", "rm", "a"]);
+    removed.expect(0);
+    let status = "task a exit with non-zero exit code 6";
+    assert!(removed.stderr.contains(status), "{removed:?}");
     containerd.ok(&["container", "rm", "a"]);
 
     // Removed while it runs.
@@ -248,13 +256,6 @@ fn flags_of_run(case: &Case) {
         2,
         "{outcome:?}"
     );
-    // Unless the rest goes to the host's swap, which it doesn't limit.
-    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    if case.isolation() == Isolation::Vm || swaps.lines().count() < 2 {
-        let takes = ["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"];
-        let flags = ["--rm", "--memory-limit", "33554432"];
-        containerd.run(&flags, "f", &takes).expect(137);
-    }
     let shows = "ls /sys/class/net";
     let flags = ["--privileged", "--net-host"];
     match case.isolation() {
@@ -281,6 +282,61 @@ fn flags_of_run(case: &Case) {
     containerd.expect_nothing();
 }
 
+fn out_of_memory(case: &Case) {
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    if case.isolation() == Isolation::Process && swaps.lines().count() > 1 {
+        case.ignore("ctr can't limit swap, and this host has some");
+    }
+    let containerd = Containerd::start(case);
+    let takes = ["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"];
+    let flags = ["--rm", "--memory-limit", "33554432"];
+    containerd.run(&flags, "a", &takes).expect(137);
+    containerd.expect_nothing();
+}
+
+/// Namespaces by their paths, as CNI's callers give them.
+fn networks(case: &Case) {
+    let containerd = Containerd::start(case);
+    let network = Network::new(case);
+    network.shell(
+        case,
+        "ip link add bridge type bridge; ip link set bridge up
+         for n in 1 2; do ip netns add n$n
+         ip link add to-$n type veth peer name eth0 netns n$n
+         ip link set to-$n master bridge up
+         ip -n n$n address add 10.74.1.$n/24 dev eth0; ip -n n$n link set eth0 up; done",
+    );
+    for (id, name) in [("a", "n1"), ("b", "n2")] {
+        let namespace = format!("network:{}", network.named(name).display());
+        let server = format!("exec nc -ll -p 80 -e echo this is {id}");
+        let flags = ["--detach", "--with-ns", &namespace];
+        let words = ["sh", "-c", &server];
+        containerd.run(&flags, id, &words).expect(0);
+    }
+    let mut execs = 0..;
+    let mut ask = |id: &str, server: &str| {
+        let exec = execs.next().unwrap().to_string();
+        let words = ["task", "exec", "--exec-id", &exec, id];
+        let asks = ["nc", "-w", "3", server, "80"];
+        answer(&containerd.ctr(&[&words[..], &asks].concat()))
+    };
+    for (id, server, says) in [
+        ("a", "10.74.1.2", "this is b\n"),
+        ("b", "10.74.1.1", "this is a\n"),
+    ] {
+        case.wait_for(says, || ask(id, server).as_deref() == Some(says));
+    }
+    // One that is in neither.
+    let asks = ["nc", "-w", "3", "10.74.1.1", "80"];
+    let outcome = containerd.run(&["--rm"], "c", &asks);
+    assert_eq!(answer(&outcome), None);
+    for id in ["a", "b"] {
+        containerd.ok(&["task", "rm", "--force", id]);
+        containerd.ok(&["container", "rm", id]);
+    }
+    containerd.expect_nothing();
+}
+
 fn an_image_with_a_user(case: &Case) {
     let containerd = Containerd::start(case);
     let name = "localhost/user:test";
@@ -302,6 +358,20 @@ fn a_terminal(case: &Case) {
     let exec = ctr(case, &[&words[..], &["sh", "-c", "tty; exit 4"]].concat());
     let output = case.at_a_terminal(&in_shell(&exec)).finish().expect(4);
     assert!(output.contains("/dev/pts/0"), "{output}");
+    containerd.ok(&["task", "rm", "--force", "b"]);
+    containerd.ok(&["container", "rm", "b"]);
+    containerd.expect_nothing();
+}
+
+fn typing_at_a_terminal(case: &Case) {
+    let containerd = Containerd::start(case);
+    let run = containerd.run_command(&["--rm", "-t"], "a", &["sh", "-c", TALKS]);
+    talk(case, &run, "/dev/pts/0");
+    let sleeps = ["sleep", "1000"];
+    containerd.run(&["--detach"], "b", &sleeps).expect(0);
+    let words = ["task", "exec", "-t", "--exec-id", "1", "b"];
+    let exec = ctr(case, &[&words[..], &["sh", "-c", TALKS]].concat());
+    talk(case, &exec, "/dev/pts/0");
     containerd.ok(&["task", "rm", "--force", "b"]);
     containerd.ok(&["container", "rm", "b"]);
     containerd.expect_nothing();

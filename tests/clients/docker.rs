@@ -11,14 +11,18 @@ use nacre_tests::{Case, Isolation, Outcome};
 use serde_json::json;
 
 use super::image::{self, BUSYBOX};
+use super::workload::{COUNTS, ORPHANS, TALKS, answer, talk, wait_until_still};
 
 nacre_tests::tests![
     run_and_its_exit_status,
     a_detached_life,
+    a_volume_exec_and_stop,
+    pause,
     limits_volumes_and_privileges,
     an_image_with_a_user,
     an_init,
     a_terminal,
+    typing_at_a_terminal,
     networks,
 ];
 
@@ -172,9 +176,6 @@ fn a_detached_life(case: &Case) {
     assert_eq!(docker.ok(&flags), "12\n/tmp\n");
     docker.ok(&["kill", "--signal", "USR1", "c1"]);
     case.wait_for("the signal", || docker.ok(&["logs", "c1"]).contains("usr1"));
-    docker.ok(&["pause", "c1"]);
-    assert_eq!(docker.inspect("{{.State.Status}}"), "paused");
-    docker.ok(&["unpause", "c1"]);
     // Docker shows the host's processes of the container.
     let shown = match case.isolation() {
         Isolation::Process => "echo started",
@@ -196,6 +197,41 @@ fn a_detached_life(case: &Case) {
     docker.ok(&["restart", "--time", "10", "c1"]);
     assert_eq!(docker.inspect("{{.State.Status}}"), "running");
     docker.ok(&["rm", "--force", "c1"]);
+}
+
+/// A life in few words, for where each command takes long.
+fn a_volume_exec_and_stop(case: &Case) {
+    let docker = Docker::start(case);
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    let volume = format!("{}:/data", data.display());
+    let script = "trap 'exit 5' TERM; echo started; while :; do sleep 0.05; done";
+    let run = ["run", "--detach", "--name", "c1", "-v", &volume, BUSYBOX];
+    docker.ok(&[&run[..], &["sh", "-c", script]].concat());
+    case.wait_for("the log", || docker.ok(&["logs", "c1"]) == "started\n");
+    let script = "echo new >/data/new; exit 3";
+    docker.run(&["exec", "c1", "sh", "-c", script]).expect(3);
+    assert_eq!(fs::read_to_string(data.join("new")).unwrap(), "new\n");
+    docker.ok(&["stop", "c1"]);
+    assert_eq!(docker.inspect("{{.State.ExitCode}}"), "5");
+    docker.ok(&["rm", "c1"]);
+}
+
+fn pause(case: &Case) {
+    let docker = Docker::start(case);
+    let run = ["run", "--detach", "--name", "c1", BUSYBOX];
+    docker.ok(&[&run[..], &["sh", "-c", COUNTS]].concat());
+    let log = || docker.ok(&["logs", "c1"]);
+    case.wait_for("the log", || log().contains("3\n"));
+    docker.ok(&["pause", "c1"]);
+    assert_eq!(docker.inspect("{{.State.Status}}"), "paused");
+    let before = wait_until_still(case, log);
+    docker.run(&["exec", "c1", "true"]).refused_somehow();
+    docker.ok(&["unpause", "c1"]);
+    case.wait_for("more numbers", || log().len() > before.len());
+    docker.ok(&["stop", "c1"]);
+    assert_eq!(docker.inspect("{{.State.ExitCode}}"), "6");
+    docker.ok(&["rm", "c1"]);
 }
 
 fn limits_volumes_and_privileges(case: &Case) {
@@ -254,7 +290,11 @@ fn limits_volumes_and_privileges(case: &Case) {
     let mounts = ["mount", "-t", "tmpfs", "t", "/tmp"];
     match case.isolation() {
         // Which asks for all capabilities, and this host may not have them all to give.
-        Isolation::Process if !has_all_capabilities() => {}
+        Isolation::Process if !has_all_capabilities() => {
+            let outcome = docker.once(&["--privileged"], &mounts);
+            outcome.expect(125);
+            assert!(outcome.stderr.contains("CAP_"), "{outcome:?}");
+        }
         Isolation::Process => drop(docker.once(&["--privileged"], &mounts).expect(0)),
         Isolation::Vm => {
             let outcome = docker.once(&["--privileged"], &mounts);
@@ -305,18 +345,14 @@ fn an_image_with_a_user(case: &Case) {
 fn an_init(case: &Case) {
     case.needs("docker-init", "docker.io");
     let docker = Docker::start(case);
-    // It reaps what loses its parent, and passes a signal and a status on.
-    let script = "cat /proc/1/comm; (sleep 0.1 &); sleep 0.4
-                  grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l; exit 7";
-    let output = docker.once(&["--init"], &["sh", "-c", script]).expect(7);
-    assert!(
-        output.ends_with("\n0\n") && !output.starts_with("sh\n"),
-        "{output}"
-    );
-    let script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done";
+    let output = docker.once(&["--init"], &["sh", "-c", ORPHANS]).expect(7);
+    assert_eq!(output, "docker-init\nreaped\n");
+    // It passes a signal and a status on.
+    let script = "trap 'exit 5' TERM; echo $$; while :; do sleep 0.05; done";
     let words = ["--init", "--name", "c1", BUSYBOX, "sh", "-c", script];
     docker.ok(&[&["run", "--detach"], &words[..]].concat());
-    case.wait_for("the log", || docker.ok(&["logs", "c1"]) == "ready\n");
+    case.wait_for("the log", || docker.ok(&["logs", "c1"]).ends_with('\n'));
+    assert_ne!(docker.ok(&["logs", "c1"]), "1\n");
     docker.ok(&["stop", "c1"]);
     assert_eq!(docker.inspect("{{.State.ExitCode}}"), "5");
     docker.ok(&["rm", "c1"]);
@@ -362,6 +398,17 @@ fn a_terminal(case: &Case) {
     docker.ok(&["rm", "--force", "c1"]);
 }
 
+fn typing_at_a_terminal(case: &Case) {
+    let docker = Docker::start(case);
+    let run = ["run", "--rm", "-it", BUSYBOX, "sh", "-c", TALKS];
+    talk(case, &self::docker(case, &run), "/dev/pts/0");
+    let sleeps = ["run", "--detach", "--name", "c1", BUSYBOX, "sleep", "1000"];
+    docker.ok(&sleeps);
+    let exec = ["exec", "-it", "c1", "sh", "-c", TALKS];
+    talk(case, &self::docker(case, &exec), "/dev/pts/0");
+    docker.ok(&["rm", "--force", "c1"]);
+}
+
 fn networks(case: &Case) {
     let docker = Docker::start_in(case, Some(Network::new(case)));
     docker.ok(&["network", "create", "--subnet", "10.72.1.0/24", "one"]);
@@ -372,32 +419,35 @@ fn networks(case: &Case) {
     docker.ok(&[&["run", "--detach", "--name", "c1"], &flags[..], &words].concat());
     let ask = |network: &str, server: &str| {
         let asks = ["nc", "-w", "3", server, "80"];
-        docker.once(&["--network", network], &asks).text()
+        answer(&docker.once(&["--network", network], &asks))
     };
-    let answer = "of the server\n";
-    case.wait_for("the server", || ask("one", "10.72.1.9") == answer);
+    let says = "of the server\n";
+    let answered = Some(says.to_owned());
+    case.wait_for("the server", || ask("one", "10.72.1.9") == answered);
     // Docker's name server knows it, which is on the namespace's loopback: not the guest's.
     let by_name = match case.isolation() {
-        Isolation::Process => answer,
-        Isolation::Vm => "",
+        Isolation::Process => answered.clone(),
+        Isolation::Vm => None,
     };
     assert_eq!(ask("one", "c1"), by_name);
     let hosts = ["--network", "one", "--add-host", "c1:10.72.1.9"];
     let output = docker.once(&hosts, &["nc", "-w", "3", "c1", "80"]);
-    assert_eq!(output.text(), answer);
+    assert_eq!(output.expect(0), says);
     for network in ["two", "bridge", "none"] {
-        assert_eq!(ask(network, "10.72.1.9"), "", "{network}");
+        assert_eq!(ask(network, "10.72.1.9"), None, "{network}");
     }
     // Published.
     let mut client = case.mark(Command::new("busybox"));
     client.args(["nc", "-w", "3", "127.0.0.1", "8080"]);
     let client = docker.network.as_ref().unwrap().enter(&client);
-    assert_eq!(case.spawn(client).finish().text(), answer);
+    assert_eq!(case.spawn(client).finish().expect(0), says);
     // A network that comes while it runs, and goes.
     docker.ok(&["network", "connect", "--ip", "10.72.2.9", "two", "c1"]);
-    case.wait_for("the other interface", || ask("two", "10.72.2.9") == answer);
+    case.wait_for("the other interface", || {
+        ask("two", "10.72.2.9") == answered
+    });
     docker.ok(&["network", "disconnect", "two", "c1"]);
-    assert_eq!(ask("two", "10.72.2.9"), "");
+    assert_eq!(ask("two", "10.72.2.9"), None);
     docker.ok(&["rm", "--force", "c1"]);
     docker.ok(&["network", "rm", "one", "two"]);
 }

@@ -4,6 +4,7 @@ mod containerd;
 mod docker;
 mod image;
 mod podman;
+mod workload;
 
 use nacre_tests::Test;
 

@@ -6,6 +6,7 @@ use nacre_tests::console::in_shell;
 use nacre_tests::{Case, Isolation};
 
 use super::super::image::BUSYBOX;
+use super::super::workload::{COUNTS, TALKS, talk, wait_until_still};
 use super::Podman;
 
 nacre_tests::tests![
@@ -14,6 +15,7 @@ nacre_tests::tests![
     a_detached_life,
     exec,
     terminals,
+    typing_at_a_terminal,
     stop_and_kill,
     pause,
     a_container_from_create_to_remove,
@@ -202,6 +204,21 @@ fn terminals(case: &Case) {
     podman.clear();
 }
 
+fn typing_at_a_terminal(case: &Case) {
+    let podman = Podman::new(case);
+    let run = ["run", "--rm", "-it", "--cgroup-parent"];
+    let run = [
+        &run[..],
+        &[podman.cgroup.path(), BUSYBOX, "sh", "-c", TALKS],
+    ]
+    .concat();
+    talk(case, &podman.command(&run), "/dev/pts/0");
+    podman.detach(&[], "sleep 1000");
+    let exec = ["exec", "-it", "c", "sh", "-c", TALKS];
+    talk(case, &podman.command(&exec), "/dev/pts/0");
+    podman.clear();
+}
+
 fn stop_and_kill(case: &Case) {
     let podman = Podman::new(case);
     podman.detach(
@@ -222,16 +239,11 @@ fn stop_and_kill(case: &Case) {
 
 fn pause(case: &Case) {
     let podman = Podman::new(case);
-    podman.detach(
-        &[],
-        "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done",
-    );
+    podman.detach(&[], COUNTS);
     podman.wait_for_log("3\n");
     podman.ok(&["pause", "c"]);
     assert_eq!(podman.inspect("{{.State.Status}}"), "paused");
-    let before = podman.ok(&["logs", "c"]);
-    std::thread::sleep(std::time::Duration::from_millis(200));
-    assert_eq!(podman.ok(&["logs", "c"]), before);
+    let before = wait_until_still(case, || podman.ok(&["logs", "c"]));
     podman.run(&["exec", "c", "true"]).refused_somehow();
     podman.ok(&["unpause", "c"]);
     case.wait_for("more numbers", || {

@@ -61,8 +61,10 @@ fn out_of_memory(case: &Case) {
     let limit = ["--memory", "32m", "--memory-swap", "32m"];
     podman.detach(
         &limit,
-        "sleep 0.5; exec dd if=/dev/zero of=/dev/null bs=100M count=1",
+        "until [ -e /go ]; do sleep 0.05; done; exec dd if=/dev/zero of=/dev/null bs=100M count=1",
     );
+    // It is killed once Podman has it as running.
+    podman.ok(&["exec", "c", "touch", "/go"]);
     assert_eq!(podman.ok(&["wait", "c"]), "137\n");
     podman.clear();
 }

@@ -4,6 +4,7 @@ use std::process::Command;
 
 use nacre_tests::Case;
 
+use super::super::workload;
 use super::Podman;
 
 nacre_tests::tests![two_on_a_network, published_ports, an_interface_of_its_own];
@@ -13,11 +14,11 @@ const SERVER: &str = "exec nc -ll -p 80 -e echo of the server";
 const ANSWER: &str = "of the server\n";
 
 impl Podman<'_> {
-    /// A container on a network, which asks a server; what it gets, if that is well.
+    /// What a container on a network gets from a server, if it reaches it.
+    #[track_caller]
     fn ask(&self, network: &str, server: &str) -> Option<String> {
         let asks = ["nc", "-w", "3", server, "80"];
-        let outcome = self.once(&["--network", network], &asks);
-        (outcome.status() == Some(0)).then(|| outcome.text())
+        workload::answer(&self.once(&["--network", network], &asks))
     }
 
     /// Removes a test's networks too.
