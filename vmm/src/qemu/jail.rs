@@ -36,8 +36,8 @@ pub(super) const FIRST_USER: u32 = 0x6e00_0000;
 /// How many threads QEMU has besides the vCPUs', generously.
 const OTHER_THREADS: u64 = 16;
 
-/// How many files it can have open.
-const MAX_FILES: u64 = 256;
+/// How many descriptors it starts with, at most.
+const MAX_GIVEN: usize = 32;
 
 /// What QEMU is started with.
 pub(super) struct Jail<'a> {
@@ -50,6 +50,8 @@ pub(super) struct Jail<'a> {
     /// Its descriptors, from 0 on.
     pub(super) files: Vec<BorrowedFd<'a>>,
     pub(super) vcpus: u8,
+    /// How many files it can have open.
+    pub(super) max_files: u64,
 }
 
 /// All that the child needs, ready.
@@ -80,7 +82,7 @@ impl Jail<'_> {
                 (libc::RLIMIT_CORE, 0),
                 // It writes no files; memory has its size.
                 (libc::RLIMIT_FSIZE, 0),
-                (libc::RLIMIT_NOFILE, MAX_FILES),
+                (libc::RLIMIT_NOFILE, self.max_files),
                 (libc::RLIMIT_NPROC, u64::from(self.vcpus) + OTHER_THREADS),
             ],
         };
@@ -358,7 +360,7 @@ impl Ready {
             check(fd.into(), step).map(|fd| fd as RawFd)
         };
         let binary = above(self.binary)?;
-        let mut moved = [0; MAX_FILES as usize];
+        let mut moved = [0; MAX_GIVEN];
         let moved = moved.get_mut(..self.files.len()).ok_or(step)?;
         for (slot, fd) in moved.iter_mut().zip(&self.files) {
             *slot = above(*fd)?;

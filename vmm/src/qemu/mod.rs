@@ -303,6 +303,7 @@ impl Made {
         });
         let said = self.libraries.answer();
         let said = said.map_err(|reason| self.qemu.is_none(reason))?;
+        let max_files = arguments.max_files();
         let child = jail::Jail {
             binary: self.binary.as_fd(),
             path: &path,
@@ -310,6 +311,7 @@ impl Made {
             arguments: arguments.finish(),
             files,
             vcpus: self.vcpus,
+            max_files,
         }
         .spawn()
         .map_err(host("starting QEMU"))?;
