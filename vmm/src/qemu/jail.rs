@@ -409,7 +409,7 @@ pub(super) struct Child(OwnedFd);
 impl Child {
     /// Kills it, if it hasn't ended.
     pub(super) fn kill(&self) {
-        // A process that has ended is no matter.
+        // Nothing else can go wrong.
         let _ = self.signal(libc::SIGKILL);
     }
 
@@ -442,7 +442,7 @@ impl Child {
         Ok(false)
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal, if it hasn't ended.
     pub(super) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
         // SAFETY: a null siginfo is what the call is told to do without.
         let sent = unsafe {
@@ -456,7 +456,11 @@ impl Child {
         };
         match sent {
             0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+            _ => match io::Error::last_os_error() {
+                // The watch has reaped it.
+                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+                error => Err(error),
+            },
         }
     }
 

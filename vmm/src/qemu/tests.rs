@@ -85,6 +85,17 @@ fn a_guest_that_does_not_end_is_stopped() {
 }
 
 #[test]
+fn a_machine_that_has_ended_is_paused_and_resumed() {
+    let Some(running) = start(power_off()) else {
+        return;
+    };
+    assert!(ends_within(&running, Duration::from_secs(60)));
+    running.pause().unwrap();
+    running.resume().unwrap();
+    assert_eq!(running.wait().unwrap(), Exit::PowerOff);
+}
+
+#[test]
 fn a_qemu_that_is_killed_is_an_error() {
     let Some(running) = start(halt()) else {
         return;
