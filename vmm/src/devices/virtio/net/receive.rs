@@ -83,9 +83,10 @@ impl<'m> Receiver<'m> {
     /// Receives some packets. Returns what there is to wait for.
     pub(super) fn serve(&mut self, tap: &TapQueue) -> Result<WaitFor, Failure> {
         self.queue.pause_notifications()?;
-        let waits = self.receive_some(tap)?;
+        let waits = self.receive_some(tap);
+        // Also of what was done before something failed.
         self.queue.signal()?;
-        Ok(waits)
+        waits
     }
 
     fn receive_some(&mut self, tap: &TapQueue) -> Result<WaitFor, Failure> {

@@ -38,9 +38,10 @@ impl<'m> Transmitter<'m> {
     /// Sends some packets. Returns what there is to wait for.
     pub(super) fn serve(&mut self, tap: &TapQueue) -> Result<WaitFor, Failure> {
         self.queue.pause_notifications()?;
-        let waits = self.send_some(tap)?;
+        let waits = self.send_some(tap);
+        // Also of what was done before something failed.
         self.queue.signal()?;
-        Ok(waits)
+        waits
     }
 
     /// Drops all packets that there are, unless told to stop.
@@ -87,7 +88,10 @@ impl<'m> Transmitter<'m> {
                     }
                     // An interface that is down, a packet that the kernel doesn't like.
                     Err(_) if !tap.is_gone() => {}
-                    Err(_) => return Err(Failure::Gone),
+                    Err(_) => {
+                        self.queue.unpop();
+                        return Err(Failure::Gone);
+                    }
                     Ok(_) => {}
                 }
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::devices::virtio::net::header::MAX_PACKET;
 use crate::devices::virtio::net::tap::TapQueue;
+use crate::devices::virtio::net::transmit::Transmitter;
 
 const MERGE: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF;
 
@@ -247,4 +248,40 @@ fn the_end_of_the_tap_is_a_failure_that_says_so() {
     drop(peer);
     let why = driver.machine.interrupt.wait_for_failure();
     assert_eq!(why, "gone: the host's interface is gone");
+}
+
+/// What a driver can send, at a tap of the test's choice.
+fn transmitter<'m>(driver: &mut Driver<Bare>, memory: &'m GuestMemoryMmap) -> Transmitter<'m> {
+    driver.machine.device.reset();
+    let [_, queue] = queue::start_queues(driver.machine.activation()).unwrap();
+    Transmitter::new(queue, memory, 0)
+}
+
+#[test]
+fn what_is_sent_while_the_host_goes_away_stays_in_its_queue() {
+    let ((mut driver, gone), (other, peer)) = (bare("going", 0), bare("there", 0));
+    let memory = Arc::clone(&driver.machine.memory);
+    let mut transmitter = transmitter(&mut driver, &memory);
+    drop(gone);
+    driver.add(TX, SENT, Header::default(), &[7; 64]);
+    let sent_to_nobody = transmitter.serve(&driver.machine.device.queue);
+    assert!(matches!(sent_to_nobody, Err(Failure::Gone)));
+    assert_eq!(driver.machine.queues[TX].try_used(), None);
+    transmitter.serve(&other.machine.device.queue).unwrap();
+    driver.machine.queues[TX].used();
+    assert_eq!(sent(&peer), [7; 64]);
+}
+
+#[test]
+fn the_driver_hears_of_what_was_done_before_its_queue_broke() {
+    let (mut driver, peer) = bare("breaking", 0);
+    let memory = Arc::clone(&driver.machine.memory);
+    let mut transmitter = transmitter(&mut driver, &memory);
+    driver.add(TX, SENT, Header::default(), &[7; 64]);
+    driver.machine.queues[TX].add(&[(SENT, 1, false)]);
+    let broken = transmitter.serve(&driver.machine.device.queue);
+    assert!(matches!(broken, Err(Failure::Queue(_))));
+    assert_eq!(sent(&peer), [7; 64]);
+    driver.machine.queues[TX].used();
+    assert_eq!(driver.machine.interrupt.signals(TX), 1);
 }
