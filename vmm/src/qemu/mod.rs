@@ -24,7 +24,8 @@ use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::Builder;
 use std::time::Duration;
 
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
@@ -33,6 +34,7 @@ use crate::arch::Boot;
 use crate::console::{Console, ConsoleWriter};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::net::{self, Net, NetSlot};
+use crate::devices::virtio::thread::with_signals_blocked;
 use crate::devices::virtio::vhost_user::{Connection, Socket};
 use crate::end::{End, Threads};
 use crate::error::Error;
@@ -56,6 +58,9 @@ pub const OLDEST: Version = Version { major: 7, minor: 2 };
 
 /// How long QEMU, once killed, and the devices have to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a network device is called in messages.
+const NET: &str = "net";
 
 /// How long QEMU has for coming to a stand.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -394,16 +399,7 @@ fn serve(
     let device = connection.name;
     let peer = child.as_fd().try_clone_to_owned()?;
     let (told, child) = (Arc::clone(shared), Arc::clone(child));
-    let failed = move |why: &str| {
-        let failure = Error::DeviceFailed {
-            device,
-            reason: why.to_owned(),
-            console_tail: told.console.tail(),
-        };
-        if told.end.set(Err(failure)) {
-            child.kill();
-        }
-    };
+    let failed = move |why: &str| told.device_failed(&child, device, why);
     let counted = Arc::clone(shared);
     shared.threads.add();
     connection
@@ -457,6 +453,20 @@ struct Shared {
     threads: Threads,
 }
 
+impl Shared {
+    /// Ends the machine because of a device.
+    fn device_failed(&self, child: &jail::Child, device: &'static str, why: &str) {
+        let failure = Error::DeviceFailed {
+            device,
+            reason: why.to_owned(),
+            console_tail: self.console.tail(),
+        };
+        if self.end.set(Err(failure)) {
+            child.kill();
+        }
+    }
+}
+
 /// A machine that runs, or has ended.
 pub(crate) struct Running {
     shared: Arc<Shared>,
@@ -467,21 +477,48 @@ pub(crate) struct Running {
 impl Running {
     /// Puts a network device into the first slot that has none. Gives the number of its place.
     pub(crate) fn plug_net(&self, mut net: Net) -> Result<usize, Error> {
-        for (place, slot) in (self.nics.first..).zip(&self.nics.slots) {
-            match slot.fill(net).map_err(Error::Start)? {
-                None => return Ok(place),
-                Some(back) => net = back,
+        let (first, slots) = (self.nics.first, self.nics.slots.clone());
+        self.within(STOP_LIMIT, move || {
+            for (place, slot) in (first..).zip(slots) {
+                match slot.fill(net).map_err(Error::Start)? {
+                    None => return Ok(place),
+                    Some(back) => net = back,
+                }
             }
-        }
-        Err(Error::NoSlot)
+            Err(Error::NoSlot)
+        })?
     }
 
-    /// Takes the network device out of a slot, if there is one.
+    /// Takes the network device out of a slot, if there is one. If that can't be done, the machine
+    /// ends.
     pub(crate) fn unplug_net(&self, place: usize) {
         let slot = place.checked_sub(self.nics.first);
-        if let Some(slot) = slot.and_then(|slot| self.nics.slots.get(slot)) {
-            slot.clear();
+        let slot = slot.and_then(|slot| self.nics.slots.get(slot)).cloned();
+        if let Some(slot) = slot
+            && let Err(error) = self.within(STOP_LIMIT, move || slot.clear())
+        {
+            self.shared
+                .device_failed(&self.child, NET, &error.to_string());
         }
+    }
+
+    /// Does what may wait for a network device's threads. A QEMU that was taken over can hold them
+    /// up: the machine ends if it takes longer than `limit`.
+    fn within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (tell, told) = mpsc::channel();
+        let builder = Builder::new().name("plug".into());
+        // Nobody is told who has stopped waiting.
+        let body = move || drop(tell.send(work()));
+        with_signals_blocked(|| builder.spawn(body)).map_err(Error::host("starting a thread"))?;
+        told.recv_timeout(limit).map_err(|_| {
+            let why = "its threads did not stop in time";
+            self.shared.device_failed(&self.child, NET, why);
+            Error::StopTimeout
+        })
     }
 
     pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
@@ -525,7 +562,7 @@ impl Running {
         match self.shared.threads.wait(STOP_LIMIT) {
             true => self.shared.end.take(),
             // They keep what they need; nothing can be done about them.
-            false => Err(Error::StopTimeout),
+            false => self.shared.end.take().and(Err(Error::StopTimeout)),
         }
     }
 }

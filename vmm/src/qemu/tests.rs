@@ -95,6 +95,25 @@ fn a_machine_that_has_ended_is_paused_and_resumed() {
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 }
 
+/// A thread that a QEMU that was taken over holds up.
+#[test]
+fn a_machine_whose_device_does_not_stop_ends() {
+    let Some(running) = start(halt()) else {
+        return;
+    };
+    assert_eq!(running.within(STOP_LIMIT, || 7).unwrap(), 7);
+    let (let_go, held_up) = mpsc::channel::<()>();
+    let stuck = running.within(Duration::from_millis(20), move || held_up.recv());
+    assert!(matches!(stuck, Err(Error::StopTimeout)));
+    assert!(ends_within(&running, Duration::ZERO));
+    let error = running.wait().unwrap_err();
+    assert!(
+        matches!(error, Error::DeviceFailed { device: "net", .. }),
+        "{error}"
+    );
+    drop(let_go);
+}
+
 #[test]
 fn a_qemu_that_is_killed_is_an_error() {
     let Some(running) = start(halt()) else {

@@ -57,8 +57,19 @@ impl NetSlot {
     /// Takes the device away, if there is one. What the driver has set up goes with it: the next
     /// one works after a reset.
     pub(crate) fn clear(&self) {
-        let net = self.state().net.take();
-        drop(net);
+        // Locked until its threads have ended: a driver that resets the device meanwhile waits, and
+        // nobody writes to its memory after that.
+        let mut state = self.state();
+        state.net = None;
+    }
+
+    /// Whether somebody has the state, or has taken the device.
+    #[cfg(test)]
+    pub(super) fn is_being_changed(&self) -> Option<()> {
+        let state = self.state.try_lock();
+        state
+            .map_or(true, |state| state.net.is_none())
+            .then_some(())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,5 +1,8 @@
 //! A place that is filled while its driver is at work, and a transport without a control queue.
 
+use std::sync::{Mutex, mpsc};
+use std::time::Duration;
+
 use virtio_queue::QueueT;
 
 use super::namespace::{bring_up, in_namespace, index};
@@ -115,5 +118,59 @@ fn without_a_control_queue_the_pairs_that_are_set_up_are_used() {
             }
         }
         assert_eq!(guest.driver.machine.interrupt.failure(), None);
+    });
+}
+
+/// An interrupt that nobody takes before it is let.
+struct Held {
+    came: mpsc::Sender<()>,
+    let_go: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Interrupt for Held {
+    fn signal_used(&self, _index: u16) {
+        let _ = self.came.send(());
+        let _ = self.let_go.lock().unwrap().recv();
+    }
+
+    fn signal_config(&self) {}
+
+    fn fail(&self, why: &str) {
+        panic!("{why}");
+    }
+}
+
+#[test]
+fn a_reset_waits_for_a_device_that_is_being_taken_away() {
+    in_namespace(|| {
+        let mut slot = NetSlot::new(1);
+        let mut driver = Driver::new(slot.clone(), 0);
+        driver.machine.device.reset();
+        assert!(slot.fill(net(1)).unwrap().is_none());
+        let ((came, has_come), (let_go, awaited)) = (mpsc::channel(), mpsc::channel());
+        let let_go_later = Mutex::new(awaited);
+        let mut activation = driver.machine.activation();
+        activation.interrupt = Arc::new(Held {
+            came,
+            let_go: let_go_later,
+        });
+        driver.add(TX, SENT, Header::default(), &frames::arp_request());
+        driver.machine.device.activate(activation).unwrap();
+        has_come.recv_timeout(TIMEOUT).unwrap();
+
+        let clearing = slot.clone();
+        let clearing = std::thread::spawn(move || clearing.clear());
+        wait_for("the device to be taken", || slot.is_being_changed());
+        let (tell, was_reset) = mpsc::channel();
+        let resetting = std::thread::spawn(move || {
+            slot.reset();
+            tell.send(()).unwrap();
+        });
+        let early = was_reset.recv_timeout(Duration::from_millis(100));
+        assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout));
+        drop(let_go);
+        was_reset.recv_timeout(TIMEOUT).unwrap();
+        clearing.join().unwrap();
+        resetting.join().unwrap();
     });
 }
