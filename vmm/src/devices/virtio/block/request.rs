@@ -58,8 +58,8 @@ pub(super) fn run(
     memory: &Arc<GuestMemoryMmap>,
     stop: &Stop,
 ) -> Result<(), Failure> {
-    while stop.wait(&[queue.notify().as_raw_fd()])? {
-        queue.acknowledge();
+    loop {
+        // The first time for what was left when the device was stopped: nobody notifies of it.
         queue.pause_notifications()?;
         while !stop.requested() {
             match queue.pop(memory)? {
@@ -76,8 +76,11 @@ pub(super) fn run(
                 None => break,
             }
         }
+        if !stop.wait(&[queue.notify().as_raw_fd()])? {
+            return Ok(());
+        }
+        queue.acknowledge();
     }
-    Ok(())
 }
 
 impl Disk {

@@ -230,13 +230,16 @@ impl Worker {
     /// Works until told to stop, or until a queue turns out to be broken.
     fn run(mut self, stop: &Stop) -> Result<(), Failure> {
         let notified = [0, 1].map(|index: usize| self.queues[index].notify().as_raw_fd());
-        while stop.wait(&notified).map_err(Failure::Wait)? {
+        loop {
+            // The first time for what was left when the device was stopped: nobody notifies of it.
             for index in 0..self.queues.len() {
                 self.queues[index].acknowledge();
                 self.serve(index, stop)?;
             }
+            if !stop.wait(&notified).map_err(Failure::Wait)? {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn serve(&mut self, index: usize, stop: &Stop) -> Result<(), QueueError> {

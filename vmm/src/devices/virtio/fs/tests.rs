@@ -605,3 +605,19 @@ fn broken_queues_stop_the_device() {
         break_queue(index, new, reads_a_file);
     }
 }
+
+#[test]
+fn what_was_left_when_the_device_stopped_is_done_when_it_goes_on() {
+    let mut guest = Guest::unmounted();
+    guest.machine.device.reset();
+    let body = Guest::init_body(0, 0);
+    let header = guest.header(INIT, 0, body.len());
+    guest
+        .machine
+        .write(IN, &[header.as_slice(), &body].concat());
+    let length = header.len;
+    guest.machine.queues[REQUESTS].add(&[(IN, length, false), (OUT, OUT_SIZE, true)]);
+    let activation = guest.machine.activation();
+    guest.machine.device.activate(activation).unwrap();
+    assert!(guest.machine.queues[REQUESTS].used().1 >= 16);
+}

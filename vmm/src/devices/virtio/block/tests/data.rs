@@ -232,3 +232,15 @@ fn a_disk_that_is_gone_leaves_nothing() {
     };
     assert!(weak.upgrade().is_none());
 }
+
+#[test]
+fn what_was_left_when_the_device_stopped_is_done_when_it_goes_on() {
+    let file = image();
+    let mut machine = machine(&file);
+    machine.device.reset();
+    machine.write(HEADER, &[0; 16]);
+    machine.queues[0].add(&[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)]);
+    let activation = machine.activation();
+    machine.device.activate(activation).unwrap();
+    assert_eq!(machine.queues[0].used().1, 513);
+}
