@@ -16,9 +16,10 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::queue::rings_are_in_memory;
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 
 /// The offset of `QueueNotify`.
@@ -106,17 +107,7 @@ impl QueueConfig {
             .try_set_used_ring_address(GuestAddress(self.device))
             .ok()?;
         queue.set_ready(true);
-        // Sizes of section 2.7: with the event index at the end of both rings. (The queue's
-        // own check would refuse a ring that ends where memory ends.)
-        let size = self.size as usize;
-        let whole = [
-            (self.descriptors, 16 * size),
-            (self.driver, 6 + 2 * size),
-            (self.device, 6 + 8 * size),
-        ]
-        .into_iter()
-        .all(|(address, len)| memory.check_range(GuestAddress(address), len));
-        whole.then_some(queue)
+        rings_are_in_memory(&queue, memory).then_some(queue)
     }
 }
 

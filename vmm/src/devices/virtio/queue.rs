@@ -273,11 +273,13 @@ pub(crate) fn start_ready_queues(
     (0..).zip(queues).map(start).collect()
 }
 
-fn set_nonblocking(event: &EventFd) -> io::Result<()> {
-    // SAFETY: plain calls on a file descriptor that `event` keeps open.
+/// Makes reads and writes of `file` fail that would wait, for all who share its description.
+pub(super) fn set_nonblocking(file: &impl AsRawFd) -> io::Result<()> {
+    let file = file.as_raw_fd();
+    // SAFETY: plain calls on a file descriptor that the caller keeps open.
     let set = unsafe {
-        let flags = libc::fcntl(event.as_raw_fd(), libc::F_GETFL);
-        flags >= 0 && libc::fcntl(event.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
+        let flags = libc::fcntl(file, libc::F_GETFL);
+        flags >= 0 && libc::fcntl(file, libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
     };
     if set {
         Ok(())
@@ -286,8 +288,10 @@ fn set_nonblocking(event: &EventFd) -> io::Result<()> {
     }
 }
 
-/// `Queue::is_valid` wants a byte to follow each ring and says so in the log; this doesn't.
-fn rings_are_in_memory(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
+/// Whether the rings lie wholly in guest memory, by the sizes of section 2.7: with the event index
+/// at the end of both rings. `Queue::is_valid` wants a byte to follow each ring and says so in the
+/// log; this doesn't.
+pub(super) fn rings_are_in_memory(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
     let size = u64::from(queue.size());
     [
         (queue.desc_table(), 16 * size),

@@ -17,8 +17,9 @@
 //! as it is on its way through the host's kernel, whose queues have bounds.
 //!
 //! A queue that breaks stops with its pair; the others go on until the driver resets the
-//! device. When the tap goes away the link is down: what the guest sends is dropped, and nothing
-//! comes.
+//! device. When the tap goes away what the guest sends is dropped, and nothing comes. The link is
+//! down then, which the driver learns from a transport that shows it this configuration: vhost-user
+//! doesn't.
 //!
 //! A transport that keeps the control queue for itself, as vhost-user's front end does, uses as
 //! many pairs as it has set up.

@@ -1,41 +1,29 @@
 //! Notifications and interrupts: events that QEMU sends over.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::sync::{Mutex, MutexGuard};
 
 use vhost::vhost_user::{Error, Result};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::devices::virtio::Interrupt;
+use crate::devices::virtio::{Interrupt, queue};
 
 /// What `/proc/self/fd` shows for an event.
 const EVENT: &str = "anon_inode:[eventfd]";
 
-/// An event out of a file from QEMU, if that is what it is. Anything else could make a thread
-/// that reads or writes it wait.
+/// An event out of a file from QEMU, if that is what it is, made such that nobody waits at it.
+/// That holds for as long as QEMU keeps to it: one that was taken over can undo it, as it shares
+/// the description, and then hold up the thread that reads or writes the event (there is no
+/// RWF_NOWAIT for an event's writes). So whoever waits for that thread does so within a limit.
 pub(super) fn event(file: File) -> Result<EventFd> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
     if link.map_err(Error::ReqHandlerError)?.as_os_str() != EVENT {
         return Err(Error::InvalidOperation("a file that isn't an event"));
     }
-    set_nonblocking(&file).map_err(Error::ReqHandlerError)?;
+    queue::set_nonblocking(&file).map_err(Error::ReqHandlerError)?;
     // SAFETY: the descriptor is an event's, and nobody else's now.
     Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
-}
-
-fn set_nonblocking(file: &File) -> io::Result<()> {
-    // SAFETY: plain calls on a file descriptor that `file` keeps open.
-    let set = unsafe {
-        let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
-        flags >= 0 && libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) == 0
-    };
-    if set {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// A device's interrupts: an event for each queue, which QEMU may change at any time.
@@ -76,8 +64,8 @@ impl Interrupt for Calls {
         }
     }
 
-    /// None of the devices that QEMU reaches changes its configuration: it would need a channel
-    /// of its own, which isn't offered.
+    /// QEMU isn't told of a change, for which a channel of its own would be needed. What changes is
+    /// a network device's link that goes down with its tap: QEMU says itself what the link is.
     fn signal_config(&self) {}
 
     /// There is no `DEVICE_NEEDS_RESET` over vhost-user.

@@ -27,9 +27,10 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::queue::rings_are_in_memory;
 use super::{Activation, ActiveQueue, VirtioDevice};
 use events::Calls;
 use memory::MemoryTable;
@@ -90,15 +91,7 @@ impl Ring {
         queue.set_next_avail(self.base);
         queue.set_next_used(self.base);
         queue.set_ready(true);
-        // Sizes of section 2.7: with the event index at the end of both rings.
-        let size = usize::from(self.size);
-        let whole = [
-            (descriptors, 16 * size),
-            (available, 6 + 2 * size),
-            (used, 6 + 8 * size),
-        ];
-        let whole = whole.iter().all(|&(at, len)| memory.check_range(at, len));
-        whole.then_some(queue)
+        rings_are_in_memory(&queue, memory).then_some(queue)
     }
 
     /// The queue as a device gets it; one that isn't ready if this isn't.
