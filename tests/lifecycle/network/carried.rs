@@ -9,6 +9,7 @@ nacre_tests::tests![
     all_of_an_interface,
     an_interface_of_a_hook,
     an_interface_before_the_start,
+    several_interfaces_at_once,
     interfaces_that_come_and_go,
     more_interfaces_than_a_vm_has_room_for: Vm,
     what_changes_while_it_runs,
@@ -85,6 +86,27 @@ fn an_interface_before_the_start(case: &Case) {
     case.wait_for_output("of the bridge\nof the bridge\n");
     has_all(&case.output(), &["10.73.1.4/24", "fd73:1::4/64"]);
     case.remove_container();
+}
+
+fn several_interfaces_at_once(case: &Case) {
+    let lan = Lan::new(case);
+    for (namespace, cpus) in [("a", "1"), ("b", "2")] {
+        lan.add(namespace);
+        lan.attach(namespace, "eth0", "one", 4);
+        lan.attach(namespace, "eth1", "two", 5);
+        lan.attach(namespace, "eth2", "two", 6);
+        let script = "ls /sys/class/net; nc -w 10 10.73.1.1 80 </dev/null
+             nc -w 10 10.73.2.1 80 </dev/null";
+        let bundle = lan.bundle(namespace).shell(script);
+        let bundle = bundle.annotation("dev.nacre.vm.cpus", cpus);
+        let _server = lan.start(&["nc", "-ll", "-p", "80", "-e", "echo", "of the bridge"]);
+        let output = case.run(&bundle).ok();
+        assert_eq!(
+            output,
+            "eth0\neth1\neth2\nlo\nof the bridge\nof the bridge\n"
+        );
+        lan.shell(&format!("ip netns delete {namespace}"));
+    }
 }
 
 fn interfaces_that_come_and_go(case: &Case) {

@@ -113,7 +113,7 @@ impl CarriedNetwork {
             let slot = match self.slot(link.index) {
                 Some(slot) => slot,
                 None if !is_carried(link) || self.refused.contains(&link.index) => continue,
-                None => match self.carry(link, &links, machine) {
+                None => match self.carry(link, machine) {
                     Ok(slot) => slot,
                     Err(error) => {
                         self.refused.push(link.index);
@@ -189,12 +189,7 @@ impl CarriedNetwork {
     }
 
     /// Makes a tap for an interface and plugs it into the machine. Gives the slot.
-    fn carry(
-        &mut self,
-        link: &Link,
-        links: &[Link],
-        machine: &RunningVm,
-    ) -> Result<usize, NetworkError> {
+    fn carry(&mut self, link: &Link, machine: &RunningVm) -> Result<usize, NetworkError> {
         let name = &link.interface.name;
         if !link.is_ethernet {
             return Err(NetworkError::NoEthernet {
@@ -207,13 +202,9 @@ impl CarriedNetwork {
         }
         let all_groups =
             take_all_groups(link.index).map_err(failed("take what is for any group", name))?;
-        let tap_name = (0..)
-            .map(|number| format!("{TAP}{number}"))
-            .find(|name| links.iter().all(|link| link.interface.name != *name))
-            .unwrap_or_default();
-        let tap = Tap::open(&tap_name, self.queues).map_err(failed("make a tap", name))?;
+        let tap = Tap::make(TAP, self.queues).map_err(failed("make a tap", name))?;
         let tap_index = self
-            .set_up_tap(&tap_name)
+            .set_up_tap(tap.name())
             .map_err(failed("set a tap up", name))?;
         let net = Net::new(tap, link.interface.mac, MAX_MTU)
             .map_err(failed("make a network device", name))?;

@@ -69,13 +69,32 @@ impl Tap {
     /// [`TapError`]. `EINVAL` and `EBUSY` mean that there is an interface of this name already
     /// which is no tap, has a different kind of queues, or is in use.
     pub fn open(name: &str, queues: usize) -> Result<Tap, TapError> {
-        let request = request(name)?;
+        Self::of(name, request(name)?, queues)
+    }
+
+    /// Makes a tap as [`Tap::open`] does, named `prefix` with the first number that is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tap::open`].
+    pub fn make(prefix: &str, queues: usize) -> Result<Tap, TapError> {
+        let mut request = request(prefix)?;
+        // The kernel's own pattern, which it fills in itself: nobody comes in between.
+        let pattern = format!("{prefix}%d");
+        if pattern.len() >= libc::IFNAMSIZ {
+            return Err(TapError::Name(pattern));
+        }
+        set_name(&mut request, &pattern);
+        Self::of(prefix, request, queues)
+    }
+
+    fn of(name: &str, mut request: libc::ifreq, queues: usize) -> Result<Tap, TapError> {
         if queues == 0 || queues > MAX_QUEUE_PAIRS {
             return Err(TapError::Queues(queues));
         }
         let several = queues > 1;
         let opened = (0..queues).map(|_| {
-            let file = open_queue(request, several).map_err(|error| match error {
+            let file = open_queue(&mut request, several).map_err(|error| match error {
                 Step::Open(source) => TapError::Open(source),
                 Step::Set(what, source) => TapError::Host {
                     what,
@@ -86,9 +105,12 @@ impl Tap {
             let queue = TapQueue::new(file).map_err(TapError::Open)?;
             Ok(Arc::new(queue))
         });
+        let queues = opened.collect::<Result<_, _>>()?;
+        // Which the kernel has written there with the first queue.
+        let name = name_in(&request);
         let mut tap = Tap {
-            name: name.to_owned(),
-            queues: opened.collect::<Result<_, _>>()?,
+            name: name.clone(),
+            queues,
             udp_offloads: false,
         };
         tap.udp_offloads = tap.set_offloads(OFFLOADS | UDP_OFFLOADS).is_ok();
@@ -96,7 +118,7 @@ impl Tap {
             .and_then(|()| tap.use_queues(1))
             .map_err(|source| TapError::Host {
                 what: "setting up",
-                name: name.to_owned(),
+                name,
                 source,
             })?;
         Ok(tap)
@@ -239,10 +261,21 @@ fn request(name: &str) -> Result<libc::ifreq, TapError> {
     }
     // SAFETY: all zeroes is a valid request.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    set_name(&mut request, name);
+    Ok(request)
+}
+
+/// `name` must be shorter than the field.
+fn set_name(request: &mut libc::ifreq, name: &str) {
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = from as libc::c_char;
     }
-    Ok(request)
+}
+
+fn name_in(request: &libc::ifreq) -> String {
+    let bytes = request.ifr_name.iter().map(|byte| *byte as u8);
+    let name: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
+    String::from_utf8_lossy(&name).into_owned()
 }
 
 /// What failed in [`open_queue`].
@@ -251,7 +284,8 @@ enum Step {
     Set(&'static str, io::Error),
 }
 
-fn open_queue(mut request: libc::ifreq, several: bool) -> Result<File, Step> {
+/// Opens a queue of the tap that the request names, and has the kernel write the name into it.
+fn open_queue(request: &mut libc::ifreq, several: bool) -> Result<File, Step> {
     let file = File::options()
         .read(true)
         .write(true)
@@ -266,7 +300,11 @@ fn open_queue(mut request: libc::ifreq, several: bool) -> Result<File, Step> {
     let header_size = header::SIZE as i32;
     // SAFETY: the request and the number are valid for the calls.
     let (made, set) = unsafe {
-        let made = check(libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &request));
+        let made = check(libc::ioctl(
+            file.as_raw_fd(),
+            libc::TUNSETIFF,
+            &raw mut *request,
+        ));
         let set = libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_size);
         (made, check(set))
     };

@@ -82,6 +82,17 @@ fn a_tap_that_is_something_else_is_refused() {
 }
 
 #[test]
+fn taps_that_are_made_have_names_of_their_own() {
+    in_namespace(|| {
+        let taps: Vec<Tap> = (0..3).map(|_| Tap::make("made-", 2).unwrap()).collect();
+        let names: Vec<&str> = taps.iter().map(Tap::name).collect();
+        assert_eq!(names, ["made-0", "made-1", "made-2"]);
+        assert!(names.iter().all(|name| namespace::index(name).is_some()));
+        assert!(Tap::make("a-name-with14b", 1).is_err());
+    });
+}
+
+#[test]
 fn packets_go_out_and_come_in() {
     in_namespace(|| {
         let mut guest = Guest::new(1, 0, 1526);
