@@ -15,7 +15,7 @@ use std::{
 use nacre_agent::protocol::SHARE;
 use oci_spec::runtime::{Hook, Hooks, Spec};
 
-use super::bind_source::Source;
+use super::{bind_source::Source, kernel_files};
 
 /// Why a hook can't be run in a guest.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,8 @@ enum Problem {
     Read(#[from] io::Error),
     #[error("it isn't a file")]
     NotAFile,
+    #[error("it is in a file system that shows the host's kernel, which a VM isn't given")]
+    Kernels,
     #[error(
         "it can't be run in a VM's guest, which doesn't have its interpreter: a program that is \
          linked statically can"
@@ -88,6 +90,9 @@ fn program(path: &Path) -> Result<PathBuf, Problem> {
     // Not a FIFO, at which opening would wait.
     if !fs::metadata(&path)?.is_file() {
         return Err(Problem::NotAFile);
+    }
+    if kernel_files::are_at(&path)? {
+        return Err(Problem::Kernels);
     }
     match needs_interpreter(&File::open(&path)?)? {
         true => Err(Problem::NotSelfContained),
@@ -158,6 +163,8 @@ mod tests {
         for name in ["script", "dynamic", "missing", "."] {
             assert!(program(&place(name)).is_err(), "{name}");
         }
+        let refused = program(Path::new("/proc/self/status")).unwrap_err();
+        assert!(matches!(refused, Problem::Kernels), "{refused}");
     }
 
     #[test]

@@ -5,11 +5,11 @@
 //! a container could read the memory of any process of the host, which a container on the
 //! host's kernel can't.
 
-use std::{fs, io, path::Path, path::PathBuf};
+use std::{fs, io, os::fd::AsFd, path::Path, path::PathBuf};
 
 use nix::{
     mount::{MntFlags, umount2},
-    sys::statfs::statfs,
+    sys::statfs::{FsType, fstatfs, statfs},
 };
 
 /// The types, as mountinfo names them, and how `statfs` tells them (`linux/magic.h`).
@@ -33,8 +33,16 @@ const KINDS: [(&str, i64); 15] = [
 
 /// Whether a path is in one of them.
 pub(in crate::isolation::vm) fn are_at(path: &Path) -> io::Result<bool> {
-    let found = statfs(path)?.filesystem_type().0;
-    Ok(KINDS.iter().any(|(_, magic)| *magic == found))
+    Ok(is_one(statfs(path)?.filesystem_type()))
+}
+
+/// Whether an open file is in one of them.
+pub(in crate::isolation::vm) fn have(file: impl AsFd) -> io::Result<bool> {
+    Ok(is_one(fstatfs(file)?.filesystem_type()))
+}
+
+fn is_one(kind: FsType) -> bool {
+    KINDS.iter().any(|(_, magic)| *magic == kind.0)
 }
 
 /// Unmounts those below `path`, in this mount namespace.

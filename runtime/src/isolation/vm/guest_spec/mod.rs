@@ -59,6 +59,8 @@ pub(crate) enum GuestSpecError {
     },
     #[error("root.path: {0} is not a directory")]
     RootIsNoDirectory(PathBuf),
+    #[error("root.path: {0} is in a file system that shows the host's kernel")]
+    RootIsKernels(PathBuf),
     #[error("root is missing")]
     NoRoot,
     #[error(transparent)]
@@ -201,12 +203,16 @@ fn check_namespaces(spec: &Spec) -> Result<(), GuestSpecError> {
 }
 
 fn find_root(path: &Path) -> Result<PathBuf, GuestSpecError> {
-    let root = fs::canonicalize(path).map_err(|source| GuestSpecError::Root {
+    let failed = |source| GuestSpecError::Root {
         path: path.into(),
         source,
-    })?;
+    };
+    let root = fs::canonicalize(path).map_err(failed)?;
     if !root.is_dir() {
         return Err(GuestSpecError::RootIsNoDirectory(root));
+    }
+    if kernel_files::are_at(&root).map_err(failed)? {
+        return Err(GuestSpecError::RootIsKernels(root));
     }
     Ok(root)
 }
@@ -355,6 +361,8 @@ mod tests {
         assert!(scene.refusal().starts_with("root.path: "));
         scene.config["root"]["path"] = json!("file");
         assert!(scene.refusal().ends_with("is not a directory"));
+        scene.config["root"]["path"] = json!("/proc");
+        assert!(scene.refusal().ends_with("shows the host's kernel"));
         scene.config.as_object_mut().unwrap().remove("root");
         assert_eq!(scene.refusal(), "root is missing");
     }

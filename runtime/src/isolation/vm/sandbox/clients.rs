@@ -78,8 +78,9 @@ impl Clients {
         let accept = when(PollFlags::POLLIN, self.clients.len() < MAX_CLIENTS);
         let mut interests = vec![(self.listener.as_fd(), accept)];
         for Client { connection, .. } in &self.clients {
-            let flags =
-                when(PollFlags::POLLIN, read) | when(PollFlags::POLLOUT, connection.has_outgoing());
+            // One that doesn't take its answers has nothing more to ask.
+            let owes = connection.has_outgoing();
+            let flags = when(PollFlags::POLLIN, read && !owes) | when(PollFlags::POLLOUT, owes);
             interests.push((connection.as_fd(), flags));
         }
         interests
@@ -153,9 +154,10 @@ impl Clients {
         }
     }
 
-    /// Tells all that want to be told.
+    /// Tells all that want to be told, but for those that haven't taken the last word yet.
     pub(super) fn tell(&mut self, what: &Answer) {
-        let watching = self.clients.iter().filter(|client| client.watches);
+        let hears = |client: &&Client| client.watches && !client.connection.has_outgoing();
+        let watching = self.clients.iter().filter(hears);
         let watching: Vec<ClientId> = watching.map(|client| client.id).collect();
         for id in watching {
             self.answer(id, what);

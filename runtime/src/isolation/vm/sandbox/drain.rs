@@ -28,14 +28,16 @@ pub(super) fn drain<M: Machine>(
     deadline: Option<Instant>,
 ) -> Result<(), SessionError> {
     loop {
-        // Replies to those that can't use them any more.
-        if session.received::<Event>()?.is_some() {
-            continue;
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        let now = Instant::now();
+        if deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(());
         }
-        let next = [deadline, clients.deadline()].into_iter().flatten().min();
+        // Replies to those that can't use them any more.
+        let has_more = session.received::<Event>()?.map(|_| now);
+        let next = [deadline, clients.deadline(), has_more]
+            .into_iter()
+            .flatten()
+            .min();
         let mut others = clients.interests(true);
         others.push((output.as_fd(), PollFlags::POLLIN));
         match session.wake(next, &others)? {

@@ -84,12 +84,15 @@ pub(super) struct Notes<'a> {
 }
 
 impl Notes<'_> {
-    /// Writes down what has changed.
+    /// Writes down what has changed. If that can't be written, nothing has.
     pub(super) fn note(&mut self, change: impl FnOnce(&mut record::Vm)) -> Result<(), StateError> {
-        if let By::Vm(vm) = &mut self.record.by {
+        let mut record = self.record.clone();
+        if let By::Vm(vm) = &mut record.by {
             change(vm);
         }
-        self.folder.write(&self.record)
+        self.folder.write(&record)?;
+        self.record = record;
+        Ok(())
     }
 
     fn vm(&self) -> Option<&record::Vm> {
@@ -140,20 +143,30 @@ impl<'a, M: Machine> Service<'a, M> {
             if let Some(exited) = self.exited.take() {
                 return Ok(Some(exited));
             }
-            if let Some(event) = self.session.received()? {
-                self.watchdog.heard();
-                self.take(event)?;
+            // One at a time: a guest that never stops talking isn't the only one to be heard.
+            let has_more = match self.session.received()? {
+                None => None,
+                Some(event) => {
+                    self.watchdog.heard();
+                    self.take(event)?;
+                    Some(Instant::now())
+                }
+            };
+            if self.exited.is_some() {
                 continue;
             }
             self.kill_abandoned()?;
+            // While the guest doesn't take what it is sent, no more is read, nor does anybody have
+            // to say what they want.
+            let reads = self.session.flush()?;
             let deadlines = [
+                has_more,
                 self.killed,
-                self.clients.deadline(),
+                self.clients.deadline().filter(|_| reads),
                 self.watchdog.deadline(),
             ];
             let deadline = deadlines.into_iter().flatten().min();
-            // While the guest doesn't take what it is sent, no more is read.
-            let mut others = self.clients.interests(self.session.flush()?);
+            let mut others = self.clients.interests(reads);
             let watched = self.network.as_ref().and_then(LiveNetwork::watched);
             others.extend(watched.map(|network| (network, PollFlags::POLLIN)));
             let watches_network = watched.is_some();
@@ -172,7 +185,8 @@ impl<'a, M: Machine> Service<'a, M> {
                         self.carry_out(client, ask)?;
                     }
                 }
-                Wake::Deadline => self.clients.drop_silent(),
+                Wake::Deadline if reads => self.clients.drop_silent(),
+                Wake::Deadline => {}
             }
             if self
                 .killed

@@ -4,7 +4,10 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
 };
 
@@ -293,6 +296,57 @@ fn neither_silence_nor_nonsense_nor_absence_does_any_harm() {
         |_| (),
     );
     assert_eq!(status(outcome), 3);
+}
+
+#[test]
+fn a_guest_that_never_stops_talking_keeps_nobody_waiting() {
+    let outcome = play(
+        |others| {
+            others.start();
+            let mut guest = others.guest.try_clone().unwrap();
+            let stop = Arc::new(AtomicBool::new(false));
+            let stopped = Arc::clone(&stop);
+            let talk = move || {
+                let event = Event::OutOfMemory { id: "a".into() };
+                while !stopped.load(Ordering::SeqCst) {
+                    protocol::send(&mut guest, &event).unwrap();
+                }
+            };
+            let talking = thread::spawn(talk);
+            for _ in 0..20 {
+                for ask in [Ask::Pause, Ask::Resume] {
+                    others.client().ask(&ask, LATE).unwrap();
+                }
+            }
+            stop.store(true, Ordering::SeqCst);
+            talking.join().unwrap();
+            others.exit(7);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 7);
+}
+
+#[test]
+fn what_cannot_be_written_down_has_not_changed() {
+    let outcome = play(
+        |others| {
+            others.start();
+            let folder = others.store.folder(&others.id);
+            // There is no room for a file where a directory is.
+            let obstacle = folder.join("state.json.new");
+            std::fs::create_dir_all(obstacle.join("inner")).unwrap();
+            let error = others.client().ask(&Ask::Pause, LATE).unwrap_err();
+            assert!(matches!(error, ClientError::Refused(_)), "{error}");
+            std::fs::remove_dir_all(&obstacle).unwrap();
+            for ask in [Ask::Pause, Ask::Resume] {
+                others.client().ask(&ask, LATE).unwrap();
+            }
+            others.exit(7);
+        },
+        |_| (),
+    );
+    assert_eq!(status(outcome), 7);
 }
 
 #[test]

@@ -31,6 +31,9 @@ use crate::isolation::{
 /// How long a guest that was told to power off may take to, writing back what it has cached.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How many messages of the guest go before what else there is.
+const MAX_LISTENED: u8 = 16;
+
 /// How long the machine's end is waited for after its agent has hung up: it says more.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -139,6 +142,8 @@ pub(super) struct Session<'a, M> {
     pub(super) pending: Vec<i32>,
     /// Whether signals are taken. They wait in the kernel otherwise, which keeps one of each.
     pub(super) hears_signals: bool,
+    /// How often in a row the guest was listened to.
+    listened: u8,
     /// Whether this process's terminal stands for the workload's, which the guest's tells of
     /// what the host's tells this process.
     pub(super) has_pair: bool,
@@ -173,6 +178,7 @@ impl<'a, M: Machine> Session<'a, M> {
             id: id.into(),
             pending: Vec::new(),
             hears_signals: true,
+            listened: 0,
             has_pair: false,
         }
     }
@@ -335,7 +341,9 @@ impl<'a, M: Machine> Session<'a, M> {
         }
     }
 
-    /// Waits for whatever comes first.
+    /// Waits for whatever comes first; at the deadline for no longer than it takes to look. Of what
+    /// comes at once it is the guest's messages, but not for ever: one that never stops talking
+    /// keeps nothing else from being seen.
     pub(super) fn wake(
         &mut self,
         deadline: Option<Instant>,
@@ -343,8 +351,9 @@ impl<'a, M: Machine> Session<'a, M> {
     ) -> Result<Wake, SessionError> {
         loop {
             let has_sent_all = self.flush()?;
-            let left = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
-                Some(left) if left.is_zero() => return Ok(Wake::Deadline),
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            let timeout = match left {
+                Some(left) if left.is_zero() => PollTimeout::ZERO,
                 Some(left) => poll_timeout(left),
                 None => PollTimeout::NONE,
             };
@@ -366,7 +375,8 @@ impl<'a, M: Machine> Session<'a, M> {
             for (fd, flags) in caller.iter().chain(others) {
                 fds.push(PollFd::new(*fd, *flags));
             }
-            match poll(&mut fds, left) {
+            match poll(&mut fds, timeout) {
+                Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(Wake::Deadline),
                 Err(Errno::EINTR) | Ok(0) => continue,
                 Err(e) => return Err(SessionError::Poll(e.into())),
                 Ok(_) => {}
@@ -379,9 +389,12 @@ impl<'a, M: Machine> Session<'a, M> {
             if found.get(3).is_some_and(|caller| !caller.is_empty()) {
                 return Err(SessionError::CallerGone);
             }
-            if !found[0].difference(PollFlags::POLLOUT).is_empty() {
+            let has_message = !found[0].difference(PollFlags::POLLOUT).is_empty();
+            if has_message && self.listened < MAX_LISTENED {
+                self.listened += 1;
                 return Ok(Wake::Message);
             }
+            self.listened = 0;
             if of_others.iter().any(|flags| !flags.is_empty()) {
                 return Ok(Wake::Others(of_others));
             }
@@ -390,6 +403,10 @@ impl<'a, M: Machine> Session<'a, M> {
                 && self.is_for_the_workload(signal)
             {
                 return Ok(Wake::Signal(signal.number));
+            }
+            // What a machine has said before its end is heard.
+            if has_message {
+                return Ok(Wake::Message);
             }
             if !found[2].is_empty() {
                 return Ok(Wake::MachineEnded);

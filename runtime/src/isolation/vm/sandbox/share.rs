@@ -16,7 +16,7 @@ use nix::{
     sched::{CloneFlags, unshare},
 };
 use rustix::{
-    fs::CWD,
+    fs::{CWD, FileType, fstat},
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
@@ -133,6 +133,15 @@ fn bind(source: &Source, target: &Path) -> Result<(), ShareError> {
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let tree = open_tree(CWD, &source.path, flags).map_err(failed(what()))?;
+    // Which isn't what was looked at before, if somebody has put a link in its way since.
+    let kind = FileType::from_raw_mode(fstat(&tree).map_err(failed(what()))?.st_mode);
+    let is_as_before = match source.is_directory {
+        true => kind.is_dir(),
+        false => kind.is_file(),
+    };
+    if !is_as_before || kernel_files::have(&tree).map_err(failed(what()))? {
+        return Err(failed(what())(io::ErrorKind::InvalidInput));
+    }
     if let Some(ids) = &source.ids {
         let what = format!("can't map the owners of {}", source.path.display());
         ids.apply(&tree).map_err(failed(what))?;
@@ -191,7 +200,7 @@ fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Shar
 
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{os::unix::fs::symlink, thread};
 
     use super::*;
 
@@ -267,27 +276,40 @@ mod tests {
 
     #[test]
     fn nothing_stays_mounted_if_a_source_cannot_be_had() {
-        let (_directory, host) = host();
-        let point = host.join("point");
-        fs::create_dir(&point).unwrap();
-        let shared = Shared {
-            root: host.join("root"),
-            root_is_read_only: false,
-            root_is_base: false,
-            binds: vec![source(host.join("gone"), false)],
-            hooks: vec![],
-        };
         if !nix::unistd::geteuid().is_root() {
             eprintln!("needs root to mount: not tested");
             return;
         }
-        let test = move || {
-            let error = Share::assemble(point.clone(), &shared).unwrap_err();
-            assert!(error.to_string().contains("gone"), "{error}");
-            // A mount point can't be removed.
-            fs::remove_dir(&point).unwrap();
-        };
-        thread::spawn(test).join().unwrap();
+        let (_directory, host) = host();
+        symlink("/proc/self/status", host.join("link")).unwrap();
+        symlink("data", host.join("data-link")).unwrap();
+        // The others are what they were when they were looked at, and aren't any more.
+        for (name, is_directory) in [
+            ("gone", false),
+            ("link", false),
+            ("data-link", false),
+            ("file", true),
+        ] {
+            let point = host.join("point");
+            fs::create_dir(&point).unwrap();
+            let shared = Shared {
+                root: host.join("root"),
+                root_is_read_only: false,
+                root_is_base: false,
+                binds: vec![Source {
+                    is_directory,
+                    ..source(host.join(name), false)
+                }],
+                hooks: vec![],
+            };
+            let test = move || {
+                let error = Share::assemble(point.clone(), &shared).unwrap_err();
+                assert!(error.to_string().contains(name), "{error}");
+                // A mount point can't be removed.
+                fs::remove_dir(&point).unwrap();
+            };
+            thread::spawn(test).join().unwrap();
+        }
     }
 
     #[test]
