@@ -166,10 +166,11 @@ pub fn remove_empty_cgroups(end: &str) {
     }
 }
 
-/// Directories that `ip netns` and Podman make where there are none, and leave.
-const MADE_ONCE: [&str; 4] = [
+/// Directories that `ip netns`, Podman, containerd and Docker make where there are none, and leave.
+const MADE_ONCE: [&str; 5] = [
     "/run/containerd",
     "/run/containers",
+    "/run/docker",
     "/run/nacre",
     "/run/netns",
 ];

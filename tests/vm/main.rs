@@ -23,6 +23,7 @@ use nacre_tests::{Isolation, Test};
 fn a_few_of_clients() -> Vec<Test> {
     let few = |test: &Test| match test.name {
         "run_and_its_exit_status" => test.module.ends_with("containerd"),
+        "a_volume_exec_and_stop" => true,
         _ => test.module.ends_with("podman::few"),
     };
     clients::tests().into_iter().filter(few).collect()
