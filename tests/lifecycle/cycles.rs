@@ -18,7 +18,8 @@ nacre_tests::tests![
 ];
 
 /// How many containers come and go one after another, beside as many others:
-/// `NACRE_TESTS_CYCLES`, or what makes 200 in three tests, and 8 in the two that the testbed runs.
+/// `NACRE_TESTS_CYCLES`, or what makes 200 in three tests. The testbed runs one of them, and takes
+/// seconds for each container.
 fn cycles(case: &Case) -> usize {
     let asked = std::env::var("NACRE_TESTS_CYCLES").ok();
     asked.map_or_else(

@@ -33,7 +33,7 @@ mod update;
 mod users;
 
 use nacre_tests::Test;
-use nacre_tests::suite::on_any_hypervisor;
+use nacre_tests::suite::{on_any_hypervisor, on_any_hypervisor_but};
 
 /// All tests here; each says if one mode only is meant.
 pub(crate) fn tests() -> Vec<Test> {
@@ -53,14 +53,17 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(cgroups::tests()),
         detached::tests(),
         debian::tests(),
-        on_any_hypervisor(stressors::tests()),
+        on_any_hypervisor_but(&["in_the_root"], stressors::tests()),
         failures::tests(),
         on_any_hypervisor(exec::tests()),
-        on_any_hypervisor(console::tests()),
+        on_any_hypervisor_but(
+            &["over_a_socket", "exec_in_the_foreground"],
+            console::tests(),
+        ),
         on_any_hypervisor(foreground::tests()),
         on_any_hypervisor(list::tests()),
         on_any_hypervisor(create::tests()),
-        on_any_hypervisor(cycles::tests()),
+        on_any_hypervisor_but(&["with_an_interface"], cycles::tests()),
         on_any_hypervisor(flags::tests()),
         kill::tests(),
         on_any_hypervisor(killed::tests()),

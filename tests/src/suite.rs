@@ -76,9 +76,21 @@ thread_local! {
 
 /// The same tests, which are about nothing that a hypervisor has a part in: in VMs they are left to
 /// the emulated ones where KVM is emulated too, in the testbed.
-pub fn on_any_hypervisor(mut tests: Vec<Test>) -> Vec<Test> {
+pub fn on_any_hypervisor(tests: Vec<Test>) -> Vec<Test> {
+    on_any_hypervisor_but(&[], tests)
+}
+
+/// The same, but for those with these names, which stand for the others in the testbed.
+///
+/// # Panics
+///
+/// If there is no test with one of the names.
+pub fn on_any_hypervisor_but(names: &[&str], mut tests: Vec<Test>) -> Vec<Test> {
+    for name in names {
+        assert!(tests.iter().any(|test| test.name == *name), "no {name}");
+    }
     for test in &mut tests {
-        test.on_any_hypervisor = true;
+        test.on_any_hypervisor = !names.contains(&test.name);
     }
     tests
 }
