@@ -3,10 +3,12 @@
 use nacre_tests::Case;
 use serde_json::json;
 
+use super::super::overlay::{DISK, overlay};
 use super::{Lan, ask, has_all, inside};
 
 nacre_tests::tests![
     all_of_an_interface,
+    as_many_as_a_vm_has_room_for_with_many_processors: Vm,
     an_interface_of_a_hook,
     an_interface_before_the_start,
     several_interfaces_at_once,
@@ -47,6 +49,29 @@ fn all_of_an_interface(case: &Case) {
         "fd73:1::77 dev lan0 lladdr 02:73:00:00:00:78 ",
     ];
     has_all(&output, &parts);
+}
+
+/// Each has a pair of queues for each processor, and what runs the VM must have room for all of
+/// them.
+fn as_many_as_a_vm_has_room_for_with_many_processors(case: &Case) {
+    let lan = Lan::new(case);
+    lan.add("a");
+    let bundle = lan.server("a").annotation("dev.nacre.vm.cpus", "8");
+    let answers = |server: &str| {
+        let asks = format!("busybox nc -w 3 {server} 80 </dev/null 2>/dev/null || true");
+        case.wait_for(server, || lan.shell(&asks) == "this is a\n");
+    };
+    lan.attach("a", "lan0", "one", 2);
+    case.detach(&overlay(bundle, DISK));
+    answers("fd73:1::2");
+    for (interface, bridge, host, server) in [
+        ("lan1", "two", 2, "fd73:2::2"),
+        ("lan2", "one", 3, "fd73:1::3"),
+    ] {
+        lan.attach("a", interface, bridge, host);
+        answers(server);
+    }
+    case.remove_container();
 }
 
 /// As some callers of CNI plugins do it: the namespace is made by nacre.
