@@ -50,5 +50,5 @@ fn memory_policy(case: &Case) {
     let policy = serde_json::json!({ "mode": "MPOL_BIND", "nodes": "0" });
     let bundle = case.busybox().set("/linux/memoryPolicy", policy);
     let message = case.run(&bundle).refused(1);
-    assert!(message.contains("linux.memoryPolicy"), "{message}");
+    assert!(message.contains("linux.memoryPolicy: a VM"), "{message}");
 }
