@@ -70,10 +70,14 @@ impl Client {
         self.0.has_outgoing()
     }
 
-    /// The next answer, if it has come.
+    /// The next answer, or what the sandbox process has said of its own accord, if it has come.
+    /// What came before the sandbox process hung up is there still.
     pub(in crate::isolation::vm) fn answer(&mut self) -> Result<Option<Answer>, ClientError> {
-        self.0.flush()?;
-        Ok(self.0.receive()?)
+        let answer = self.0.receive()?;
+        if answer.is_none() {
+            self.0.flush()?;
+        }
+        Ok(answer)
     }
 
     /// Asks for something, and waits for the answer.
@@ -85,8 +89,7 @@ impl Client {
         self.0.send(ask)?;
         let deadline = Instant::now() + timeout;
         loop {
-            self.0.flush()?;
-            match self.0.receive()? {
+            match self.answer()? {
                 Some(Answer::Failed(failure)) => return Err(ClientError::Refused(failure)),
                 Some(answer) => return Ok(answer),
                 None => {}
@@ -105,11 +108,6 @@ impl Client {
                 Err(error) => return Err(ClientError::Io(error.into())),
             }
         }
-    }
-
-    /// What the sandbox process has said of its own accord, if it has.
-    pub(in crate::isolation::vm) fn heard(&mut self) -> Result<Option<Answer>, ClientError> {
-        Ok(self.0.receive()?)
     }
 
     /// Asks the agent for something.
@@ -138,5 +136,24 @@ impl From<ControlError> for ClientError {
             ControlError::Io(source) => Self::Io(source),
             ControlError::TooLong(_) | ControlError::Garbage(_) => Self::Unasked,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_before_the_end_is_heard_though_nothing_can_be_sent_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = wire::listen(folder.path()).unwrap();
+        let mut client = Client::connect(folder.path()).unwrap();
+        let (mut sandbox, _) = listener.accept().unwrap();
+        protocol::send(&mut sandbox, &Answer::Exited { status: 3 }).unwrap();
+        drop(sandbox);
+        assert!(matches!(client.send(&Ask::Pause), Err(ClientError::Gone)));
+        let answer = client.answer().unwrap();
+        assert!(matches!(answer, Some(Answer::Exited { status: 3 })));
+        assert!(matches!(client.answer(), Err(ClientError::Gone)));
     }
 }

@@ -79,7 +79,7 @@ pub(crate) fn watch<E: From<VmError>>(
     };
     let mut next = Instant::now() + interval;
     loop {
-        match client.heard() {
+        match client.answer() {
             Ok(Some(wire::Answer::OutOfMemory)) => {
                 tell(Event::Oom)?;
                 continue;

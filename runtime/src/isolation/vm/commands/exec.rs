@@ -5,7 +5,7 @@
 //! killed its connection to the sandbox process closes, which has the process killed, too.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -44,13 +44,15 @@ use super::client::{Client, ClientError};
 use crate::isolation::vm::{
     Found, VmError,
     guest_spec::{cpus, security_modules},
+    sandbox::ends_a_start,
     streams::{self, Relays, Wanted},
     terminal::{self, Terminal},
     wire::{Answer, Ask, Exec},
 };
 
-/// How long the process may take to get to its program, in a container that may be paused.
-const TIMEOUT: Duration = Duration::from_secs(75);
+/// How long the process may take to get to its program: in the guest, where nothing else is
+/// answered meanwhile, it has 60 s.
+pub(in crate::isolation::vm) const TIMEOUT: Duration = Duration::from_secs(75);
 
 /// Starts a process in a container that stands so; returns its exit status, or 0 if it was
 /// detached.
@@ -234,7 +236,7 @@ impl StandIn {
 
     /// Waits for the process's end, passing signals on; returns its exit status.
     fn wait(mut self, signals: &Signals) -> Result<u8, VmError> {
-        let failed = VmError::host("can't wait for the process");
+        let failed = || VmError::host("can't wait for the process");
         let status = loop {
             let told = self.told();
             if let Some(status) = told {
@@ -242,7 +244,7 @@ impl StandIn {
             }
             match self.poll(signals) {
                 Ok(()) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(failed(error.into())),
+                Err(error) => return Err(failed()(error.into())),
             }
             // Those that don't get through wait in the kernel, which keeps one of each.
             while !self.client.is_congested()
@@ -253,8 +255,7 @@ impl StandIn {
                 self.pass_on(signal);
             }
         };
-        // Whoever reads the output takes the rest of it.
-        let _ = (&self.output).read(&mut [0]);
+        drain(&self.output, signals).map_err(failed())?;
         Ok(status)
     }
 
@@ -307,5 +308,73 @@ impl StandIn {
         };
         // If it can't be sent, the sandbox process is gone, which shows when that is waited for.
         let _ = self.client.send(&Ask::Guest(Box::new(request)));
+    }
+}
+
+/// Waits until whoever reads the output has taken the rest of it, which is when `output` is at its
+/// end of file, or a signal says that nobody will: the process that it would be for has ended.
+fn drain(output: &UnixStream, signals: &Signals) -> io::Result<()> {
+    loop {
+        let mut fds = [
+            PollFd::new(output.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[0].any().unwrap_or(true) {
+            return Ok(());
+        }
+        while let Some(signal) = signals.next()? {
+            if ends_a_start(signal.number).is_some() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        thread,
+    };
+
+    use nix::sys::signal::raise;
+
+    use super::*;
+
+    #[test]
+    fn output_is_waited_for_until_its_end() {
+        let signals = Signals::block().unwrap();
+        let (output, writing) = UnixStream::pair().unwrap();
+        raise(Signal::SIGWINCH).unwrap();
+        let has_ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_millis(50));
+                has_ended.store(true, Ordering::SeqCst);
+                drop(writing);
+            });
+            drain(&output, &signals).unwrap();
+            assert!(has_ended.load(Ordering::SeqCst));
+        });
+    }
+
+    #[test]
+    fn a_signal_that_ends_a_process_ends_the_wait_for_output() {
+        let signals = Signals::block().unwrap();
+        let (output, _writing) = UnixStream::pair().unwrap();
+        for signal in [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ] {
+            raise(Signal::SIGWINCH).unwrap();
+            raise(signal).unwrap();
+            drain(&output, &signals).unwrap();
+        }
     }
 }

@@ -15,6 +15,7 @@ pub(super) use client::Client;
 pub(super) use client::ClientError;
 pub(crate) use difference::difference;
 pub(crate) use events::{Event, stats, watch};
+pub(super) use exec::TIMEOUT as EXEC_TIMEOUT;
 pub(crate) use exec::exec;
 pub(crate) use kill::{end, kill};
 pub(crate) use pause::{pause, resume};

@@ -62,7 +62,7 @@ use session::{Exited, Session};
 use share::Share;
 
 pub(super) use disk::DiskError;
-pub(super) use session::SessionError;
+pub(super) use session::{SessionError, ends_a_start};
 pub(super) use share::ShareError;
 
 /// The guest's vsock context id. Each VM has a vsock of its own, so it needn't be unique.

@@ -33,7 +33,9 @@ use super::{
     watchdog::{Finding, Watchdog},
 };
 use crate::isolation::vm::{
-    VmError, limits,
+    VmError,
+    commands::EXEC_TIMEOUT,
+    limits,
     network::LiveNetwork,
     terminal::Terminal,
     wire::{Answer, Ask},
@@ -58,6 +60,8 @@ pub(super) struct Service<'a, M> {
     pub(super) network: Option<LiveNetwork<'a>>,
     owed: VecDeque<Owed>,
     is_starting: bool,
+    /// Until when the guest may be silent over a process that it was asked to start.
+    executes_until: Option<Instant>,
     /// When the container must be gone.
     killed: Option<Instant>,
     watchdog: Watchdog,
@@ -130,6 +134,7 @@ impl<'a, M: Machine> Service<'a, M> {
             network: None,
             owed: VecDeque::new(),
             is_starting: false,
+            executes_until: None,
             killed: None,
             watchdog: Watchdog::new(watchdog, Instant::now()),
             exited: None,
@@ -199,9 +204,10 @@ impl<'a, M: Machine> Service<'a, M> {
     }
 
     /// Sees to it that the guest isn't frozen. One that is paused can't say anything, nor can one
-    /// that starts its container, which may take hooks some time.
+    /// that starts its container, which may take hooks some time, or a process, for a while.
     fn watch(&mut self) -> Result<(), VmError> {
-        if self.is_starting || self.notes.is_paused() {
+        let executes = self.executes_until.is_some_and(|end| Instant::now() < end);
+        if self.is_starting || executes || self.notes.is_paused() {
             self.watchdog.heard();
         }
         match self.watchdog.look(Instant::now()) {
@@ -302,6 +308,8 @@ impl<'a, M: Machine> Service<'a, M> {
         pending: Pending,
         result: Result<protocol::Answer, Failure>,
     ) -> Result<(), VmError> {
+        self.executes_until = None;
+        self.note_executes();
         match result {
             Ok(protocol::Answer::Executed { .. }) => {
                 self.executed.started(pending, &mut self.clients);
@@ -314,6 +322,15 @@ impl<'a, M: Machine> Service<'a, M> {
             }
         }
         Ok(())
+    }
+
+    /// The agent starts one process after the other. That more are asked for meanwhile gives the
+    /// first no more time.
+    fn note_executes(&mut self) {
+        if self.owed.iter().any(|owed| matches!(owed, Owed::Exec(_))) {
+            let end = Instant::now() + EXEC_TIMEOUT;
+            self.executes_until.get_or_insert(end);
+        }
     }
 
     /// Kills the processes whose commands have gone.
@@ -421,7 +438,9 @@ impl<'a, M: Machine> Service<'a, M> {
                 match self.executed.prepare(id, client, *exec) {
                     Ok((pending, exec)) => {
                         let request = Request::Exec(Box::new(exec));
-                        return self.request(&request, Owed::Exec(pending));
+                        self.request(&request, Owed::Exec(pending))?;
+                        self.note_executes();
+                        return Ok(());
                     }
                     Err(error) => refused(&error),
                 }

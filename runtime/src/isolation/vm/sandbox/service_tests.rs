@@ -707,6 +707,36 @@ fn a_guest_that_is_paused_or_starts_its_container_is_not_frozen() {
 }
 
 #[test]
+fn a_guest_that_starts_a_process_is_not_frozen_for_a_while() {
+    let outcome = play(
+        |others| {
+            others.start();
+            let mut clients = [others.client(), others.client()];
+            for client in &mut clients {
+                client.send(&exec()).unwrap();
+                assert!(matches!(others.request(), Request::Exec(_)));
+            }
+            for _ in clients {
+                thread::sleep(Duration::from_millis(500));
+                others.reply(Err(Failure {
+                    message: "no such program".into(),
+                    status: 127,
+                }));
+            }
+            // Nothing keeps it from a word now, which it doesn't say.
+        },
+        watch,
+    );
+    assert!(matches!(
+        outcome,
+        Err(VmError::Session {
+            error: SessionError::Frozen(_),
+            ..
+        })
+    ));
+}
+
+#[test]
 fn whoever_watches_is_told_that_memory_ran_out() {
     let outcome = play(
         |others| {
@@ -717,7 +747,7 @@ fn whoever_watches_is_told_that_memory_ran_out() {
             protocol::send(&mut others.guest, &event).unwrap();
             let begun = Instant::now();
             let heard = loop {
-                match client.heard().unwrap() {
+                match client.answer().unwrap() {
                     None if begun.elapsed() < LATE => thread::sleep(Duration::from_millis(1)),
                     heard => break heard,
                 }

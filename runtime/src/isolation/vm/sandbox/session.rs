@@ -37,6 +37,9 @@ const MAX_LISTENED: u8 = 16;
 /// How long the machine's end is waited for after its agent has hung up: it says more.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a kernel's release may be, in bytes (`struct utsname`).
+const MAX_RELEASE: usize = 64;
+
 /// Why the conversation ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
@@ -44,6 +47,8 @@ pub(crate) enum SessionError {
     NoHello(Duration),
     #[error("the guest's agent speaks version {theirs} of the protocol, nacre version {VERSION}")]
     Version { theirs: u32 },
+    #[error("the guest's kernel calls its release what no kernel does")]
+    Kernel,
     #[error("the guest didn't {what} within {} s", timeout.as_secs_f32())]
     NoReply {
         what: &'static str,
@@ -77,6 +82,7 @@ impl SessionError {
         match self {
             Self::NoHello(_)
             | Self::Version { .. }
+            | Self::Kernel
             | Self::NoReply { .. }
             | Self::MachineEnded(_)
             | Self::Frozen(_)
@@ -198,6 +204,10 @@ impl<'a, M: Machine> Session<'a, M> {
             return Err(SessionError::Version {
                 theirs: hello.version,
             });
+        }
+        // It is written down, and shown.
+        if hello.kernel.len() > MAX_RELEASE || hello.kernel.contains(char::is_control) {
+            return Err(SessionError::Kernel);
         }
         Ok(hello)
     }
@@ -426,7 +436,7 @@ impl<'a, M: Machine> Session<'a, M> {
 
 /// The signal, if it ends a creation: those do that would end a process without a handler and
 /// are meant to.
-pub(super) fn ends_a_start(signal: i32) -> Option<Signal> {
+pub(in crate::isolation::vm) fn ends_a_start(signal: i32) -> Option<Signal> {
     Signal::try_from(signal).ok().filter(|signal| {
         matches!(
             signal,

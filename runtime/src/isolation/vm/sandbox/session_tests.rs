@@ -144,6 +144,27 @@ fn another_version_is_refused() {
 }
 
 #[test]
+fn no_kernels_release_is_refused() {
+    for (kernel, is_fine) in [
+        ("6".repeat(64), true),
+        ("6".repeat(65), false),
+        ("6.1\u{1b}[2J".into(), false),
+    ] {
+        let hello = Hello {
+            kernel,
+            ..hello(VERSION)
+        };
+        play(
+            move |other| protocol::send(&mut other.guest, &hello).unwrap(),
+            |session| match session.hello(LATE) {
+                Ok(_) => assert!(is_fine),
+                Err(error) => assert!(!is_fine && matches!(error, SessionError::Kernel)),
+            },
+        );
+    }
+}
+
+#[test]
 fn what_is_no_message_is_refused() {
     for bytes in [&[0xff; 8][..], &[2, 0, 0, 0, b'h', b'i']] {
         let bytes = bytes.to_vec();
