@@ -301,7 +301,7 @@ pub(super) fn creating(spec: &Spec, id: &str, bundle: &Path) -> State {
 }
 
 /// How long `hooks` may take; `None` if there are none.
-fn limit(hooks: &[Hook]) -> Option<Duration> {
+pub fn limit(hooks: &[Hook]) -> Option<Duration> {
     if hooks.is_empty() {
         return None;
     }

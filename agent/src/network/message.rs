@@ -52,14 +52,27 @@ impl Message {
     }
 }
 
-/// The first message's type, flags and payload, and what comes after it.
-pub(super) fn split(messages: &[u8]) -> Option<(u16, u16, &[u8], &[u8])> {
+/// A message from the kernel.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Received<'a> {
+    pub(super) kind: u16,
+    pub(super) flags: u16,
+    /// The number of the request that it answers.
+    pub(super) sequence: u32,
+    pub(super) payload: &'a [u8],
+}
+
+/// The first message, and what comes after it.
+pub(super) fn split(messages: &[u8]) -> Option<(Received<'_>, &[u8])> {
     let length = u32::from_ne_bytes(*messages.first_chunk()?) as usize;
-    let kind = u16_at(messages, 4)?;
-    let flags = u16_at(messages, 6)?;
-    let payload = messages.get(HEADER..length)?;
+    let received = Received {
+        kind: u16_at(messages, 4)?,
+        flags: u16_at(messages, 6)?,
+        sequence: u32::from_ne_bytes(*messages.get(8..)?.first_chunk()?),
+        payload: messages.get(HEADER..length)?,
+    };
     let next = length.next_multiple_of(4).min(messages.len());
-    Some((kind, flags, payload, messages.get(next..)?))
+    Some((received, messages.get(next..)?))
 }
 
 /// Attributes and their types, as far as they are well formed.

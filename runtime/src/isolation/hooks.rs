@@ -46,6 +46,13 @@ pub(super) fn kept(spec: &Spec) -> (Vec<Hook>, Vec<Hook>) {
     )
 }
 
+/// How long those may take that run when the container starts, in seconds.
+pub(super) fn seconds_of_start(spec: &Spec) -> u64 {
+    let hooks = spec.hooks().as_ref();
+    let at_start = list(hooks.map(|hooks| hooks.start_container()));
+    hooks::limit(&at_start).map_or(0, |limit| limit.as_secs())
+}
+
 fn list(list: Option<&Option<Vec<Hook>>>) -> Vec<Hook> {
     list.cloned().flatten().unwrap_or_default()
 }
@@ -82,4 +89,26 @@ pub(super) fn state(record: &Record, status: ContainerState, pid: Option<i32>) -
         .set_bundle(record.bundle.clone())
         .set_annotations(Some(record.annotations.clone()));
     state
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_start_takes_as_long_as_its_hooks_may() {
+        let seconds = |hooks| {
+            let mut spec = Spec::default();
+            spec.set_hooks(Some(serde_json::from_value(hooks).unwrap()));
+            seconds_of_start(&spec)
+        };
+        let hook = |timeout| json!({ "path": "/h", "timeout": timeout });
+        assert_eq!(seconds(json!({ "createContainer": [hook(400)] })), 0);
+        let hooks = json!({ "startContainer": [hook(5), hook(400)] });
+        assert_eq!(seconds(hooks), 405);
+        let hooks = json!({ "startContainer": [{ "path": "/h" }] });
+        assert!(seconds(hooks) > 1 << 31);
+    }
 }

@@ -372,6 +372,7 @@ mod tests {
             },
             memory_limit: None,
             guest_kernel: None,
+            start_hooks: 0,
             progress,
             paused: false,
             upper: None,

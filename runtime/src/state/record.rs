@@ -73,6 +73,9 @@ pub(crate) struct Vm {
     /// The guest kernel's release, once the guest has said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) guest_kernel: Option<String>,
+    /// How many seconds the hooks may take that the guest runs when the container starts.
+    #[serde(default)]
+    pub(crate) start_hooks: u64,
     /// How far the container had come when this was written.
     pub(crate) progress: Progress,
     /// Whether its vCPUs are stopped, until they are resumed.

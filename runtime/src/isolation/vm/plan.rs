@@ -132,6 +132,7 @@ impl Plan {
             size,
             memory_limit: resources.and_then(limits::of_memory),
             guest_kernel: None,
+            start_hooks: hooks::seconds_of_start(&asked),
             progress: Progress::Creating,
             paused: false,
             upper: upper.clone(),

@@ -39,8 +39,8 @@ pub(in crate::isolation::vm) struct CarriedNetwork {
     slots: usize,
     queues: usize,
     interfaces: Vec<Carried>,
-    /// What the guest was told last.
-    told: Network,
+    /// What the guest was told last, unless it couldn't do it.
+    told: Option<Network>,
     /// Interfaces that can't be carried, which has been said.
     refused: Vec<u32>,
 }
@@ -73,7 +73,7 @@ impl CarriedNetwork {
             slots: 0,
             queues: queue_pairs(vcpus),
             interfaces: Vec::new(),
-            told: Network::default(),
+            told: Some(Network::default()),
             refused: Vec::new(),
         };
         let links = network.netlink.read().map_err(failed("read"))?.links;
@@ -136,17 +136,24 @@ impl CarriedNetwork {
             hops.all(|hop| nics.iter().any(|nic| nic.interface.name == hop.interface))
         });
         let network = Network { nics, routes };
-        if network == self.told {
+        if self.told.as_ref() == Some(&network) {
             return Ok(None);
         }
-        self.told = network.clone();
+        self.told = Some(network.clone());
         Ok(Some(network))
+    }
+
+    /// The guest couldn't do what it was told: it is told again, with the next change.
+    pub(in crate::isolation::vm) fn tell_again(&mut self) {
+        self.told = None;
     }
 
     /// Takes out the devices of interfaces that are gone, which the guest has let go of. Gives
     /// whether there is room by that for an interface that was refused.
     pub(in crate::isolation::vm) fn unplug_gone(&mut self, machine: &RunningVm) -> bool {
-        let told = &self.told;
+        let Some(told) = &self.told else {
+            return false;
+        };
         let before = self.interfaces.len();
         self.interfaces.retain(|carried| {
             let stays = told

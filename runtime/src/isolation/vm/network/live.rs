@@ -41,10 +41,13 @@ impl<'a> LiveNetwork<'a> {
         Ok(network)
     }
 
-    /// The guest has done what it was told, as far as it could. Gives whether there may be more
-    /// to tell it by that.
-    pub(in crate::isolation::vm) fn confirmed(&mut self) -> bool {
+    /// The guest has answered whether it has done what it was told. A device that it may not have
+    /// let go of isn't unplugged. Gives whether there may be more to tell it by that.
+    pub(in crate::isolation::vm) fn confirmed(&mut self, is_done: bool) -> bool {
         self.unconfirmed = self.unconfirmed.saturating_sub(1);
+        if !is_done {
+            self.network.tell_again();
+        }
         self.unconfirmed == 0 && self.network.unplug_gone(self.machine)
     }
 }

@@ -36,7 +36,7 @@ use crate::isolation::vm::{
     VmError,
     commands::EXEC_TIMEOUT,
     limits,
-    network::LiveNetwork,
+    network::{LiveNetwork, NetworkError},
     terminal::Terminal,
     wire::{Answer, Ask},
 };
@@ -348,13 +348,20 @@ impl<'a, M: Machine> Service<'a, M> {
 
     /// Tells the guest what has changed of the network on the host.
     fn follow_network(&mut self) -> Result<(), VmError> {
-        let update = self.network.as_mut().map(LiveNetwork::update);
-        match update.unwrap_or(Ok(None)) {
-            Ok(Some(network)) => self.tell_network(network, None)?,
-            Ok(None) => {}
-            Err(error) => self.warn_of_network(&chain(&error)),
+        loop {
+            let update = self.network.as_mut().map(LiveNetwork::update);
+            match update.unwrap_or(Ok(None)) {
+                Ok(Some(network)) => return self.tell_network(network, None),
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.warn_of_network(&chain(&error));
+                    // An interface is refused once; what else has changed is told all the same.
+                    if let NetworkError::Namespace { .. } = error {
+                        return Ok(());
+                    }
+                }
+            }
         }
-        Ok(())
     }
 
     fn tell_network(&mut self, network: Network, starts: Option<ClientId>) -> Result<(), VmError> {
@@ -367,7 +374,8 @@ impl<'a, M: Machine> Service<'a, M> {
         starts: Option<ClientId>,
         result: Result<protocol::Answer, Failure>,
     ) -> Result<(), VmError> {
-        if self.network.as_mut().is_some_and(LiveNetwork::confirmed) {
+        let network = self.network.as_mut();
+        if network.is_some_and(|network| network.confirmed(result.is_ok())) {
             self.follow_network()?;
         }
         match (starts, result) {

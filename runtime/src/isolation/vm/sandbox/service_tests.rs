@@ -142,6 +142,7 @@ fn play(
         },
         memory_limit: None,
         guest_kernel: None,
+        start_hooks: 0,
         progress: Progress::Created,
         paused: false,
         upper: None,
