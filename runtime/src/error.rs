@@ -20,6 +20,8 @@ pub(crate) enum Error {
     #[error(transparent)]
     Status(#[from] isolation::StatusError),
     #[error(transparent)]
+    Isolation(#[from] isolation::LessIsolation),
+    #[error(transparent)]
     Vm(#[from] isolation::vm::VmError),
     #[error(transparent)]
     Process(#[from] isolation::process::ProcessError),

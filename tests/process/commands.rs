@@ -1,7 +1,7 @@
 //! The commands and flags that have nothing to do with one container's life.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -13,6 +13,7 @@ use serde_json::Value;
 nacre_tests::tests![
     its_name_can_say_the_isolation,
     an_annotation_or_the_configuration_file_can_say_the_isolation,
+    an_annotation_gets_no_less_than_the_name_asks_for,
     features,
     spec_for_an_ordinary_user,
     an_ordinary_users_container,
@@ -49,6 +50,25 @@ fn an_annotation_or_the_configuration_file_can_say_the_isolation(case: &Case) {
         let seen = case.spawn(command).finish().ok();
         assert_eq!(Path::new(seen.trim_end()), namespace);
     }
+}
+
+/// As an image's annotation would be that some callers pass on.
+fn an_annotation_gets_no_less_than_the_name_asks_for(case: &Case) {
+    let name = case.directory().join("nacre-vm");
+    symlink(binary("nacre"), &name).unwrap();
+    let bundle = case.busybox().args(["true"]);
+    let bundle = bundle.annotation("dev.nacre.isolation", "process");
+    let bundle = bundle.write();
+    let run = |flags: &[&str]| {
+        let mut command = case.mark(Command::new(&name));
+        command.arg("--root").arg(case.state()).args(flags);
+        command.args(["run", "--bundle"]).arg(bundle);
+        command.arg(case.id());
+        case.spawn(command).finish()
+    };
+    let error = run(&[]).refused(1);
+    assert!(error.contains("annotations.dev.nacre.isolation"), "{error}");
+    run(&["--isolation=process"]).ok();
 }
 
 fn features(case: &Case) {

@@ -25,7 +25,7 @@ const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.
 const AFTER_HELP: &str = "\
 Isolation: --isolation, else the annotation dev.nacre.isolation, else the name that nacre was
 called by (nacre-vm, nacre-process), else the configuration file, else vm. What was asked for
-is what one gets, or an error.
+is what one gets, or an error; an annotation can't ask for less than the name or the file.
 
 Hypervisor of a VM: --hypervisor, else the annotation dev.nacre.vm.hypervisor, else the
 configuration file, else kvm. qemu emulates the processor, for hosts whose KVM can't be used: it

@@ -50,7 +50,7 @@ impl Prepared {
             annotations.isolation,
             binary,
             config.isolation,
-        );
+        )?;
         if isolation == Isolation::Process {
             protect()?;
         }

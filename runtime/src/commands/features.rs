@@ -7,7 +7,7 @@ use crate::{
     cli::Global,
     config::{
         Config,
-        annotations::{CPUS, HYPERVISOR, ISOLATION, MEMORY},
+        annotations::{CPUS, HYPERVISOR, ISOLATION, MEMORY, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY},
     },
     error::Error,
     isolation::{Isolation, vm::hypervisor::Hypervisor},
@@ -61,7 +61,8 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
             "dev.nacre.vm.hypervisors": names(Hypervisor::ALL.into_iter()),
             "dev.nacre.vm.hypervisors.usable": names(usable.iter().copied()),
         },
-        "potentiallyUnsafeConfigAnnotations": [ISOLATION, HYPERVISOR, CPUS, MEMORY]
+        "potentiallyUnsafeConfigAnnotations":
+            [ISOLATION, HYPERVISOR, CPUS, MEMORY, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY]
     })
 }
 

@@ -70,7 +70,7 @@ fn isolation(global: &Global) -> Result<Isolation, Error> {
     let config = Config::load(global.config.as_deref())?;
     let binary = Isolation::from_binary(env::args_os().next().as_deref());
     let isolation = Isolation::choose(global.isolation, None, binary, config.isolation);
-    Ok(isolation)
+    Ok(isolation?)
 }
 
 /// The state directory that `--root` names.

@@ -22,6 +22,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    config::annotations::ISOLATION,
     id::Id,
     log,
     state::{By, Record, Store},
@@ -67,18 +68,33 @@ impl Isolation {
 
     /// Chooses: the flag, else the annotation, else the binary's name, else the configuration
     /// file, else a VM. What was chosen is what is given, or an error.
+    ///
+    /// # Errors
+    ///
+    /// [`LessIsolation`]: some callers pass on the annotations of an image.
     pub(crate) fn choose(
         flag: Option<Self>,
         annotation: Option<Self>,
         binary: Option<Self>,
         config: Option<Self>,
-    ) -> Self {
-        flag.or(annotation)
-            .or(binary)
-            .or(config)
-            .unwrap_or(Self::Vm)
+    ) -> Result<Self, LessIsolation> {
+        let otherwise = binary.or(config);
+        match (flag, annotation) {
+            (Some(flag), _) => Ok(flag),
+            (None, Some(Self::Process)) if otherwise == Some(Self::Vm) => Err(LessIsolation),
+            (None, Some(annotation)) => Ok(annotation),
+            (None, None) => Ok(otherwise.unwrap_or(Self::Vm)),
+        }
     }
 }
+
+/// An annotation asks for less than what the host is set up for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "annotations.{ISOLATION}: \"process\" is less than the name nacre-vm, or the configuration \
+     file, asks for; --isolation=process gives it"
+)]
+pub(crate) struct LessIsolation;
 
 /// A container that a command found.
 #[derive(Debug)]
@@ -122,17 +138,35 @@ mod tests {
 
     #[test]
     fn the_nearest_choice_wins() {
-        assert_eq!(Isolation::choose(None, None, None, None), Vm);
+        assert_eq!(Isolation::choose(None, None, None, None), Ok(Vm));
+        assert_eq!(
+            Isolation::choose(None, Some(Process), None, None),
+            Ok(Process)
+        );
         for (nearest, others) in [(Vm, Process), (Process, Vm)] {
             let (nearest, others) = (Some(nearest), Some(others));
             for (flag, annotation, binary, config) in [
                 (nearest, others, others, others),
-                (None, nearest, others, others),
+                (None, nearest, nearest, others),
                 (None, None, nearest, others),
                 (None, None, None, nearest),
             ] {
                 let chosen = Isolation::choose(flag, annotation, binary, config);
-                assert_eq!(Some(chosen), nearest);
+                assert_eq!(chosen.ok(), nearest);
+            }
+        }
+    }
+
+    #[test]
+    fn an_annotation_may_ask_for_more_isolation_but_not_for_less() {
+        for (annotation, otherwise, chosen) in [
+            (Vm, Process, Ok(Vm)),
+            (Process, Vm, Err(LessIsolation)),
+            (Process, Process, Ok(Process)),
+        ] {
+            for (binary, config) in [(Some(otherwise), None), (None, Some(otherwise))] {
+                let outcome = Isolation::choose(None, Some(annotation), binary, config);
+                assert_eq!(outcome, chosen, "{annotation:?} {otherwise:?}");
             }
         }
     }

@@ -20,7 +20,7 @@ use super::{
 };
 
 pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Finding> {
-    let preferred = Hypervisor::preferred(hypervisor, None, config.vm.hypervisor);
+    let preferred = Hypervisor::preferred(hypervisor, config.vm.hypervisor);
     let qemu = Qemu::at(config.vm.qemu()).check();
     let [kvm, qemu] = hypervisors(preferred, kvm::check().map(drop), qemu);
     vec![

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use nacre_vmm::{KvmError, Qemu, QemuError, kvm};
 use serde::{Deserialize, Serialize};
 
-use crate::log::chain;
+use crate::{config::annotations::HYPERVISOR, log::chain};
 
 /// What runs a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -37,6 +37,11 @@ pub(crate) enum HypervisorError {
     Kvm(KvmError),
     #[error("{}; {}", chain(.0), qemu_remedy(.0))]
     Qemu(QemuError),
+    #[error(
+        "annotations.{HYPERVISOR}: \"qemu\" is another wall than \"kvm\", which the configuration \
+         file asks for; --hypervisor=qemu gives it"
+    )]
+    Annotation,
     #[error("{}; {}. Nor is there another: {}; {}", chain(.kvm), kvm_remedy(.kvm), chain(.qemu), qemu_remedy(.qemu))]
     Neither { kvm: KvmError, qemu: QemuError },
 }
@@ -69,12 +74,24 @@ impl Hypervisor {
 
     /// What is asked for: by the flag, else by the annotation, else by the configuration file;
     /// else KVM.
-    pub(crate) fn preferred(
+    ///
+    /// # Errors
+    ///
+    /// [`HypervisorError::Annotation`]: some callers pass on the annotations of an image.
+    pub(crate) fn asked(
         flag: Option<Self>,
         annotation: Option<Self>,
         config: Option<Preference>,
-    ) -> Preference {
-        match flag.or(annotation) {
+    ) -> Result<Preference, HypervisorError> {
+        match (flag, annotation, config) {
+            (None, Some(Self::Qemu), Some(Preference::Kvm)) => Err(HypervisorError::Annotation),
+            _ => Ok(Self::preferred(flag.or(annotation), config)),
+        }
+    }
+
+    /// The same without an annotation.
+    pub(crate) fn preferred(flag: Option<Self>, config: Option<Preference>) -> Preference {
+        match flag {
             Some(Self::Kvm) => Preference::Kvm,
             Some(Self::Qemu) => Preference::Qemu,
             None => config.unwrap_or(Preference::Kvm),
@@ -178,8 +195,11 @@ mod tests {
                 Preference::Kvm,
             ),
         ] {
-            assert_eq!(Hypervisor::preferred(flag, annotation, config), expected);
+            let asked = Hypervisor::asked(flag, annotation, config);
+            assert_eq!(asked.unwrap(), expected);
         }
+        let refused = Hypervisor::asked(None, Some(Qemu), Some(Preference::Kvm));
+        assert!(matches!(refused, Err(HypervisorError::Annotation)));
     }
 
     #[test]

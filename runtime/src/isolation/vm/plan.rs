@@ -109,13 +109,13 @@ impl Plan {
             false => Place::find(cgroups_path, id.as_str())?,
         };
         // What is wrong with the bundle comes before what is wrong with the host.
-        let preferred = Hypervisor::preferred(
+        let preference = Hypervisor::asked(
             options.hypervisor,
             annotations.hypervisor,
             config.hypervisor,
-        );
+        )?;
         let qemu = config.qemu();
-        let hypervisor = preferred.choose(&qemu)?;
+        let hypervisor = preference.choose(&qemu)?;
         let overhead = config.overhead_memory.map(|bytes| bytes.0);
         let overhead = overhead.unwrap_or_else(|| limits::default_overhead(hypervisor));
         let limits = HostLimits::new(resources, size, overhead);
