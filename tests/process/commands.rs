@@ -66,7 +66,9 @@ fn an_annotation_gets_no_less_than_the_name_asks_for(case: &Case) {
         command.arg(case.id());
         case.spawn(command).finish()
     };
-    let error = run(&[]).refused(1);
+    let refused = run(&[]);
+    refused.expect(1);
+    let error = refused.stderr;
     assert!(error.contains("annotations.dev.nacre.isolation"), "{error}");
     run(&["--isolation=process"]).ok();
 }
