@@ -1,5 +1,5 @@
 //! The conversation with the agent in a running guest, from its hello to its power-off. What
-//! lies between the container's creation and its end is `service.rs`.
+//! lies between the container's creation and its end is `service/`.
 //!
 //! Everything is waited for in one place, so that none of it can be missed: messages of the
 //! guest, its end, signals, and the caller's end. The guest isn't trusted: what it owes is

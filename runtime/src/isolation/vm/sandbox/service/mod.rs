@@ -3,25 +3,21 @@
 //!
 //! The agent answers in the order in which it is asked, so a queue says whose each reply is.
 
+mod asks;
+mod network;
+
 use std::{
     collections::VecDeque,
     os::unix::net::UnixStream,
     time::{Duration, Instant},
 };
 
-use nacre_agent::{
-    network::Network,
-    protocol::{self, Event, Failure, Request, Target},
-};
+use nacre_agent::protocol::{self, Event, Failure, Request, Target};
 use nix::poll::PollFlags;
 
-use crate::{
-    isolation::StatusError,
-    log::chain,
-    state::{
-        By, Folder, Record, StateError, Status,
-        record::{self, Progress},
-    },
+use crate::state::{
+    By, Folder, Record, StateError,
+    record::{self, Progress},
 };
 
 use super::{
@@ -33,17 +29,10 @@ use super::{
     watchdog::{Finding, Watchdog},
 };
 use crate::isolation::vm::{
-    VmError,
-    commands::EXEC_TIMEOUT,
-    limits,
-    network::{LiveNetwork, NetworkError},
-    terminal::Terminal,
-    wire::{Answer, Ask},
+    VmError, commands::EXEC_TIMEOUT, network::LiveNetwork, terminal::Terminal, wire::Answer,
 };
 
-/// How long a container that was killed has to be gone with all its output, before its machine
-/// is ended without the guest's help.
-const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) use asks::refused;
 
 /// The sandbox process, serving.
 pub(super) struct Service<'a, M> {
@@ -346,58 +335,6 @@ impl<'a, M: Machine> Service<'a, M> {
         Ok(())
     }
 
-    /// Tells the guest what has changed of the network on the host.
-    fn follow_network(&mut self) -> Result<(), VmError> {
-        loop {
-            let update = self.network.as_mut().map(LiveNetwork::update);
-            match update.unwrap_or(Ok(None)) {
-                Ok(Some(network)) => return self.tell_network(network, None),
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    self.warn_of_network(&chain(&error));
-                    // An interface is refused once; what else has changed is told all the same.
-                    if let NetworkError::Namespace { .. } = error {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
-
-    fn tell_network(&mut self, network: Network, starts: Option<ClientId>) -> Result<(), VmError> {
-        let request = network_request(&self.session.id, network);
-        self.request(&request, Owed::Network(starts))
-    }
-
-    fn network_told(
-        &mut self,
-        starts: Option<ClientId>,
-        result: Result<protocol::Answer, Failure>,
-    ) -> Result<(), VmError> {
-        let network = self.network.as_mut();
-        if network.is_some_and(|network| network.confirmed(result.is_ok())) {
-            self.follow_network()?;
-        }
-        match (starts, result) {
-            (Some(client), Ok(_)) => self.request_start(client),
-            (Some(client), Err(failure)) => {
-                self.is_starting = false;
-                self.clients.answer(client, &Answer::Failed(failure));
-                Ok(())
-            }
-            (None, Ok(_)) => Ok(()),
-            (None, Err(failure)) => {
-                self.warn_of_network(&failure.message);
-                Ok(())
-            }
-        }
-    }
-
-    /// Nobody waits for what has come since the container was started.
-    fn warn_of_network(&self, message: &str) {
-        tracing::warn!("container {}: {message}", self.session.id);
-    }
-
     /// Passes a signal on that this process got.
     fn forward(&mut self, signal: i32) -> Result<(), VmError> {
         let id = self.session.id.clone();
@@ -424,170 +361,7 @@ impl<'a, M: Machine> Service<'a, M> {
         self.owed.push_back(owed);
         Ok(())
     }
-
-    /// Does what a command asks for. An error is this process's end; what goes wrong otherwise
-    /// is the command's to hear.
-    fn carry_out(&mut self, client: ClientId, ask: Ask) -> Result<(), VmError> {
-        let answer = match ask {
-            Ask::Start => match self.start(client)? {
-                None => return Ok(()),
-                Some(refusal) => refusal,
-            },
-            Ask::Pause => self.pause(),
-            Ask::Resume => self.resume(),
-            Ask::Disk => self.disk(),
-            Ask::Watch => {
-                self.clients.watch(client);
-                Answer::Done
-            }
-            Ask::Guest(request) => return self.pass_on(client, &request),
-            Ask::Exec(exec) => {
-                let id = &self.session.id;
-                match self.executed.prepare(id, client, *exec) {
-                    Ok((pending, exec)) => {
-                        let request = Request::Exec(Box::new(exec));
-                        self.request(&request, Owed::Exec(pending))?;
-                        self.note_executes();
-                        return Ok(());
-                    }
-                    Err(error) => refused(&error),
-                }
-            }
-        };
-        self.clients.answer(client, &answer);
-        Ok(())
-    }
-
-    /// Has the container started, unless that is refused. What its network has got since it was
-    /// created is there before its workload is.
-    fn start(&mut self, client: ClientId) -> Result<Option<Answer>, VmError> {
-        if self.is_starting || self.notes.is_started() {
-            return Ok(Some(refused(&StatusError::AlreadyRunning)));
-        }
-        if self.notes.is_paused() {
-            return Ok(Some(refused(&StatusError::CannotStart(Status::Paused))));
-        }
-        let update = self.network.as_mut().map(LiveNetwork::update);
-        match update.unwrap_or(Ok(None)) {
-            Ok(Some(network)) => self.tell_network(network, Some(client))?,
-            Ok(None) => self.request_start(client)?,
-            Err(error) => return Ok(Some(refused(&error))),
-        }
-        self.is_starting = true;
-        Ok(None)
-    }
-
-    fn request_start(&mut self, client: ClientId) -> Result<(), VmError> {
-        let request = Request::Start {
-            id: self.session.id.clone(),
-        };
-        self.request(&request, Owed::Start(client))
-    }
-
-    fn pause(&mut self) -> Answer {
-        if self.notes.is_paused() {
-            return refused(&self.not_running(Status::Paused));
-        }
-        if let Err(error) = self.session.machine.pause() {
-            return refused(&error);
-        }
-        match self.notes.note(|vm| vm.paused = true) {
-            Ok(()) => Answer::Done,
-            Err(error) => {
-                // The file that is there says what is so.
-                let _ = self.session.machine.resume();
-                refused(&error)
-            }
-        }
-    }
-
-    fn resume(&mut self) -> Answer {
-        if !self.notes.is_paused() {
-            return refused(&StatusError::NotPaused);
-        }
-        let resumed = self.session.machine.resume();
-        match resumed.map(|()| self.notes.note(|vm| vm.paused = false)) {
-            Ok(Ok(())) => Answer::Done,
-            Ok(Err(error)) => refused(&error),
-            Err(error) => refused(&error),
-        }
-    }
-
-    fn disk(&self) -> Answer {
-        match self.disk.as_ref().map(Disk::allocated).transpose() {
-            Ok(allocated) => Answer::Disk { allocated },
-            Err(error) => refused(&error),
-        }
-    }
-
-    /// Asks the agent what a command wants to know or have done.
-    fn pass_on(&mut self, client: ClientId, request: &Request) -> Result<(), VmError> {
-        match request {
-            // A signal is sent, not obeyed: a guest that stands still gets it when it goes on.
-            Request::Signal { signal, to, .. } => {
-                let of_container = !matches!(to, Target::Process(_));
-                let kills = *signal == libc::SIGKILL && of_container;
-                if !kills && !self.notes.is_paused() {
-                    return self.request(request, Owed::Client(client));
-                }
-                self.request(request, Owed::Nobody)?;
-                if kills {
-                    self.kill()?;
-                }
-                let done = Answer::Guest(protocol::Answer::Done);
-                self.clients.answer(client, &done);
-                Ok(())
-            }
-            // These are this process's own to ask.
-            Request::Create(_)
-            | Request::Start { .. }
-            | Request::Exec(_)
-            | Request::Network { .. }
-            | Request::Ping
-            | Request::PowerOff => {
-                self.clients.drop(client);
-                Ok(())
-            }
-            _ if self.notes.is_paused() => {
-                let refusal = refused(&self.not_running(Status::Paused));
-                self.clients.answer(client, &refusal);
-                Ok(())
-            }
-            Request::Update { resources, .. } => {
-                let limit = limits::of_memory(resources);
-                self.request(request, Owed::Update(client, limit))
-            }
-            _ => self.request(request, Owed::Client(client)),
-        }
-    }
-
-    /// The container has been sent SIGKILL, and must be gone soon. A guest that is paused can't
-    /// obey, and needn't.
-    fn kill(&mut self) -> Result<(), VmError> {
-        let patience = match self.notes.is_paused() {
-            true => {
-                self.notes.note(|vm| vm.paused = false)?;
-                Duration::ZERO
-            }
-            false => KILL_TIMEOUT,
-        };
-        self.killed.get_or_insert(Instant::now() + patience);
-        Ok(())
-    }
-
-    fn not_running(&self, status: Status) -> StatusError {
-        let id = self.session.id.clone();
-        StatusError::NotRunning { id, status }
-    }
-}
-
-pub(super) fn refused(error: &dyn std::error::Error) -> Answer {
-    Answer::Failed(Failure {
-        message: chain(error),
-        status: 1,
-    })
 }
 
 #[cfg(test)]
-#[path = "service_tests.rs"]
 mod tests;

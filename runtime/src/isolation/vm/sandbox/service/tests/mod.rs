@@ -1,3 +1,6 @@
+mod processes;
+mod watchdog;
+
 use std::{
     io::Write,
     os::{
@@ -16,8 +19,8 @@ use nix::sys::signal::Signal;
 
 use crate::{
     id::Id,
-    isolation::{new_record, signals::Signals, vm::hypervisor::Hypervisor},
-    state::Store,
+    isolation::{StatusError, new_record, signals::Signals, vm::hypervisor::Hypervisor},
+    state::{Status, Store},
 };
 
 use super::*;
@@ -25,7 +28,7 @@ use crate::isolation::vm::{
     commands::{Client, ClientError},
     control::Control,
     streams::{Expected, Stderr, Wanted},
-    wire,
+    wire::{self, Ask},
 };
 
 const LATE: Duration = Duration::from_secs(20);
@@ -465,65 +468,6 @@ fn the_machines_end_is_noticed() {
 }
 
 #[test]
-fn a_process_is_its_commands_until_its_end() {
-    let outcome = play(
-        |others| {
-            others.start();
-            for number in 1..=2 {
-                let mut client = others.client();
-                let asking = thread::spawn(move || {
-                    let answer = client.ask_for_descriptors(&exec(), LATE).unwrap();
-                    (client, answer)
-                });
-                let Request::Exec(asked) = others.request() else {
-                    panic!()
-                };
-                assert_eq!(asked.number, number);
-                assert!(asked.streams.stdin.is_some() && asked.streams.stdout.is_some());
-                assert_eq!(asked.streams.stdout, asked.streams.stderr);
-                others.reply(Ok(protocol::Answer::Executed { pid: 70 }));
-                let (mut client, (answer, ends)) = asking.join().unwrap();
-                assert!(matches!(answer, Answer::Executed { number: n } if n == number));
-                assert_eq!(ends.len(), 2);
-                let ended = Event::ProcessExited {
-                    id: "a".into(),
-                    process: number,
-                    status: 5,
-                };
-                protocol::send(&mut others.guest, &ended).unwrap();
-                // Any other answer would come before.
-                let answer = client.ask(&Ask::Resume, LATE).unwrap();
-                assert!(matches!(answer, Answer::Exited { status: 5 }));
-            }
-            others.exit(0);
-        },
-        |_| (),
-    );
-    assert_eq!(status(outcome), 0);
-}
-
-#[test]
-fn a_process_that_cant_be_started_leaves_nothing() {
-    let outcome = play(
-        |others| {
-            others.start();
-            let mut client = others.client();
-            let asking = thread::spawn(move || client.ask_for_descriptors(&exec(), LATE));
-            others.request();
-            others.reply(Err(Failure {
-                message: "no such program".into(),
-                status: 127,
-            }));
-            let error = asking.join().unwrap().unwrap_err();
-            assert!(matches!(error, ClientError::Refused(f) if f.status == 127));
-            others.exit(0);
-        },
-        |_| (),
-    );
-    assert_eq!(status(outcome), 0);
-}
-
-#[test]
 fn the_last_limit_on_memory_that_was_set_is_known() {
     let outcome = play(
         |others| {
@@ -560,181 +504,6 @@ fn the_last_limit_on_memory_that_was_set_is_known() {
         |_| (),
     );
     assert_eq!(status(outcome), 0);
-}
-
-/// Nor is the container taken for killed then, which would end it soon.
-#[test]
-fn whoever_kills_a_process_hears_what_the_guest_says_of_it() {
-    let outcome = play(
-        |others| {
-            others.start();
-            let mut client = others.client();
-            let mut kill = signal(libc::SIGKILL);
-            if let Request::Signal { to, .. } = &mut kill {
-                *to = Target::Process(1);
-            }
-            let asking = thread::spawn(move || client.ask_guest(kill, LATE));
-            assert!(matches!(
-                others.request(),
-                Request::Signal {
-                    to: Target::Process(1),
-                    ..
-                }
-            ));
-            others.reply(Err(Failure {
-                message: "it has ended".into(),
-                status: 1,
-            }));
-            let error = asking.join().unwrap().unwrap_err();
-            assert_eq!(error.to_string(), "it has ended");
-            others.exit(3);
-        },
-        |_| (),
-    );
-    assert_eq!(status(outcome), 3);
-}
-
-#[test]
-fn a_process_whose_command_goes_is_killed() {
-    let outcome = play(
-        |others| {
-            others.start();
-            // One goes before it hears of its process, one after.
-            let mut gone = others.client();
-            gone.send(&exec()).unwrap();
-            others.request();
-            drop(gone);
-            others.reply(Ok(protocol::Answer::Executed { pid: 70 }));
-            let mut client = others.client();
-            let asking = thread::spawn(move || {
-                client.ask_for_descriptors(&exec(), LATE).unwrap();
-            });
-            let mut killed = Vec::new();
-            let mut started = false;
-            while killed.len() < 2 {
-                match others.request() {
-                    Request::Exec(asked) => {
-                        assert!(!started && asked.number == 2);
-                        started = true;
-                        others.reply(Ok(protocol::Answer::Executed { pid: 71 }));
-                    }
-                    Request::Signal {
-                        signal: libc::SIGKILL,
-                        to: Target::Process(number),
-                        ..
-                    } => {
-                        killed.push(number);
-                        others.done();
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-            assert_eq!(killed, [1, 2]);
-            asking.join().unwrap();
-            for process in killed {
-                let ended = Event::ProcessExited {
-                    id: "a".into(),
-                    process,
-                    status: 137,
-                };
-                protocol::send(&mut others.guest, &ended).unwrap();
-            }
-            others.exit(0);
-        },
-        |_| (),
-    );
-    assert_eq!(status(outcome), 0);
-    // There never was such a process.
-    let outcome = play(
-        |others| {
-            let ended = Event::ProcessExited {
-                id: "a".into(),
-                process: 9,
-                status: 0,
-            };
-            protocol::send(&mut others.guest, &ended).unwrap();
-        },
-        |_| (),
-    );
-    assert!(outcome.is_err());
-}
-
-/// Watches so closely that a test doesn't take long.
-fn watch(service: &mut Service<'_, FakeMachine>) {
-    service.watchdog = Watchdog::new(Duration::from_millis(200), Instant::now());
-}
-
-#[test]
-fn a_guest_that_says_nothing_is_frozen() {
-    let outcome = play(
-        |others| {
-            assert!(matches!(others.request(), Request::Ping));
-            // It is asked once more, unless this comes too late and nobody listens.
-            let result = Ok(protocol::Answer::Done);
-            let _ = protocol::send(&mut others.guest, &Event::Reply { result });
-            let again = protocol::receive(&mut others.guest);
-            assert!(matches!(again, Ok(Some(Request::Ping) | None) | Err(_)));
-        },
-        watch,
-    );
-    assert!(matches!(
-        outcome,
-        Err(VmError::Session {
-            error: SessionError::Frozen(_),
-            ..
-        })
-    ));
-}
-
-#[test]
-fn a_guest_that_is_paused_or_starts_its_container_is_not_frozen() {
-    let outcome = play(
-        |others| {
-            let mut client = others.client();
-            let starting = thread::spawn(move || client.ask(&Ask::Start, LATE));
-            others.request();
-            thread::sleep(Duration::from_millis(500));
-            others.done();
-            assert!(starting.join().unwrap().is_ok());
-            let mut client = others.client();
-            client.ask(&Ask::Pause, LATE).unwrap();
-            thread::sleep(Duration::from_millis(500));
-            client.ask(&Ask::Resume, LATE).unwrap();
-            others.exit(3);
-        },
-        watch,
-    );
-    assert_eq!(status(outcome), 3);
-}
-
-#[test]
-fn a_guest_that_starts_a_process_is_not_frozen_for_a_while() {
-    let outcome = play(
-        |others| {
-            others.start();
-            let mut clients = [others.client(), others.client()];
-            for client in &mut clients {
-                client.send(&exec()).unwrap();
-                assert!(matches!(others.request(), Request::Exec(_)));
-            }
-            for _ in clients {
-                thread::sleep(Duration::from_millis(500));
-                others.reply(Err(Failure {
-                    message: "no such program".into(),
-                    status: 127,
-                }));
-            }
-            // Nothing keeps it from a word now, which it doesn't say.
-        },
-        watch,
-    );
-    assert!(matches!(
-        outcome,
-        Err(VmError::Session {
-            error: SessionError::Frozen(_),
-            ..
-        })
-    ));
 }
 
 #[test]
