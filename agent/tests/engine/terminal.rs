@@ -57,7 +57,7 @@ fn run(bundle: &Bundle, input: &str) -> String {
 }
 
 /// Reads until nobody has the slave any more.
-fn read_all(master: impl AsFd) -> String {
+pub(crate) fn read_all(master: impl AsFd) -> String {
     let mut master = File::from(master.as_fd().try_clone_to_owned().unwrap());
     let mut shown = Vec::new();
     loop {

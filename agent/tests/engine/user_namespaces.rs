@@ -1,7 +1,6 @@
 //! User namespaces: new ones with mapped ids, and those of others.
 
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use serde_json::json;
 use crate::Skipped;
 use crate::bundle::{Bundle, null_stdio, text, wait_for_exit};
 use crate::exec;
+use crate::terminal::read_all;
 
 tests![
     ids_are_mapped,
@@ -377,10 +377,8 @@ fn a_process_has_a_terminal_in_it() -> Result<(), Skipped> {
     let options = ExecOptions::new(null_stdio());
     let executed = exec::start(&bundle, running.container(), &process, options).unwrap();
     assert_eq!(exec::wait(&executed), 0);
-    let mut seen = [0; 64];
-    let mut master = File::from(executed.terminal.unwrap());
-    let length = master.read(&mut seen).unwrap();
-    assert_eq!(seen[..length], *b"/dev/pts/0\r\n5\r\n");
+    let shown = read_all(executed.terminal.unwrap());
+    assert_eq!(shown, "/dev/pts/0\n5\n");
     Ok(())
 }
 
