@@ -3,7 +3,7 @@
 //! `nacre-bench process BIN_DIR`: on this host's kernel, beside crun and runc.
 //! `nacre-bench emulated BIN_DIR VMLINUX`: in emulated microVMs, on this host, beside QEMU's.
 //! `nacre-bench vm BIN_DIR VMLINUX`: in microVMs, beside QEMU's; meant for the testbed.
-//! `nacre-bench modes BIN_DIR VMLINUX [life|files|network]`: in microVMs, beside the same on the
+//! `nacre-bench modes BIN_DIR VMLINUX [life|output|files|small-files|network]`: in microVMs, beside the same on the
 //! host's kernel; meant for the testbed.
 
 mod bundle;
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["workload", ref words @ ..] => workload::run(words),
         _ => Err(
             "usage: nacre-bench process BIN_DIR | emulated|vm BIN_DIR VMLINUX | \
-             modes BIN_DIR VMLINUX [life|files|network]"
+             modes BIN_DIR VMLINUX [life|output|files|small-files|network]"
                 .into(),
         ),
     }

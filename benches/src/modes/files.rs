@@ -9,7 +9,7 @@ use crate::bundle::Container;
 use crate::comparison::Comparison;
 
 /// What is done, and the words of the workload.
-const WORK: [(&str, &[&str]); 5] = [
+const WORK: [Work; 4] = [
     (
         "write 64 MiB in a row, and sync",
         &["write", "/data/file", "64"],
@@ -23,16 +23,34 @@ const WORK: [(&str, &[&str]); 5] = [
         "4,000 random writes of 4 KiB, and sync",
         &["random-write", "/data/file", "4000"],
     ),
-    (
-        "10,000 small files made",
-        &["small-files", "/data/many", "10000"],
-    ),
 ];
 
+const SMALL: Work = (
+    "10,000 small files made",
+    &["small-files", "/data/many", "10000"],
+);
+
+type Work = (&'static str, &'static [&'static str]);
+
 pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), Box<dyn Error>> {
-    for (what, words) in WORK {
+    carry_out(&WORK, modes, table)
+}
+
+pub(super) fn measure_small(
+    modes: &[Mode<'_>],
+    table: &mut Comparison,
+) -> Result<(), Box<dyn Error>> {
+    carry_out(&[SMALL], modes, table)
+}
+
+fn carry_out(
+    work: &[Work],
+    modes: &[Mode<'_>],
+    table: &mut Comparison,
+) -> Result<(), Box<dyn Error>> {
+    for (what, words) in work {
         let times = in_each(modes, |mode| {
-            let args = [&["nacre-bench", "workload"], words].concat();
+            let args = [&["nacre-bench", "workload"], *words].concat();
             let bundle = mode.bundle("files", &Container::of(&args))?;
             let data = bundle.path.join("rootfs/data");
             fs::create_dir_all(&data)?;

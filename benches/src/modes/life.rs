@@ -25,6 +25,13 @@ pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), 
         });
         table.instructions(what, times.collect());
     }
+    Ok(())
+}
+
+pub(super) fn measure_output(
+    modes: &[Mode<'_>],
+    table: &mut Comparison,
+) -> Result<(), Box<dyn Error>> {
     let output = in_each(modes, output)?;
     table.instructions("100 MB through stdout", output);
     Ok(())

@@ -33,9 +33,11 @@ pub(crate) struct Mode<'a> {
 }
 
 /// What there is to measure.
-const PARTS: [(&str, Part); 3] = [
+const PARTS: [(&str, Part); 5] = [
     ("life", life::measure),
+    ("output", life::measure_output),
     ("files", files::measure),
+    ("small-files", files::measure_small),
     ("network", network::measure),
 ];
 
