@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nacre_tests::nacre::is_reference;
-use nacre_tests::{Bundle, Case, Isolation, leftovers};
+use nacre_tests::{Bundle, Case, Isolation, Outcome, leftovers};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
@@ -141,19 +141,21 @@ fn arguments_and_environment(case: &Case) {
     assert_eq!(logged(case), "zero|a b|x y|0\n");
 }
 
+/// `nacre create` or `nacre run`.
+fn make(case: &Case, command: &str, bundle: &Bundle) -> Outcome {
+    let mut words = case.nacre();
+    words.args([command, "--bundle"]).arg(bundle.write());
+    words.arg(case.id());
+    case.spawn(words).finish()
+}
+
 fn a_failing_hook_before_the_start(case: &Case) {
     for kind in ["prestart", "createRuntime", "createContainer"] {
         let bundle = case.busybox().shell("echo runs");
         let bundle = with_hook(case, bundle, kind, "echo the reason >&2; exit 3");
         let bundle = with_hook(case, bundle, "poststop", "echo poststop");
         for command in ["create", "run"] {
-            let mut words = case.nacre();
-            words
-                .arg(command)
-                .arg("--bundle")
-                .arg(bundle.write())
-                .arg(case.id());
-            let outcome = case.spawn(words).finish();
+            let outcome = make(case, command, &bundle);
             outcome.refused_somehow();
             assert!(outcome.stderr.contains("the reason"), "{kind}: {outcome:?}");
             assert_eq!(outcome.text(), "", "{kind}");
@@ -262,13 +264,7 @@ fn what_follows_a_creation_that_is_killed(case: &Case) {
     let bundle = with_hook(case, bundle, "poststop", "echo poststop");
     for command in ["create", "run"] {
         let killed = || {
-            let mut words = case.nacre();
-            words
-                .arg(command)
-                .arg("--bundle")
-                .arg(bundle.write())
-                .arg(case.id());
-            assert_eq!(case.spawn(words).finish().killed_by(), Some(9));
+            assert_eq!(make(case, command, &bundle).killed_by(), Some(9));
             case.wait_for_status("stopped");
             fs::remove_dir(&once).unwrap();
         };

@@ -81,13 +81,8 @@ pub fn configuration() -> String {
     // In the testbed /var/tmp is an overlay, which has no O_TMPFILE.
     let disks = std::env::temp_dir();
     format!(
-        "[vm]
-kernel = \"{kernel}\"
-agent = {agent:?}
-boot-timeout = {BOOT_TIMEOUT}
-\
-         disk-directory = {disks:?}
-"
+        "[vm]\nkernel = \"{kernel}\"\nagent = {agent:?}\nboot-timeout = {BOOT_TIMEOUT}\n\
+         disk-directory = {disks:?}\n"
     )
 }
 

@@ -359,25 +359,9 @@ mod tests {
 
     fn vm(progress: Progress, keep: bool) -> By {
         By::Vm(Vm {
-            sandbox: Identity {
-                pid: 1,
-                start_time: 0,
-            },
-            cgroup: None,
-            network: None,
-            hypervisor: crate::isolation::vm::hypervisor::Hypervisor::Kvm,
-            size: crate::config::size::Size {
-                cpus: 1,
-                memory: 64 << 20,
-            },
-            memory_limit: None,
-            guest_kernel: None,
-            start_hooks: 0,
             progress,
-            paused: false,
-            upper: None,
             keep,
-            end: None,
+            ..Vm::example()
         })
     }
 

@@ -180,6 +180,32 @@ impl Record {
 }
 
 impl Vm {
+    /// One that tests can do with: small, created, and kept for its deletion.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Vm {
+            sandbox: Identity {
+                pid: 1,
+                start_time: 0,
+            },
+            cgroup: None,
+            network: None,
+            hypervisor: Hypervisor::Kvm,
+            size: Size {
+                cpus: 1,
+                memory: 64 << 20,
+            },
+            memory_limit: None,
+            guest_kernel: None,
+            start_hooks: 0,
+            progress: Progress::Created,
+            paused: false,
+            upper: None,
+            keep: true,
+            end: None,
+        }
+    }
+
     /// How a container stands whose sandbox process lives.
     pub(super) fn status(&self) -> Status {
         match (self.paused, self.progress) {

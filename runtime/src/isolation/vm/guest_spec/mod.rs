@@ -98,8 +98,8 @@ pub(crate) enum GuestSpecError {
     Resources(#[from] CgroupError),
 }
 
-/// Translates the configuration of a bundle, which is in that directory, for a guest with that many vCPUs, and perhaps an overlay
-/// over the root.
+/// Translates the configuration of a bundle, which is in that directory, for a guest with that
+/// many vCPUs, and perhaps an overlay over the root.
 pub(super) fn translate(
     directory: &Path,
     mut spec: Spec,

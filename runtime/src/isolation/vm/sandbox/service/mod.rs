@@ -134,9 +134,6 @@ impl<'a, M: Machine> Service<'a, M> {
     /// and is to be ended without the guest's help.
     pub(super) fn serve(&mut self) -> Result<Option<Exited>, VmError> {
         loop {
-            if let Some(exited) = self.exited.take() {
-                return Ok(Some(exited));
-            }
             // One at a time: a guest that never stops talking isn't the only one to be heard.
             let has_more = match self.session.received()? {
                 None => None,
@@ -146,8 +143,8 @@ impl<'a, M: Machine> Service<'a, M> {
                     Some(Instant::now())
                 }
             };
-            if self.exited.is_some() {
-                continue;
+            if let Some(exited) = self.exited.take() {
+                return Ok(Some(exited));
             }
             self.kill_abandoned()?;
             // While the guest doesn't take what it is sent, no more is read, nor does anybody have

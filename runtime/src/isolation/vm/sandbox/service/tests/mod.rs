@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     id::Id,
-    isolation::{StatusError, new_record, signals::Signals, vm::hypervisor::Hypervisor},
+    isolation::{StatusError, new_record, signals::Signals},
     state::{Status, Store},
 };
 
@@ -131,30 +131,14 @@ fn play(
     let store = Store::new(directory.path()).unwrap();
     let id = Id::new("a").unwrap();
     let folder = store.claim(&id).unwrap();
-    let vm = record::Vm {
-        sandbox: nacre_agent::container::Identity {
-            pid: 1,
-            start_time: 0,
-        },
-        cgroup: None,
-        hypervisor: Hypervisor::Kvm,
-        network: None,
-        size: crate::config::size::Size {
-            cpus: 1,
-            memory: 64 << 20,
-        },
-        memory_limit: None,
-        guest_kernel: None,
-        start_hooks: 0,
-        progress: Progress::Created,
-        paused: false,
-        upper: None,
-        keep: true,
-        end: None,
-    };
     let mut notes = Notes {
         folder: &folder,
-        record: new_record(&id, "/".into(), &Default::default(), By::Vm(vm)),
+        record: new_record(
+            &id,
+            "/".into(),
+            &Default::default(),
+            By::Vm(record::Vm::example()),
+        ),
     };
     notes.note(|_| ()).unwrap();
     let listener = wire::listen(folder.path()).unwrap();
