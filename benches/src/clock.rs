@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::fs;
+use std::ops::AddAssign;
 use std::time::{Duration, Instant};
 
 /// What something took.
@@ -19,6 +20,13 @@ impl Taken {
     /// Instructions, in millions.
     pub(crate) fn millions(&self) -> f64 {
         self.work.as_nanos() as f64 / 1e6
+    }
+}
+
+impl AddAssign for Taken {
+    fn add_assign(&mut self, other: Self) {
+        self.work += other.work;
+        self.waiting += other.waiting;
     }
 }
 

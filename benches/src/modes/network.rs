@@ -50,7 +50,7 @@ fn time(mode: &Mode<'_>, words: &[&str]) -> Result<Taken, Box<dyn Error>> {
     mode.carry_out(&["kill", "server", "KILL"])?;
     // It was killed, so its status says nothing.
     let _ = serving.end();
-    took
+    Ok(took?.ok_or("the guest hung; try again")?)
 }
 
 /// A bridge with a namespace at each of its ends, until this is dropped.
