@@ -1,5 +1,6 @@
 //! Podman, containerd and Docker with nacre as their runtime, in both isolations.
 
+mod cni;
 mod containerd;
 mod docker;
 mod image;

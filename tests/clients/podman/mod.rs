@@ -1,5 +1,6 @@
 //! Podman, with storage, state and cgroups of the test's own.
 
+mod cni;
 mod few;
 mod life;
 mod limits;
@@ -26,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
         limits::tests(),
         setting::tests(),
         network::tests(),
+        cni::tests(),
     ]
     .into_iter()
     .flatten()

@@ -10,19 +10,27 @@ use super::Podman;
 nacre_tests::tests![two_on_a_network, published_ports, an_interface_of_its_own];
 
 /// Says the same to everyone.
-const SERVER: &str = "exec nc -ll -p 80 -e echo of the server";
-const ANSWER: &str = "of the server\n";
+pub(super) const SERVER: &str = "exec nc -ll -p 80 -e echo of the server";
+pub(super) const ANSWER: &str = "of the server\n";
 
 impl Podman<'_> {
     /// What a container on a network gets from a server, if it reaches it.
     #[track_caller]
-    fn ask(&self, network: &str, server: &str) -> Option<String> {
+    pub(super) fn ask(&self, network: &str, server: &str) -> Option<String> {
         let asks = ["nc", "-w", "3", server, "80"];
         workload::answer(&self.once(&["--network", network], &asks))
     }
 
+    /// The same from where the networks' bridges are.
+    pub(super) fn ask_from_outside(&self, server: &str, port: &str) -> String {
+        let mut client = self.case.mark(Command::new("busybox"));
+        client.args(["nc", "-w", "3", server, port]);
+        self.case.spawn(self.inside(client)).finish().text()
+    }
+
     /// Removes a test's networks too.
-    fn clear_networks(&self, names: &[&str]) {
+    #[track_caller]
+    pub(super) fn clear_networks(&self, names: &[&str]) {
         self.ok(&["rm", "--all", "--force", "--time", "0"]);
         for name in names {
             self.ok(&["network", "rm", name]);
@@ -50,9 +58,7 @@ fn published_ports(case: &Case) {
     podman.ok(&["network", "create", "--subnet", "10.71.1.0/24", "one"]);
     podman.detach(&["--network", "one", "-p", "8080:80"], SERVER);
     case.wait_for("the server", || {
-        let mut client = case.mark(Command::new("busybox"));
-        client.args(["nc", "-w", "3", "127.0.0.1", "8080"]);
-        case.spawn(podman.inside(client)).finish().text() == ANSWER
+        podman.ask_from_outside("127.0.0.1", "8080") == ANSWER
     });
     podman.clear_networks(&["one"]);
 }
