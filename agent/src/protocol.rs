@@ -22,7 +22,7 @@ use crate::container::cgroups::Stats;
 use crate::network::Network;
 
 /// The version of this protocol. Host and agent must agree exactly: they are built together.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The vsock port of the host (CID 2) that the agent connects to.
 pub const CONTROL_PORT: u32 = 1024;
@@ -100,6 +100,8 @@ pub enum Request {
         /// The network.
         network: Box<Network>,
     },
+    /// Forget what is cached of files that nobody uses: the host keeps each of them open.
+    ForgetFiles,
     /// Say a word, to show that the guest isn't frozen.
     Ping,
     /// Write back what is cached and power the guest off. The reply may never arrive.
@@ -112,9 +114,12 @@ pub struct Create {
     /// The container's id.
     pub id: String,
     /// Its `config.json`. Host paths in it (the root, bind mounts' sources) have been
-    /// replaced by guest paths below [`SHARE`], the root's by [`OVERLAY`] if it is one.
+    /// replaced by guest paths below [`SHARE`], the root's by [`ROOT`] or, if it is one,
+    /// [`OVERLAY`].
     pub spec: Spec,
-    /// Where what the container writes to its root is kept, if not in the share.
+    /// Whether there is a [`SHARE`].
+    pub has_share: bool,
+    /// Where what the container writes to its root is kept, if not in the root itself.
     pub upper: Option<Upper>,
     /// The directory of its bundle on the host, which hooks are told of.
     pub bundle: PathBuf,
@@ -160,16 +165,25 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// Where the guest mounts the one virtio-fs that the host shares with it: its tag is
-/// [`SHARE_TAG`], `rootfs` below it is the container's root, `mounts/N` the sources of its
-/// bind mounts, `hooks/N` the programs of its `createContainer` hooks.
+/// Where the guest mounts the container's root, a virtio-fs of which the tag is [`ROOT_TAG`].
+pub const ROOT: &str = "/run/nacre/rootfs";
+
+/// The virtio-fs tag of [`ROOT`].
+pub const ROOT_TAG: &str = "rootfs";
+
+/// Where the guest mounts what else the host shares with it, a virtio-fs of which the tag is
+/// [`SHARE_TAG`]: `mounts/N` below it are the sources of the container's bind mounts, `hooks/N`
+/// the programs of its `createContainer` hooks.
+///
+/// It is not the root's virtio-fs because each of these is a file system of its own, which Linux
+/// mounts below the virtio-fs as a submount. Submounts have no access control lists, and each
+/// write to them asks the host for the file's capabilities first.
 pub const SHARE: &str = "/run/nacre/share";
 
 /// The virtio-fs tag of [`SHARE`].
-pub const SHARE_TAG: &str = "nacre";
+pub const SHARE_TAG: &str = "share";
 
-/// Where the guest mounts a container's root that is an overlay: below is `rootfs` of the share,
-/// above an [`Upper`].
+/// Where the guest mounts a container's root that is an overlay: below is [`ROOT`], above an [`Upper`].
 pub const OVERLAY: &str = "/run/nacre/overlay";
 
 /// Where what a container writes to an overlay is kept.

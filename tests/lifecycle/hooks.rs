@@ -39,7 +39,7 @@ const KINDS: [&str; 6] = [
 fn with_hook(case: &Case, bundle: Bundle, kind: &str, script: &str) -> Bundle {
     let log = match (kind, case.isolation()) {
         ("startContainer", _) => "/hooks".into(),
-        ("createContainer", Isolation::Vm) => "/run/nacre/share/rootfs/hooks".into(),
+        ("createContainer", Isolation::Vm) => "/run/nacre/rootfs/hooks".into(),
         _ => log(case),
     };
     let script = format!("exec >>{}; {script}", log.display());

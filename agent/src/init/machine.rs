@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::networks::Networks;
-use super::{overlay, processes, vsock};
+use super::{mounts, overlay, processes, vsock};
 
 /// The guest as the server sees it. Tests have another one, without a guest.
 pub(super) trait Guest {
@@ -33,6 +33,9 @@ pub(super) trait Guest {
     /// Makes the network of a container what it is on the host; `pid` is the container's first
     /// process, if it is there already.
     fn set_network(&self, id: &str, pid: Option<Pid>, network: &Network) -> Result<(), Failure>;
+
+    /// Forgets what is cached of files that nobody uses.
+    fn forget_files(&self) -> Result<(), Failure>;
 
     /// Writes back what file systems of the host's have cached.
     fn sync(&self);
@@ -105,6 +108,9 @@ impl Guest for Machine {
     }
 
     fn create(&self, create: &Create, stdio: Stdio) -> Result<Container, Failure> {
+        if create.has_share {
+            mounts::mount_share().map_err(|error| failure(&error))?;
+        }
         if let Some(upper) = create.upper {
             overlay::mount_root(upper).map_err(|error| failure(&error))?;
         }
@@ -128,6 +134,10 @@ impl Guest for Machine {
         let mut networks = self.networks.borrow_mut();
         let set = networks.set(id, pid, network);
         set.map_err(|error| failure(&error))
+    }
+
+    fn forget_files(&self) -> Result<(), Failure> {
+        mounts::forget_files().map_err(|error| failure(&error))
     }
 
     fn sync(&self) {

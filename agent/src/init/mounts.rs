@@ -1,9 +1,9 @@
 //! The guest's own mounts, of which containers see nothing.
 
-use std::fs::{DirBuilder, create_dir};
+use std::fs::{DirBuilder, create_dir, write};
 use std::os::unix::fs::DirBuilderExt;
 
-use nacre_agent::protocol::{SHARE, SHARE_TAG};
+use nacre_agent::protocol::{ROOT, ROOT_TAG, SHARE, SHARE_TAG};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::{chdir, chroot};
 
@@ -26,7 +26,7 @@ pub(super) fn assemble() -> Result<(), InitError> {
         .step("move /sysroot to /")?;
     chroot(".").step("make /sysroot the root")?;
 
-    for directory in ["/dev", "/proc", "/sys", "/tmp", SHARE] {
+    for directory in ["/dev", "/proc", "/sys", "/tmp", ROOT, SHARE] {
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -41,7 +41,23 @@ pub(super) fn assemble() -> Result<(), InitError> {
     // The delegation makes a container's cgroup namespace a border for processes.
     let cgroups = "/sys/fs/cgroup";
     mount_at("cgroup2", "cgroup2", cgroups, quiet, Some("nsdelegate"))?;
-    mount_at("virtiofs", SHARE_TAG, SHARE, none, None)
+    mount_at("virtiofs", ROOT_TAG, ROOT, none, None)
+}
+
+/// Mounts what the host shares besides the container's root.
+pub(super) fn mount_share() -> Result<(), InitError> {
+    mount_at("virtiofs", SHARE_TAG, SHARE, MsFlags::empty(), None)
+}
+
+/// Forgets what is cached of files that nobody uses.
+pub(super) fn forget_files() -> Result<(), InitError> {
+    /// From now on, nothing of it is logged; and names and inodes are forgotten
+    /// ([kernel document](https://docs.kernel.org/admin-guide/sysctl/vm.html#drop-caches)).
+    const WORDS: [&str; 2] = ["4", "2"];
+    for word in WORDS {
+        write("/proc/sys/vm/drop_caches", word).step("have the kernel forget files")?;
+    }
+    Ok(())
 }
 
 fn mount_at(

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 
-use nacre_agent::protocol::{OVERLAY, SHARE, Upper};
+use nacre_agent::protocol::{OVERLAY, ROOT, Upper};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statvfs::statvfs;
 
@@ -50,11 +50,10 @@ pub(super) fn mount_root(upper: Upper) -> Result<(), InitError> {
     };
     mount(Some(source), UPPER, Some(what), flags, Some(&*options)).map_err(mounted(what, UPPER))?;
 
-    let lower = format!("{SHARE}/rootfs");
     let (above, work) = (format!("{UPPER}/root"), format!("{UPPER}/work"));
-    copy_root(&lower, &above).step("make an overlay's root directory")?;
+    copy_root(ROOT, &above).step("make an overlay's root directory")?;
     create_dir(&work).step("make an overlay's working directory")?;
-    let options = format!("lowerdir={lower},upperdir={above},workdir={work},{OPTIONS}");
+    let options = format!("lowerdir={ROOT},upperdir={above},workdir={work},{OPTIONS}");
     mount(
         Some("overlay"),
         OVERLAY,

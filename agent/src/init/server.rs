@@ -226,6 +226,7 @@ impl<G: Guest> Server<G> {
                     .set_network(&id, pid, &network)
                     .map(|()| Answer::Done)
             }
+            Request::ForgetFiles => self.guest.forget_files().map(|()| Answer::Done),
             Request::Ping => Ok(Answer::Done),
             Request::PowerOff => {
                 self.guest.sync();

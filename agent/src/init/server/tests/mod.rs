@@ -110,6 +110,10 @@ impl Guest for Fake {
         Err(refused(format!("{nics} for {id}, which {whether} there")))
     }
 
+    fn forget_files(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     fn sync(&self) {
         self.synced.store(true, Ordering::Relaxed);
     }
@@ -287,6 +291,7 @@ impl Host {
         self.ask(&Request::Create(Box::new(Create {
             id: id.to_owned(),
             spec,
+            has_share: false,
             upper: None,
             bundle: "/".into(),
             streams,

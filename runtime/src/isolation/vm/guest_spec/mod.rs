@@ -1,9 +1,10 @@
 //! A container's `config.json` as its guest gets it: what names something of the host's is
 //! replaced by the guest's name for it, or refused.
 //!
-//! The root becomes `rootfs` of the share, or an overlay over that; the sources of bind mounts
-//! `mounts/N`. Namespaces are the guest's: where the configuration would share one with the host, the container
-//! shares it with nothing but the guest's agent, which is more isolation than was asked for.
+//! The root becomes the guest's root share, or an overlay over that; the sources of bind mounts
+//! `mounts/N` of the other share. Namespaces are the guest's: where the configuration would share
+//! one with the host, the container shares it with nothing but the guest's agent, which is more
+//! isolation than was asked for.
 //! The network is the exception: the container's namespace is the sandbox process's on the host,
 //! and what is in it is carried into the guest. Only the host's own can't be.
 
@@ -21,7 +22,7 @@ use std::{
 
 use nacre_agent::{
     container::cgroups::{Cgroup, CgroupError},
-    protocol::{OVERLAY, SHARE},
+    protocol::{OVERLAY, ROOT, SHARE},
 };
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 
@@ -110,7 +111,6 @@ pub(super) fn translate(
     check_unsupported(&spec)?;
     check_namespaces(&spec)?;
 
-    let guest = Path::new(SHARE);
     let hooks = hooks::take(&mut spec)?;
     let root = spec.root_mut().as_mut().ok_or(GuestSpecError::NoRoot)?;
     let mut shared = Shared {
@@ -120,10 +120,10 @@ pub(super) fn translate(
         binds: Vec::new(),
         hooks,
     };
-    root.set_path(match overlay {
-        true => PathBuf::from(OVERLAY),
-        false => guest.join("rootfs"),
-    });
+    root.set_path(PathBuf::from(match overlay {
+        true => OVERLAY,
+        false => ROOT,
+    }));
 
     if let Some(process) = spec.process_mut() {
         security_modules::leave_out(process)?;
@@ -134,7 +134,7 @@ pub(super) fn translate(
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
         if let Some(source) = bind_source::take(directory, index, mount, &linux)? {
             let name = format!("mounts/{}", shared.binds.len());
-            mount.set_source(Some(guest.join(name)));
+            mount.set_source(Some(Path::new(SHARE).join(name)));
             shared.binds.push(source);
         }
     }
@@ -335,7 +335,7 @@ mod tests {
             }
         );
         let spec = serde_json::to_value(spec).unwrap();
-        assert_eq!(spec["root"]["path"], "/run/nacre/share/rootfs");
+        assert_eq!(spec["root"]["path"], "/run/nacre/rootfs");
         let sources: Vec<&Value> = spec["mounts"]
             .as_array()
             .unwrap()

@@ -15,6 +15,7 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     panic::resume_unwind,
+    sync::Arc,
     thread,
 };
 
@@ -23,7 +24,7 @@ use nacre_agent::{
         Identity,
         cgroups::{Joined, Manager, Place},
     },
-    protocol::{self, CONTROL_PORT, Create, SHARE_TAG},
+    protocol::{self, CONTROL_PORT, Create, ROOT_TAG, SHARE_TAG},
 };
 use nacre_vmm::{
     MAX_DEVICES, MAX_QEMU_DEVICES, Qemu, RunningVm, Vm, VmConfig,
@@ -31,6 +32,7 @@ use nacre_vmm::{
 };
 use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{
     config::rootfs::Upper,
@@ -159,11 +161,22 @@ impl Sandbox<'_> {
         let (streams, ends) = expected.expect(wanted).map_err(failed())?;
         let relays = Relays::new(wanted, terminal.as_ref(), ends)
             .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
-        let files = Fs::new(SHARE_TAG, share.path())
-            .map_err(VmError::host("can't make the file system device"))?
-            .with_files_at_most(limits::files(plan.size.memory));
-        let mut devices: Vec<Box<dyn VirtioDevice>> =
-            vec![Box::new(vsock), Box::new(files), Box::new(Rng::new())];
+        let root = Some((ROOT_TAG, share.root()));
+        let others = share.sources().map(|path| (SHARE_TAG, path));
+        let systems: Vec<_> = root.into_iter().chain(others).collect();
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        let file_alarm = eventfd(0, flags)
+            .map_err(std::io::Error::from)
+            .map_err(VmError::host("can't make an eventfd"))?;
+        let file_alarm = Arc::new(file_alarm);
+        let mut devices: Vec<Box<dyn VirtioDevice>> = vec![Box::new(vsock), Box::new(Rng::new())];
+        for (tag, path) in &systems {
+            let device = Fs::new(tag, path)
+                .map_err(VmError::host("can't make a file system device"))?
+                .with_part_of_files(limits::files(plan.size.memory), systems.len() as u64)
+                .with_alarm(Arc::clone(&file_alarm));
+            devices.push(Box::new(device));
+        }
         let disk = match &plan.upper {
             Some(Upper::Disk { size, directory }) => Some(Disk::make(directory, *size)?),
             _ => None,
@@ -232,6 +245,7 @@ impl Sandbox<'_> {
             let create = Create {
                 id: plan.id.to_string(),
                 spec: plan.spec,
+                has_share: systems.len() > 1,
                 bundle: notes.record.bundle.clone(),
                 upper: plan.upper.as_ref().map(|upper| match upper {
                     Upper::Memory { limit } => protocol::Upper::Memory { limit: *limit },
@@ -278,6 +292,7 @@ impl Sandbox<'_> {
             let mut service = Service::new(session, clients, notes, executed, plan.watchdog);
             service.terminal = terminal;
             service.disk = disk;
+            service.file_alarm = Some(file_alarm);
             service.network = Some(LiveNetwork::new(network, &machine));
             service.forget_caller_once_started = plan.options.how == How::Detached;
             let Some(exited) = service.serve()? else {

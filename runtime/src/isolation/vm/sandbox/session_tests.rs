@@ -78,6 +78,7 @@ fn create() -> Create {
     Create {
         id: "a".into(),
         spec: Default::default(),
+        has_share: false,
         upper: None,
         bundle: "/".into(),
         streams: Streams::default(),

@@ -1,7 +1,7 @@
-//! The directory that is shared with the guest: a tmpfs in a mount namespace of the sandbox
-//! process's own, with the container's root mounted on `rootfs`, the sources of its bind
-//! mounts on `mounts/N` and the programs of its hooks on `hooks/N`. No other process sees any of
-//! these mounts, and they go with the sandbox process.
+//! The directories that are shared with the guest: on a tmpfs in a mount namespace of the sandbox
+//! process's own, the container's root on `rootfs`, and in `share` the sources of its bind mounts
+//! on `mounts/N` and the programs of its hooks on `hooks/N`. No other process sees any of these
+//! mounts, and they go with the sandbox process.
 
 use std::{
     ffi::CString,
@@ -22,6 +22,9 @@ use rustix::{
 
 use crate::isolation::vm::guest_spec::{Shared, Source, kernel_files};
 
+/// Where the sources are.
+const SOURCES: &str = "share";
+
 /// Why the share could not be assembled.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
@@ -36,6 +39,7 @@ pub(crate) struct ShareError {
 pub(super) struct Share {
     path: PathBuf,
     make_root_read_only: bool,
+    has_sources: bool,
 }
 
 impl Share {
@@ -62,6 +66,7 @@ impl Share {
         let share = Self {
             path,
             make_root_read_only: shared.root_is_read_only && !shared.root_is_base,
+            has_sources: !(shared.binds.is_empty() && shared.hooks.is_empty()),
         };
         match share.fill(shared) {
             Ok(()) => Ok(share),
@@ -83,10 +88,10 @@ impl Share {
             read_only: shared.root_is_base,
             ids: None,
         };
-        bind(&root, &self.path.join("rootfs"))?;
+        bind(&root, &self.root())?;
         for (name, sources) in [("mounts", &shared.binds), ("hooks", &shared.hooks)] {
-            let directory = self.path.join(name);
-            fs::create_dir(&directory).map_err(failed("can't make a directory on a tmpfs"))?;
+            let directory = self.path.join(SOURCES).join(name);
+            fs::create_dir_all(&directory).map_err(failed("can't make a directory on a tmpfs"))?;
             for (index, source) in sources.iter().enumerate() {
                 bind(source, &directory.join(index.to_string()))?;
             }
@@ -101,16 +106,21 @@ impl Share {
         Ok(())
     }
 
-    /// Where it is mounted.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Where the container's root is.
+    pub(super) fn root(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+
+    /// Where the sources of bind mounts and the programs of hooks are, if there are any.
+    pub(super) fn sources(&self) -> Option<PathBuf> {
+        self.has_sources.then(|| self.path.join(SOURCES))
     }
 
     /// The container has been made, and with it the mount points that its root lacked: a root
     /// that is to be read-only is so on this side too from now on.
     pub(super) fn seal_root(&self) -> Result<(), ShareError> {
         if self.make_root_read_only {
-            make_read_only(&self.path.join("rootfs"))?;
+            make_read_only(&self.root())?;
         }
         Ok(())
     }
@@ -262,8 +272,8 @@ mod tests {
             hooks: vec![source(host.join("file"), true)],
         };
         with_share(shared, move |share| {
-            let path = share.path();
-            fs::write(path.join("rootfs/new"), "").unwrap();
+            fs::write(share.root().join("new"), "").unwrap();
+            let path = share.sources().unwrap();
             fs::write(path.join("mounts/0/new"), "").unwrap();
             assert!(host.join("root/new").exists() && host.join("data/new").exists());
             assert_eq!(fs::read_to_string(path.join("mounts/1")).unwrap(), "a file");
@@ -271,6 +281,7 @@ mod tests {
             assert_eq!(fs::read_to_string(path.join("hooks/0")).unwrap(), "a file");
             assert!(fs::write(path.join("new"), "").is_err());
             assert!(fs::write(path.join("mounts/new"), "").is_err());
+            assert!(fs::write(share.root().join("../new"), "").is_err());
         });
     }
 
@@ -323,7 +334,8 @@ mod tests {
             hooks: vec![],
         };
         with_share(shared, move |share| {
-            let root = share.path().join("rootfs");
+            assert_eq!(share.sources(), None);
+            let root = share.root();
             fs::create_dir(root.join("mount-point")).unwrap();
             share.seal_root().unwrap();
             assert!(fs::write(root.join("new"), "").is_err());
@@ -345,7 +357,7 @@ mod tests {
         };
         let inner = host.join("root/inner");
         with_share(shared, move |share| {
-            let root = share.path().join("rootfs");
+            let root = share.root();
             assert!(fs::write(root.join("new"), "").is_err());
             fs::write(inner.join("new"), "").unwrap();
             assert!(root.join("inner/new").exists());

@@ -34,6 +34,8 @@ use virtiofsd::filesystem::{
 use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 
+use super::crowd::Crowd;
+
 /// How long after a file's change time another change has another time, with a margin: the
 /// slowest clock of Linux moves a hundred times a second.
 const CLOCK_STEP: Duration = Duration::from_millis(30);
@@ -53,6 +55,7 @@ pub(super) struct Export {
     kept: Mutex<Vec<(u64, Arc<[Name]>)>>,
     /// By inode, the change time of files of which the guest has nothing older.
     dropped: Mutex<HashMap<u64, Duration>>,
+    crowd: Crowd,
 }
 
 /// An entry of a directory.
@@ -84,12 +87,29 @@ impl DirectoryIterator for Listing {
 }
 
 impl Export {
-    pub(super) fn new(inner: PassthroughFs) -> Export {
+    pub(super) fn new(inner: PassthroughFs, crowd: Crowd) -> Export {
         Export {
             inner,
             kept: Mutex::default(),
             dropped: Mutex::default(),
+            crowd,
         }
+    }
+
+    /// Counts what the guest is told of.
+    fn met(&self, result: io::Result<Entry>) -> io::Result<Entry> {
+        let entry = result.inspect_err(|error| self.crowd.failed(error))?;
+        self.crowd.met(entry.inode);
+        Ok(entry)
+    }
+
+    /// Counts what the guest has opened.
+    fn opened(&self, result: OpenResult) -> OpenResult {
+        let (handle, options) = result.inspect_err(|error| self.crowd.failed(error))?;
+        if handle.is_some() {
+            self.crowd.opened();
+        }
+        Ok((handle, options))
     }
 
     /// Whether what the guest has cached of a file, which it opens now, is what is in the file.
@@ -150,6 +170,15 @@ macro_rules! forward {
     };
 }
 
+/// The same for what answers with a file that the guest knows from then on.
+macro_rules! meet {
+    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
+        $(fn $name(&self, $($argument: $type),*) -> io::Result<Entry> {
+            self.met(self.inner.$name($($argument),*))
+        })*
+    };
+}
+
 type OpenResult = io::Result<(Option<u64>, OpenOptions)>;
 
 impl FileSystem for Export {
@@ -195,7 +224,8 @@ impl FileSystem for Export {
     }
 
     fn open(&self, context: Context, inode: u64, kill_priv: bool, flags: u32) -> OpenResult {
-        let (handle, mut options) = self.inner.open(context, inode, kill_priv, flags)?;
+        let opened = self.inner.open(context, inode, kill_priv, flags);
+        let (handle, mut options) = self.opened(opened)?;
         if self.is_cache_good(context, inode) {
             options |= OpenOptions::KEEP_CACHE;
         }
@@ -208,7 +238,62 @@ impl FileSystem for Export {
     fn releasedir(&self, context: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
         let mut kept = locked(&self.kept);
         kept.retain(|(owner, _)| *owner != handle);
-        self.inner.releasedir(context, inode, flags, handle)
+        self.inner.releasedir(context, inode, flags, handle)?;
+        self.crowd.let_go(1);
+        Ok(())
+    }
+
+    fn opendir(&self, context: Context, inode: u64, flags: u32) -> OpenResult {
+        self.opened(self.inner.opendir(context, inode, flags))
+    }
+
+    fn release(
+        &self,
+        context: Context,
+        inode: u64,
+        flags: u32,
+        handle: u64,
+        flush: bool,
+        unlock: bool,
+        owner: Option<u64>,
+    ) -> io::Result<()> {
+        self.inner
+            .release(context, inode, flags, handle, flush, unlock, owner)?;
+        self.crowd.let_go(1);
+        Ok(())
+    }
+
+    fn create(
+        &self,
+        context: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        let created = self.inner.create(
+            context, parent, name, mode, kill_priv, flags, umask, extensions,
+        );
+        let (entry, handle, options) = created.inspect_err(|error| self.crowd.failed(error))?;
+        self.crowd.met(entry.inode);
+        if handle.is_some() {
+            self.crowd.opened();
+        }
+        Ok((entry, handle, options))
+    }
+
+    fn forget(&self, context: Context, inode: u64, count: u64) {
+        self.inner.forget(context, inode, count);
+        self.crowd.let_go(1);
+    }
+
+    fn batch_forget(&self, context: Context, requests: Vec<(u64, u64)>) {
+        let inodes = requests.len();
+        self.inner.batch_forget(context, requests);
+        self.crowd.let_go(inodes);
     }
 
     fn destroy(&self) {
@@ -216,6 +301,7 @@ impl FileSystem for Export {
         kept.clear();
         locked(&self.dropped).clear();
         self.inner.destroy();
+        self.crowd.clear();
     }
 
     fn read<W: ZeroCopyWriter>(
@@ -251,45 +337,38 @@ impl FileSystem for Export {
         )
     }
 
+    meet! {
+        lookup(context: Context, parent: u64, name: &CStr);
+        symlink(
+            context: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions
+        );
+        mknod(
+            context: Context, parent: u64, name: &CStr, mode: u32, device: u32, umask: u32,
+            extensions: Extensions
+        );
+        mkdir(
+            context: Context, parent: u64, name: &CStr, mode: u32, umask: u32,
+            extensions: Extensions
+        );
+        link(context: Context, inode: u64, parent: u64, name: &CStr);
+    }
+
     forward! {
-        lookup(context: Context, parent: u64, name: &CStr) -> io::Result<Entry>;
-        forget(context: Context, inode: u64, count: u64) -> ();
-        batch_forget(context: Context, requests: Vec<(u64, u64)>) -> ();
         getattr(context: Context, inode: u64, handle: Option<u64>) -> io::Result<(Attr, Duration)>;
         setattr(
             context: Context, inode: u64, attr: SetattrIn, handle: Option<u64>, valid: SetattrValid
         ) -> io::Result<(Attr, Duration)>;
         readlink(context: Context, inode: u64) -> io::Result<Vec<u8>>;
-        symlink(
-            context: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions
-        ) -> io::Result<Entry>;
-        mknod(
-            context: Context, parent: u64, name: &CStr, mode: u32, device: u32, umask: u32,
-            extensions: Extensions
-        ) -> io::Result<Entry>;
-        mkdir(
-            context: Context, parent: u64, name: &CStr, mode: u32, umask: u32,
-            extensions: Extensions
-        ) -> io::Result<Entry>;
         unlink(context: Context, parent: u64, name: &CStr) -> io::Result<()>;
         rmdir(context: Context, parent: u64, name: &CStr) -> io::Result<()>;
         rename(
             context: Context, parent: u64, name: &CStr, new_parent: u64, new_name: &CStr,
             flags: u32
         ) -> io::Result<()>;
-        link(context: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>;
-        create(
-            context: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32,
-            umask: u32, extensions: Extensions
-        ) -> io::Result<(Entry, Option<u64>, OpenOptions)>;
         flush(context: Context, inode: u64, handle: u64, owner: u64) -> io::Result<()>;
         fsync(context: Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()>;
         fallocate(
             context: Context, inode: u64, handle: u64, mode: u32, offset: u64, length: u64
-        ) -> io::Result<()>;
-        release(
-            context: Context, inode: u64, flags: u32, handle: u64, flush: bool, unlock: bool,
-            owner: Option<u64>
         ) -> io::Result<()>;
         statfs(context: Context, inode: u64) -> io::Result<libc::statvfs64>;
         setxattr(
@@ -299,7 +378,6 @@ impl FileSystem for Export {
         getxattr(context: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
         listxattr(context: Context, inode: u64, size: u32) -> io::Result<ListxattrReply>;
         removexattr(context: Context, inode: u64, name: &CStr) -> io::Result<()>;
-        opendir(context: Context, inode: u64, flags: u32) -> OpenResult;
         fsyncdir(context: Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()>;
         access(context: Context, inode: u64, mask: u32) -> io::Result<()>;
         lseek(

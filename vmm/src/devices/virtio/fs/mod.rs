@@ -17,11 +17,13 @@
 //! 2 MiB for what is kept between requests; and one file descriptor and some 300 bytes for each
 //! file that it knows or has open, of which there are no more than it is given, than
 //! [`MAX_GUEST_FILES`] and than
-//! `RLIMIT_NOFILE` leaves room for. Beyond that it gets `ENFILE`.
+//! `RLIMIT_NOFILE` leaves room for. Beyond that it gets `ENFILE`; before that, whoever made the
+//! device gets an alarm, and can have the guest forget files.
 //!
 //! A request is worked on to its end: [`VirtioDevice::reset`] waits for it, as long as the
 //! host's file system takes.
 
+mod crowd;
 mod export;
 mod request;
 #[cfg(test)]
@@ -29,7 +31,7 @@ mod tests;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use vm_memory::GuestMemoryMmap;
 use super::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
 use super::thread::{DeviceThread, Stop};
 use super::{ActivateError, Activation, VirtioDevice, config};
+use crowd::Crowd;
 use export::Export;
 use request::Door;
 
@@ -70,6 +73,9 @@ pub struct Fs {
     config: [u8; MAX_TAG + 4],
     root: Arc<File>,
     files: u64,
+    /// How many devices share these files, and the process's descriptors.
+    parts: u64,
+    alarm: Option<Arc<OwnedFd>>,
     thread: Option<DeviceThread>,
 }
 
@@ -99,14 +105,29 @@ impl Fs {
             config,
             root: Arc::new(open_directory(root)?),
             files: MAX_GUEST_FILES,
+            parts: 1,
+            alarm: None,
             thread: None,
         })
     }
 
-    /// The same device for a guest that can know at most `files` files at a time.
-    pub fn with_files_at_most(self, files: u64) -> Fs {
-        let files = files.min(self.files);
-        Fs { files, ..self }
+    /// The same device for a guest that can know at most `files` files at a time, of all of its
+    /// `devices` of this kind. Each has an equal part.
+    pub fn with_part_of_files(self, files: u64, devices: u64) -> Fs {
+        Fs {
+            files: files.min(self.files),
+            parts: devices.max(1),
+            ..self
+        }
+    }
+
+    /// The same device, which adds 1 to the eventfd `alarm` when the guest has three quarters of
+    /// the files that it can, and now and then when it has more. A guest of Linux forgets those
+    /// that it doesn't use when 2 is written to `/proc/sys/vm/drop_caches`
+    /// ([kernel document](https://docs.kernel.org/admin-guide/sysctl/vm.html#drop-caches)).
+    pub fn with_alarm(self, alarm: Arc<OwnedFd>) -> Fs {
+        let alarm = Some(alarm);
+        Fs { alarm, ..self }
     }
 }
 
@@ -139,11 +160,13 @@ impl VirtioDevice for Fs {
         // Opened here, because the thread's root has no /proc.
         let descriptors = open_directory(Path::new("/proc/self/fd")).map_err(host)?;
         let limit = file_limit().map_err(host)?.rlim_cur;
-        let limit = limit.saturating_sub(RESERVED_FILES).min(self.files);
+        let limit = limit.saturating_sub(RESERVED_FILES).min(self.files) / self.parts;
         let door = Door::new(&memory).map_err(host)?;
         let root = Arc::clone(&self.root);
+        let crowd = Crowd::new(limit, self.alarm.as_deref()).map_err(host)?;
         let work = move |stop: &Stop| {
-            let server = serve_directory(&root, descriptors, limit).map_err(Failure::Start)?;
+            let server =
+                serve_directory(&root, descriptors, limit, crowd).map_err(Failure::Start)?;
             Worker {
                 server,
                 door,
@@ -174,7 +197,12 @@ enum Failure {
 }
 
 /// Makes the calling thread one that sees nothing but `root`, and a server of it.
-fn serve_directory(root: &File, descriptors: File, files: u64) -> io::Result<Server<Export>> {
+fn serve_directory(
+    root: &File,
+    descriptors: File,
+    files: u64,
+    crowd: Crowd,
+) -> io::Result<Server<Export>> {
     // libcap-ng reads files in /proc when a thread first uses it, so that comes before the
     // change of root.
     drop(drop_effective_cap("FSETID")?);
@@ -216,7 +244,7 @@ fn serve_directory(root: &File, descriptors: File, files: u64) -> io::Result<Ser
         ..Config::default()
     };
     // This sets the thread's mask to 0.
-    Ok(Server::new(Export::new(PassthroughFs::new(config)?)))
+    Ok(Server::new(Export::new(PassthroughFs::new(config)?, crowd)))
 }
 
 struct Worker {

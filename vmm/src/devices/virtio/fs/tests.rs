@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use virtiofsd::fuse::{
     OpenOut, OutHeader, ReadIn, WriteIn,
 };
 use vm_memory::ByteValued;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
 use crate::devices::virtio::testing::*;
@@ -32,6 +34,7 @@ const WRITE: u32 = 16;
 const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
+const RELEASEDIR: u32 = 29;
 const CREATE: u32 = 35;
 
 /// A driver with a mounted file system.
@@ -595,6 +598,74 @@ fn a_reset_forgets_everything() {
     guest.mount();
     assert!(guest.read(entry.nodeid, handle, 0, 10).is_err());
     guest.lookup(ROOT, "file").unwrap();
+}
+
+#[test]
+fn few_files_that_are_left_raise_an_alarm() {
+    let directory = tempfile::tempdir().unwrap();
+    let alarm = EventFd::new(EFD_NONBLOCK).unwrap();
+    let told = alarm.try_clone().unwrap();
+    // SAFETY: the descriptor is a new one, which nobody else owns.
+    let alarm = unsafe { OwnedFd::from_raw_fd(alarm.into_raw_fd()) };
+    // The host's root is one of this device's files, and half of them are another device's.
+    let device = Fs::new("shared", directory.path())
+        .unwrap()
+        .with_part_of_files(34, 2)
+        .with_alarm(Arc::new(alarm));
+    let mut guest = Guest {
+        machine: Machine::new(device),
+        unique: 0,
+        uid: 0,
+        gid: 0,
+        directory,
+    };
+    guest.mount();
+    let raised = || told.read().is_ok();
+    let mut known = Vec::new();
+    let mut learn = |guest: &mut Guest, names: std::ops::Range<u32>| {
+        for name in names {
+            let body = [
+                MkdirIn::default().as_slice(),
+                name.to_string().as_bytes(),
+                b"\0",
+            ]
+            .concat();
+            let answer = guest.request(MKDIR, ROOT, &[&body]).unwrap();
+            known.push(EntryOut::from_slice(&answer).unwrap().nodeid);
+        }
+        std::mem::take(&mut known)
+    };
+    let mut nodes = learn(&mut guest, 0..10);
+    guest.lookup(ROOT, "0").unwrap();
+    guest.lookup(ROOT, "0").unwrap();
+    assert!(!raised());
+    let handle = guest.open(OPENDIR, ROOT);
+    assert!(!raised());
+    nodes.extend(learn(&mut guest, 10..11));
+    assert!(raised());
+    // Each time that there is another sixteenth of them.
+    nodes.extend(learn(&mut guest, 11..12));
+    assert!(raised());
+    // What is forgotten and closed leaves room again.
+    let release = [handle.to_le_bytes().as_slice(), &[0; 16]].concat();
+    guest.request(RELEASEDIR, ROOT, &[&release]).unwrap();
+    for node in nodes.drain(..6) {
+        let header = guest.header(FORGET, node, 8);
+        guest.machine.write(IN, header.as_slice());
+        guest.machine.write(IN + 40, &9u64.to_le_bytes());
+        guest.machine.queues[HIPRIO].run(&[(IN, 48, false)]);
+    }
+    learn(&mut guest, 20..25);
+    assert!(!raised());
+    learn(&mut guest, 25..26);
+    assert!(raised());
+    // When none is left, each failure raises it.
+    learn(&mut guest, 26..30);
+    assert!(raised());
+    for _ in 0..2 {
+        assert_eq!(guest.lookup(ROOT, "0").unwrap_err(), libc::ENFILE);
+        assert!(raised());
+    }
 }
 
 #[test]

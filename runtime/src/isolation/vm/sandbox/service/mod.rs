@@ -8,7 +8,11 @@ mod network;
 
 use std::{
     collections::VecDeque,
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -47,6 +51,8 @@ pub(super) struct Service<'a, M> {
     executed: Executed,
     /// The container's network, to be followed.
     pub(super) network: Option<LiveNetwork<'a>>,
+    /// The eventfd that tells that the guest holds many of the host's files.
+    pub(super) file_alarm: Option<Arc<OwnedFd>>,
     owed: VecDeque<Owed>,
     is_starting: bool,
     /// Until when the guest may be silent over a process that it was asked to start.
@@ -66,6 +72,8 @@ enum Owed {
     /// Other limits, with the container's limit on memory if that is one of them.
     Update(ClientId, Option<i64>),
     Exec(Pending),
+    /// Told to forget files.
+    Forgetting,
     /// Told of a change of the network; the container that this client starts waits for it.
     Network(Option<ClientId>),
 }
@@ -121,6 +129,7 @@ impl<'a, M: Machine> Service<'a, M> {
             terminal: None,
             executed,
             network: None,
+            file_alarm: None,
             owed: VecDeque::new(),
             is_starting: false,
             executes_until: None,
@@ -161,6 +170,10 @@ impl<'a, M: Machine> Service<'a, M> {
             let watched = self.network.as_ref().and_then(LiveNetwork::watched);
             others.extend(watched.map(|network| (network, PollFlags::POLLIN)));
             let watches_network = watched.is_some();
+            // A guest that forgets isn't asked to once more.
+            let alarm = self.file_alarm.clone();
+            let alarm = alarm.filter(|_| reads && !self.is_forgetting());
+            others.extend(alarm.iter().map(|alarm| (alarm.as_fd(), PollFlags::POLLIN)));
             match self.session.wake(deadline, &others)? {
                 Wake::Message => {}
                 Wake::Signal(signal) => self.forward(signal)?,
@@ -168,6 +181,12 @@ impl<'a, M: Machine> Service<'a, M> {
                     return Err(SessionError::MachineEnded("the workload's end").into());
                 }
                 Wake::Others(mut found) => {
+                    if let Some(alarm) = &alarm
+                        && found.pop().is_some_and(|flags| !flags.is_empty())
+                    {
+                        let _ = rustix::io::read(alarm, &mut [0; 8]);
+                        self.request(&Request::ForgetFiles, Owed::Forgetting)?;
+                    }
                     let network = if watches_network { found.pop() } else { None };
                     if network.is_some_and(|flags| !flags.is_empty()) {
                         self.follow_network()?;
@@ -187,6 +206,12 @@ impl<'a, M: Machine> Service<'a, M> {
             }
             self.watch()?;
         }
+    }
+
+    fn is_forgetting(&self) -> bool {
+        self.owed
+            .iter()
+            .any(|owed| matches!(owed, Owed::Forgetting))
     }
 
     /// Sees to it that the guest isn't frozen. One that is paused can't say anything, nor can one
@@ -215,6 +240,11 @@ impl<'a, M: Machine> Service<'a, M> {
         match event {
             Event::Reply { result } => match self.owed.pop_front() {
                 Some(Owed::Nobody) => {}
+                Some(Owed::Forgetting) => {
+                    if let Err(failure) = result {
+                        tracing::warn!("container {}: {}", self.session.id, failure.message);
+                    }
+                }
                 Some(Owed::Client(client)) => {
                     let answer = result.map_or_else(Answer::Failed, Answer::Guest);
                     self.clients.answer(client, &answer);
