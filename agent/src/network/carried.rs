@@ -150,6 +150,7 @@ impl Carried {
                     interface: Interface {
                         mtu: 0,
                         up: false,
+                        arp: true,
                         addresses: Vec::new(),
                         neighbours: Vec::new(),
                         ..wanted.interface.clone()
@@ -266,6 +267,14 @@ fn change(
             .set_mtu(index, wanted.mtu)
             .map_err(failed(name, step))?;
         is.mtu = wanted.mtu;
+    }
+    if is.arp != wanted.arp {
+        netlink
+            .set_arp(index, wanted.arp)
+            .map_err(failed(name, "set whether it asks for neighbours"))?;
+        is.arp = wanted.arp;
+        // The kernel forgets them.
+        is.neighbours.clear();
     }
     // Before it has addresses: the routes that come with IPv6's would be late otherwise, until
     // the kernel has noticed that there is a carrier.

@@ -33,6 +33,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+    /// Whether its neighbours are asked for their MAC addresses.
+    pub arp: bool,
     /// Its addresses, first the ones that the kernel lists first: the order matters to IPv4,
     /// where the first of a network is the primary one.
     pub addresses: Vec<Address>,

@@ -171,6 +171,7 @@ fn read_link(answer: &[u8]) -> Option<Link> {
             mac: mac.unwrap_or_default(),
             mtu: number(attributes, libc::IFLA_MTU)?,
             up: flags & libc::IFF_UP != 0,
+            arp: flags & libc::IFF_NOARP == 0,
             addresses: Vec::new(),
             neighbours: Vec::new(),
         },

@@ -88,6 +88,13 @@ impl Netlink {
         self.tell(libc::RTM_NEWLINK, 0, link(index, up, up).bytes())
     }
 
+    /// Has an interface ask for its neighbours' MAC addresses, or not.
+    pub(super) fn set_arp(&mut self, index: u32, arp: bool) -> io::Result<()> {
+        let no_arp = libc::IFF_NOARP as u32;
+        let flags = if arp { 0 } else { no_arp };
+        self.tell(libc::RTM_NEWLINK, 0, link(index, flags, no_arp).bytes())
+    }
+
     /// Gives an interface another address. An IPv6 address can be used at once: whoever gave it
     /// to the interface that this one stands for has seen that nobody else has it.
     pub(crate) fn add_address(&mut self, index: u32, address: &Address) -> io::Result<()> {

@@ -296,7 +296,15 @@ fn it_follows_what_changes() -> Result<(), Skipped> {
         &[
             "addr add 192.0.2.77/24 dev x0",
             "route add default via 192.0.2.1 dev x0",
+            "neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 nud permanent dev x0",
         ],
+        // The kernel forgets the neighbour.
+        &[
+            "link set x0 arp off",
+            "neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 nud permanent dev x0",
+        ],
+        &["link set x0 arp on"],
+        &["link set x0 arp off"],
     ] {
         for line in lines {
             ip(line);
