@@ -1,6 +1,5 @@
 //! Podman, containerd and Docker with nacre as their runtime, in both isolations.
 
-mod cni;
 mod containerd;
 mod docker;
 mod image;

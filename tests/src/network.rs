@@ -10,6 +10,17 @@ use nix::sched::{CloneFlags, setns};
 use crate::case::Case;
 use crate::nacre::Running;
 
+/// Where CNI's plugins are, by the packages of distributions and by hand.
+const PLACES: [&str; 3] = ["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"];
+
+/// Where CNI's plugins are. Ends the test where they aren't.
+pub fn plugins(case: &Case) -> PathBuf {
+    let mut places = PLACES.into_iter().map(PathBuf::from);
+    places
+        .find(|place| place.join("bridge").exists())
+        .unwrap_or_else(|| case.ignore("no CNI plugins (containernetworking-plugins) here"))
+}
+
 /// A network namespace of a test's own, without any interface but `lo`, and a mount namespace with
 /// empty places for what clients know about networks. They are gone, with all that is in them,
 /// when this is dropped and the last process in them has ended.

@@ -2,9 +2,8 @@
 
 use std::fs;
 
-use nacre_tests::Case;
+use nacre_tests::{Case, network};
 
-use super::super::cni;
 use super::Podman;
 use super::network::{ANSWER, SERVER};
 
@@ -20,7 +19,7 @@ const APART: [&str; 2] = ["--opt", "isolate=true"];
 impl<'a> Podman<'a> {
     /// Podman in a network namespace of its own, whose networks CNI's plugins make.
     fn with_cni(case: &'a Case) -> Self {
-        cni::plugins(case);
+        network::plugins(case);
         case.needs("iptables", "iptables");
         let podman = Self::networked(case);
         // Where addresses in use are, whatever Podman is told.
