@@ -6,8 +6,9 @@ use std::process::Command;
 
 use nacre_tests::client::{Daemon, ParentCgroup};
 use nacre_tests::console::in_shell;
-use nacre_tests::network::Network;
+use nacre_tests::network::{self, Network};
 use nacre_tests::{Case, Isolation, Outcome, leftovers};
+use serde_json::json;
 
 use super::image::{self, BUSYBOX};
 use super::workload::{COUNTS, TALKS, answer, talk, wait_until_still};
@@ -18,6 +19,7 @@ nacre_tests::tests![
     flags_of_run,
     out_of_memory,
     networks,
+    networks_by_cni,
     an_image_with_a_user,
     a_terminal,
     typing_at_a_terminal,
@@ -330,6 +332,55 @@ fn networks(case: &Case) {
     let asks = ["nc", "-w", "3", "10.74.1.1", "80"];
     let outcome = containerd.run(&["--rm"], "c", &asks);
     assert_eq!(answer(&outcome), None);
+    for id in ["a", "b"] {
+        containerd.ok(&["task", "rm", "--force", id]);
+        containerd.ok(&["container", "rm", id]);
+    }
+    containerd.expect_nothing();
+}
+
+/// ctr calls the plugins itself, between create and start, on the namespace that nacre made.
+fn networks_by_cni(case: &Case) {
+    let plugins = network::plugins(case);
+    let containerd = Containerd::start(case);
+    let network = Network::new(case);
+    // Where ctr looks for the plugins and for what they are to do, whatever it is told.
+    let list = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [{
+        "type": "bridge", "bridge": "cni0", "isGateway": true, "mtu": 1400,
+        "ipam": {
+            "type": "host-local", "ranges": [[{ "subnet": "10.74.1.0/24" }]],
+            "routes": [{ "dst": "0.0.0.0/0" }],
+        },
+    }]});
+    let (plugins, kept) = (plugins.display(), case.directory().join("plugins"));
+    let kept = kept.display();
+    network.shell(
+        case,
+        &format!(
+            "mkdir -p /etc/cni /opt /var/lib/cni {kept}; mount --bind {plugins} {kept}
+             for place in /etc/cni /opt /var/lib/cni; do mount -t tmpfs tmpfs $place; done
+             mkdir -p /etc/cni/net.d /opt/cni/bin; mount --bind {kept} /opt/cni/bin
+             echo '{list}' >/etc/cni/net.d/net.conflist"
+        ),
+    );
+    let run = |flags: &[&str], id: &str, script: &str| {
+        let flags = [&["--cni"], flags].concat();
+        let command = containerd.run_command(&flags, id, &["sh", "-c", script]);
+        case.spawn(network.enter(&command)).finish()
+    };
+    run(&["--detach"], "a", "exec nc -ll -p 80 -e echo this is a").expect(0);
+    let asks = "busybox nc -w 3 10.74.1.2 80 </dev/null || true";
+    case.wait_for("the server", || network.shell(case, asks) == "this is a\n");
+    let log = case.directory().join("log-of-b");
+    let uri = format!("file://{}", log.display());
+    let script = "cat /sys/class/net/eth0/mtu; ip route; nc -w 3 10.74.1.2 80 </dev/null";
+    run(&["--detach", "--log-uri", &uri], "b", script).expect(0);
+    let log = || fs::read_to_string(&log).unwrap_or_default();
+    case.wait_for("an answer", || log().ends_with("this is a\n"));
+    let log = log();
+    for part in ["1400\n", "default via 10.74.1.1 dev eth0"] {
+        assert!(log.contains(part), "no {part} in {log}");
+    }
     for id in ["a", "b"] {
         containerd.ok(&["task", "rm", "--force", id]);
         containerd.ok(&["container", "rm", id]);
