@@ -3,6 +3,7 @@
 //! Meant for the instruction-counting testbed, where a nanosecond is an instruction. Programs,
 //! bundles and root file systems are on a tmpfs.
 
+mod activity;
 mod files;
 mod life;
 mod network;
@@ -22,14 +23,15 @@ use crate::bundle::{Bundle, Container};
 use crate::clock::{Moment, Taken};
 use crate::comparison::Comparison;
 use crate::vm::Installation;
+use activity::Activity;
 
 /// How often what is short is measured. What is long is measured once: a clock that counts
 /// instructions has little to average.
 const RUNS: usize = 3;
 
-/// The guest of a workload that takes longer has hung: nothing here takes a fifth of it. See
-/// tests/testbed/README.md.
-const HUNG: Duration = Duration::from_secs(5);
+/// How often it is looked whether a guest hangs. No workload here leaves all devices alone for that
+/// long.
+const LOOKS_EVERY: Duration = Duration::from_millis(20);
 
 /// A mode of isolation.
 pub(crate) struct Mode<'a> {
@@ -110,16 +112,25 @@ impl Mode<'_> {
     }
 
     /// Runs a container whose workload is [`crate::workload`]'s; how long that took, between its
-    /// marks, unless it hung.
+    /// marks, unless its guest hung.
     fn time_workload(&self, bundle: &Bundle, id: &str) -> Result<Option<Taken>, Box<dyn Error>> {
-        let mut run = Run::start(self.nacre(&["run", "--bundle", bundle.path()?, id]))?;
+        let pid_file = bundle.path.join("pid");
+        let mut command = self.nacre(&["run", "--bundle", bundle.path()?]);
+        command.arg("--pid-file").arg(&pid_file).arg(id);
+        let mut run = Run::start(command)?;
         run.byte()?;
         let begin = Moment::now()?;
-        if !run.writes_within(HUNG)? {
-            self.carry_out(&["delete", "--force", id])?;
-            // It was killed, so its status says nothing.
-            let _ = run.end();
-            return Ok(None);
+        let activity = Activity::of(&fs::read_to_string(pid_file)?)?;
+        let mut seen = activity.look()?;
+        while !run.writes_within(LOOKS_EVERY)? {
+            let now = activity.look()?;
+            if now.is_some() && now == seen {
+                self.carry_out(&["delete", "--force", id])?;
+                // It was killed, so its status says nothing.
+                let _ = run.end();
+                return Ok(None);
+            }
+            seen = now;
         }
         run.byte()?;
         let took = begin.taken()?;

@@ -1,0 +1,36 @@
+//! Whether a VM does anything but compute. In the testbed a guest may wait for ever for a lock that
+//! it holds (tests/testbed/README.md), and so slowly passes the time there that no limit of time
+//! will do.
+
+use std::error::Error;
+use std::fs;
+use std::path::PathBuf;
+
+/// The threads of a sandbox process that aren't its guest's processors.
+pub(super) struct Activity(Vec<PathBuf>);
+
+impl Activity {
+    /// Of a process. One that is no sandbox process has none.
+    pub(super) fn of(pid: &str) -> Result<Self, Box<dyn Error>> {
+        let mut processors = 0;
+        let mut others = Vec::new();
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = thread?.path();
+            match fs::read_to_string(thread.join("comm"))?.starts_with("vcpu") {
+                true => processors += 1,
+                false => others.push(thread.join("schedstat")),
+            }
+        }
+        Ok(Self(match processors {
+            0 => Vec::new(),
+            _ => others,
+        }))
+    }
+
+    /// What changes when one of them runs; none if it can't be told.
+    pub(super) fn look(&self) -> Result<Option<String>, Box<dyn Error>> {
+        let times = self.0.iter().map(fs::read_to_string);
+        let times: String = times.collect::<Result<_, _>>()?;
+        Ok(Some(times).filter(|times| !times.is_empty()))
+    }
+}
