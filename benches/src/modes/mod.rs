@@ -33,6 +33,10 @@ const RUNS: usize = 3;
 /// long.
 const LOOKS_EVERY: Duration = Duration::from_millis(20);
 
+/// Within what time a guest starts its workload, and ends, or hangs: twice and more what it takes.
+const LONGEST_START: Duration = Duration::from_millis(500);
+const LONGEST_END: Duration = Duration::from_millis(200);
+
 /// A mode of isolation.
 pub(crate) struct Mode<'a> {
     name: &'static str,
@@ -118,6 +122,9 @@ impl Mode<'_> {
         let mut command = self.nacre(&["run", "--bundle", bundle.path()?]);
         command.arg("--pid-file").arg(&pid_file).arg(id);
         let mut run = Run::start(command)?;
+        if !run.writes_within(LONGEST_START)? {
+            return self.give_up(run, id);
+        }
         run.byte()?;
         let begin = Moment::now()?;
         let activity = Activity::of(&fs::read_to_string(pid_file)?)?;
@@ -125,17 +132,26 @@ impl Mode<'_> {
         while !run.writes_within(LOOKS_EVERY)? {
             let now = activity.look()?;
             if now.is_some() && now == seen {
-                self.carry_out(&["delete", "--force", id])?;
-                // It was killed, so its status says nothing.
-                let _ = run.end();
-                return Ok(None);
+                return self.give_up(run, id);
             }
             seen = now;
         }
         run.byte()?;
         let took = begin.taken()?;
+        if !run.writes_within(LONGEST_END)? {
+            return self.give_up(run, id);
+        }
         run.end()?;
         Ok(Some(took))
+    }
+
+    /// Leaves nothing of a container whose guest hangs.
+    fn give_up(&self, mut run: Run, id: &str) -> Result<Option<Taken>, Box<dyn Error>> {
+        run.child.kill()?;
+        run.child.wait()?;
+        // There may be nothing of it to delete.
+        let _ = self.carry_out(&["delete", "--force", id]);
+        Ok(None)
     }
 }
 
