@@ -193,9 +193,10 @@ fn a_socket_of_the_wrong_kind(case: &Case) {
 }
 
 fn in_the_foreground(case: &Case) {
+    // `read` without a limit may not notice the signal.
     let bundle = with_terminal(case.busybox()).shell(
         "trap 'echo interrupted' INT; tty; stty size; echo ready
-         until read line; do :; done; echo \"the line is $line\"; exit 6",
+         until read -t 1 line; do :; done; echo \"the line is $line\"; exit 6",
     );
     let mut run = case.nacre();
     run.args(["run", "--bundle"])

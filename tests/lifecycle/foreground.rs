@@ -18,9 +18,10 @@ nacre_tests::tests![
     a_terminal_that_is_gone,
 ];
 
-/// Ends by itself with 3, once a line has been typed, and with 4 at SIGTERM.
+/// Ends by itself with 3, once a line has been typed, and with 4 at SIGTERM: a second later if that
+/// comes right before `read` waits, which doesn't notice it then.
 const WORKLOAD: &str =
-    "trap 'exit 4' TERM; echo $$; echo ready; until read line; do :; done; exit 3";
+    "trap 'exit 4' TERM; echo $$; echo ready; until read -t 1 line; do :; done; exit 3";
 
 /// A command at a terminal of its own, which a shell runs.
 struct Session {
