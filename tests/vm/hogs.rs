@@ -16,9 +16,9 @@ nacre_tests::tests![
     a_guest_with_a_real_time_loop_answers,
 ];
 
-/// How long an answer may take, on a machine that emulates VMs and has much else to do. A guest
-/// that doesn't answer never does.
-const BOUND: Duration = Duration::from_secs(60);
+/// How long all answers may take, on a machine that emulates VMs and has much else to do: most of a
+/// minute was seen, and more once. A guest that doesn't answer never does.
+const BOUND: Duration = Duration::from_secs(200);
 
 /// Fails unless the container can be looked at, entered and ended, each in a bounded time.
 #[track_caller]

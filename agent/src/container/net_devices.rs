@@ -22,6 +22,15 @@ pub struct NetDeviceError {
     source: io::Error,
 }
 
+impl NetDeviceError {
+    /// Whether the container's namespace isn't there.
+    pub(super) fn finds_no_namespace(&self) -> bool {
+        self.step == TO_NAMESPACE && self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+const TO_NAMESPACE: &str = "reach the container's network namespace";
+
 /// The devices of a configuration, by name: theirs, and the one that they are to have.
 fn devices(linux: &Linux) -> Vec<(&str, &str)> {
     let devices = linux.net_devices().iter().flatten();
@@ -97,7 +106,7 @@ impl Given {
         };
         let mut given = Given::prepare(linux, pid).map_err(|source| NetDeviceError {
             name: (*first).to_owned(),
-            step: "reach the container's network namespace",
+            step: TO_NAMESPACE,
             source,
         })?;
         for (name, new_name) in devices {
