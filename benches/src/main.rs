@@ -3,8 +3,8 @@
 //! `nacre-bench process BIN_DIR`: on this host's kernel, beside crun and runc.
 //! `nacre-bench emulated BIN_DIR VMLINUX`: in emulated microVMs, on this host, beside QEMU's.
 //! `nacre-bench vm BIN_DIR VMLINUX`: in microVMs, beside QEMU's; meant for the testbed.
-//! `nacre-bench modes BIN_DIR VMLINUX [life|output|files|small-files|network]`: in microVMs, beside the same on the
-//! host's kernel; meant for the testbed.
+//! `nacre-bench modes BIN_DIR VMLINUX [life|output|files|small-files|network]`: in microVMs, beside
+//! the same on the host's kernel; meant for the testbed.
 
 mod bundle;
 mod clock;

@@ -21,6 +21,13 @@ pub fn plugins(case: &Case) -> PathBuf {
         .unwrap_or_else(|| case.ignore("no CNI plugins (containernetworking-plugins) here"))
 }
 
+#[track_caller]
+pub fn has_all(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+}
+
 /// A network namespace of a test's own, without any interface but `lo`, and a mount namespace with
 /// empty places for what clients know about networks. They are gone, with all that is in them,
 /// when this is dropped and the last process in them has ended.

@@ -239,16 +239,13 @@ impl Container {
             seccomp::tell(seccomp, listener, pid, state)
         };
         // If the init doesn't get ready, they are taken back before it is killed.
-        let ready = match Given::give(linux, init.pid.as_raw()) {
-            Ok(given) => container
-                .wait_until_ready(&init.channel, hooks.as_ref(), &options, filtered)
-                .map(|()| given),
+        let given = Given::give(linux, init.pid.as_raw());
+        let heard = match &given {
             // An init that has failed meanwhile has no namespaces any more, and has said why.
-            Err(error) if error.finds_no_namespace() => container
-                .wait_until_ready(&init.channel, hooks.as_ref(), &options, filtered)
-                .and(Err(error.into())),
-            Err(error) => Err(error.into()),
+            Err(error) if !error.finds_no_namespace() => Ok(()),
+            _ => container.wait_until_ready(&init.channel, hooks.as_ref(), &options, filtered),
         };
+        let ready = heard.and(given.map_err(CreateError::from));
         match ready {
             Ok(given) => {
                 if let Some(given) = given {

@@ -1,10 +1,11 @@
 //! What a container's namespace has, from the start or later.
 
 use nacre_tests::Case;
+use nacre_tests::network::has_all;
 use serde_json::json;
 
 use super::super::overlay::{DISK, overlay};
-use super::{Lan, ask, has_all, inside};
+use super::{Lan, ask, inside};
 
 nacre_tests::tests![
     all_of_an_interface,

@@ -146,10 +146,3 @@ fn ask(case: &Case, id: &str, server: &str, port: u16) -> String {
 fn remove(case: &Case, id: &str) {
     assert_eq!(case.command(&["delete", "--force", id]).ok(), "");
 }
-
-#[track_caller]
-fn has_all(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in {text}");
-    }
-}

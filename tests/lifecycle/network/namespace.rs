@@ -4,11 +4,12 @@ use std::fs;
 
 use nacre_tests::Case;
 use nacre_tests::Isolation::Vm;
+use nacre_tests::network::has_all;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::{Lan, another, detach, has_all, in_namespace, remove};
+use super::{Lan, another, detach, in_namespace, remove};
 
 nacre_tests::tests![
     nothing_stays_in_the_namespace,

@@ -5,9 +5,10 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nacre_tests::network::has_all;
 use nacre_tests::{Bundle, Case, fixtures};
 
-use super::{Lan, another, ask, detach, has_all, in_namespace, remove};
+use super::{Lan, another, ask, detach, in_namespace, remove};
 
 nacre_tests::tests![
     two_on_a_bridge,

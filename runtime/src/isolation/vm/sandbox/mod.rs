@@ -161,9 +161,8 @@ impl Sandbox<'_> {
         let (streams, ends) = expected.expect(wanted).map_err(failed())?;
         let relays = Relays::new(wanted, terminal.as_ref(), ends)
             .ok_or_else(|| failed()(std::io::ErrorKind::InvalidData.into()))?;
-        let root = Some((ROOT_TAG, share.root()));
-        let others = share.sources().map(|path| (SHARE_TAG, path));
-        let systems: Vec<_> = root.into_iter().chain(others).collect();
+        let mut systems = vec![(ROOT_TAG, share.root())];
+        systems.extend(share.sources().map(|path| (SHARE_TAG, path)));
         let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
         let file_alarm = eventfd(0, flags)
             .map_err(std::io::Error::from)

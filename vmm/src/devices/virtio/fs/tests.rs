@@ -55,6 +55,11 @@ impl Guest {
     }
 
     fn unmounted() -> Guest {
+        Guest::of(|device| device)
+    }
+
+    /// Of a device that `prepare` has made another one.
+    fn of(prepare: impl FnOnce(Fs) -> Fs) -> Guest {
         let directory = tempfile::tempdir().unwrap();
         let export = directory.path().join("export");
         fs::create_dir(&export).unwrap();
@@ -62,7 +67,7 @@ impl Guest {
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let device = Fs::new("shared", &export).unwrap();
         Guest {
-            machine: Machine::new(device),
+            machine: Machine::new(prepare(device)),
             unique: 0,
             uid: 0,
             gid: 0,
@@ -602,38 +607,23 @@ fn a_reset_forgets_everything() {
 
 #[test]
 fn few_files_that_are_left_raise_an_alarm() {
-    let directory = tempfile::tempdir().unwrap();
     let alarm = EventFd::new(EFD_NONBLOCK).unwrap();
     let told = alarm.try_clone().unwrap();
     // SAFETY: the descriptor is a new one, which nobody else owns.
     let alarm = unsafe { OwnedFd::from_raw_fd(alarm.into_raw_fd()) };
-    // The host's root is one of this device's files, and half of them are another device's.
-    let device = Fs::new("shared", directory.path())
-        .unwrap()
-        .with_part_of_files(34, 2)
-        .with_alarm(Arc::new(alarm));
-    let mut guest = Guest {
-        machine: Machine::new(device),
-        unique: 0,
-        uid: 0,
-        gid: 0,
-        directory,
-    };
+    // Half of them are another device's.
+    let mut guest =
+        Guest::of(|device| device.with_part_of_files(34, 2).with_alarm(Arc::new(alarm)));
     guest.mount();
     let raised = || told.read().is_ok();
-    let mut known = Vec::new();
-    let mut learn = |guest: &mut Guest, names: std::ops::Range<u32>| {
-        for name in names {
-            let body = [
-                MkdirIn::default().as_slice(),
-                name.to_string().as_bytes(),
-                b"\0",
-            ]
-            .concat();
-            let answer = guest.request(MKDIR, ROOT, &[&body]).unwrap();
-            known.push(EntryOut::from_slice(&answer).unwrap().nodeid);
-        }
-        std::mem::take(&mut known)
+    let make = |guest: &mut Guest, name: u32| {
+        let (name, options) = (name.to_string(), MkdirIn::default());
+        let body = [options.as_slice(), name.as_bytes(), b"\0"];
+        let answer = guest.request(MKDIR, ROOT, &body).unwrap();
+        EntryOut::from_slice(&answer).unwrap().nodeid
+    };
+    let learn = |guest: &mut Guest, names: std::ops::Range<u32>| -> Vec<u64> {
+        names.map(|name| make(guest, name)).collect()
     };
     let mut nodes = learn(&mut guest, 0..10);
     guest.lookup(ROOT, "0").unwrap();

@@ -171,9 +171,9 @@ impl<'a, M: Machine> Service<'a, M> {
             others.extend(watched.map(|network| (network, PollFlags::POLLIN)));
             let watches_network = watched.is_some();
             // A guest that forgets isn't asked to once more.
-            let alarm = self.file_alarm.clone();
+            let alarm = self.file_alarm.as_ref();
             let alarm = alarm.filter(|_| reads && !self.is_forgetting());
-            others.extend(alarm.iter().map(|alarm| (alarm.as_fd(), PollFlags::POLLIN)));
+            others.extend(alarm.map(|alarm| (alarm.as_fd(), PollFlags::POLLIN)));
             match self.session.wake(deadline, &others)? {
                 Wake::Message => {}
                 Wake::Signal(signal) => self.forward(signal)?,
@@ -181,7 +181,7 @@ impl<'a, M: Machine> Service<'a, M> {
                     return Err(SessionError::MachineEnded("the workload's end").into());
                 }
                 Wake::Others(mut found) => {
-                    if let Some(alarm) = &alarm
+                    if let Some(alarm) = alarm
                         && found.pop().is_some_and(|flags| !flags.is_empty())
                     {
                         let _ = rustix::io::read(alarm, &mut [0; 8]);
