@@ -42,6 +42,7 @@ mod mounts;
 mod namespaces;
 mod net_devices;
 mod network;
+pub mod outside;
 mod personality;
 mod process;
 mod procfs;

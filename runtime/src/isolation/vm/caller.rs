@@ -33,7 +33,9 @@ use crate::{
 
 use super::{Found, How, Options, Plan, VmError, error::SANDBOX, sandbox, start, streams};
 
-/// What the sandbox process says: it is in the container's namespaces, and waits for the hooks.
+/// What the sandbox process says: which process stands for the container. Its pid follows.
+pub(super) const STANDS: u8 = b's';
+/// What it says: it is in the container's namespaces, and waits for the hooks.
 pub(super) const READY_FOR_HOOKS: u8 = b'h';
 /// What it is answered: they have been run.
 pub(super) const GO_ON: u8 = b'g';
@@ -79,6 +81,7 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
             } = plan;
             let caller = Caller {
                 sandbox: child,
+                stand_in: None,
                 id,
                 options,
                 record,
@@ -102,6 +105,9 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
 /// The command, with the sandbox process.
 struct Caller {
     sandbox: Pid,
+    /// What stands for the container, once the sandbox process has made it: a child of this
+    /// process's as well.
+    stand_in: Option<Pid>,
     id: Id,
     options: Options,
     /// As it was before there was a sandbox process.
@@ -120,6 +126,7 @@ struct Caller {
 /// What came of waiting on the link.
 #[derive(PartialEq, Eq)]
 enum Heard {
+    Stands(Pid),
     ReadyForHooks,
     Created,
     Ended,
@@ -159,13 +166,15 @@ impl Caller {
     fn make(&mut self) -> Result<bool, VmError> {
         loop {
             match self.listen()? {
+                Heard::Stands(pid) => self.stand_in = Some(pid),
                 Heard::ReadyForHooks => self.run_hooks()?,
                 Heard::Created => break,
                 Heard::Ended => return Ok(false),
             }
         }
         if let Some(path) = &self.options.pid_file {
-            pid_file::write(path, self.sandbox)?;
+            // It was told of before.
+            pid_file::write(path, self.stand_in.unwrap_or(self.sandbox))?;
         }
         if let Some(terminal) = self.own_terminal.take() {
             let raw = Raw::of(terminal);
@@ -196,7 +205,7 @@ impl Caller {
 
     fn run_hooks(&mut self) -> Result<(), VmError> {
         self.hooks_begun = true;
-        let pid = self.sandbox.as_raw();
+        let pid = self.stand_in.unwrap_or(self.sandbox).as_raw();
         self.hooks.run(&self.record, pid)?;
         // Whether it is still there will be heard.
         let _ = self.link.write_all(&[GO_ON]);
@@ -234,11 +243,20 @@ impl Caller {
             if heard {
                 let mut word = [0];
                 return Ok(match (self.link.read(&mut word), word) {
+                    (Ok(1), [STANDS]) => self.hear_pid(),
                     (Ok(1), [READY_FOR_HOOKS]) => Heard::ReadyForHooks,
                     (Ok(1), [CREATED]) => Heard::Created,
                     _ => Heard::Ended,
                 });
             }
+        }
+    }
+
+    fn hear_pid(&mut self) -> Heard {
+        let mut pid = [0; 4];
+        match self.link.read_exact(&mut pid) {
+            Ok(()) => Heard::Stands(Pid::from_raw(i32::from_le_bytes(pid))),
+            Err(_) => Heard::Ended,
         }
     }
 
@@ -291,6 +309,16 @@ impl Caller {
 
     /// The sandbox process's exit status. It has reported its error, if it had one.
     fn reap(&self) -> Result<u8, VmError> {
+        let status = self.reap_sandbox();
+        if let Some(stand_in) = self.stand_in {
+            // It ends as the sandbox process does, unless somebody has stopped it.
+            let _ = kill(stand_in, Signal::SIGKILL);
+            while waitpid(stand_in, None) == Err(Errno::EINTR) {}
+        }
+        status
+    }
+
+    fn reap_sandbox(&self) -> Result<u8, VmError> {
         loop {
             match waitpid(self.sandbox, None) {
                 Ok(WaitStatus::Exited(_, status)) => return Ok(status as u8),
