@@ -31,7 +31,9 @@ use crate::{
     state::{By, Folder, Record, Status, Store},
 };
 
-use super::{Found, How, Options, Plan, VmError, error::SANDBOX, sandbox, start, streams};
+use super::{
+    Found, How, Options, Plan, VmError, error::SANDBOX, heir::Heir, sandbox, start, streams,
+};
 
 /// What the sandbox process says: which process stands for the container. Its pid follows.
 pub(super) const STANDS: u8 = b's';
@@ -80,6 +82,8 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
                 ..
             } = plan;
             let caller = Caller {
+                store,
+                heir: None,
                 sandbox: child,
                 stand_in: None,
                 id,
@@ -103,7 +107,10 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
 }
 
 /// The command, with the sandbox process.
-struct Caller {
+struct Caller<'a> {
+    store: &'a Store,
+    /// What cleans up if this process is killed.
+    heir: Option<Heir>,
     sandbox: Pid,
     /// What stands for the container, once the sandbox process has made it: a child of this
     /// process's as well.
@@ -132,7 +139,7 @@ enum Heard {
     Ended,
 }
 
-impl Caller {
+impl Caller<'_> {
     fn run(mut self) -> Result<u8, VmError> {
         let how = self.options.how;
         let terminal = match how {
@@ -166,7 +173,10 @@ impl Caller {
     fn make(&mut self) -> Result<bool, VmError> {
         loop {
             match self.listen()? {
-                Heard::Stands(pid) => self.stand_in = Some(pid),
+                Heard::Stands(pid) => {
+                    self.stand_in = Some(pid);
+                    self.make_heir()?;
+                }
                 Heard::ReadyForHooks => self.run_hooks()?,
                 Heard::Created => break,
                 Heard::Ended => return Ok(false),
@@ -192,6 +202,16 @@ impl Caller {
             Err(VmError::Status(StatusError::HasStopped)) => Ok(false),
             other => other.map(|()| true),
         }
+    }
+
+    /// Before the sandbox process leaves the host.
+    fn make_heir(&mut self) -> Result<(), VmError> {
+        if (How::InForeground { keep: false }) == self.options.how {
+            let heir = Heir::make(self.store, &self.id, self.sandbox);
+            let failed = "can't make a process that cleans up";
+            self.heir = Some(heir.map_err(VmError::host(failed))?);
+        }
+        Ok(())
     }
 
     fn start(&self) -> Result<(), VmError> {

@@ -6,6 +6,7 @@ mod commands;
 mod control;
 mod error;
 mod guest_spec;
+mod heir;
 pub(crate) mod hypervisor;
 mod limits;
 pub(crate) mod network;

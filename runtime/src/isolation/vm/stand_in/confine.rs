@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::{
+        fd::{AsRawFd, FromRawFd, RawFd},
+        unix::net::UnixStream,
+    },
 };
 
 use nix::{
@@ -47,31 +50,29 @@ fn open_descriptors() -> io::Result<Vec<RawFd>> {
     Ok(found)
 }
 
-/// Makes `/dev/null`'s open file `null` the standard streams.
-pub(super) fn replace_streams(null: &File) -> io::Result<()> {
-    for fd in 0..FIRST {
-        // SAFETY: the call takes no pointers, and both are open.
-        if unsafe { libc::dup2(null.as_raw_fd(), fd) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
-/// Leaves nothing open but the standard streams and `kept`, which becomes the first after them.
+/// Leaves nothing open but `null`, which is `/dev/null`, as the standard streams and the socket
+/// `kept`, which is given back by its new descriptor, the first after those.
 ///
 /// # Safety
 ///
-/// Nothing that was open may be used any more but by those numbers.
-pub(super) unsafe fn close_all_but(kept: RawFd) -> io::Result<()> {
-    // SAFETY: the calls take no pointers; the rest is the caller's promise.
-    let closed = unsafe {
-        let moved = kept == FIRST || libc::dup3(kept, FIRST, libc::O_CLOEXEC) != -1;
-        moved && libc::close_range(FIRST as u32 + 1, u32::MAX, 0) == 0
-    };
-    match closed {
+/// Nothing else that was open may be used or closed any more; `kept` and `null` neither.
+pub(in crate::isolation::vm) unsafe fn keep_nothing_but(
+    kept: RawFd,
+    null: &File,
+) -> io::Result<UnixStream> {
+    let check = |succeeded: bool| match succeeded {
         true => Ok(()),
         false => Err(io::Error::last_os_error()),
+    };
+    for fd in 0..FIRST {
+        // SAFETY: the call takes no pointers, and both are open.
+        check(unsafe { libc::dup2(null.as_raw_fd(), fd) } != -1)?;
+    }
+    // SAFETY: the calls take no pointers; the rest is the caller's promise.
+    unsafe {
+        check(kept == FIRST || libc::dup3(kept, FIRST, libc::O_CLOEXEC) != -1)?;
+        check(libc::close_range(FIRST as u32 + 1, u32::MAX, 0) == 0)?;
+        Ok(UnixStream::from_raw_fd(FIRST))
     }
 }
 

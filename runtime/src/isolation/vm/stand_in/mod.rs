@@ -19,7 +19,7 @@ use std::io;
 
 use nacre_agent::container::IdMapError;
 
-pub(super) use confine::close_inherited;
+pub(super) use confine::{close_inherited, keep_nothing_but};
 pub(super) use environment::Environment;
 pub(super) use joined::Joined;
 pub(super) use line::Line;

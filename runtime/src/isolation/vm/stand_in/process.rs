@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
@@ -36,9 +36,6 @@ const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
 /// Its exit status if nobody says another: as if it had been killed.
 const KILLED: u8 = 128 + libc::SIGKILL as u8;
-
-/// The stand-in's descriptor of the line.
-const LINE: i32 = 3;
 
 /// What is to be stood for.
 #[derive(Debug)]
@@ -156,16 +153,11 @@ fn let_go(theirs: UnixStream) -> io::Result<UnixStream> {
         .read(true)
         .write(true)
         .open("/dev/null")?;
-    confine::replace_streams(&null)?;
-    let fd = theirs.as_raw_fd();
-    // The line keeps its descriptor out of the hands of what is dropped here.
-    std::mem::forget((theirs, null));
     // SAFETY: what else is open belongs to values of the sandbox process's, which this process
-    // neither uses nor drops.
-    unsafe {
-        confine::close_all_but(fd)?;
-        Ok(UnixStream::from_raw_fd(LINE))
-    }
+    // neither uses nor drops; nor these two.
+    let line = unsafe { confine::keep_nothing_but(theirs.as_raw_fd(), &null) };
+    std::mem::forget((theirs, null));
+    line
 }
 
 type Step = (&'static str, io::Error);
@@ -185,11 +177,12 @@ impl Kind {
             _ => exit(KILLED),
         };
         wait(line::GO_ON)?;
+        if self.has_time {
+            // As whom its files in /proc still belong to.
+            self.enter_time()?;
+        }
         if self.has_user {
             step("become the container's root", confine::become_root())?;
-        }
-        if self.has_time {
-            self.enter_time()?;
         }
         if let Some(name) = &self.hostname {
             step("set the hostname", sethostname(name))?;
