@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nacre_tests::vm::{Role, with_role};
 use nacre_tests::{Bundle, Case, Outcome, Running, elf, leftovers, nacre};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -309,12 +310,9 @@ fn in_shell(case: &Case, script: &str) -> Outcome {
 fn the_sandbox_is_killed(case: &Case) {
     let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
     running.wait_for_line("ready");
-    let others: Vec<_> = leftovers::processes_of_nacre(case.id())
-        .into_iter()
-        .filter(|pid| *pid != running.pid())
-        .collect();
-    assert_eq!(others.len(), 1, "one sandbox process");
-    nix::sys::signal::kill(others[0], nix::sys::signal::Signal::SIGKILL).unwrap();
+    let sandbox = with_role(case.id(), Role::Sandbox);
+    assert_eq!(sandbox.len(), 1, "one sandbox process");
+    nix::sys::signal::kill(sandbox[0], nix::sys::signal::Signal::SIGKILL).unwrap();
     let outcome = running.finish();
     outcome.expect(137);
 }

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 nacre_tests::tests![
     nacre_run_is_killed,
     a_run_that_keeps_is_killed,
-    the_sandbox_process_is_killed,
+    what_nacre_run_makes_is_killed,
     both_are_killed,
 ];
 
@@ -80,7 +80,7 @@ fn a_run_that_keeps_is_killed(case: &Case) {
     case.command(&["delete", case.id()]).ok();
 }
 
-fn the_sandbox_process_is_killed(case: &Case) {
+fn what_nacre_run_makes_is_killed(case: &Case) {
     for moment in moments() {
         let running = start(case);
         sleep(moment);
@@ -98,7 +98,7 @@ fn the_sandbox_process_is_killed(case: &Case) {
         }
         let outcome = running.finish();
         outcome.expect(137);
-        assert_eq!(killed, 1, "after {moment:?}");
+        assert_ne!(killed, 0, "after {moment:?}");
         let left = leftovers::files(&case.state());
         assert!(left.is_empty(), "after {moment:?}: {left:?}");
     }
