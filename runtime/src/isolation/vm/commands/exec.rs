@@ -178,7 +178,7 @@ fn stage(
         Terminal::new(request.process, socket).map_err(VmError::host("can't make a terminal"))?;
     // If this ends, what has been started in the guest is killed.
     let asked = Asked::new(found, request, terminal)?;
-    match joined.enter()? {
+    match joined.enter(&found.record.id)? {
         Some(pid) => {
             say(&link, MADE, pid).map_err(failed())?;
             Ok(0)

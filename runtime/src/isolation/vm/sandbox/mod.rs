@@ -53,7 +53,7 @@ use super::{
     hypervisor::Hypervisor,
     limits,
     network::{CarriedNetwork, LiveNetwork},
-    stand_in::{self, Environment, StandIn, View},
+    stand_in::{self, StandIn, View, Words},
     streams::{self, Expected, Relays, Wanted},
     terminal::Terminal,
     wire,
@@ -137,8 +137,8 @@ impl Sandbox<'_> {
         stand_in::close_inherited()
             .map_err(VmError::host("can't close what the caller has open"))?;
         streams::prepare_to_release().map_err(VmError::host("can't open /dev/null"))?;
-        let environment =
-            Environment::find().map_err(VmError::host("can't look at this process in /proc"))?;
+        let words =
+            Words::find().map_err(VmError::host("can't look at this process in /proc"))?;
         let this = Identity::of(Pid::this())
             .map_err(VmError::host("can't look at this process in /proc"))?;
         let mut notes = Notes {
@@ -160,7 +160,7 @@ impl Sandbox<'_> {
         let home = Home::make(self.folder.share()?)?;
         let home = self.home.insert(home);
         let mut share = Share::assemble(home.share(), &plan.shared)?;
-        let stand_in = StandIn::make(&stand_in::Kind::of(&plan.spec), environment)?;
+        let stand_in = StandIn::make(&stand_in::Kind::of(plan.id.as_str(), &plan.spec), words)?;
         let stand_in = self.stand_in.insert(stand_in);
         let of_stand_in = stand_in.identity;
         notes.note(|vm| vm.stand_in = Some(of_stand_in))?;
@@ -321,7 +321,7 @@ impl Sandbox<'_> {
             home.leave_host(self.folder.path(), cgroup)?;
             self.has_left_host = true;
             // SAFETY: it is this process's, whose other threads have no use for it.
-            unsafe { environment.erase() };
+            unsafe { words.erase_environment() };
             let _ = (&self.caller).write_all(&[CREATED]);
             if let Some(Terminal::Pair { .. }) = terminal {
                 // Whoever reads them waits for the end of both.

@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{Environment, StandInError, confine, failed};
+use super::{StandInError, Words, confine, failed};
 
 /// Every kind, and its file's name below `/proc/PID/ns`.
 const KINDS: [(i32, &str); 8] = [
@@ -31,7 +31,7 @@ const KINDS: [(i32, &str); 8] = [
 pub(in crate::isolation::vm) struct Joined {
     process: std::os::fd::OwnedFd,
     kinds: CloneFlags,
-    environment: Environment,
+    words: Words,
 }
 
 impl Joined {
@@ -48,11 +48,11 @@ impl Joined {
         if !stand_in.is_alive() {
             return Err(StandInError::Gone);
         }
-        let environment = Environment::find().map_err(failed("find the environment"))?;
+        let words = Words::find().map_err(failed("find the environment"))?;
         Ok(Self {
             process,
             kinds,
-            environment,
+            words,
         })
     }
 
@@ -60,12 +60,16 @@ impl Joined {
     /// visible there as one that has none. `Some` here is the sister's pid, as whoever has made
     /// this process knows it; `None` is the sister. This process must have a single thread, and
     /// nothing open of its caller's.
-    pub(in crate::isolation::vm) fn enter(self) -> Result<Option<Pid>, StandInError> {
+    pub(in crate::isolation::vm) fn enter(self, id: &str) -> Result<Option<Pid>, StandInError> {
         setns(&self.process, self.kinds).map_err(failed("enter the container's namespaces"))?;
         drop(self.process);
         confine::become_root().map_err(failed("become the container's root"))?;
         // SAFETY: it is this process's, which has a single thread.
-        unsafe { self.environment.erase() };
+        unsafe {
+            self.words.erase_environment();
+            let words = format!("nacre: stands for a process of {id}");
+            self.words.replace_arguments(&words);
+        }
         confine::drop_rights().map_err(failed("give up its rights"))?;
         // SAFETY: this process has a single thread.
         let cloned = unsafe { outside::clone_process(libc::CLONE_PARENT as u64) };

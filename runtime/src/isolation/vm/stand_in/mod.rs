@@ -9,22 +9,22 @@
 //! the sandbox process, which has much of the host, isn't in that namespace.
 
 mod confine;
-mod environment;
 mod joined;
 mod line;
 mod process;
 mod view;
+mod words;
 
 use std::io;
 
 use nacre_agent::container::IdMapError;
 
 pub(super) use confine::{close_inherited, keep_nothing_but};
-pub(super) use environment::Environment;
 pub(super) use joined::Joined;
 pub(super) use line::Line;
 pub(super) use process::{Kind, StandIn};
 pub(super) use view::{Trees, View};
+pub(super) use words::Words;
 
 /// Why there is no stand-in.
 #[derive(Debug, thiserror::Error)]

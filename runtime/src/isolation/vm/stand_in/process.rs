@@ -26,7 +26,7 @@ use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 use crate::isolation::signals::Signals;
 
 use super::{
-    Environment, StandInError, confine, failed,
+    StandInError, Words, confine, failed,
     line::{self, Line},
     view,
 };
@@ -40,6 +40,7 @@ const KILLED: u8 = 128 + libc::SIGKILL as u8;
 /// What is to be stood for.
 #[derive(Debug)]
 pub(in crate::isolation::vm) struct Kind {
+    id: String,
     hostname: Option<String>,
     domain_name: Option<String>,
     linux: Linux,
@@ -51,11 +52,12 @@ pub(in crate::isolation::vm) struct Kind {
 
 impl Kind {
     /// The one of a container's configuration.
-    pub(in crate::isolation::vm) fn of(spec: &Spec) -> Self {
+    pub(in crate::isolation::vm) fn of(id: &str, spec: &Spec) -> Self {
         let linux = spec.linux().clone().unwrap_or_default();
         let namespaces = linux.namespaces().clone().unwrap_or_default();
         let has = |kind| namespaces.iter().any(|n| n.typ() == kind);
         Self {
+            id: id.to_owned(),
             hostname: spec.hostname().clone(),
             domain_name: spec.domainname().clone(),
             has_user: has(LinuxNamespaceType::User),
@@ -77,10 +79,7 @@ impl StandIn {
     /// Makes it, as this process's sister: whoever has made this process reaps both. It has the
     /// container's namespaces, and the rest of the host until it is confined. This process must
     /// have a single thread.
-    pub(in crate::isolation::vm) fn make(
-        kind: &Kind,
-        environment: Environment,
-    ) -> Result<Self, StandInError> {
+    pub(in crate::isolation::vm) fn make(kind: &Kind, words: Words) -> Result<Self, StandInError> {
         let (line, theirs) = Line::pair().map_err(failed("make a socket"))?;
         let mut flags = libc::CLONE_PARENT
             | libc::CLONE_NEWPID
@@ -97,7 +96,7 @@ impl StandIn {
                 // Nothing of the sandbox process's may run in this one: no frame, no exit handler.
                 let _never_unwind = ExitOnDrop;
                 drop(line);
-                stand(kind, environment, theirs)
+                stand(kind, words, theirs)
             }
             Cloned::Parent { pid, .. } => {
                 drop(theirs);
@@ -130,9 +129,9 @@ impl AsFd for StandIn {
 }
 
 /// The stand-in.
-fn stand(kind: &Kind, environment: Environment, theirs: UnixStream) -> ! {
+fn stand(kind: &Kind, words: Words, theirs: UnixStream) -> ! {
     let entered = let_go(theirs).and_then(|line| {
-        let entered = kind.enter(&line, environment);
+        let entered = kind.enter(&line, words);
         entered.map_err(|(step, error)| {
             let mut words = vec![line::FAILED];
             words.extend(format!("{step}: {error}").into_bytes());
@@ -168,7 +167,7 @@ fn step<T, E: Into<io::Error>>(what: &'static str, result: Result<T, E>) -> Resu
 
 impl Kind {
     /// Becomes the container's, as far as there is one, and then gives up all else.
-    fn enter(&self, line: &UnixStream, environment: Environment) -> Result<(), Step> {
+    fn enter(&self, line: &UnixStream, words: Words) -> Result<(), Step> {
         step("begin a session", setsid())?;
         step("hide itself", confine::hide())?;
         let wait = |word| match line::receive(line) {
@@ -206,7 +205,10 @@ impl Kind {
         drop(view);
         step("become root", confine::become_root())?;
         // SAFETY: it is a copy of the sandbox process's, and this process has a single thread.
-        unsafe { environment.erase() };
+        unsafe {
+            words.erase_environment();
+            words.replace_arguments(&format!("nacre: stands for {}", self.id));
+        }
         step("give up its rights", confine::drop_rights())?;
         step("answer", (&*line).write_all(&[line::DONE]))
     }
