@@ -375,11 +375,18 @@ fn a_killed_qemu_is_in_the_state(case: &Case) {
 }
 
 fn a_killed_sandbox_is_in_the_state(case: &Case) {
-    let pid = case.detach(&case.busybox().shell("echo ready; sleep 1000"));
-    case.wait_for_output("ready");
-    kill(pid, Signal::SIGKILL).unwrap();
-    let failure = failure(case);
-    assert_eq!(failure, "the sandbox process was killed by SIGKILL");
+    for (role, expected) in [
+        (Role::Sandbox, "the sandbox process was killed by SIGKILL"),
+        (
+            Role::StandIn,
+            "the process that stands for the container was killed",
+        ),
+    ] {
+        case.detach(&case.busybox().shell("echo ready; sleep 1000"));
+        case.wait_for_output("ready");
+        kill(with_role(case.id(), role)[0], Signal::SIGKILL).unwrap();
+        assert_eq!(failure(case), expected);
+    }
     // A workload that ends isn't a failure.
     case.detach(&case.busybox().shell("exit 7"));
     case.wait_for_status("stopped");

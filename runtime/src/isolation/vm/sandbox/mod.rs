@@ -52,7 +52,7 @@ use super::{
     control::Control,
     hypervisor::Hypervisor,
     limits,
-    network::{CarriedNetwork, LiveNetwork},
+    network::{CarriedNetwork, LiveNetwork, Namespace},
     stand_in::{self, StandIn, View, Words},
     streams::{self, Expected, Relays, Wanted},
     terminal::Terminal,
@@ -137,8 +137,7 @@ impl Sandbox<'_> {
         stand_in::close_inherited()
             .map_err(VmError::host("can't close what the caller has open"))?;
         streams::prepare_to_release().map_err(VmError::host("can't open /dev/null"))?;
-        let words =
-            Words::find().map_err(VmError::host("can't look at this process in /proc"))?;
+        let words = Words::find().map_err(VmError::host("can't look at this process in /proc"))?;
         let this = Identity::of(Pid::this())
             .map_err(VmError::host("can't look at this process in /proc"))?;
         let mut notes = Notes {
@@ -156,12 +155,18 @@ impl Sandbox<'_> {
             Some(systemd) => Manager::Systemd(systemd),
             None => Manager::Files,
         };
-        plan.network.enter()?;
+        let kind = stand_in::Kind::of(plan.id.as_str(), &plan.spec, plan.network.is_new());
+        if !kind.makes_network() {
+            plan.network.enter()?;
+        }
         let home = Home::make(self.folder.share()?)?;
         let home = self.home.insert(home);
         let mut share = Share::assemble(home.share(), &plan.shared)?;
-        let stand_in = StandIn::make(&stand_in::Kind::of(plan.id.as_str(), &plan.spec), words)?;
+        let stand_in = StandIn::make(&kind, words)?;
         let stand_in = self.stand_in.insert(stand_in);
+        if kind.makes_network() {
+            Namespace::enter_new(stand_in.process())?;
+        }
         let of_stand_in = stand_in.identity;
         notes.note(|vm| vm.stand_in = Some(of_stand_in))?;
         tell_of(&self.caller, of_stand_in.pid)?;

@@ -45,14 +45,22 @@ pub(in crate::isolation::vm) struct Kind {
     domain_name: Option<String>,
     linux: Linux,
     has_user: bool,
+    /// Whether its network namespace is made with it, so that it belongs to its user namespace.
+    makes_network: bool,
     has_time: bool,
     /// Where the container has a proc file system.
     proc: Vec<PathBuf>,
 }
 
 impl Kind {
+    /// Whether its network namespace is made with it. Otherwise it has the one of the process that
+    /// makes it.
+    pub(in crate::isolation::vm) fn makes_network(&self) -> bool {
+        self.makes_network
+    }
+
     /// The one of a container's configuration.
-    pub(in crate::isolation::vm) fn of(id: &str, spec: &Spec) -> Self {
+    pub(in crate::isolation::vm) fn of(id: &str, spec: &Spec, has_new_network: bool) -> Self {
         let linux = spec.linux().clone().unwrap_or_default();
         let namespaces = linux.namespaces().clone().unwrap_or_default();
         let has = |kind| namespaces.iter().any(|n| n.typ() == kind);
@@ -61,6 +69,7 @@ impl Kind {
             hostname: spec.hostname().clone(),
             domain_name: spec.domainname().clone(),
             has_user: has(LinuxNamespaceType::User),
+            makes_network: has_new_network && has(LinuxNamespaceType::User),
             has_time: has(LinuxNamespaceType::Time),
             linux,
             proc: view::proc_mounts(spec),
@@ -73,6 +82,7 @@ impl Kind {
 pub(in crate::isolation::vm) struct StandIn {
     pub(in crate::isolation::vm) identity: Identity,
     line: Line,
+    pidfd: OwnedFd,
 }
 
 impl StandIn {
@@ -89,6 +99,9 @@ impl StandIn {
         if kind.has_user {
             flags |= libc::CLONE_NEWUSER;
         }
+        if kind.makes_network {
+            flags |= libc::CLONE_NEWNET;
+        }
         // SAFETY: the caller's promise. The child doesn't return.
         let cloned = unsafe { outside::clone_process(flags as u32 as u64) };
         match cloned.map_err(failed("make a process"))? {
@@ -98,14 +111,18 @@ impl StandIn {
                 drop(line);
                 stand(kind, words, theirs)
             }
-            Cloned::Parent { pid, .. } => {
+            Cloned::Parent { pid, pidfd } => {
                 drop(theirs);
                 if kind.has_user {
                     outside::map_ids(pid, &kind.linux)?;
                 }
                 line.tell(line::GO_ON, None)?;
                 let identity = Identity::of(pid).map_err(failed("look"))?;
-                Ok(Self { identity, line })
+                Ok(Self {
+                    identity,
+                    line,
+                    pidfd,
+                })
             }
         }
     }
@@ -116,15 +133,14 @@ impl StandIn {
         self.line.tell(line::VIEW, Some(view.as_fd()))
     }
 
+    /// It, for its namespaces.
+    pub(in crate::isolation::vm) fn process(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// The line to it, by which it tells of signals from now on.
     pub(in crate::isolation::vm) fn line(&self) -> &Line {
         &self.line
-    }
-}
-
-impl AsFd for StandIn {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.line.as_fd()
     }
 }
 
