@@ -180,7 +180,7 @@ impl Container {
     ///
     /// As [`CreateError`] tells. Nothing is left behind then: the init is killed and reaped,
     /// its cgroup removed, and its mounts went with its namespace.
-    pub fn create(spec: &Spec, options: Options<'_>) -> Result<Container, CreateError> {
+    pub fn create(spec: &Spec, mut options: Options<'_>) -> Result<Container, CreateError> {
         config::validate(spec)?;
         let linux = spec.linux().as_ref();
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
@@ -218,6 +218,7 @@ impl Container {
             }
         };
         drop(holder);
+        let gate = options.gate.take();
         let mut container = Container {
             // A child of ours, so that it is there until we reap it.
             init: Identity::of(init.pid).unwrap_or(Identity {
@@ -251,7 +252,7 @@ impl Container {
                 if let Some(given) = given {
                     given.keep();
                 }
-                container.start = Start::Channel(init.channel);
+                container.start = Start::Channel(init.channel, gate);
                 Ok(container)
             }
             Err(error) => {
@@ -301,14 +302,16 @@ impl Container {
                         filtered(&listener)?;
                     }
                 }
-                Ok(Some((Report::Ready, terminal))) => {
-                    match (&options.console_socket, terminal) {
-                        (Some(socket), Some(terminal)) => terminal::send(socket, &terminal)?,
-                        (_, terminal) => self.terminal = terminal,
+                Ok(Some((Report::Terminal, terminal))) => self.terminal = terminal,
+                Ok(Some((Report::Ready, _))) => {
+                    if let Some(socket) = &options.console_socket
+                        && let Some(terminal) = self.terminal.take()
+                    {
+                        terminal::send(socket, &terminal)?;
                     }
                     return Ok(());
                 }
-                Ok(Some((Report::Cloned { .. }, _))) => {
+                Ok(Some((Report::Cloned { .. } | Report::Crossing, _))) => {
                     let error = io::Error::from(io::ErrorKind::InvalidData);
                     return Err(starting("hear from the container's init")(error));
                 }

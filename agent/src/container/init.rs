@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{sethostname, setsid};
+use nix::unistd::{Pid, sethostname, setsid};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use super::cgroup_mount::View;
@@ -17,10 +17,10 @@ use super::config::ConfigError;
 use super::create::Options;
 use super::devices::Device;
 use super::error::{InitError, Step};
-use super::gate::Gate;
 use super::hooks::{HookError, Hooks};
 use super::mounts::{self, Made, Mount};
 use super::namespaces::Namespaces;
+use super::passage::Passage;
 use super::procfs::Proc;
 use super::rootfs::{self, Propagation, Rootfs, clone_tree_for_another};
 use super::safe_path::{self, Kind};
@@ -128,56 +128,58 @@ pub(super) struct Surroundings<'a> {
     pub(super) options: &'a Options<'a>,
 }
 
-/// What the init has when all is set up.
-struct Prepared {
-    /// The file to exec.
-    file: CString,
-    /// The master of the workload's terminal, for the engine.
-    terminal: Option<OwnedFd>,
-}
-
 /// The whole life of the init. Returns, with an exit status, only if it fails.
 pub(super) fn run(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel) -> i32 {
-    let mut listener = engine;
-    let failed = match set_up(plan, surroundings, &listener) {
-        Err(error) => error,
-        Ok(Prepared { file, terminal }) => {
-            match wait_for_start(listener, terminal, surroundings.options.gate.as_ref()) {
-                Some(starter) => {
-                    listener = starter;
-                    match run_start_hooks(surroundings.hooks, &listener) {
-                        Err(error) => error.into(),
-                        Ok(()) => plan.workload.exec(&file),
-                    }
-                }
-                // Nobody is left who could start it, and with that all reason to be.
-                None => return 1,
-            }
-        }
-    };
-    listener.give_up(&failed)
+    match become_ready(plan, surroundings, &engine) {
+        Ok(file) => start(plan, surroundings, engine, &file),
+        Err(error) => engine.give_up(&error),
+    }
 }
 
-/// Says that all is ready, and waits for the word to go on. Returns the line to who said it.
-fn wait_for_start(
-    engine: Channel,
-    terminal: Option<OwnedFd>,
-    gate: Option<&Gate>,
-) -> Option<Channel> {
-    let fd = terminal.as_ref().map(AsFd::as_fd);
-    engine.report_with_fd(&Report::Ready, fd).ok()?;
-    // Or it would never be seen that all others have let go of it.
-    drop(terminal);
-    let released = |channel: Channel| channel.wait_for_release().ok()?.then_some(channel);
-    let engine = released(engine)?;
-    match gate {
-        Some(gate) => {
-            // It only lets go; somebody else says when to start.
-            drop(engine);
-            released(gate.wait().ok()?)
-        }
-        None => Some(engine),
-    }
+/// Everything up to the start. Returns the file to exec.
+fn become_ready(
+    plan: &mut Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    engine: &Channel,
+) -> Result<CString, InitError> {
+    set_up(plan, surroundings, engine)?;
+    plan.workload.set_scheduler(Pid::from_raw(0))?;
+    // SAFETY: nothing that is used from here on owns a descriptor, and the process ends without
+    // dropping anything. This is a fork of a process with a single thread, which keeps no
+    // variables.
+    unsafe { Workload::let_go_of_the_host(engine, surroundings.options.preserve_fds) }?;
+    let file = plan.workload.become_the_users()?;
+    plan.workload.confine(engine)?;
+    Ok(file)
+}
+
+/// Says that all is ready, waits for the start, and becomes the workload. It is the container's
+/// own by now, and may be below a filter that forbids it all else.
+fn start(plan: &Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel, file: &CString) -> i32 {
+    // Nobody is left who could start it, and with that all reason to be.
+    let Some(starter) = wait_for_start(plan.workload.passage(), engine) else {
+        return 1;
+    };
+    let failed = match run_start_hooks(surroundings.hooks, &starter) {
+        Err(error) => error.into(),
+        Ok(()) => plan.workload.exec(file),
+    };
+    starter.give_up(&failed)
+}
+
+/// Says that all is ready, and waits for the word to go on. Returns the line to who said it:
+/// the engine, or if that sends a gate along, the one who comes there.
+fn wait_for_start(passage: &Passage, engine: Channel) -> Option<Channel> {
+    passage.say_ready(&engine).ok()?;
+    let heard = passage.hear(&engine).ok()?;
+    let Some(gate) = heard.fd else {
+        return heard.go.then_some(engine);
+    };
+    // Until the gate has its word, there is one line, and no other.
+    passage.close(engine);
+    let starter = Channel::from(passage.accept(&gate).ok()?);
+    passage.close(gate);
+    passage.hear(&starter).ok()?.go.then_some(starter)
 }
 
 /// What is done before the init of a container that needs one is cloned
@@ -219,12 +221,12 @@ fn leave_the_engine(
     }
 }
 
-/// Everything up to the exec.
+/// Everything that takes the caller's rights or files, up to being in the container's root.
 fn set_up(
     plan: &mut Plan<'_>,
     surroundings: &Surroundings<'_>,
     engine: &Channel,
-) -> Result<Prepared, InitError> {
+) -> Result<(), InitError> {
     let options = surroundings.options;
     let proc = Proc::open()?;
     leave_the_engine(plan, surroundings, &proc, engine)?;
@@ -251,22 +253,17 @@ fn set_up(
         rootfs::change_root(&root)?;
         terminal
     };
-    let terminal = match terminal {
-        Some(terminal) => {
-            let master = terminal.become_controlling()?;
-            let stdio = &options.stdio;
-            stdio.let_go().step(|| "let go of the caller's streams")?;
-            Some(master)
-        }
-        None => None,
-    };
+    if let Some(terminal) = terminal {
+        let master = terminal.become_streams()?;
+        plan.workload.take_terminal()?;
+        let told = engine.report_with_fd(&Report::Terminal, Some(master.as_fd()));
+        told.step(|| "pass the terminal on")?;
+    }
     set_names(plan)?;
     if !options.no_new_keyring {
         plan.workload.join_keyring(options.id, &proc)?;
     }
-    let file = plan.workload.get_ready(options.preserve_fds, &proc)?;
-    plan.workload.filter_for_listener(engine)?;
-    Ok(Prepared { file, terminal })
+    plan.workload.set_limits_and_labels(&proc)
 }
 
 /// The caller's files are still there, and the container's root can still be changed.

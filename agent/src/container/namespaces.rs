@@ -274,35 +274,17 @@ impl<'a> Others<'a> {
         Ok(Others { process, kinds })
     }
 
-    /// The engine, around the clone: as [`Namespaces::set_for_children`]. A user namespace needs
-    /// a stage.
-    pub(super) fn set_for_children(&self) -> io::Result<ForChildren> {
-        let mut changed = ForChildren { own: Vec::new() };
-        if self.kinds.contains(CloneFlags::CLONE_NEWPID) && !self.have_user() {
-            let own = File::open("/proc/self/ns/pid")?;
-            setns_of_process(self.process, CloneFlags::CLONE_NEWPID)?;
-            changed.own.push((own, CloneFlags::CLONE_NEWPID));
-        }
-        Ok(changed)
-    }
-
     /// Whether its user namespace is among them.
     pub(super) fn have_user(&self) -> bool {
         self.kinds.contains(CloneFlags::CLONE_NEWUSER)
     }
 
-    /// The stage: enters all of them, the pid namespace for its children.
-    pub(super) fn enter_as_stage(&self) -> Result<(), InitError> {
-        setns_of_process(self.process, self.kinds).step(|| "enter the container's namespaces")
-    }
-
-    /// The new process, without a stage: enters the others.
+    /// Enters all of them, the pid namespace for this process's children.
     pub(super) fn enter(&self) -> Result<(), InitError> {
-        let rest = self.kinds - CloneFlags::CLONE_NEWPID;
-        if rest.is_empty() {
+        if self.kinds.is_empty() {
             return Ok(());
         }
-        setns_of_process(self.process, rest).step(|| "enter the container's namespaces")
+        setns_of_process(self.process, self.kinds).step(|| "enter the container's namespaces")
     }
 }
 
