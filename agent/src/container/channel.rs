@@ -45,6 +45,8 @@ pub(super) enum Report {
     },
     /// It has a terminal, whose master comes along.
     Terminal,
+    /// It is in its namespaces, of which it made the new ones itself. It waits to be released.
+    Unshared,
     /// Everything is done that needs the engine: it goes below the filter of system calls, and
     /// then makes the process that is talked to from now on.
     Crossing,

@@ -320,7 +320,7 @@ impl Outside<'_> {
         match self.become_inside(workload, proc, &line) {
             Ok((Side::Outside, _)) => 0,
             Ok((Side::Inside, file)) => {
-                let failed = match begin(workload, &line) {
+                let failed = match workload.begin_inside(&line) {
                     Ok(()) => workload.exec(&file),
                     Err(error) => error,
                 };
@@ -388,18 +388,6 @@ impl Outside<'_> {
         }
         workload.set_limits_and_labels(proc)
     }
-}
-
-/// The process inside: what only it can do itself.
-fn begin(workload: &Workload<'_>, line: &Channel) -> Result<(), InitError> {
-    workload.lead_session()?;
-    if workload.has_scheduler() {
-        let heard = workload.passage().hear(line);
-        if !heard.step(|| "hear from the engine")?.go {
-            return Err(InitError::EngineGone);
-        }
-    }
-    Ok(())
 }
 
 fn has_new_mount_namespace(spec: &Spec) -> bool {

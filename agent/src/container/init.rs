@@ -15,6 +15,7 @@ use super::cgroups::Cgroup;
 use super::channel::{Channel, Report};
 use super::config::ConfigError;
 use super::create::Options;
+use super::crossing::{Crossing, Side};
 use super::devices::Device;
 use super::error::{InitError, Step};
 use super::hooks::{HookError, Hooks};
@@ -26,7 +27,7 @@ use super::rootfs::{self, Propagation, Rootfs, clone_tree_for_another};
 use super::safe_path::{self, Kind};
 use super::terminal::Terminal;
 use super::workload::{UMASK, Workload};
-use super::{devices, id_map, masked, network, sys, sysctl, user};
+use super::{devices, id_map, joined_proc, masked, network, sys, sysctl, user};
 
 /// A configuration, understood: what the init goes by.
 pub(super) struct Plan<'a> {
@@ -130,25 +131,63 @@ pub(super) struct Surroundings<'a> {
 
 /// The whole life of the init. Returns, with an exit status, only if it fails.
 pub(super) fn run(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel) -> i32 {
-    match become_ready(plan, surroundings, &engine) {
+    match become_ready(plan, surroundings, &engine, None) {
         Ok(file) => start(plan, surroundings, engine, &file),
         Err(error) => engine.give_up(&error),
     }
 }
 
-/// Everything up to the start. Returns the file to exec.
+/// The whole life of the init of a container in whose pid namespace others are already, and of
+/// the process outside that it is made by.
+pub(super) fn run_outside(
+    plan: &mut Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    crossing: &Crossing,
+    engine: Channel,
+) -> i32 {
+    let mut crossed = || {
+        let file = become_ready(plan, surroundings, &engine, Some(crossing))?;
+        // SAFETY: this is a fork of a process with a single thread.
+        let side = unsafe { crossing.cross(plan.workload.passage()) };
+        Ok((side.step(|| "make a process in the container")?, file))
+    };
+    match crossed() {
+        Ok((Side::Outside, _)) => 0,
+        Ok((Side::Inside, file)) => match plan.workload.begin_inside(&engine) {
+            Ok(()) => start(plan, surroundings, engine, &file),
+            Err(error) => engine.give_up(&error),
+        },
+        Err(error) => engine.give_up(&error),
+    }
+}
+
+/// Everything up to the start. Returns the file to exec. With a crossing there is one to be made
+/// next.
 fn become_ready(
     plan: &mut Plan<'_>,
     surroundings: &Surroundings<'_>,
     engine: &Channel,
+    crossing: Option<&Crossing>,
 ) -> Result<CString, InitError> {
     set_up(plan, surroundings, engine)?;
-    plan.workload.set_scheduler(Pid::from_raw(0))?;
+    match crossing {
+        // The engine does it, for the process inside.
+        Some(crossing) => {
+            surroundings.namespaces.enter_pid_late()?;
+            let prepared = crossing.prepare();
+            prepared.step(|| "keep a page from the container")?;
+        }
+        None => plan.workload.set_scheduler(Pid::from_raw(0))?,
+    }
     // SAFETY: nothing that is used from here on owns a descriptor, and the process ends without
     // dropping anything. This is a fork of a process with a single thread, which keeps no
     // variables.
     unsafe { Workload::let_go_of_the_host(engine, surroundings.options.preserve_fds) }?;
     let file = plan.workload.become_the_users()?;
+    if crossing.is_some() {
+        let step = || "tell the engine how it stands";
+        engine.report(&Report::Crossing).step(step)?;
+    }
     plan.workload.confine(engine)?;
     Ok(file)
 }
@@ -198,13 +237,16 @@ pub(super) fn stage(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Result<
 
 /// The first steps, up to being in the container's user namespace.
 fn leave_the_engine(
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     surroundings: &Surroundings<'_>,
     proc: &Proc,
     engine: &Channel,
 ) -> Result<(), InitError> {
     let namespaces = surroundings.namespaces;
     let stdio = &surroundings.options.stdio;
+    if namespaces.have_company() {
+        return leave_for_outside(plan, surroundings, proc, engine);
+    }
     if !namespaces.has_user() {
         plan.workload.adjust_oom_score(proc, None)?;
         return plan.workload.leave_the_engine(stdio);
@@ -218,6 +260,39 @@ fn leave_the_engine(
     match namespaces.need_stage() {
         true => setsid().map(drop).step(|| "start a session"),
         false => plan.workload.leave_the_engine(stdio),
+    }
+}
+
+/// As [`leave_the_engine`], where others are in the container's pid namespace: up to being in all
+/// of the container's namespaces but that.
+fn leave_for_outside(
+    plan: &mut Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    proc: &Proc,
+    engine: &Channel,
+) -> Result<(), InitError> {
+    let namespaces = surroundings.namespaces;
+    plan.workload.use_the_callers_rights(proc, None)?;
+    plan.workload
+        .leave_the_engine(&surroundings.options.stdio)?;
+    for mount in plan.mounts.iter_mut().filter(|mount| mount.is_new_proc()) {
+        // SAFETY: this is a fork of a process with a single thread.
+        mount.set_context(unsafe { joined_proc::open(namespaces) }?);
+    }
+    namespaces.enter_outside()?;
+    let step = || "hear from the engine";
+    engine.report(&Report::Unshared).step(step)?;
+    if !engine.wait_for_release().step(step)? {
+        return Err(InitError::EngineGone);
+    }
+    if !namespaces.has_user() {
+        return Ok(());
+    }
+    namespaces.make_time_outside()?;
+    user::become_root()?;
+    match namespaces.has_new(LinuxNamespaceType::User) {
+        true => Ok(()),
+        false => id_map::check_joined(proc, plan.linux),
     }
 }
 
@@ -239,7 +314,7 @@ fn set_up(
     sysctl::write(proc.as_fd(), &plan.sysctl)?;
 
     let run_hooks = || match surroundings.hooks {
-        Some(hooks) => run_create_hooks(hooks, engine),
+        Some(hooks) => run_create_hooks(hooks, namespaces, engine),
         None => Ok(()),
     };
     let terminal = if namespaces.has_new(LinuxNamespaceType::Mount) {
@@ -255,7 +330,9 @@ fn set_up(
     };
     if let Some(terminal) = terminal {
         let master = terminal.become_streams()?;
-        plan.workload.take_terminal()?;
+        if !namespaces.have_company() {
+            plan.workload.take_terminal()?;
+        }
         let told = engine.report_with_fd(&Report::Terminal, Some(master.as_fd()));
         told.step(|| "pass the terminal on")?;
     }
@@ -267,7 +344,11 @@ fn set_up(
 }
 
 /// The caller's files are still there, and the container's root can still be changed.
-fn run_create_hooks(hooks: &Hooks<'_>, engine: &Channel) -> Result<(), InitError> {
+fn run_create_hooks(
+    hooks: &Hooks<'_>,
+    namespaces: &Namespaces,
+    engine: &Channel,
+) -> Result<(), InitError> {
     if hooks.has_runtimes() {
         let step = || "let the engine run hooks";
         engine.report(&Report::RuntimeHooks).step(step)?;
@@ -276,6 +357,9 @@ fn run_create_hooks(hooks: &Hooks<'_>, engine: &Channel) -> Result<(), InitError
         }
     }
     if let Some(limit) = hooks.create_container_limit() {
+        if namespaces.must_join_pid_early() {
+            return Err(InitError::HooksSeen);
+        }
         let step = || "tell the engine of hooks";
         engine.report(&Report::Hooks(limit.as_secs())).step(step)?;
         // The init makes files with exactly the mode that they are to have. Hooks don't.

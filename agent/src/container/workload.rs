@@ -213,8 +213,20 @@ impl<'a> Workload<'a> {
         Ok(())
     }
 
+    /// The process inside of a pid namespace that others are in: what only it can do itself.
+    pub(super) fn begin_inside(&self, engine: &Channel) -> Result<(), InitError> {
+        self.lead_session()?;
+        if self.has_scheduler() {
+            let heard = self.passage.hear(engine);
+            if !heard.step(|| "hear from the engine")?.go {
+                return Err(InitError::EngineGone);
+            }
+        }
+        Ok(())
+    }
+
     /// Leads a session, with the terminal if it has one.
-    pub(super) fn lead_session(&self) -> Result<(), InitError> {
+    fn lead_session(&self) -> Result<(), InitError> {
         self.passage.start_session().step(|| "start a session")?;
         self.take_terminal()
     }

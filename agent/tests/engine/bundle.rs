@@ -56,6 +56,11 @@ impl Bundle {
         bundle
     }
 
+    /// Where it is.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// A path in its root.
     pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.directory.path().join("rootfs").join(path)

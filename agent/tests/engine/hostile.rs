@@ -15,6 +15,7 @@ use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, text};
 use crate::cve;
 use crate::exec;
+use crate::raced;
 use crate::rootless;
 
 tests![
@@ -46,6 +47,7 @@ pub(crate) fn part(word: &str) -> Option<Part> {
         "--create" => Some(create_and_leave),
         "--attack" => Some(attack),
         "--exchange" => Some(cve::exchange),
+        "--look" => Some(raced::look),
         _ => None,
     }
 }
