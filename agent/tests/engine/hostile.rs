@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, text};
 use crate::cve;
+use crate::devices;
 use crate::exec;
 use crate::raced;
 use crate::rootless;
@@ -47,6 +48,7 @@ pub(crate) fn part(word: &str) -> Option<Part> {
         "--create" => Some(create_and_leave),
         "--attack" => Some(attack),
         "--exchange" => Some(cve::exchange),
+        "--replace" => Some(devices::replace),
         "--look" => Some(raced::look),
         _ => None,
     }

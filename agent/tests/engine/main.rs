@@ -26,6 +26,7 @@ mod net_devices;
 mod network;
 mod process;
 mod raced;
+mod rights;
 mod rootless;
 mod scheduling;
 mod seccomp;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         ("hostile", hostile::TESTS),
         ("looked_at", looked_at::TESTS),
         ("raced", raced::TESTS),
+        ("rights", rights::TESTS),
         ("cve", cve::TESTS),
         ("cgroup", cgroup::TESTS),
         ("exec", exec::TESTS),
