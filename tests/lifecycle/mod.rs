@@ -15,6 +15,7 @@ mod filesystem;
 mod flags;
 mod foreground;
 mod hooks;
+mod kernel_files;
 mod kill;
 mod killed;
 mod list;
@@ -47,6 +48,7 @@ pub(crate) fn tests() -> Vec<Test> {
         network::tests(),
         files::tests(),
         filesystem::tests(),
+        on_any_hypervisor(kernel_files::tests()),
         overlay::tests(),
         on_any_hypervisor(users::tests()),
         on_any_hypervisor(devices::tests()),

@@ -14,6 +14,7 @@ use super::crossing::Crossing;
 use super::error::InitError;
 use super::gate::Gate;
 use super::hooks::{HookError, Hooks};
+use super::host_namespaces;
 use super::id_map::{self, IdMapError};
 use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
@@ -190,6 +191,7 @@ impl Container {
             return Err(CreateError::Descriptor(fd));
         }
         let namespaces = Namespaces::open(linux)?;
+        host_namespaces::check(spec, &namespaces)?;
         let made = options.cgroup_manager.create(
             linux.cgroups_path().as_deref(),
             options.id,

@@ -29,6 +29,7 @@ mod error;
 mod exec;
 mod executable;
 mod gate;
+mod host_namespaces;
 mod id_map;
 mod identity;
 mod init;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{fstat, fstatat, stat};
+use nix::sys::stat::{FileStat, fstat, fstatat, stat};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
@@ -131,6 +131,15 @@ impl Namespaces {
     /// Whether there are others already where the init is to be, who could look into it.
     pub(super) fn have_company(&self) -> bool {
         self.joins(LinuxNamespaceType::Pid)
+    }
+
+    /// Whether the namespace of this kind that is joined has this file.
+    pub(super) fn joins_file(&self, kind: LinuxNamespaceType, status: &FileStat) -> bool {
+        let same = |file| {
+            fstat(file).is_ok_and(|s| (s.st_dev, s.st_ino) == (status.st_dev, status.st_ino))
+        };
+        let mut joined = self.joined.iter();
+        joined.any(|joined| joined.kind == kind && same(&joined.file))
     }
 
     /// Whether the init has to be cloned from a stage ([`Namespaces::enter_as_stage`]): in a
