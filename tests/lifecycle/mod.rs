@@ -32,6 +32,7 @@ mod systemd;
 mod terminal;
 mod update;
 mod users;
+mod wall;
 
 use nacre_tests::Test;
 use nacre_tests::suite::{on_any_hypervisor, on_any_hypervisor_but};
@@ -74,6 +75,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(events::tests()),
         on_any_hypervisor(hooks::tests()),
         systemd::tests(),
+        wall::tests(),
     ]
     .into_iter()
     .flatten()

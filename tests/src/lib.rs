@@ -23,6 +23,7 @@ pub mod network;
 pub mod place;
 pub mod suite;
 pub mod systemd;
+pub mod vm;
 
 pub use bundle::Bundle;
 pub use case::Case;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nacre_tests::vm::{self, Role};
 use nacre_tests::{Bundle, Case, leftovers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -34,7 +35,8 @@ fn path(case: &Case) -> String {
 /// whose path ends so, of every hierarchy.
 #[track_caller]
 fn are_in(case: &Case, processes: &[Pid], end: &str) {
-    let expected = if case.is_emulated() { 2 } else { 1 };
+    // With the process that stands for the container.
+    let expected = if case.is_emulated() { 3 } else { 2 };
     assert_eq!(processes.len(), expected, "{processes:?}");
     for pid in processes {
         for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
@@ -46,6 +48,13 @@ fn are_in(case: &Case, processes: &[Pid], end: &str) {
             }
         }
     }
+}
+
+/// The processes of this test that a VM is made of.
+fn of_vm(case: &Case) -> Vec<Pid> {
+    let all = vm::processes(case.id()).into_iter();
+    let inside = all.filter(|(_, role)| *role != Role::Outside);
+    inside.map(|(pid, _)| pid).collect()
 }
 
 /// The processes of this test but that one.
@@ -64,7 +73,7 @@ fn none_is_left(case: &Case) {
 fn ends_in_cgroup(case: &Case, bundle: &Bundle, end: &str) {
     let mut running = case.start(bundle);
     running.wait_for_line("ready");
-    are_in(case, &others(case, Some(running.pid())), end);
+    are_in(case, &of_vm(case), end);
     let own = fs::read_to_string(format!("/proc/{}/cgroup", running.pid())).unwrap();
     assert!(!own.contains(case.id()), "nacre run itself: {own}");
     running.signal(Signal::SIGKILL);
@@ -89,7 +98,7 @@ fn delete_removes_the_cgroup_of_a_vm_that_has_ended(case: &Case) {
     let workload = "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done";
     let pid = case.detach(&case.busybox().shell(workload));
     case.wait_for_output("ready");
-    are_in(case, &others(case, None), &format!("/{}", case.id()));
+    are_in(case, &of_vm(case), &format!("/{}", case.id()));
     kill(pid, Signal::SIGTERM).unwrap();
     case.wait_for_status("stopped");
     assert_eq!(case.command(&["delete", case.id()]).ok(), "");

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nacre_tests::vm::{Role, with_role};
 use nacre_tests::{Bundle, Case, Outcome, Running, elf, leftovers, nacre};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -309,12 +310,9 @@ fn in_shell(case: &Case, script: &str) -> Outcome {
 fn the_sandbox_is_killed(case: &Case) {
     let mut running = case.start(&case.busybox().shell("echo ready; sleep 1000"));
     running.wait_for_line("ready");
-    let others: Vec<_> = leftovers::processes_of_nacre(case.id())
-        .into_iter()
-        .filter(|pid| *pid != running.pid())
-        .collect();
-    assert_eq!(others.len(), 1, "one sandbox process");
-    nix::sys::signal::kill(others[0], nix::sys::signal::Signal::SIGKILL).unwrap();
+    let sandbox = with_role(case.id(), Role::Sandbox);
+    assert_eq!(sandbox.len(), 1, "one sandbox process");
+    nix::sys::signal::kill(sandbox[0], nix::sys::signal::Signal::SIGKILL).unwrap();
     let outcome = running.finish();
     outcome.expect(137);
 }
@@ -377,11 +375,18 @@ fn a_killed_qemu_is_in_the_state(case: &Case) {
 }
 
 fn a_killed_sandbox_is_in_the_state(case: &Case) {
-    let pid = case.detach(&case.busybox().shell("echo ready; sleep 1000"));
-    case.wait_for_output("ready");
-    kill(pid, Signal::SIGKILL).unwrap();
-    let failure = failure(case);
-    assert_eq!(failure, "the sandbox process was killed by SIGKILL");
+    for (role, expected) in [
+        (Role::Sandbox, "the sandbox process was killed by SIGKILL"),
+        (
+            Role::StandIn,
+            "the process that stands for the container was killed",
+        ),
+    ] {
+        case.detach(&case.busybox().shell("echo ready; sleep 1000"));
+        case.wait_for_output("ready");
+        kill(with_role(case.id(), role)[0], Signal::SIGKILL).unwrap();
+        assert_eq!(failure(case), expected);
+    }
     // A workload that ends isn't a failure.
     case.detach(&case.busybox().shell("exit 7"));
     case.wait_for_status("stopped");

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 nacre_tests::tests![
     nacre_run_is_killed,
     a_run_that_keeps_is_killed,
-    the_sandbox_process_is_killed,
+    what_nacre_run_makes_is_killed,
     both_are_killed,
 ];
 
@@ -80,25 +80,24 @@ fn a_run_that_keeps_is_killed(case: &Case) {
     case.command(&["delete", case.id()]).ok();
 }
 
-fn the_sandbox_process_is_killed(case: &Case) {
+fn what_nacre_run_makes_is_killed(case: &Case) {
     for moment in moments() {
         let running = start(case);
         sleep(moment);
-        let mut killed = 0;
+        let mut killed = 0_usize;
         let end = Instant::now() + Duration::from_secs(60);
         while killed == 0 && Instant::now() < end {
             for pid in leftovers::processes_of_nacre(case.id()) {
                 if pid == running.pid() {
                     continue;
                 }
-                // It was listed just now.
-                kill(pid, Signal::SIGKILL).unwrap();
-                killed += 1;
+                // It may have ended with another.
+                killed += usize::from(kill(pid, Signal::SIGKILL).is_ok());
             }
         }
         let outcome = running.finish();
         outcome.expect(137);
-        assert_eq!(killed, 1, "after {moment:?}");
+        assert_ne!(killed, 0, "after {moment:?}");
         let left = leftovers::files(&case.state());
         assert!(left.is_empty(), "after {moment:?}: {left:?}");
     }

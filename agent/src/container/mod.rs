@@ -46,6 +46,7 @@ mod mounts;
 mod namespaces;
 mod net_devices;
 mod network;
+pub mod outside;
 mod passage;
 mod personality;
 mod process;

@@ -372,7 +372,7 @@ impl Drop for ForChildren {
 
 /// `linux.timeOffsets` as lines of a clock, seconds and nanoseconds
 /// ([time_namespaces(7)](https://man7.org/linux/man-pages/man7/time_namespaces.7.html)).
-fn offsets(linux: &Linux) -> String {
+pub(super) fn offsets(linux: &Linux) -> String {
     linux
         .time_offsets()
         .iter()

@@ -13,11 +13,17 @@ use nix::unistd::Pid;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Which of the two processes a [`clone3`] returned in.
-pub(super) enum Cloned {
+#[derive(Debug)]
+pub enum Cloned {
     /// The new one.
     Child,
     /// The caller: the new one's pid and pidfd.
-    Parent { pid: Pid, pidfd: OwnedFd },
+    Parent {
+        /// Its pid.
+        pid: Pid,
+        /// It, whatever its pid is of later.
+        pidfd: OwnedFd,
+    },
 }
 
 /// Makes a child process that is a copy of this one, in the new namespaces of `flags` and in

@@ -51,9 +51,8 @@ impl Prepared {
             binary,
             config.isolation,
         )?;
-        if isolation == Isolation::Process {
-            protect()?;
-        }
+        // Of either kind a process of this program can be seen from a container's namespaces.
+        protect()?;
         Ok(Self {
             id,
             bundle,

@@ -21,7 +21,7 @@ pub(super) fn exec(global: &Global, arguments: &Exec) -> Result<u8, Error> {
     let store = store(global)?;
     let seen = store.look(&id)?;
     let found = Found::new(&store, &id, &seen.record);
-    if let Found::Process(_) = found {
+    if arguments.detach || matches!(found, Found::Process(_)) {
         protect()?;
     }
     let spec = store.spec(&id)?;

@@ -17,6 +17,11 @@ use nacre_agent::container::{
     config,
 };
 use oci_spec::runtime::Spec;
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat},
+    io::Errno,
+    mount::{OpenTreeFlags, open_tree},
+};
 
 use crate::{
     id::Id,
@@ -287,7 +292,7 @@ enum Lock {
 }
 
 fn lock(path: &Path) -> Result<Lock, StateError> {
-    let folder = match open(path) {
+    let folder = match open_alone(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Lock::Gone),
         folder => folder.map_err(failed("can't open", path))?,
     };
@@ -309,6 +314,22 @@ fn open(path: &Path) -> io::Result<File> {
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
         .open(path)
+}
+
+/// Opens it such that it is no way to what lies around it: by a mount of its own, which is attached
+/// nowhere. An ordinary user, who can't do that, has no process that keeps it open.
+fn open_alone(path: &Path) -> io::Result<File> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    match open_tree(CWD, path, flags) {
+        Ok(tree) => {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            Ok(openat(&tree, ".", flags, Mode::empty())?.into())
+        }
+        Err(Errno::PERM) => open(path),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether the lock could be had, without waiting.

@@ -57,6 +57,10 @@ pub(crate) enum By {
 pub(crate) struct Vm {
     /// The sandbox process.
     pub(crate) sandbox: Identity,
+    /// The process that stands for the container, whose pid others are given; `None` before there
+    /// is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stand_in: Option<Identity>,
     /// The cgroup of the sandbox process and its VM, from before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup: Option<Cgroup>,
@@ -136,11 +140,11 @@ impl Record {
         }
     }
 
-    /// The process that stands for the container: its first, or its VM's sandbox process. `None`
+    /// The process that stands for the container: its first, or one of the host's for a VM. `None`
     /// before it has one.
     pub(crate) fn pid(&self) -> Option<i32> {
         match &self.by {
-            By::Vm(vm) => Some(vm.sandbox.pid),
+            By::Vm(vm) => vm.stand_in.map(|stand_in| stand_in.pid),
             By::Process(process) => process.init.map(|init| init.pid),
         }
     }
@@ -188,6 +192,7 @@ impl Vm {
                 pid: 1,
                 start_time: 0,
             },
+            stand_in: None,
             cgroup: None,
             network: None,
             hypervisor: Hypervisor::Kvm,

@@ -6,6 +6,7 @@ mod life;
 mod limits;
 mod network;
 mod setting;
+mod wall;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub(crate) fn tests() -> Vec<Test> {
         life::tests(),
         limits::tests(),
         setting::tests(),
+        wall::tests(),
         network::tests(),
         cni::tests(),
     ]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::command::POWER_OFF_STATUS;
 use super::jail::{Child, Ended};
-use super::{Qemu, Shared};
+use super::{Qemu, QemuError, Shared};
 use crate::console::{Console, ConsoleWriter};
 use crate::devices::virtio::thread::{poll, poll_for, with_signals_blocked};
 use crate::error::Error;
@@ -78,9 +78,9 @@ impl Watch {
             _ if self.shared.end.is_set() => return,
             // It exits on a reset of the guest; many another program does with whatever it is
             // given.
-            Ok(Ended::Exited(0)) => match self.qemu.check() {
-                Ok(_) => Ok(Exit::Reset),
-                Err(error) => Err(error.into()),
+            Ok(Ended::Exited(0)) => match self.fault() {
+                None => Ok(Exit::Reset),
+                Some(error) => Err(error.into()),
             },
             Ok(ended) => Err(self.failure(ended, said.tail())),
             Err(source) => Err(Error::Host {
@@ -91,10 +91,19 @@ impl Watch {
         self.shared.end.set(outcome);
     }
 
+    /// Why it is no QEMU that will do. It was there when the machine was made; this process may
+    /// have left the host's file systems since, and then it was one.
+    fn fault(&self) -> Option<QemuError> {
+        match self.qemu.check() {
+            Ok(_) | Err(QemuError::Missing { .. }) => None,
+            Err(error) => Some(error),
+        }
+    }
+
     /// Why QEMU ended that shouldn't have. If that is because it is too old, that says more.
     fn failure(&self, ended: Ended, message: String) -> Error {
         if matches!(ended, Ended::Exited(_))
-            && let Err(error) = self.qemu.check()
+            && let Some(error) = self.fault()
         {
             return error.into();
         }

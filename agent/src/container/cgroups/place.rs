@@ -77,8 +77,8 @@ impl Place {
     }
 
     /// Makes the cgroup, with those of the limits that this host can set and without any of
-    /// devices, and puts this process into it with all of its threads. That waits for all CPUs,
-    /// which takes some milliseconds.
+    /// devices, and puts this process into it with all of its threads, and the process `other`.
+    /// That waits for all CPUs, which takes some milliseconds.
     ///
     /// `None` if this process may make no cgroups here and none was asked for: nothing depends
     /// on it. Nothing is left behind on failure.
@@ -90,6 +90,7 @@ impl Place {
         self,
         manager: Manager<'_>,
         limits: &LinuxResources,
+        other: i32,
     ) -> Result<Option<Joined>, CgroupError> {
         let mut cgroup = Cgroup::default();
         let made = match manager {
@@ -108,13 +109,19 @@ impl Place {
         let entered = limited.and_then(|changed| {
             joined.left_out = changed.left_out;
             let mut directories = joined.cgroup.directories();
-            directories.try_for_each(|directory| enter(&directory.path))
+            directories.try_for_each(|directory| {
+                enter(&directory.path)?;
+                put(&directory.path, other)
+            })
         });
         let Err(error) = entered else {
             return Ok(Some(joined));
         };
         // The first error is the one to tell.
         let _ = joined.go_back();
+        for [before, root] in &joined.before {
+            let _ = put(before, other).or_else(|_| put(root, other));
+        }
         for directory in joined.cgroup.directories() {
             let _ = directory.remove(Instant::now());
         }
@@ -179,6 +186,14 @@ impl Joined {
             // Whoever started this process may have ended, and the cgroup with it.
             enter(before).or_else(|_| enter(root))
         })
+    }
+}
+
+/// Puts another process into a cgroup, unless that has ended.
+fn put(directory: &Path, pid: i32) -> Result<(), CgroupError> {
+    match write(&directory.join("cgroup.procs"), &pid.to_string()) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other.map_err(CgroupError::directory("put a process into", directory)),
     }
 }
 

@@ -31,9 +31,13 @@ use crate::{
     state::{By, Folder, Record, Status, Store},
 };
 
-use super::{Found, How, Options, Plan, VmError, error::SANDBOX, sandbox, start, streams};
+use super::{
+    Found, How, Options, Plan, VmError, error::SANDBOX, heir::Heir, sandbox, start, streams,
+};
 
-/// What the sandbox process says: it is in the container's namespaces, and waits for the hooks.
+/// What the sandbox process says: which process stands for the container. Its pid follows.
+pub(super) const STANDS: u8 = b's';
+/// What it says: it is in the container's namespaces, and waits for the hooks.
 pub(super) const READY_FOR_HOOKS: u8 = b'h';
 /// What it is answered: they have been run.
 pub(super) const GO_ON: u8 = b'g';
@@ -78,7 +82,10 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
                 ..
             } = plan;
             let caller = Caller {
+                store,
+                heir: None,
                 sandbox: child,
+                stand_in: None,
                 id,
                 options,
                 record,
@@ -100,8 +107,14 @@ pub(super) fn run(store: &Store, plan: Plan) -> Result<u8, VmError> {
 }
 
 /// The command, with the sandbox process.
-struct Caller {
+struct Caller<'a> {
+    store: &'a Store,
+    /// What cleans up if this process is killed.
+    heir: Option<Heir>,
     sandbox: Pid,
+    /// What stands for the container, once the sandbox process has made it: a child of this
+    /// process's as well.
+    stand_in: Option<Pid>,
     id: Id,
     options: Options,
     /// As it was before there was a sandbox process.
@@ -120,12 +133,13 @@ struct Caller {
 /// What came of waiting on the link.
 #[derive(PartialEq, Eq)]
 enum Heard {
+    Stands(Pid),
     ReadyForHooks,
     Created,
     Ended,
 }
 
-impl Caller {
+impl Caller<'_> {
     fn run(mut self) -> Result<u8, VmError> {
         let how = self.options.how;
         let terminal = match how {
@@ -159,13 +173,18 @@ impl Caller {
     fn make(&mut self) -> Result<bool, VmError> {
         loop {
             match self.listen()? {
+                Heard::Stands(pid) => {
+                    self.stand_in = Some(pid);
+                    self.make_heir()?;
+                }
                 Heard::ReadyForHooks => self.run_hooks()?,
                 Heard::Created => break,
                 Heard::Ended => return Ok(false),
             }
         }
         if let Some(path) = &self.options.pid_file {
-            pid_file::write(path, self.sandbox)?;
+            // It was told of before.
+            pid_file::write(path, self.stand_in.unwrap_or(self.sandbox))?;
         }
         if let Some(terminal) = self.own_terminal.take() {
             let raw = Raw::of(terminal);
@@ -185,6 +204,16 @@ impl Caller {
         }
     }
 
+    /// Before the sandbox process leaves the host.
+    fn make_heir(&mut self) -> Result<(), VmError> {
+        if (How::InForeground { keep: false }) == self.options.how {
+            let heir = Heir::make(self.store, &self.id, self.sandbox);
+            let failed = "can't make a process that cleans up";
+            self.heir = Some(heir.map_err(VmError::host(failed))?);
+        }
+        Ok(())
+    }
+
     fn start(&self) -> Result<(), VmError> {
         let record = self.folder.record()?.ok_or(StatusError::HasStopped)?;
         let By::Vm(vm) = &record.by else {
@@ -196,7 +225,7 @@ impl Caller {
 
     fn run_hooks(&mut self) -> Result<(), VmError> {
         self.hooks_begun = true;
-        let pid = self.sandbox.as_raw();
+        let pid = self.stand_in.unwrap_or(self.sandbox).as_raw();
         self.hooks.run(&self.record, pid)?;
         // Whether it is still there will be heard.
         let _ = self.link.write_all(&[GO_ON]);
@@ -234,11 +263,20 @@ impl Caller {
             if heard {
                 let mut word = [0];
                 return Ok(match (self.link.read(&mut word), word) {
+                    (Ok(1), [STANDS]) => self.hear_pid(),
                     (Ok(1), [READY_FOR_HOOKS]) => Heard::ReadyForHooks,
                     (Ok(1), [CREATED]) => Heard::Created,
                     _ => Heard::Ended,
                 });
             }
+        }
+    }
+
+    fn hear_pid(&mut self) -> Heard {
+        let mut pid = [0; 4];
+        match self.link.read_exact(&mut pid) {
+            Ok(()) => Heard::Stands(Pid::from_raw(i32::from_le_bytes(pid))),
+            Err(_) => Heard::Ended,
         }
     }
 
@@ -291,6 +329,16 @@ impl Caller {
 
     /// The sandbox process's exit status. It has reported its error, if it had one.
     fn reap(&self) -> Result<u8, VmError> {
+        let status = self.reap_sandbox();
+        if let Some(stand_in) = self.stand_in {
+            // It ends as the sandbox process does, unless somebody has stopped it.
+            let _ = kill(stand_in, Signal::SIGKILL);
+            while waitpid(stand_in, None) == Err(Errno::EINTR) {}
+        }
+        status
+    }
+
+    fn reap_sandbox(&self) -> Result<u8, VmError> {
         loop {
             match waitpid(self.sandbox, None) {
                 Ok(WaitStatus::Exited(_, status)) => return Ok(status as u8),

@@ -26,6 +26,7 @@ use super::{
     hypervisor::HypervisorError,
     network::NetworkError,
     sandbox::{DiskError, SessionError, ShareError},
+    stand_in::StandInError,
 };
 
 /// Why a container can't be run in a VM.
@@ -83,6 +84,8 @@ pub(crate) enum VmError {
     #[error(transparent)]
     Share(#[from] ShareError),
     #[error(transparent)]
+    StandIn(#[from] StandInError),
+    #[error(transparent)]
     Network(#[from] NetworkError),
     #[error(transparent)]
     Update(#[from] UpdateError),
@@ -122,6 +125,7 @@ impl VmError {
                 // 0 would mean that the workload had run and succeeded.
                 SessionError::Refused(failure) => failure.status.max(1),
                 SessionError::Interrupted(signal) => 128 + *signal as u8,
+                SessionError::StandInKilled => 128 + libc::SIGKILL as u8,
                 _ => 1,
             },
             Self::Killed(signal) => 128 + *signal as u8,

@@ -6,11 +6,13 @@ mod commands;
 mod control;
 mod error;
 mod guest_spec;
+mod heir;
 pub(crate) mod hypervisor;
 mod limits;
 pub(crate) mod network;
 mod plan;
 mod sandbox;
+mod stand_in;
 mod streams;
 mod terminal;
 mod wire;
@@ -56,7 +58,7 @@ impl How {
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) how: How,
-    /// Where to write the sandbox process's pid.
+    /// Where to write the pid of the process that stands for the container.
     pub(crate) pid_file: Option<PathBuf>,
     /// Where its terminal's master is sent.
     pub(crate) console_socket: Option<PathBuf>,

@@ -126,6 +126,7 @@ impl Plan {
                 pid: 0,
                 start_time: 0,
             },
+            stand_in: None,
             cgroup: cgroup.as_ref().map(Place::cgroup),
             network: network.path().map(Path::to_owned),
             hypervisor,

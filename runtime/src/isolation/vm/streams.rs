@@ -10,7 +10,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::{fs::FileTypeExt, fs::MetadataExt, net::UnixStream},
     },
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread,
 };
 
@@ -351,11 +351,27 @@ fn are_same(a: RawFd, b: RawFd) -> io::Result<bool> {
     Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
 }
 
-fn replace_with_null(fd: RawFd) -> io::Result<()> {
+/// `/dev/null`, opened before this process leaves the host's file systems.
+static NULL: OnceLock<File> = OnceLock::new();
+
+/// Has what takes the place of streams at hand, wherever this process goes.
+pub(super) fn prepare_to_release() -> io::Result<()> {
+    null().map(drop)
+}
+
+fn null() -> io::Result<&'static File> {
+    if let Some(null) = NULL.get() {
+        return Ok(null);
+    }
     let null = OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null")?;
+    Ok(NULL.get_or_init(|| null))
+}
+
+fn replace_with_null(fd: RawFd) -> io::Result<()> {
+    let null = null()?;
     // SAFETY: dup2 takes no pointers, and both descriptors are open.
     if unsafe { libc::dup2(null.as_raw_fd(), fd) } == -1 {
         return Err(io::Error::last_os_error());

@@ -46,8 +46,7 @@ impl Terminal {
         }
     }
 
-    /// Makes one whose master goes to `socket`. This process must lead a session that has no
-    /// terminal.
+    /// Makes one whose master goes to `socket`.
     fn pair(process: &Process, socket: OwnedFd) -> io::Result<Self> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags)?;
@@ -61,11 +60,19 @@ impl Terminal {
         {
             tcsetwinsize(&slave, winsize(WindowSize { rows, columns }))?;
         }
-        ioctl_tiocsctty(&slave)?;
         Ok(Self::Pair {
             slave: Arc::new(slave),
             master: Some((master, socket)),
         })
+    }
+
+    /// Has the kernel tell this process of what becomes of it, if it is a pair. This process must
+    /// lead a session that has no terminal.
+    pub(super) fn control(&self) -> io::Result<()> {
+        match self {
+            Self::Foreground => Ok(()),
+            Self::Pair { slave, .. } => Ok(ioctl_tiocsctty(slave)?),
+        }
     }
 
     /// Whether it is a pair of the host's: its end is the end of the guest's, so that the signals

@@ -13,6 +13,7 @@ pub mod console;
 pub mod fs;
 pub(crate) mod mmio;
 pub mod net;
+mod own_files;
 mod queue;
 pub mod rng;
 #[cfg(test)]

@@ -22,10 +22,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         prctl::set_pdeathsig,
-        signal::Signal,
+        signal::{Signal, kill},
         wait::{WaitStatus, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, getpid, getppid, setsid},
+    unistd::{ForkResult, Pid, fork, getpid, setsid},
 };
 
 use crate::{
@@ -45,6 +45,7 @@ use crate::isolation::vm::{
     Found, VmError,
     guest_spec::{cpus, security_modules},
     sandbox::ends_a_start,
+    stand_in::{self, Joined},
     streams::{self, Relays, Wanted},
     terminal::{self, Terminal},
     wire::{Answer, Ask, Exec},
@@ -80,28 +81,39 @@ pub(crate) fn exec(
         false => None,
     };
     let terminal = raw.is_some().then_some(Terminal::Foreground);
-    let status = StandIn::new(found, request, terminal)?.wait(&signals);
+    let asked = Asked::new(found, request, terminal)?;
+    if let Some(path) = request.pid_file {
+        pid_file::write(path, getpid())?;
+    }
+    let status = asked.stand_in()?.wait(&signals);
     drop(raw);
     status
 }
 
+/// What the process that stands for the guest's says of itself: it does.
+const STANDS: u8 = b's';
+/// What the stage says before it: it has made it, with this pid.
+const MADE: u8 = b'm';
+
 /// Leaves a process behind that stands for the guest's. Returns once that runs.
+///
+/// It is a sister of a stage, which enters the namespaces of the container's stand-in, and gives up
+/// all that it has but for what it carries.
 fn detached(
     found: &Found<'_>,
     request: &ExecRequest<'_>,
     socket: Option<OwnedFd>,
 ) -> Result<u8, VmError> {
     let failed = VmError::host("can't make a process that stands for the guest's");
-    let (mut ours, theirs) = match UnixStream::pair() {
+    let (ours, theirs) = match UnixStream::pair() {
         Ok(pair) => pair,
         Err(error) => return Err(failed(error)),
     };
-    let parent = getpid();
     // SAFETY: this process has no other thread.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
             drop(ours);
-            let status = stand_in(found, request, socket, theirs, parent);
+            let status = stage(found, request, socket, theirs);
             std::process::exit(
                 status
                     .unwrap_or_else(|error| {
@@ -113,48 +125,96 @@ fn detached(
         }
         Ok(ForkResult::Parent { child }) => {
             drop(theirs);
-            match ours.read(&mut [0]) {
-                Ok(1) => Ok(0),
+            let made = match hear(&ours) {
+                Some((MADE, pid)) => pid,
                 // It has said why.
-                _ => Ok(reap(child)),
+                _ => return Ok(reap(child)),
+            };
+            reap(child);
+            match hear(&ours) {
+                Some((STANDS, _)) => {}
+                _ => return Ok(reap(made)),
             }
+            if let Some(path) = request.pid_file
+                && let Err(error) = pid_file::write(path, made)
+            {
+                let _ = kill(made, Signal::SIGKILL);
+                reap(made);
+                return Err(error.into());
+            }
+            Ok(0)
         }
         Err(error) => Err(failed(error.into())),
     }
 }
 
-/// The process that is left behind.
-fn stand_in(
+fn say(mut link: &UnixStream, word: u8, pid: Pid) -> io::Result<()> {
+    let mut words = vec![word];
+    words.extend(pid.as_raw().to_le_bytes());
+    link.write_all(&words)
+}
+
+fn hear(mut link: &UnixStream) -> Option<(u8, Pid)> {
+    let mut words = [0; 5];
+    link.read_exact(&mut words).ok()?;
+    let [word, pid @ ..] = words;
+    Some((word, Pid::from_raw(i32::from_le_bytes(pid))))
+}
+
+/// The stage, and what it becomes.
+fn stage(
     found: &Found<'_>,
     request: &ExecRequest<'_>,
     socket: Option<OwnedFd>,
-    mut link: UnixStream,
-    parent: Pid,
+    link: UnixStream,
 ) -> Result<u8, VmError> {
-    // It can't fail: a child that was just made leads no group.
-    let _ = setsid();
+    let failed = || VmError::host("can't make a process that stands for the guest's");
+    stand_in::close_inherited().map_err(failed())?;
+    streams::prepare_to_release().map_err(failed())?;
     let signals = Signals::block().map_err(VmError::host("can't block signals"))?;
+    let gone = || VmError::from(StatusError::ExecStopped);
+    let joined = Joined::find(found.vm.stand_in.ok_or_else(gone)?)?;
+    let terminal =
+        Terminal::new(request.process, socket).map_err(VmError::host("can't make a terminal"))?;
+    // If this ends, what has been started in the guest is killed.
+    let asked = Asked::new(found, request, terminal)?;
+    match joined.enter(&found.record.id)? {
+        Some(pid) => {
+            say(&link, MADE, pid).map_err(failed())?;
+            Ok(0)
+        }
+        None => stand(asked, link, &signals),
+    }
+}
+
+/// The process that is left behind.
+fn stand(asked: Asked, link: UnixStream, signals: &Signals) -> Result<u8, VmError> {
+    // It can't fail: a process that was just made leads no group.
+    let _ = setsid();
     // Until it stands for something it ends with the command.
     let dies = |signal: Option<Signal>| {
         set_pdeathsig(signal).map_err(|e| VmError::host("can't ask for a signal")(e.into()))
     };
     dies(Some(Signal::SIGKILL))?;
-    if getppid() != parent {
+    if is_hung_up(&link) {
         return Ok(1);
     }
-    let terminal =
-        Terminal::new(request.process, socket).map_err(VmError::host("can't make a terminal"))?;
-    let with_terminal = terminal.is_some();
-    let stand_in = StandIn::new(found, request, terminal)?;
+    let with_terminal = asked.terminal.is_some();
+    let stand_in = asked.stand_in()?;
     dies(None)?;
     if with_terminal {
         // Whoever reads them waits for the end of both.
         streams::release_all().map_err(VmError::host("can't let go of the standard streams"))?;
     }
     // That the command has gone meanwhile is fine: the process runs.
-    let _ = link.write_all(b"r");
+    let _ = say(&link, STANDS, getpid());
     drop(link);
-    stand_in.wait(&signals)
+    stand_in.wait(signals)
+}
+
+fn is_hung_up(link: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(link.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|found| found > 0)
 }
 
 fn reap(child: Pid) -> u8 {
@@ -166,6 +226,15 @@ fn reap(child: Pid) -> u8 {
             Err(_) => return 1,
         }
     }
+}
+
+/// A process that runs in the guest, and nobody stands for yet.
+struct Asked {
+    client: Client,
+    id: String,
+    number: u32,
+    terminal: Option<Terminal>,
+    relays: Relays,
 }
 
 /// What stands for a process that runs in the guest.
@@ -180,12 +249,12 @@ struct StandIn {
     output: UnixStream,
 }
 
-impl StandIn {
+impl Asked {
     /// Has the process started.
     fn new(
         found: &Found<'_>,
         request: &ExecRequest<'_>,
-        mut terminal: Option<Terminal>,
+        terminal: Option<Terminal>,
     ) -> Result<Self, VmError> {
         let mut process = request.process.clone();
         security_modules::leave_out(&mut process)?;
@@ -216,24 +285,38 @@ impl StandIn {
         };
         let relays = Relays::new(wanted, terminal.as_ref(), ends);
         let relays = relays.ok_or(ClientError::Unasked)?;
-        if let Some(terminal) = &mut terminal {
-            terminal.give_away()?;
-        }
-        if let Some(path) = request.pid_file {
-            pid_file::write(path, getpid())?;
-        }
-        let output = relays
-            .start()
-            .map_err(VmError::host("can't start a stream's thread"))?;
         Ok(Self {
             client,
             id: found.record.id.clone(),
             number,
             terminal,
-            output,
+            relays,
         })
     }
 
+    /// Has this process stand for it.
+    fn stand_in(mut self) -> Result<StandIn, VmError> {
+        if let Some(terminal) = &mut self.terminal {
+            terminal
+                .control()
+                .map_err(VmError::host("can't make the terminal this process's"))?;
+            terminal.give_away()?;
+        }
+        let output = self
+            .relays
+            .start()
+            .map_err(VmError::host("can't start a stream's thread"))?;
+        Ok(StandIn {
+            client: self.client,
+            id: self.id,
+            number: self.number,
+            terminal: self.terminal,
+            output,
+        })
+    }
+}
+
+impl StandIn {
     /// Waits for the process's end, passing signals on; returns its exit status.
     fn wait(mut self, signals: &Signals) -> Result<u8, VmError> {
         let failed = || VmError::host("can't wait for the process");

@@ -68,18 +68,26 @@ impl Column {
     }
 }
 
-/// The processes on the host that are a container's: the sandbox process, and QEMU where that
-/// emulates. Programs ask for pids to look them up on the host, where a guest's would be another
+/// The processes on the host that are a container's: the one that stands for it, the sandbox
+/// process, and QEMU where that emulates. Programs ask for pids to look them up on the host, where a guest's would be another
 /// process's.
 pub(crate) fn pids(found: &Found<'_>, status: Status) -> Result<Vec<i32>, VmError> {
     if matches!(status, Status::Creating | Status::Stopped) {
         return Ok(Vec::new());
     }
-    let sandbox = found.vm.sandbox.pid;
+    let mut pids: Vec<_> = found
+        .vm
+        .stand_in
+        .iter()
+        .map(|stand_in| stand_in.pid)
+        .collect();
+    pids.push(found.vm.sandbox.pid);
     let cgroup = found.vm.cgroup.as_ref();
-    let mut pids = cgroup.map_or(Ok(Vec::new()), Cgroup::processes)?;
-    pids.retain(|pid| *pid != sandbox);
-    pids.insert(0, sandbox);
+    for pid in cgroup.map_or(Ok(Vec::new()), Cgroup::processes)? {
+        if !pids.contains(&pid) {
+            pids.push(pid);
+        }
+    }
     Ok(pids)
 }
 

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -43,6 +46,19 @@ impl Namespace {
             Self::New => None,
             Self::Of(path) => Some(path),
         }
+    }
+
+    /// Whether it is made for the container.
+    pub(in crate::isolation::vm) fn is_new(&self) -> bool {
+        *self == Self::New
+    }
+
+    /// Moves this process into one that is new, as others have made it.
+    pub(in crate::isolation::vm) fn enter_new(process: impl AsFd) -> Result<(), NetworkError> {
+        setns(process, CloneFlags::CLONE_NEWNET)
+            .map_err(io::Error::from)
+            .and_then(|()| bring_loopback_up())
+            .map_err(NetworkError::Make)
     }
 
     /// Moves this process into it. The process must have a single thread.

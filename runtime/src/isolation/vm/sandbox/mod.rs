@@ -5,6 +5,7 @@ mod clients;
 mod disk;
 mod drain;
 mod executed;
+mod home;
 mod initramfs;
 mod service;
 mod session;
@@ -47,11 +48,12 @@ use crate::{
 
 use super::{
     How, Plan, VmError,
-    caller::{CREATED, GO_ON, READY_FOR_HOOKS},
+    caller::{CREATED, GO_ON, READY_FOR_HOOKS, STANDS},
     control::Control,
     hypervisor::Hypervisor,
     limits,
-    network::{CarriedNetwork, LiveNetwork},
+    network::{CarriedNetwork, LiveNetwork, Namespace},
+    stand_in::{self, StandIn, View, Words},
     streams::{self, Expected, Relays, Wanted},
     terminal::Terminal,
     wire,
@@ -59,6 +61,7 @@ use super::{
 use clients::Clients;
 use disk::Disk;
 use executed::Executed;
+use home::Home;
 use service::{Notes, Service};
 use session::{Exited, Session};
 use share::Share;
@@ -82,7 +85,9 @@ pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixSt
         folder,
         signals,
         caller,
-        share: None,
+        home: None,
+        has_left_host: false,
+        stand_in: None,
         cgroup: None,
         network: None,
     };
@@ -94,6 +99,7 @@ pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixSt
             ..
         })
     );
+    let stand_in = sandbox.stand_in.take();
     let cleaned = sandbox.clean_up(is_alone, &outcome);
     for error in [outcome.as_ref().err(), cleaned.as_ref().err()] {
         match error {
@@ -106,20 +112,32 @@ pub(super) fn main(plan: Plan, folder: Folder, signals: &Signals, caller: UnixSt
             Some(error) => log::report(error),
         }
     }
-    outcome.unwrap_or_else(|error| error.exit_status())
+    let status = outcome.unwrap_or_else(|error| error.exit_status());
+    // Whoever sees the stand-in's end finds the container's folder unlocked.
+    if let Some(stand_in) = stand_in {
+        stand_in.line().tell_status(status);
+        std::mem::forget(stand_in);
+    }
+    status
 }
 
 struct Sandbox<'a> {
     folder: Folder,
     signals: &'a Signals,
     caller: UnixStream,
-    share: Option<Share>,
+    home: Option<Home>,
+    has_left_host: bool,
+    stand_in: Option<StandIn>,
     cgroup: Option<Joined>,
     network: Option<CarriedNetwork>,
 }
 
 impl Sandbox<'_> {
     fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
+        stand_in::close_inherited()
+            .map_err(VmError::host("can't close what the caller has open"))?;
+        streams::prepare_to_release().map_err(VmError::host("can't open /dev/null"))?;
+        let words = Words::find().map_err(VmError::host("can't look at this process in /proc"))?;
         let this = Identity::of(Pid::this())
             .map_err(VmError::host("can't look at this process in /proc"))?;
         let mut notes = Notes {
@@ -129,7 +147,7 @@ impl Sandbox<'_> {
         notes.note(|vm| vm.sandbox = this)?;
         self.folder.write_config(&plan.config)?;
         // Its bus is in the host's namespaces.
-        let systemd = match plan.options.systemd_cgroup {
+        let mut systemd = match plan.options.systemd_cgroup {
             true => Some(Systemd::connect()?),
             false => None,
         };
@@ -137,9 +155,21 @@ impl Sandbox<'_> {
             Some(systemd) => Manager::Systemd(systemd),
             None => Manager::Files,
         };
-        plan.network.enter()?;
-        let share = Share::assemble(self.folder.share()?, &plan.shared)?;
-        let share = self.share.insert(share);
+        let kind = stand_in::Kind::of(plan.id.as_str(), &plan.spec, plan.network.is_new());
+        if !kind.makes_network() {
+            plan.network.enter()?;
+        }
+        let home = Home::make(self.folder.share()?)?;
+        let home = self.home.insert(home);
+        let mut share = Share::assemble(home.share(), &plan.shared)?;
+        let stand_in = StandIn::make(&kind, words)?;
+        let stand_in = self.stand_in.insert(stand_in);
+        if kind.makes_network() {
+            Namespace::enter_new(stand_in.process())?;
+        }
+        let of_stand_in = stand_in.identity;
+        notes.note(|vm| vm.stand_in = Some(of_stand_in))?;
+        tell_of(&self.caller, of_stand_in.pid)?;
         if !plan.hooks.is_empty() || !notes.record.poststop.is_empty() {
             await_hooks(&self.caller)?;
         }
@@ -155,6 +185,11 @@ impl Sandbox<'_> {
                 .map_err(VmError::host("can't make the container's terminal"))?,
             None => None,
         };
+        if let Some(terminal) = &terminal {
+            terminal.control().map_err(VmError::host(
+                "can't make the container's terminal this process's",
+            ))?;
+        }
         let failed = || VmError::host("can't make the standard streams' connections");
         let mut expected = Expected::new(ports);
         let wanted = Wanted::new(terminal.as_ref()).map_err(failed())?;
@@ -217,9 +252,13 @@ impl Sandbox<'_> {
             devices,
             nic_slots: network.slots(),
         };
-        let (joined, machine) = while_joining(plan.cgroup, manager, &plan.limits.at_boot, || {
-            Vm::new(config)
-        });
+        let (joined, machine) = while_joining(
+            plan.cgroup,
+            manager,
+            &plan.limits.at_boot,
+            of_stand_in.pid,
+            || Vm::new(config),
+        );
         self.cgroup = joined?;
         if let Some(joined) = &self.cgroup {
             limits::tell_of_left_out(joined.left_out());
@@ -241,6 +280,7 @@ impl Sandbox<'_> {
             if let Some(network) = network.update(&machine)? {
                 session.set_network(network, timeout)?;
             }
+            let view = View::of(&plan.spec, &plan.shared);
             let create = Create {
                 id: plan.id.to_string(),
                 spec: plan.spec,
@@ -254,6 +294,10 @@ impl Sandbox<'_> {
                 no_new_keyring: plan.options.no_new_keyring,
             };
             session.create(create, timeout)?;
+            if let Some(trees) = share.take_trees() {
+                stand_in.confine(view.make(&home.view(), trees)?)?;
+            }
+            session.line = Some(stand_in.line());
             share.seal_root()?;
             if let Some(terminal) = &mut terminal {
                 terminal.give_away()?;
@@ -266,8 +310,8 @@ impl Sandbox<'_> {
             if let (Some(joined), Some(limits)) = (&self.cgroup, &plan.limits.at_start) {
                 let changed = joined.cgroup().limit_where_possible(limits)?;
                 limits::tell_of_left_out(&changed.left_out);
-                if let Some(systemd) = &systemd {
-                    joined.cgroup().tell_systemd(systemd, limits)?;
+                if let Some(systemd) = systemd.take() {
+                    joined.cgroup().tell_systemd(&systemd, limits)?;
                 }
             }
             notes.note(|vm| {
@@ -275,6 +319,14 @@ impl Sandbox<'_> {
                 vm.cgroup = self.cgroup.as_ref().map(|joined| joined.cgroup().clone());
                 vm.progress = Progress::Created;
             })?;
+            let cgroup = self
+                .cgroup
+                .iter()
+                .flat_map(|joined| joined.cgroup().paths());
+            home.leave_host(self.folder.path(), cgroup)?;
+            self.has_left_host = true;
+            // SAFETY: it is this process's, whose other threads have no use for it.
+            unsafe { words.erase_environment() };
             let _ = (&self.caller).write_all(&[CREATED]);
             if let Some(Terminal::Pair { .. }) = terminal {
                 // Whoever reads them waits for the end of both.
@@ -324,10 +376,15 @@ impl Sandbox<'_> {
     fn clean_up(self, is_alone: bool, outcome: &Result<u8, VmError>) -> Result<(), VmError> {
         // Whatever of these fails, the others are undone.
         let closed = self.network.map_or(Ok(()), CarriedNetwork::close);
+        let unmounted = self.home.map_or(Ok(()), Home::unmount);
         let record = self.folder.record();
         let stays =
             |record: &Option<Record>| record.as_ref().is_some_and(Record::outlives_its_command);
         if is_alone && !record.as_ref().is_ok_and(stays) {
+            if self.has_left_host {
+                unmounted?;
+                return Ok(closed?);
+            }
             let unit = self
                 .cgroup
                 .as_ref()
@@ -337,13 +394,12 @@ impl Sandbox<'_> {
             if left.is_ok() {
                 systemd::forget(unit.as_deref());
             }
-            self.share.map_or(Ok(()), Share::unmount)?;
+            unmounted?;
             closed?;
             // Otherwise the record still says which cgroup it is.
             left?;
             return Ok(self.folder.remove()?);
         }
-        let unmounted = self.share.map_or(Ok(()), Share::unmount);
         if let Some(mut record) = record?
             && let By::Vm(vm) = &mut record.by
             && (vm.keep || is_alone)
@@ -365,15 +421,17 @@ impl Sandbox<'_> {
     }
 }
 
-/// Puts this process into its cgroup, which mostly is waiting, while `make` works.
+/// Puts this process and the stand-in into their cgroup, which mostly is waiting, while `make`
+/// works.
 fn while_joining<T>(
     place: Option<Place>,
     manager: Manager<'_>,
     limits: &LinuxResources,
+    stand_in: i32,
     make: impl FnOnce() -> T,
 ) -> (Result<Option<Joined>, VmError>, T) {
     thread::scope(|scope| {
-        let join = || place.map_or(Ok(None), |place| place.join(manager, limits));
+        let join = || place.map_or(Ok(None), |place| place.join(manager, limits, stand_in));
         let joining = thread::Builder::new().spawn_scoped(scope, join);
         let made = make();
         let joined = match joining {
@@ -394,6 +452,15 @@ fn cmdline(with_log: bool) -> String {
         true => CMDLINE.into(),
         false => format!("{CMDLINE} quiet"),
     }
+}
+
+/// Tells the command which process stands for the container.
+fn tell_of(mut caller: &UnixStream, stand_in: i32) -> Result<(), SessionError> {
+    let mut words = vec![STANDS];
+    words.extend(stand_in.to_le_bytes());
+    caller
+        .write_all(&words)
+        .map_err(|_| SessionError::CallerGone)
 }
 
 /// Waits until the command has run the hooks that belong in the host's namespaces.

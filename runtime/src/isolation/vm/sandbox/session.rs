@@ -25,7 +25,10 @@ use serde::de::DeserializeOwned;
 
 use crate::isolation::{
     signals::{Received, Signals},
-    vm::control::{Control, ControlError, poll_timeout},
+    vm::{
+        control::{Control, ControlError, poll_timeout},
+        stand_in::Line,
+    },
 };
 
 /// How long a guest that was told to power off may take to, writing back what it has cached.
@@ -72,6 +75,8 @@ pub(crate) enum SessionError {
     Interrupted(Signal),
     #[error("the nacre that waited for the container is gone")]
     CallerGone,
+    #[error("the process that stands for the container was killed")]
+    StandInKilled,
     #[error("can't wait for the guest")]
     Poll(#[source] io::Error),
 }
@@ -88,7 +93,11 @@ impl SessionError {
             | Self::Frozen(_)
             | Self::Unasked
             | Self::Control(_) => true,
-            Self::Refused(_) | Self::Interrupted(_) | Self::CallerGone | Self::Poll(_) => false,
+            Self::Refused(_)
+            | Self::Interrupted(_)
+            | Self::CallerGone
+            | Self::StandInKilled
+            | Self::Poll(_) => false,
         }
     }
 }
@@ -143,6 +152,9 @@ pub(super) struct Session<'a, M> {
     signals: &'a Signals,
     /// The process that waits for the container; it never writes now. `None` once nobody waits.
     caller: Option<&'a UnixStream>,
+    /// The line to the process that stands for the container: signals to that are the workload's,
+    /// and its end is the container's.
+    pub(super) line: Option<&'a Line>,
     pub(super) id: String,
     /// Signals that came before there was a container.
     pub(super) pending: Vec<i32>,
@@ -181,6 +193,7 @@ impl<'a, M: Machine> Session<'a, M> {
             control,
             signals,
             caller,
+            line: None,
             id: id.into(),
             pending: Vec::new(),
             hears_signals: true,
@@ -275,6 +288,9 @@ impl<'a, M: Machine> Session<'a, M> {
                 self.caller
                     .map(|caller| PollFd::new(caller.as_fd(), PollFlags::POLLIN)),
             );
+            let line = self.line.map(Line::as_fd);
+            // Its end is always told.
+            fds.extend(line.map(|line| PollFd::new(line, PollFlags::empty())));
             if self.control.has_outgoing() {
                 fds.push(PollFd::new(self.control.as_fd(), PollFlags::POLLOUT));
             }
@@ -286,6 +302,9 @@ impl<'a, M: Machine> Session<'a, M> {
                     return Err(SessionError::CallerGone);
                 }
                 Ok(_) => {}
+            }
+            if self.line.is_some_and(is_hung_up) {
+                return Err(SessionError::StandInKilled);
             }
         }
     }
@@ -382,7 +401,8 @@ impl<'a, M: Machine> Session<'a, M> {
             let caller = self
                 .caller
                 .map(|caller| (caller.as_fd(), PollFlags::POLLIN));
-            for (fd, flags) in caller.iter().chain(others) {
+            let line = self.line.map(|line| (line.as_fd(), of_signals));
+            for (fd, flags) in caller.iter().chain(&line).chain(others) {
                 fds.push(PollFd::new(*fd, *flags));
             }
             match poll(&mut fds, timeout) {
@@ -396,8 +416,13 @@ impl<'a, M: Machine> Session<'a, M> {
                 .map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR))
                 .collect();
             let of_others = found.split_off(found.len() - others.len());
+            let of_line = self.line.and_then(|_| found.pop());
+            let of_line = of_line.unwrap_or(PollFlags::empty());
             if found.get(3).is_some_and(|caller| !caller.is_empty()) {
                 return Err(SessionError::CallerGone);
+            }
+            if of_line.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+                return Err(SessionError::StandInKilled);
             }
             let has_message = !found[0].difference(PollFlags::POLLOUT).is_empty();
             if has_message && self.listened < MAX_LISTENED {
@@ -413,6 +438,11 @@ impl<'a, M: Machine> Session<'a, M> {
                 && self.is_for_the_workload(signal)
             {
                 return Ok(Wake::Signal(signal.number));
+            }
+            if !of_line.is_empty()
+                && let Some(signal) = self.line.and_then(Line::signal)
+            {
+                return Ok(Wake::Signal(signal));
             }
             // What a machine has said before its end is heard.
             if has_message {
@@ -432,6 +462,12 @@ impl<'a, M: Machine> Session<'a, M> {
             _ => !(self.has_pair && signal.by_kernel),
         }
     }
+}
+
+/// Whether the process at the other end of the line has gone.
+fn is_hung_up(line: &Line) -> bool {
+    let mut fds = [PollFd::new(line.as_fd(), PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|found| found > 0)
 }
 
 /// The signal, if it ends a creation: those do that would end a process without a handler and

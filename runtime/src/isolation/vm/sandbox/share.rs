@@ -1,5 +1,5 @@
-//! The directories that are shared with the guest: on a tmpfs in a mount namespace of the sandbox
-//! process's own, the container's root on `rootfs`, and in `share` the sources of its bind mounts
+//! The directories that are shared with the guest: on a tmpfs in the sandbox process's
+//! [home](super::home), the container's root on `rootfs`, and in `share` the sources of its bind mounts
 //! on `mounts/N` and the programs of its hooks on `hooks/N`. No other process sees any of these
 //! mounts, and they go with the sandbox process.
 
@@ -11,16 +11,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-};
 use rustix::{
     fs::{CWD, FileType, fstat},
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
-use crate::isolation::vm::guest_spec::{Shared, Source, file_systems};
+use super::home::mount_tmpfs;
+use crate::isolation::vm::{
+    guest_spec::{Shared, Source, file_systems},
+    stand_in::Trees,
+};
 
 /// Where the sources are.
 const SOURCES: &str = "share";
@@ -43,45 +43,29 @@ pub(super) struct Share {
     path: PathBuf,
     make_root_read_only: bool,
     has_sources: bool,
+    /// Copies, until somebody takes them.
+    trees: Option<Trees>,
 }
 
 impl Share {
-    /// Moves this process into a mount namespace of its own and assembles the share at `path`
-    /// in it. The process must have a single thread.
+    /// Assembles the share at `path`, an empty directory in a mount namespace of this process's
+    /// own.
     pub(super) fn assemble(path: PathBuf, shared: &Shared) -> Result<Self, ShareError> {
-        unshare(CloneFlags::CLONE_NEWNS).map_err(failed("can't make a mount namespace"))?;
-        // The host sees none of the mounts below; what the host unmounts is unmounted here
-        // too, so that a container doesn't keep it busy.
-        let nothing = None::<&str>;
-        let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
-        mount(nothing, "/", nothing, flags, nothing)
-            .map_err(failed("can't make this mount namespace's mounts its own"))?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(
-            Some("nacre"),
-            &path,
-            Some("tmpfs"),
-            flags,
-            Some("mode=0755,size=1m"),
-        )
-        .map_err(failed("can't mount a tmpfs for what the guest shares"))?;
-
-        let share = Self {
+        mount_tmpfs(&path).map_err(failed("can't mount a tmpfs for what the guest shares"))?;
+        let mut share = Self {
             path,
             make_root_read_only: shared.root_is_read_only && !shared.root_is_base,
             has_sources: !(shared.binds.is_empty() && shared.hooks.is_empty()),
+            trees: None,
         };
-        match share.fill(shared) {
-            Ok(()) => Ok(share),
-            Err(error) => {
-                let _ = share.unmount();
-                Err(error)
-            }
-        }
+        let trees = share.fill(shared)?;
+        share.trees = Some(trees);
+        Ok(share)
     }
 
-    /// Binds everything to its place.
-    fn fill(&self, shared: &Shared) -> Result<(), ShareError> {
+    /// Binds everything to its place; gives copies of what is the container's, with the flags that
+    /// the host has given them.
+    fn fill(&self, shared: &Shared) -> Result<Trees, ShareError> {
         let root = Source {
             path: shared.root.clone(),
             is_directory: true,
@@ -100,6 +84,7 @@ impl Share {
                 bind(source, &directory.join(index.to_string()), &covers)?;
             }
         }
+        let trees = self.copy(shared.binds.len())?;
         // From now on what the host mounts below these stays out. What a guest makes here is
         // nothing that this side would ever execute or use as a device.
         let inert = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
@@ -107,7 +92,28 @@ impl Share {
             .map_err(failed("can't make the share private"))?;
         set_attributes(&self.path, libc::MOUNT_ATTR_RDONLY, 0, 0)
             .map_err(failed("can't make the share read-only"))?;
-        Ok(())
+        Ok(trees)
+    }
+
+    fn copy(&self, binds: usize) -> Result<Trees, ShareError> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let copy = |path: PathBuf| {
+            let tree = open_tree(CWD, &path, flags);
+            tree.map_err(failed("can't copy what is shared with the guest"))
+        };
+        let mounts = self.path.join(SOURCES).join("mounts");
+        let binds = (0..binds).map(|index| copy(mounts.join(index.to_string())));
+        Ok(Trees {
+            root: copy(self.root())?,
+            binds: binds.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The copies of the container's root and of the sources of its bind mounts, once.
+    pub(super) fn take_trees(&mut self) -> Option<Trees> {
+        self.trees.take()
     }
 
     /// Where the container's root is.
@@ -127,11 +133,6 @@ impl Share {
             make_read_only(&self.root())?;
         }
         Ok(())
-    }
-
-    /// Unmounts it, so that the directory that it is mounted on can be removed.
-    pub(super) fn unmount(self) -> Result<(), ShareError> {
-        umount2(&self.path, MntFlags::MNT_DETACH).map_err(failed("can't unmount the share"))
     }
 }
 
@@ -209,7 +210,7 @@ fn set_attributes(path: &Path, set: u64, propagation: u64, flags: libc::c_int) -
     }
 }
 
-fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ShareError {
+pub(super) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ShareError {
     let what = what.into();
     move |source| ShareError {
         what,
@@ -222,6 +223,7 @@ mod tests {
     use std::{os::unix::fs::symlink, thread};
 
     use super::*;
+    use crate::isolation::vm::sandbox::home::Home;
 
     fn mounts() -> String {
         fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
@@ -237,9 +239,10 @@ mod tests {
         let point = tempfile::tempdir().unwrap();
         let path = point.path().to_owned();
         let thread = thread::spawn(move || {
-            let share = Share::assemble(path.clone(), &shared).unwrap();
+            let home = Home::make(path.clone()).unwrap();
+            let share = Share::assemble(home.share(), &shared).unwrap();
             test(&share);
-            share.unmount().unwrap();
+            home.unmount().unwrap();
             assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         });
         thread.join().unwrap();
@@ -323,8 +326,10 @@ mod tests {
                 hooks: vec![],
             };
             let test = move || {
-                let error = Share::assemble(point.clone(), &shared).unwrap_err();
+                let home = Home::make(point.clone()).unwrap();
+                let error = Share::assemble(home.share(), &shared).unwrap_err();
                 assert!(error.to_string().contains(name), "{error}");
+                home.unmount().unwrap();
                 // A mount point can't be removed.
                 fs::remove_dir(&point).unwrap();
             };

@@ -48,7 +48,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
 use super::thread::{DeviceThread, Stop};
-use super::{ActivateError, Activation, VirtioDevice, config};
+use super::{ActivateError, Activation, VirtioDevice, config, own_files};
 use crowd::Crowd;
 use export::Export;
 use request::Door;
@@ -113,6 +113,8 @@ impl Fs {
             ));
         }
         raise_file_limit()?;
+        // By the time that the guest uses the device there may be no /proc.
+        own_files::directory()?;
         Ok(Fs {
             config,
             root: Arc::new(root),
@@ -169,8 +171,9 @@ impl VirtioDevice for Fs {
             what: "starting the file system device",
             source,
         };
-        // Opened here, because the thread's root has no /proc.
-        let descriptors = open_directory(Path::new("/proc/self/fd")).map_err(host)?;
+        // The thread's root has no /proc.
+        let descriptors = own_files::directory().and_then(File::try_clone);
+        let descriptors = descriptors.map_err(host)?;
         let limit = file_limit().map_err(host)?.rlim_cur;
         let limit = limit.saturating_sub(RESERVED_FILES).min(self.files) / self.parts;
         let door = Door::new(&memory).map_err(host)?;

@@ -1,24 +1,24 @@
 //! Notifications and interrupts: events that QEMU sends over.
 
+use std::ffi::CStr;
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::{Mutex, MutexGuard};
 
 use vhost::vhost_user::{Error, Result};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::devices::virtio::{Interrupt, queue};
+use crate::devices::virtio::{Interrupt, own_files, queue};
 
 /// What `/proc/self/fd` shows for an event.
-const EVENT: &str = "anon_inode:[eventfd]";
+const EVENT: &CStr = c"anon_inode:[eventfd]";
 
 /// An event out of a file from QEMU, if that is what it is, made such that nobody waits at it.
 /// That holds for as long as QEMU keeps to it: one that was taken over can undo it, as it shares
 /// the description, and then hold up the thread that reads or writes the event (there is no
 /// RWF_NOWAIT for an event's writes). So whoever waits for that thread does so within a limit.
 pub(super) fn event(file: File) -> Result<EventFd> {
-    let link = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    if link.map_err(Error::ReqHandlerError)?.as_os_str() != EVENT {
+    if !own_files::is(&file, EVENT).map_err(Error::ReqHandlerError)? {
         return Err(Error::InvalidOperation("a file that isn't an event"));
     }
     queue::set_nonblocking(&file).map_err(Error::ReqHandlerError)?;

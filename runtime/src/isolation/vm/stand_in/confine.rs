@@ -1,0 +1,113 @@
+//! What a stand-in gives up.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsRawFd, FromRawFd, RawFd},
+        unix::net::UnixStream,
+    },
+};
+
+use nix::{
+    errno::Errno,
+    sys::prctl,
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    remove_capability_from_bounding_set, set_capabilities,
+};
+
+/// The descriptors after the standard streams.
+const FIRST: RawFd = 3;
+
+/// Closes what this process has inherited from its caller: all but the standard streams that isn't
+/// to be closed by an exec, as everything of its own is. The caller's locks and pipes aren't held
+/// by what outlives it.
+pub(in crate::isolation::vm) fn close_inherited() -> io::Result<()> {
+    for fd in open_descriptors()? {
+        // SAFETY: the calls take no pointers. Nothing of this program's uses what it hasn't
+        // opened.
+        unsafe {
+            let flags = libc::fcntl(fd, libc::F_GETFD);
+            if flags != -1 && flags & libc::FD_CLOEXEC == 0 {
+                libc::close(fd);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Those above the standard streams.
+fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let name = entry?.file_name();
+        let fd: Option<RawFd> = name.to_str().and_then(|fd| fd.parse().ok());
+        found.extend(fd.filter(|fd| *fd >= FIRST));
+    }
+    Ok(found)
+}
+
+/// Leaves nothing open but `null`, which is `/dev/null`, as the standard streams and the socket
+/// `kept`, which is given back by its new descriptor, the first after those.
+///
+/// # Safety
+///
+/// Nothing else that was open may be used or closed any more; `kept` and `null` neither.
+pub(in crate::isolation::vm) unsafe fn keep_nothing_but(
+    kept: RawFd,
+    null: &File,
+) -> io::Result<UnixStream> {
+    let check = |succeeded: bool| match succeeded {
+        true => Ok(()),
+        false => Err(io::Error::last_os_error()),
+    };
+    for fd in 0..FIRST {
+        // SAFETY: the call takes no pointers, and both are open.
+        check(unsafe { libc::dup2(null.as_raw_fd(), fd) } != -1)?;
+    }
+    // SAFETY: the calls take no pointers; the rest is the caller's promise.
+    unsafe {
+        check(kept == FIRST || libc::dup3(kept, FIRST, libc::O_CLOEXEC) != -1)?;
+        check(libc::close_range(FIRST as u32 + 1, u32::MAX, 0) == 0)?;
+        Ok(UnixStream::from_raw_fd(FIRST))
+    }
+}
+
+/// Becomes the root of the user namespace that this process is in, and of no group besides.
+pub(super) fn become_root() -> nix::Result<()> {
+    setgroups(&[])?;
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
+}
+
+/// Gives up every right and every way to one, and has nobody without special rights look at this
+/// process. It must have a single thread.
+pub(super) fn drop_rights() -> io::Result<()> {
+    clear_ambient_capability_set()?;
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match remove_capability_from_bounding_set(capability) {
+            // There are no more.
+            Err(rustix::io::Errno::INVAL) => break,
+            other => other?,
+        }
+    }
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
+    set_capabilities(None, sets)?;
+    prctl::set_no_new_privs()?;
+    hide()
+}
+
+/// Has nobody without special rights look at this process. A change of ids undoes it.
+pub(super) fn hide() -> io::Result<()> {
+    prctl::set_dumpable(false).map_err(Errno::into)
+}

@@ -1,0 +1,433 @@
+//! What can be had of the host by way of a VM container's processes: nothing but the container.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nacre_tests::vm::{self, Role};
+use nacre_tests::{Bundle, Case, Outcome};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Pid, pipe};
+use serde_json::json;
+
+nacre_tests::tests![
+    nothing_of_the_host_is_in_reach: Vm,
+    nothing_of_the_host_is_in_reach_with_users: Vm,
+    nothing_of_the_callers_is_kept: Vm,
+    a_stand_in_has_no_rights: Vm,
+    who_enters_finds_the_container: Vm,
+    a_volatile_root_isnt_shown: Vm,
+    a_mount_of_the_guests_isnt_seen_through: Vm,
+    the_stand_in_is_killed: Vm,
+    the_sandbox_process_is_killed: Vm,
+    signals_get_through: Vm,
+    a_foreground_run_is_killed: Vm,
+];
+
+/// A variable of the caller's.
+const VARIABLE: &str = "NACRE_TEST_SECRET";
+
+/// How many directories up a walk goes, more than there are.
+const DEEP: usize = 40;
+
+/// A directory of the host's outside of the container's share, with a file.
+fn marker(case: &Case) -> PathBuf {
+    let marker = case.directory().join("marker/file");
+    fs::create_dir_all(marker.parent().unwrap()).unwrap();
+    fs::write(&marker, "of the host").unwrap();
+    marker
+}
+
+/// A container with volumes, of which the second can't be written to.
+fn with_volumes(case: &Case, script: &str) -> Bundle {
+    let mut bundle = case.busybox().shell(script);
+    for (name, flags) in [("volume", "rw"), ("sealed", "ro")] {
+        let source = case.directory().join(name);
+        fs::create_dir_all(&source).unwrap();
+        fs::write(source.join("file"), name).unwrap();
+        let options = ["rbind", flags, "nosuid", "noexec"];
+        bundle = bundle.mount(
+            &format!("/{name}"),
+            "bind",
+            source.to_str().unwrap(),
+            &options,
+        );
+    }
+    bundle.mount("/tmp", "tmpfs", "tmpfs", &[])
+}
+
+const IDLE: &str = "echo ready; exec sleep 1000";
+
+/// Has a process in it that was started later, too. Returns the container's pid and its.
+fn start(case: &Case, bundle: &Bundle) -> [Pid; 2] {
+    let pid = case.detach(bundle);
+    case.wait_for_output("ready");
+    [pid, exec(case, case.nacre())]
+}
+
+fn exec(case: &Case, mut command: Command) -> Pid {
+    let file = case.directory().join("exec-pid");
+    command.args(["exec", "--detach", "--pid-file"]).arg(&file);
+    command.args([case.id(), "sleep", "1000"]);
+    assert_eq!(case.leave(command), 0, "{}", case.output());
+    Pid::from_raw(fs::read_to_string(file).unwrap().parse().unwrap())
+}
+
+fn nothing_of_the_host_is_in_reach(case: &Case) {
+    walk(
+        case,
+        with_volumes(case, IDLE),
+        &["mnt", "ipc", "uts", "net", "pid", "cgroup"],
+    );
+}
+
+fn nothing_of_the_host_is_in_reach_with_users(case: &Case) {
+    let ids = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+    let bundle = with_volumes(case, IDLE)
+        .push("/linux/namespaces", json!({ "type": "user" }))
+        .push("/linux/namespaces", json!({ "type": "time" }))
+        .set("/linux/timeOffsets/boottime", json!({ "secs": 1000 }))
+        .set("/linux/uidMappings", ids.clone())
+        .set("/linux/gidMappings", ids);
+    let root = bundle.rootfs();
+    let owned = Command::new("chown")
+        .args(["-hR", "100000:100000"])
+        .arg(&root)
+        .status();
+    assert!(owned.unwrap().success());
+    let kinds = ["mnt", "ipc", "uts", "net", "pid", "cgroup", "user", "time"];
+    walk(case, bundle, &kinds);
+}
+
+/// Looks at every process of a container from all sides.
+#[track_caller]
+fn walk(case: &Case, bundle: Bundle, of_stand_ins: &[&str]) {
+    let marker = marker(case);
+    let stand_ins = start(case, &bundle);
+    let processes = vm::processes(case.id());
+    let count = |role| processes.iter().filter(|(_, other)| *other == role).count();
+    assert_eq!(
+        (count(Role::StandIn), count(Role::Sandbox)),
+        (2, 1),
+        "{processes:?}"
+    );
+    assert_eq!(count(Role::Qemu), usize::from(case.is_emulated()));
+    assert_eq!(count(Role::Outside), 0);
+    for (pid, role) in processes {
+        let kinds = match role {
+            Role::StandIn => of_stand_ins,
+            Role::Qemu => &["mnt", "ipc", "uts", "net", "pid"],
+            _ => &["mnt", "ipc", "uts", "net"],
+        };
+        assert_eq!(role == Role::StandIn, stand_ins.contains(&pid));
+        for kind in kinds {
+            let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/{kind}")).unwrap();
+            assert_ne!(of(&pid.to_string()), of("self"), "{role:?}: {kind}");
+        }
+        look_at_mounts(case, pid, role);
+        for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let thread = thread.unwrap().path();
+            for link in ["root", "cwd"] {
+                nothing_above(&thread.join(link), &marker);
+            }
+        }
+        for fd in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+            let fd = fd.unwrap().path();
+            // It may be closed meanwhile.
+            if fs::metadata(&fd).is_ok_and(|metadata| metadata.is_dir()) {
+                nothing_above(&fd, &marker);
+                is_of_its_root(&fd, pid);
+            }
+        }
+    }
+    case.remove_container();
+}
+
+/// Fails if the marker can be reached from a directory, or from one above it.
+#[track_caller]
+fn nothing_above(directory: &Path, marker: &Path) {
+    let from_root = marker.strip_prefix("/").unwrap();
+    let mut above = directory.to_owned();
+    for _ in 0..DEEP {
+        let found = above.join(from_root);
+        assert!(!found.exists(), "{}", found.display());
+        above.push("..");
+    }
+    // The walk up ended at a root, whatever it is.
+    let id = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).unwrap();
+    assert_eq!(id(&above), id(&above.join("..")));
+}
+
+/// Fails if a walk up from a descriptor ends elsewhere than at the process's root, or at itself.
+#[track_caller]
+fn is_of_its_root(fd: &Path, pid: Pid) {
+    let id = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+    let top = (0..DEEP).fold(fd.to_owned(), |path, _| path.join(".."));
+    let ends = [id(Path::new(&format!("/proc/{pid}/root"))), id(fd)];
+    let target = fs::read_link(fd);
+    assert!(ends.contains(&id(&top)), "{} ({target:?})", fd.display());
+}
+
+/// Fails if anything is mounted that isn't the container's.
+#[track_caller]
+fn look_at_mounts(case: &Case, pid: Pid, role: Role) {
+    let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    for line in mounts.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (source, point) = (words[3], words[4]);
+        let is_right = match role {
+            // Its own, of which it is jailed with no more than libraries.
+            Role::Qemu => point != "/" || line.contains(" - tmpfs "),
+            Role::Sandbox => {
+                let of_container = source.contains(case.id()) || point.contains(case.id());
+                of_container || ["/", "/dev/net/tun"].contains(&point)
+            }
+            _ => source.contains(case.id()) || source.contains("cover") || point == "/proc",
+        };
+        assert!(is_right, "{role:?}: {line}");
+    }
+}
+
+/// A command with a descriptor of its caller's, which isn't to be closed by an exec, at a high
+/// number, and with a variable.
+fn with_a_secret(mut command: Command, fd: &OwnedFd) -> Command {
+    let fd = fd.as_raw_fd();
+    command.env(VARIABLE, "1");
+    // SAFETY: dup2(2) may be called between fork and exec.
+    unsafe {
+        command.pre_exec(move || match libc_dup2(fd, 77) {
+            -1 => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    command
+}
+
+fn nothing_of_the_callers_is_kept(case: &Case) {
+    let (reading, writing) = pipe().unwrap();
+    for end in [&reading, &writing] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    }
+    let bundle = with_volumes(case, IDLE);
+    let mut command = with_a_secret(case.nacre(), &writing);
+    command
+        .args(["run", "--detach", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    assert_eq!(case.leave(command), 0, "{}", case.output());
+    case.wait_for_output("ready");
+    exec(case, with_a_secret(case.nacre(), &writing));
+    drop(writing);
+    fcntl(&reading, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    // The end of the file, as nobody holds the other end.
+    assert_eq!(File::from(reading).read(&mut [0]).unwrap(), 0);
+    for (pid, role) in vm::processes(case.id()) {
+        let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        assert!(environ.iter().all(|byte| *byte == 0), "{role:?}");
+    }
+    case.remove_container();
+}
+
+fn a_stand_in_has_no_rights(case: &Case) {
+    for pid in start(case, &with_volumes(case, IDLE)) {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap().trim_start_matches(':').trim()
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(field(set), "0000000000000000", "{set}");
+        }
+        assert_eq!(field("NoNewPrivs"), "1");
+        assert_eq!(field("Groups"), "");
+        // An ordinary process's file is its user's, one's that nobody may look at root's.
+        assert_eq!(
+            fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid(),
+            0
+        );
+    }
+    let [pid, _] = [case.inspect()["pid"].as_i64().unwrap(), 0];
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.contains(&format!("NSpid:\t{pid}\t1\n")), "{status}");
+    assert!(status.contains("Threads:\t1\n"), "{status}");
+    let mut files: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .map(|fd| fs::read_link(fd.unwrap().path()).unwrap())
+        .map(|target| {
+            target
+                .to_str()
+                .unwrap()
+                .split(':')
+                .next()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    files.sort();
+    assert_eq!(files, ["/null", "/null", "/null", "anon_inode", "socket"]);
+    case.remove_container();
+}
+
+/// What a shell does in the namespaces of a container's pid.
+fn enter(case: &Case, pid: Pid, script: &str) -> Outcome {
+    let mut command = case.mark(Command::new("nsenter"));
+    command.arg(format!("--target={pid}"));
+    command.args(["-m", "-p", "-i", "-u", "/bin/sh", "-c", script]);
+    case.spawn(command).finish()
+}
+
+fn who_enters_finds_the_container(case: &Case) {
+    let bundle = with_volumes(case, IDLE).mount("/made/for/it", "tmpfs", "tmpfs", &[]);
+    fs::write(bundle.rootfs().join("etc/mark"), "the root's").unwrap();
+    let pid = case.detach(&bundle);
+    case.wait_for_output("ready");
+    let script = "hostname; cat /etc/mark; echo; cat /volume/file /sealed/file; echo
+                  echo new >/volume/new; echo new >/root/new
+                  grep -E ' /(volume|sealed) ' /proc/self/mountinfo | cut -d ' ' -f 5,6
+                  cd /proc; ls -d [0-9]* | wc -l; ls -d [a-z]*; ls -A /sys /dev/shm /tmp";
+    let output = enter(case, pid, script).ok();
+    // The shell, `ls` and `wc` are there too.
+    let expected = "nacre\nthe root's\nvolumesealed\n\
+                    /volume rw,nosuid,nodev,noexec,relatime\n\
+                    /sealed ro,nosuid,nodev,noexec,relatime\n4\nself\nthread-self\n\
+                    /dev/shm:\n\n/sys:\nfs\n\n/tmp:\n";
+    assert_eq!(sorted(&output), sorted(expected), "{output}");
+    // They are the container's own files, for both.
+    let script = "cat /volume/new /root/new";
+    let inside = case.command(&["exec", case.id(), "sh", "-c", script]);
+    assert_eq!(inside.ok(), "new\nnew\n");
+    for place in [
+        "/sealed",
+        "/tmp",
+        "/dev",
+        "/dev/shm",
+        "/sys",
+        "/made/for/it",
+        "/proc",
+    ] {
+        let outcome = enter(case, pid, &format!("echo >{place}/new"));
+        assert_ne!(outcome.status(), Some(0), "{place}");
+    }
+    for place in ["tmp", "dev", "sys", "made/for/it", "proc"] {
+        let below = fs::read_dir(bundle.rootfs().join(place)).unwrap();
+        assert_eq!(below.count(), 0, "{place}");
+    }
+    case.remove_container();
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+fn a_volatile_root_isnt_shown(case: &Case) {
+    let bundle = with_volumes(case, IDLE).annotation("dev.nacre.vm.rootfs", "overlay");
+    let pid = case.detach(&bundle);
+    case.wait_for_output("ready");
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    assert!(!root.join("bin").exists());
+    fs::write(root.join("new"), "").unwrap_err();
+    // What is on the host is there.
+    assert_eq!(
+        fs::read_to_string(root.join("volume/file")).unwrap(),
+        "volume"
+    );
+    assert!(!bundle.rootfs().join("volume").exists());
+    case.remove_container();
+}
+
+fn a_mount_of_the_guests_isnt_seen_through(case: &Case) {
+    let bundle = case.busybox().shell(IDLE);
+    let bundle = bundle.mount("/covered", "tmpfs", "tmpfs", &[]);
+    let root = bundle.rootfs();
+    fs::create_dir(root.join("covered")).unwrap();
+    fs::write(root.join("covered/below"), "").unwrap();
+    // An image that would have what is mounted in it elsewhere on the host.
+    let marker = marker(case);
+    let outside = marker.parent().unwrap();
+    std::os::unix::fs::symlink(outside, root.join("away")).unwrap();
+    let bundle = bundle.mount("/away", "tmpfs", "tmpfs", &[]);
+    let bundle = bundle.push("/linux/maskedPaths", "/etc/passwd");
+    let pid = case.detach(&bundle);
+    case.wait_for_output("ready");
+    let script = "ls -A /covered; ls -A /away/; cat /etc/passwd; echo done";
+    assert_eq!(enter(case, pid, script).ok(), "done\n");
+    case.remove_container();
+    assert_eq!(fs::read_dir(outside).unwrap().count(), 1);
+    let made = root.join(outside.strip_prefix("/").unwrap());
+    assert_eq!(fs::read_dir(made).unwrap().count(), 0);
+}
+
+fn the_stand_in_is_killed(case: &Case) {
+    let pid = case.detach(&with_volumes(case, IDLE));
+    case.wait_for_output("ready");
+    kill(pid, Signal::SIGKILL).unwrap();
+    case.wait_for_status("stopped");
+    case.wait_for("end", || vm::with_role(case.id(), Role::Sandbox).is_empty());
+    case.command(&["delete", case.id()]).ok();
+
+    let mut running = case.start(&with_volumes(case, IDLE));
+    running.wait_for_line("ready");
+    let pid = case.inspect()["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    running.finish().expect(137);
+}
+
+fn the_sandbox_process_is_killed(case: &Case) {
+    let pid = case.detach(&with_volumes(case, IDLE));
+    case.wait_for_output("ready");
+    let sandbox = vm::with_role(case.id(), Role::Sandbox);
+    kill(sandbox[0], Signal::SIGKILL).unwrap();
+    case.wait_for("end", || {
+        !Path::new(&format!("/proc/{pid}/ns/pid")).exists()
+    });
+    // Whoever hears of the end finds the container ended.
+    assert_eq!(case.status(), "stopped");
+    case.command(&["delete", case.id()]).ok();
+}
+
+fn signals_get_through(case: &Case) {
+    let script = "trap 'echo one' USR1; trap 'echo two' HUP; trap 'echo end; exit 9' TERM
+                  echo ready; while :; do sleep 0.05; done";
+    let pid = case.detach(&case.busybox().shell(script));
+    case.wait_for_output("ready");
+    for (signal, word) in [
+        (Signal::SIGUSR1, "one"),
+        (Signal::SIGHUP, "two"),
+        (Signal::SIGTERM, "end"),
+    ] {
+        kill(pid, signal).unwrap();
+        case.wait_for_output(word);
+    }
+    case.wait_for_status("stopped");
+    // It is nobody's child that this test could wait for.
+    assert!(matches!(
+        waitpid(pid, None),
+        Err(nix::Error::ECHILD) | Ok(WaitStatus::Exited(_, 9))
+    ));
+    case.command(&["delete", case.id()]).ok();
+}
+
+fn a_foreground_run_is_killed(case: &Case) {
+    let mut running = case.start(&with_volumes(case, IDLE));
+    running.wait_for_line("ready");
+    let outside = vm::with_role(case.id(), Role::Outside);
+    assert_eq!(outside.len(), 2, "the command, and who cleans up after it");
+    running.signal(Signal::SIGKILL);
+    running.finish();
+    case.wait_for("end", || vm::processes(case.id()).is_empty());
+    assert_eq!(nacre_tests::leftovers::files(&case.state()), [""; 0]);
+    assert!(nacre_tests::leftovers::cgroups_named(case.id()).is_empty());
+}
+
+fn libc_dup2(from: i32, to: i32) -> i32 {
+    // SAFETY: it takes no pointers.
+    unsafe { libc::dup2(from, to) }
+}
