@@ -5,6 +5,7 @@ mod console;
 mod create;
 mod cycles;
 mod debian;
+mod descriptors;
 mod detached;
 mod devices;
 mod events;
@@ -76,6 +77,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(hooks::tests()),
         systemd::tests(),
         wall::tests(),
+        descriptors::tests(),
     ]
     .into_iter()
     .flatten()

@@ -71,9 +71,7 @@ pub(super) unsafe fn open(namespaces: &Namespaces) -> Result<OwnedFd, InitError>
     }
     match heard? {
         Some((Report::Ready, Some(context))) => Ok(context),
-        Some((Report::Failed(failure), _)) => {
-            Err(failure).map_err(std::io::Error::other).step(step)
-        }
+        Some((Report::Failed(failure), _)) => Err(std::io::Error::other(failure)).step(step),
         _ => Err(std::io::Error::other("it was killed")).step(step),
     }
 }
