@@ -19,6 +19,7 @@ nacre_tests::tests![
     working_directory_and_environment,
     user_and_groups,
     capabilities,
+    capabilities_of_an_ordinary_user,
     no_new_privileges,
     a_process_in_a_document,
     a_program_that_isnt_there,
@@ -181,6 +182,30 @@ fn capabilities(case: &Case) {
     let output = exec(case, &flags, &seen).ok();
     let bits = u64::from_str_radix(output.trim_start_matches("CapEff:").trim(), 16).unwrap();
     assert_eq!(bits & (1 << 12 | 1 << 19), 1 << 12 | 1 << 19, "{output}");
+    case.remove_container();
+}
+
+/// Who isn't root has what is ambient, and a flag adds nothing to that.
+fn capabilities_of_an_ordinary_user(case: &Case) {
+    let held = json!(["CAP_NET_BIND_SERVICE"]);
+    let sets = [
+        "bounding",
+        "effective",
+        "permitted",
+        "inheritable",
+        "ambient",
+    ];
+    let bundle = sets.into_iter().fold(case.busybox(), |bundle, set| {
+        bundle.set(&format!("/process/capabilities/{set}"), held.clone())
+    });
+    case.detach(&bundle.args(["sleep", "1000"]));
+    let seen = "grep -E '^Cap(Inh|Prm|Eff|Amb)' /proc/self/status";
+    let flags = ["--user", "1000", "--cap", "CAP_SYSLOG"];
+    let output = shell(case, &flags, seen);
+    for line in output.lines() {
+        assert!(line.ends_with("\t0000000000000400"), "{output}");
+    }
+    assert_eq!(output.lines().count(), 4, "{output}");
     case.remove_container();
 }
 

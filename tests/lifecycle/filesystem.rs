@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use nacre_tests::Case;
-use nix::mount::{MsFlags, mount, umount};
 use serde_json::json;
 
 nacre_tests::tests![
@@ -22,7 +21,6 @@ nacre_tests::tests![
     a_symlink_doesnt_lead_out_of_the_root,
     a_mount_point_doesnt_lead_out_of_the_root,
     files_behave_like_files,
-    a_shared_tree_has_no_view_of_the_hosts_kernel: Vm,
 ];
 
 fn a_written_root_is_seen_on_the_host(case: &Case) {
@@ -352,29 +350,4 @@ fn files_behave_like_files(case: &Case) {
             json!(["CAP_CHOWN", "CAP_FOWNER", "CAP_FSETID"]),
         );
     assert_eq!(case.run(&bundle).ok(), "all well\n");
-}
-
-fn a_shared_tree_has_no_view_of_the_hosts_kernel(case: &Case) {
-    let source = case.directory().join("source");
-    for name in ["proc", "tmp"] {
-        fs::create_dir_all(source.join(name)).unwrap();
-    }
-    let none = None::<&str>;
-    for (kind, name) in [("proc", "proc"), ("tmpfs", "tmp")] {
-        let target = source.join(name);
-        mount(Some(kind), &target, Some(kind), MsFlags::empty(), none).unwrap();
-    }
-    fs::write(source.join("tmp/file"), "").unwrap();
-    let source = source.to_str().unwrap();
-    let bundle = case.busybox().shell("ls /data/proc /data/tmp");
-    let below = bundle.mount("/data", "bind", source, &["rbind"]);
-    assert_eq!(case.run(&below).ok(), "/data/proc:\n\n/data/tmp:\nfile\n");
-    let itself = case
-        .busybox()
-        .mount("/data", "bind", &format!("{source}/proc"), &["rbind"]);
-    let message = case.run(&itself).refused(1);
-    assert!(message.contains("mounts[7].source: "), "{message}");
-    for name in ["proc", "tmp"] {
-        umount(format!("{source}/{name}").as_str()).unwrap();
-    }
 }

@@ -5,6 +5,7 @@ mod console;
 mod create;
 mod cycles;
 mod debian;
+mod descriptors;
 mod detached;
 mod devices;
 mod events;
@@ -15,6 +16,7 @@ mod filesystem;
 mod flags;
 mod foreground;
 mod hooks;
+mod kernel_files;
 mod kill;
 mod killed;
 mod list;
@@ -48,6 +50,7 @@ pub(crate) fn tests() -> Vec<Test> {
         network::tests(),
         files::tests(),
         filesystem::tests(),
+        on_any_hypervisor(kernel_files::tests()),
         overlay::tests(),
         on_any_hypervisor(users::tests()),
         on_any_hypervisor(devices::tests()),
@@ -74,6 +77,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(hooks::tests()),
         systemd::tests(),
         wall::tests(),
+        descriptors::tests(),
     ]
     .into_iter()
     .flatten()

@@ -1,5 +1,8 @@
 //! Namespaces, and what is set in them.
 
+use std::fs;
+use std::process::Command;
+
 use nacre_tests::{Case, Isolation};
 use serde_json::json;
 
@@ -9,6 +12,7 @@ nacre_tests::tests![
     processes_outside_arent_seen,
     host_and_domain_name,
     sysctls,
+    nothing_is_set_in_the_hosts_namespaces,
     the_network_has_a_loopback,
 ];
 
@@ -86,6 +90,80 @@ fn sysctls(case: &Case) {
              kernel/shm_rmid_forced",
         );
     assert_eq!(case.run(&bundle).ok(), "1\n20000\t30000\n1\n");
+}
+
+/// Namespaces by path that are the host's: those of the caller, and those of the first process where
+/// the caller has others. Were it allowed, the host's files would have other values afterwards.
+fn nothing_is_set_in_the_hosts_namespaces(case: &Case) {
+    let file = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap();
+    for (kind, namespace, pointer, value, name) in [
+        (
+            "network",
+            "net",
+            "/linux/sysctl",
+            json!({"net.ipv4.ip_default_ttl": "65"}),
+            "linux.sysctl.net.ipv4.ip_default_ttl",
+        ),
+        (
+            "ipc",
+            "ipc",
+            "/linux/sysctl",
+            json!({"kernel.msgmax": "65536"}),
+            "linux.sysctl.kernel.msgmax",
+        ),
+        ("uts", "uts", "/hostname", json!("another"), "hostname"),
+        ("uts", "uts", "/domainname", json!("another"), "domainname"),
+    ] {
+        let watched = [
+            "net/ipv4/ip_default_ttl",
+            "kernel/msgmax",
+            "kernel/hostname",
+            "kernel/domainname",
+        ];
+        let before = watched.map(file);
+        let mut bundle = case.busybox().set(pointer, value);
+        if pointer != "/hostname" {
+            bundle = bundle.remove("/hostname");
+        }
+        let namespaces: Vec<_> = ["pid", "network", "ipc", "uts", "mount"]
+            .into_iter()
+            .map(|other| match other == kind {
+                true => json!({"type": kind, "path": format!("/proc/1/ns/{namespace}")}),
+                false => json!({"type": other}),
+            })
+            .collect();
+        let bundle = bundle.set("/linux/namespaces", namespaces);
+        // The first process, which not everybody may look at, is one of ours here.
+        for prefix in ["", "unshare --net --ipc --uts --"] {
+            let mut command = case.mark(Command::new("unshare"));
+            let script = format!("{prefix} \"$@\"; exit $?");
+            let nacre = case.nacre();
+            command
+                .args([
+                    "--pid",
+                    "--fork",
+                    "--mount-proc",
+                    "--",
+                    "sh",
+                    "-c",
+                    &script,
+                    "sh",
+                ])
+                .arg(nacre.get_program())
+                .args(nacre.get_args())
+                .args(["run", "--bundle"])
+                .arg(bundle.write())
+                .arg(case.id());
+            let outcome = case.spawn(command).finish();
+            assert_eq!(outcome.status(), Some(1), "{outcome:?}");
+            let expected = match case.isolation() {
+                Isolation::Process => format!("{name}: it isn't allowed in the host's {namespace}"),
+                Isolation::Vm => "linux.namespaces: ".into(),
+            };
+            assert!(outcome.stderr.contains(&expected), "{outcome:?}");
+            assert_eq!(watched.map(file), before);
+        }
+    }
 }
 
 fn the_network_has_a_loopback(case: &Case) {

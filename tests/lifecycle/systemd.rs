@@ -12,6 +12,7 @@ nacre_tests::tests![
     its_scope_is_what_the_configuration_names,
     a_scope_goes_with_a_killed_container,
     what_names_no_scope_is_refused,
+    a_created_one_has_nothing_unasked_open: Process,
 ];
 
 /// `nacre --systemd-cgroup` with a command.
@@ -127,4 +128,33 @@ fn what_names_no_scope_is_refused(case: &Case) {
     outcome.refused_somehow();
     let message = "it must be slice:prefix:name";
     assert!(outcome.stderr.contains(message), "{outcome:?}");
+}
+
+/// As `descriptors.rs` has it, looked at from where systemd is.
+fn a_created_one_has_nothing_unasked_open(case: &Case) {
+    let systemd = Systemd::start(case);
+    let bundle = sleeping(case);
+    let bundle = bundle.write().to_str().unwrap();
+    let command = nacre(case, &["create", "--bundle", bundle, case.id()]);
+    assert_eq!(
+        case.leave(systemd.as_unit(&command)),
+        0,
+        "{}",
+        case.output()
+    );
+    let state = run(&systemd, case, &["state", case.id()]).ok();
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    let script = format!(
+        "cd /proc/{}/fd; for n in *; do echo $n $(readlink $n); done",
+        state["pid"]
+    );
+    let mut look = Command::new("sh");
+    look.args(["-c", &script]);
+    let open = case.spawn(systemd.enter(&look)).finish().ok();
+    let unasked: Vec<&str> = open.lines().skip(3).collect();
+    assert!(
+        matches!(unasked[..], [line] if line.contains(" socket:")),
+        "{open}"
+    );
+    run(&systemd, case, &["delete", "--force", case.id()]).ok();
 }

@@ -24,7 +24,7 @@ fn mappings(first: u32) -> Value {
 
 /// A container in a user namespace, whose files belong to its root, with the right to change
 /// owners.
-fn mapped(case: &Case) -> Bundle {
+pub(super) fn mapped(case: &Case) -> Bundle {
     let bundle = case
         .busybox()
         .push("/linux/namespaces", json!({ "type": "user" }))

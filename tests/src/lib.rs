@@ -15,6 +15,7 @@ pub mod case;
 pub mod client;
 pub mod console;
 pub mod container;
+pub mod descriptors;
 pub mod elf;
 pub mod fixtures;
 pub mod leftovers;

@@ -21,6 +21,7 @@ pub fn plugins(case: &Case) -> PathBuf {
         .unwrap_or_else(|| case.ignore("no CNI plugins (containernetworking-plugins) here"))
 }
 
+/// Fails unless a text has all of these in it.
 #[track_caller]
 pub fn has_all(text: &str, parts: &[&str]) {
     for part in parts {

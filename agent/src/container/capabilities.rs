@@ -12,6 +12,7 @@ use rustix::thread::{
 };
 
 use super::error::{InitError, Step};
+use super::passage::Passage;
 
 /// A bit for each capability, by its number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,10 +63,9 @@ impl Sets {
         Ok(())
     }
 
-    /// Gives this process these sets, and no others. Of `until_exec` it keeps what it has, for
-    /// itself only: what an exec gives depends on the other three sets
-    /// ([capabilities(7)](https://man7.org/linux/man-pages/man7/capabilities.7.html)).
-    pub(super) fn set(&self, until_exec: CapabilitySet) -> Result<(), InitError> {
+    /// Gives this process these sets, and of `more` what it has, until it
+    /// [lets go](Self::let_go_of_more) of that.
+    pub(super) fn set(&self, more: CapabilitySet) -> Result<(), InitError> {
         let held = capabilities(None)
             .step(|| "read the capabilities")?
             .permitted;
@@ -73,12 +73,10 @@ impl Sets {
         if lacking != 0 {
             return Err(not_held(lacking));
         }
-        let kept = until_exec & held;
-        let sets = CapabilitySets {
-            effective: CapabilitySet::from_bits_retain(self.effective) | kept,
-            permitted: CapabilitySet::from_bits_retain(self.permitted) | kept,
-            inheritable: CapabilitySet::from_bits_retain(self.inheritable),
-        };
+        let more = more & held;
+        let mut sets = self.of_thread();
+        sets.effective |= more;
+        sets.permitted |= more;
         set_capabilities(None, sets).step(|| "set the capabilities")?;
         clear_ambient_capability_set().step(|| "clear the ambient capabilities")?;
         for number in 0..u64::BITS {
@@ -89,6 +87,20 @@ impl Sets {
             }
         }
         Ok(())
+    }
+
+    /// Leaves this process, which may be below its filter, these sets and no others.
+    pub(super) fn let_go_of_more(&self, passage: &Passage) -> Result<(), InitError> {
+        let set = passage.set_capabilities(self.of_thread());
+        set.step(|| "let go of capabilities")
+    }
+
+    fn of_thread(&self) -> CapabilitySets {
+        CapabilitySets {
+            effective: CapabilitySet::from_bits_retain(self.effective),
+            permitted: CapabilitySet::from_bits_retain(self.permitted),
+            inheritable: CapabilitySet::from_bits_retain(self.inheritable),
+        }
     }
 
     /// Effective ones must be permitted: the kernel wants it so, with a less clear error.

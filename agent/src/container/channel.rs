@@ -21,6 +21,12 @@ const MAX_MESSAGE: usize = 8 << 10;
 /// How many characters stay of a failure's words that don't fit, however JSON writes them.
 const WORDS_CUT: usize = 1 << 10;
 
+/// The word that lets the init go on.
+pub(super) const GO: &[u8; 2] = b"go";
+
+/// [`Report::Ready`] as it is sent, for who can't have it made.
+pub(super) const READY: &[u8] = b"\"Ready\"";
+
 /// Longer than anybody waits.
 pub(super) const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -37,6 +43,13 @@ pub(super) enum Report {
         /// Its pid, as the engine sees it.
         pid: i32,
     },
+    /// It has a terminal, whose master comes along.
+    Terminal,
+    /// It is in its namespaces, of which it made the new ones itself. It waits to be released.
+    Unshared,
+    /// Everything is done that needs the engine: it goes below the filter of system calls, and
+    /// then makes the process that is talked to from now on.
+    Crossing,
     /// Everything is set up; nothing but the exec is left.
     Ready,
     /// It is below the filter of system calls whose listener comes along; the engine is to pass
@@ -66,6 +79,18 @@ impl From<OwnedFd> for Channel {
     }
 }
 
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.0
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Channel {
     /// The engine's end and the init's.
     pub(super) fn pair() -> io::Result<(Self, Self)> {
@@ -76,6 +101,11 @@ impl Channel {
             SockFlag::SOCK_CLOEXEC,
         )?;
         Ok((Channel(ours), Channel(theirs)))
+    }
+
+    /// Another descriptor of the same end.
+    pub(super) fn try_clone(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Channel)
     }
 
     /// The init: tells the engine how it stands.
@@ -118,12 +148,17 @@ impl Channel {
 
     /// The engine: lets the init go on to the exec.
     pub(super) fn release(&self) -> io::Result<()> {
-        self.send(b"go")
+        self.send(GO)
+    }
+
+    /// As [`Channel::release`], with a descriptor that the init gets too.
+    pub(super) fn release_with(&self, fd: impl AsFd) -> io::Result<()> {
+        send_fd(self.0.as_fd(), GO, fd.as_fd(), MsgFlags::empty())
     }
 
     /// The init: waits to be released. `false` if the engine is gone.
     pub(super) fn wait_for_release(&self) -> io::Result<bool> {
-        let mut message = [0; 2];
+        let mut message = [0; GO.len()];
         Ok(self.receive(&mut message)? > 0)
     }
 
@@ -262,6 +297,11 @@ mod tests {
         assert_eq!(engine.wait_for_report(SOON).unwrap(), Some(failed));
         engine.release().unwrap();
         assert!(init.wait_for_release().unwrap());
+    }
+
+    #[test]
+    fn the_word_that_is_sent_as_it_is_is_the_report() {
+        assert_eq!(serde_json::to_vec(&Report::Ready).unwrap(), READY);
     }
 
     #[test]

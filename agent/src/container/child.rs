@@ -17,7 +17,7 @@ use super::sys::{self, Cloned};
 const STAGE_BOUND: Duration = Duration::from_secs(10);
 
 /// How long a process that was killed may take to be gone.
-const EXIT_BOUND: Duration = Duration::from_secs(10);
+pub(super) const EXIT_BOUND: Duration = Duration::from_secs(10);
 
 /// A child process of the engine's.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ pub(super) unsafe fn spawn_through_stage<T>(
         // It may be stuck somewhere.
         stage.kill();
     }
-    let _ = reap(stage.pidfd.as_fd());
+    let _ = reap(stage.pidfd.as_fd(), EXIT_BOUND);
     match heard.map_err(SpawnError::Kernel)? {
         Some(Report::Cloned { pid }) => Ok(Child {
             pid: Pid::from_raw(pid),
@@ -138,7 +138,7 @@ impl Child {
     /// Kills and reaps it.
     pub(super) fn end(self) {
         self.kill();
-        let _ = reap(self.pidfd.as_fd());
+        let _ = reap(self.pidfd.as_fd(), EXIT_BOUND);
     }
 }
 
@@ -146,10 +146,10 @@ impl Child {
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::TimedOut`] after [`EXIT_BOUND`]; `ECHILD` if it was reaped before, or is
+/// [`io::ErrorKind::TimedOut`] after `bound`; `ECHILD` if it was reaped before, or is
 /// another process's child.
-pub(super) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<WaitStatus> {
-    if !wait_until_readable(pidfd, EXIT_BOUND)? {
+pub(super) fn reap(pidfd: BorrowedFd<'_>, bound: Duration) -> io::Result<WaitStatus> {
+    if !wait_until_readable(pidfd, bound)? {
         return Err(io::ErrorKind::TimedOut.into());
     }
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;

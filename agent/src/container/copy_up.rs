@@ -12,12 +12,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
-use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmodat, fstat, mkdirat, mknodat,
-    utimensat,
-};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fstat, mkdirat, mknodat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, symlinkat};
+
+use super::sys;
 
 /// How many entries are copied at most.
 const MAX_ENTRIES: u32 = 100_000;
@@ -104,11 +103,10 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Resul
 /// Gives an entry of a directory of ours the owner, mode and times of another.
 fn give_attributes(directory: BorrowedFd<'_>, name: &CStr, status: &FileStat) -> nix::Result<()> {
     let (uid, gid) = (Uid::from_raw(status.st_uid), Gid::from_raw(status.st_gid));
-    let no_follow = AtFlags::AT_SYMLINK_NOFOLLOW;
-    fchownat(directory, name, Some(uid), Some(gid), no_follow)?;
-    if kind_of(status) != SFlag::S_IFLNK {
-        let mode = Mode::from_bits_truncate(status.st_mode);
-        fchmodat(directory, name, mode, FchmodatFlags::FollowSymlink)?;
+    let entry = open_entry(directory, name, OFlag::O_PATH)?;
+    fchownat(&entry, c"", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)?;
+    if kind_of(&fstat(&entry)?) != SFlag::S_IFLNK {
+        sys::set_mode(&entry, Mode::from_bits_truncate(status.st_mode))?;
     }
     let accessed = TimeSpec::new(status.st_atime, status.st_atime_nsec);
     let modified = TimeSpec::new(status.st_mtime, status.st_mtime_nsec);

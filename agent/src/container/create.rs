@@ -3,36 +3,32 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use nix::sys::wait::WaitStatus;
 use nix::unistd::geteuid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use super::cgroups::{CgroupError, Manager};
-use super::channel::{Channel, Report, with_hooks};
 use super::child::{self, Child, SpawnError};
 use super::config::{self, ConfigError};
+use super::crossing::Crossing;
 use super::error::InitError;
 use super::gate::Gate;
-use super::hooks::{self, HookError, Hooks};
+use super::hooks::{HookError, Hooks};
+use super::host_namespaces;
 use super::id_map::{self, IdMapError};
 use super::identity::Identity;
 use super::init::{self, Plan, Surroundings};
 use super::life::{Container, Start};
 use super::namespaces::{NamespaceError, Namespaces};
-use super::net_devices::{Given, NetDeviceError};
+use super::net_devices::NetDeviceError;
 use super::procfs::Proc;
-use super::seccomp::{self, ListenerError};
+use super::ready::Unready;
+use super::seccomp::ListenerError;
 use super::stdio::Stdio;
 use super::sys;
 use super::terminal::{self, ConsoleSocketError};
 use super::user_namespaces;
 use super::workload::Workload;
-
-/// How long the init may take to be ready. Mounting is all that can take time in it, and
-/// where a network file system isn't involved, it takes milliseconds.
-const READY_BOUND: Duration = Duration::from_secs(30);
 
 /// Why a container wasn't created. Nothing is left of it.
 #[derive(Debug, thiserror::Error)]
@@ -180,11 +176,11 @@ impl Container {
     ///
     /// As [`CreateError`] tells. Nothing is left behind then: the init is killed and reaped,
     /// its cgroup removed, and its mounts went with its namespace.
-    pub fn create(spec: &Spec, options: Options<'_>) -> Result<Container, CreateError> {
+    pub fn create(spec: &Spec, mut options: Options<'_>) -> Result<Container, CreateError> {
         config::validate(spec)?;
         let linux = spec.linux().as_ref();
         let linux = linux.ok_or_else(|| ConfigError::missing("linux"))?;
-        let plan = Plan::new(spec)?;
+        let mut plan = Plan::new(spec)?;
         if !joins_mount_namespace(linux) {
             check_root(plan.root())?;
         }
@@ -195,6 +191,7 @@ impl Container {
             return Err(CreateError::Descriptor(fd));
         }
         let namespaces = Namespaces::open(linux)?;
+        host_namespaces::check(spec, &namespaces)?;
         let made = options.cgroup_manager.create(
             linux.cgroups_path().as_deref(),
             options.id,
@@ -208,7 +205,9 @@ impl Container {
             cgroup: cgroup.as_ref(),
             options: &options,
         };
-        let init = match clone_init(plan, &surroundings, linux) {
+        let crossing = namespaces.have_company().then(Crossing::new).transpose();
+        let crossing = crossing.map_err(starting("share a page with the container's init"))?;
+        let init = match clone_init(&mut plan, &surroundings, linux, crossing.as_ref()) {
             Ok(init) => init,
             Err(error) => {
                 if let Some(cgroup) = cgroup {
@@ -219,129 +218,56 @@ impl Container {
         };
         drop(holder);
         let mut container = Container {
-            // A child of ours, so that it is there until we reap it.
-            init: Identity::of(init.pid).unwrap_or(Identity {
-                pid: init.pid.as_raw(),
-                start_time: 0,
-            }),
+            init: Identity::of_child(init.pid),
             pidfd: Some(init.pidfd),
             start: Start::Done,
-            cgroup,
+            cgroup: cgroup.clone(),
             terminal: None,
         };
-        let filtered = |listener: &OwnedFd| {
-            let Some(seccomp) = linux.seccomp() else {
-                return Ok(());
-            };
-            let pid = init.pid.as_raw();
-            let mut state = hooks::creating(spec, options.id, options.bundle);
-            state.set_pid(Some(pid));
-            seccomp::tell(seccomp, listener, pid, state)
+        let unready = Unready {
+            spec,
+            linux,
+            options: &options,
+            hooks: hooks.as_ref(),
+            namespaces: &namespaces,
+            workload: plan.workload(),
+            crossing: crossing.as_ref(),
         };
-        // If the init doesn't get ready, they are taken back before it is killed.
-        let given = Given::give(linux, init.pid.as_raw());
-        let heard = match &given {
-            // An init that has failed meanwhile has no namespaces any more, and has said why.
-            Err(error) if !error.finds_no_namespace() => Ok(()),
-            _ => container.wait_until_ready(&init.channel, hooks.as_ref(), &options, filtered),
-        };
-        let ready = heard.and(given.map_err(CreateError::from));
-        match ready {
-            Ok(given) => {
+        match unready.wait(&mut container, init.channel) {
+            Ok((line, given)) => {
                 if let Some(given) = given {
                     given.keep();
                 }
-                container.start = Start::Channel(init.channel);
+                container.start = Start::Channel(line, options.gate.take());
                 Ok(container)
             }
             Err(error) => {
                 // The first error is the one to tell.
                 let _ = container.destroy();
-                Err(match error {
-                    // Security modules let an ordinary user make one, but do nothing in it.
-                    CreateError::Init { message, status }
-                        if namespaces.has_new(LinuxNamespaceType::User) && !geteuid().is_root() =>
-                    {
-                        let hint = user_namespaces::what_keeps_one_from_making_one();
-                        CreateError::Init {
-                            message: message + &hint,
-                            status,
-                        }
-                    }
-                    error => error,
-                })
+                Err(with_hint(error, &namespaces))
             }
-        }
-    }
-
-    /// Waits until the init is ready. Meanwhile runs the hooks that it asks for, and passes the
-    /// terminal on that it may have made. `filtered` passes the listener of the filter of system
-    /// calls on.
-    fn wait_until_ready(
-        &mut self,
-        channel: &Channel,
-        hooks: Option<&Hooks<'_>>,
-        options: &Options<'_>,
-        filtered: impl Fn(&OwnedFd) -> Result<(), ListenerError>,
-    ) -> Result<(), CreateError> {
-        let mut bound = READY_BOUND;
-        loop {
-            match channel.wait_for_report_and_fd(bound) {
-                Ok(Some((Report::RuntimeHooks, _))) => {
-                    if let Some(hooks) = hooks {
-                        hooks.run_in_runtime(self.init.pid)?;
-                    }
-                    if channel.release().is_err() {
-                        return Err(self.how_it_died());
-                    }
-                }
-                Ok(Some((Report::Hooks(seconds), _))) => bound = with_hooks(READY_BOUND, seconds),
-                Ok(Some((Report::Filtered, listener))) => {
-                    if let Some(listener) = listener {
-                        filtered(&listener)?;
-                    }
-                }
-                Ok(Some((Report::Ready, terminal))) => {
-                    match (&options.console_socket, terminal) {
-                        (Some(socket), Some(terminal)) => terminal::send(socket, &terminal)?,
-                        (_, terminal) => self.terminal = terminal,
-                    }
-                    return Ok(());
-                }
-                Ok(Some((Report::Cloned { .. }, _))) => {
-                    let error = io::Error::from(io::ErrorKind::InvalidData);
-                    return Err(starting("hear from the container's init")(error));
-                }
-                Ok(Some((Report::Failed(failure), _))) => {
-                    return Err(CreateError::Init {
-                        message: failure.message,
-                        status: failure.status,
-                    });
-                }
-                Ok(None) => return Err(self.how_it_died()),
-                Err(e) if e.kind() == io::ErrorKind::TimedOut => {
-                    return Err(CreateError::TimedOut(bound.as_secs()));
-                }
-                Err(error) => return Err(starting("hear from the container's init")(error)),
-            }
-        }
-    }
-
-    fn how_it_died(&self) -> CreateError {
-        let status = match self.wait_for_exit() {
-            Ok(status) => status,
-            Err(error) => return CreateError::Died(error.to_string()),
-        };
-        match status {
-            _ if self.oom_killed() => CreateError::OomKilled,
-            WaitStatus::Signaled(_, signal, _) => CreateError::Died(format!("killed by {signal}")),
-            WaitStatus::Exited(_, code) => CreateError::Died(format!("exit status {code}")),
-            other => CreateError::Died(format!("{other:?}")),
         }
     }
 }
 
-fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> CreateError {
+/// An error, with what keeps an ordinary user from making a user namespace if that may be it:
+/// security modules let one be made, but nothing be done in it.
+fn with_hint(error: CreateError, namespaces: &Namespaces) -> CreateError {
+    match error {
+        CreateError::Init { message, status }
+            if namespaces.has_new(LinuxNamespaceType::User) && !geteuid().is_root() =>
+        {
+            let hint = user_namespaces::what_keeps_one_from_making_one();
+            CreateError::Init {
+                message: message + &hint,
+                status,
+            }
+        }
+        error => error,
+    }
+}
+
+pub(super) fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> CreateError {
     move |source| CreateError::Start {
         step,
         source: source.into(),
@@ -375,9 +301,10 @@ fn check_root(path: &Path) -> Result<(), CreateError> {
 }
 
 fn clone_init(
-    mut plan: Plan<'_>,
+    plan: &mut Plan<'_>,
     surroundings: &Surroundings<'_>,
     linux: &Linux,
+    crossing: Option<&Crossing>,
 ) -> Result<Child, CreateError> {
     let namespaces = surroundings.namespaces;
     let placement = match surroundings.cgroup {
@@ -396,12 +323,15 @@ fn clone_init(
     let run = |plan: &mut Plan<'_>, channel| init::run(plan, surroundings, channel);
     // SAFETY: the caller of `Container::create` has promised that this is the only thread.
     let init = unsafe {
-        if namespaces.need_stage() {
-            let stage = |plan: &Plan<'_>| init::stage(plan, surroundings);
-            child::spawn_through_stage(flags, placement, &mut plan, stage, run)
+        if let Some(crossing) = crossing {
+            let run = |channel| init::run_outside(plan, surroundings, crossing, channel);
+            child::spawn(0, placement, run).map_err(SpawnError::Kernel)
+        } else if namespaces.need_stage() {
+            let stage = |plan: &&mut Plan<'_>| init::stage(plan, surroundings);
+            let run = |plan: &mut &mut Plan<'_>, channel| run(plan, channel);
+            child::spawn_through_stage(flags, placement, &mut &mut *plan, stage, run)
         } else {
-            let run = |channel| run(&mut plan, channel);
-            child::spawn(flags, placement, run).map_err(SpawnError::Kernel)
+            child::spawn(flags, placement, |channel| run(plan, channel)).map_err(SpawnError::Kernel)
         }
     };
     drop(for_children);
@@ -419,6 +349,7 @@ fn clone_init(
         SpawnError::Kernel(error) => starting("clone the container's init")(error),
     })?;
     if namespaces.has_user()
+        && crossing.is_none()
         && let Err(error) = let_into_user_namespace(&init, plan.workload(), namespaces, linux)
     {
         init.end();
@@ -447,7 +378,7 @@ fn let_into_user_namespace(
     released.map_err(starting("let the container's init go on"))
 }
 
-fn init_failed(error: InitError) -> CreateError {
+pub(super) fn init_failed(error: InitError) -> CreateError {
     CreateError::Init {
         message: super::describe(&error),
         status: error.exit_status(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat, fstatat, makedev, mknodat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, makedev, mknodat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
@@ -16,7 +16,7 @@ use super::error::{InitError, Step};
 use super::mounts::{attach, clean};
 use super::rootfs::clone_tree;
 use super::safe_path::{self, Kind};
-use super::user_namespaces;
+use super::{sys, user_namespaces};
 
 /// A device node to make.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +170,7 @@ fn make_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
             if kind == SFlag::S_IFREG && there.st_size == 0 && user_namespaces::in_one() {
                 return bind_device(directory, device);
             }
-            if kind != device.kind || (kind != SFlag::S_IFIFO && there.st_rdev != number) {
+            if !device.is_as(&there) {
                 return Err(InitError::NotThatDevice {
                     path: path().to_string(),
                 });
@@ -179,21 +179,33 @@ fn make_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
         }
         Err(error) => return Err(error).step(|| format!("make the device {}", path())),
     }
-    if (device.uid, device.gid) != (0, 0) {
-        let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        fchownat(
-            directory,
-            name,
-            Some(uid),
-            Some(gid),
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )
-        .step(|| format!("set the owner of {}", path()))?;
-        // Which clears the set-id bits.
-        fchmodat(directory, name, mode, FchmodatFlags::FollowSymlink)
-            .step(|| format!("set the mode of {}", path()))?;
+    if (device.uid, device.gid) == (0, 0) {
+        return Ok(());
     }
-    Ok(())
+    // Whoever can write to the directory may have put something else there since.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = openat(directory, name, flags, Mode::empty())
+        .step(|| format!("open the device {}", path()))?;
+    let there = fstat(&made).step(|| format!("look at {}", path()))?;
+    if !device.is_as(&there) {
+        return Err(InitError::NotThatDevice {
+            path: path().to_string(),
+        });
+    }
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    fchownat(&made, "", Some(uid), Some(gid), AtFlags::AT_EMPTY_PATH)
+        .step(|| format!("set the owner of {}", path()))?;
+    // Which clears the set-id bits.
+    sys::set_mode(&made, mode).step(|| format!("set the mode of {}", path()))
+}
+
+impl Device {
+    /// Whether what was found is this device.
+    fn is_as(&self, found: &FileStat) -> bool {
+        let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
+        let number = makedev(self.major, self.minor);
+        kind == self.kind && (kind == SFlag::S_IFIFO || found.st_rdev == number)
+    }
 }
 
 /// Binds the caller's device, if it is what it should be.
@@ -201,9 +213,7 @@ fn bind_device(directory: &OwnedFd, device: &Device) -> Result<(), InitError> {
     let step = || format!("bind the caller's {}", device.path.display());
     let tree = clone_tree(&device.path, false).step(step)?;
     let status = fstat(&tree).step(step)?;
-    let number = makedev(device.major, device.minor);
-    let kind = SFlag::from_bits_truncate(status.st_mode & SFlag::S_IFMT.bits());
-    if kind != device.kind || status.st_rdev != number {
+    if !device.is_as(&status) {
         return Err(InitError::NotThatDevice {
             path: format!("the caller's {}", device.path.display()),
         });

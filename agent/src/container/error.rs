@@ -48,6 +48,10 @@ pub(super) enum InitError {
          setgroups is denied, as it must be where an ordinary user maps its own id alone)"
     )]
     GroupsDenied,
+    #[error(
+        "hooks.createContainer: they would be run where other containers could look into them,          since the container's user namespace has no right to the pid namespace that it joins"
+    )]
+    HooksSeen,
     #[error("the engine is gone")]
     EngineGone,
     #[error("process.cwd {path:?} is outside the container's root")]

@@ -2,20 +2,21 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, setsid};
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec, State};
 
 use super::affinity::{Affinity, Cpus};
 use super::cgroups::{Cgroup, CgroupError, Placement};
-use super::channel::{Channel, Report, wait_until_readable};
-use super::child::{self, SpawnError};
+use super::channel::{Channel, Failure, Report, wait_until_readable};
+use super::child::{self, Child};
 use super::config::{self, ConfigError};
+use super::crossing::{Crossing, Side};
 use super::error::{InitError, Step};
 use super::id_map;
 use super::life::Container;
@@ -184,57 +185,54 @@ impl Container {
             Some(cpus) => Some(run_on(cpus)?),
             None => None,
         };
-        let into_user_namespace = container.namespaces.have_user();
-        if into_user_namespace {
+        if container.namespaces.have_user() {
             workload.give_streams(&options.stdio, linux);
         }
-        let for_children = container.namespaces.set_for_children();
-        let for_children = for_children.map_err(starting("enter the pid namespace"))?;
-        let run = |workload: &mut Workload<'_>, channel: Channel| {
-            let failed = match set_up(workload, &container, &options, &affinity, &proc, &channel) {
-                Ok(file) => workload.exec(&file),
-                Err(error) => error,
+        let crossing = Crossing::new().map_err(starting("share a page with a process"))?;
+        let mut spawn = |cgroup: Option<&Placement>| {
+            let run = |line: Channel| {
+                let outside = Outside {
+                    container: &container,
+                    options: &options,
+                    affinity: &affinity,
+                    crossing: &crossing,
+                };
+                outside.run(&mut workload, proc.as_fd(), line)
             };
-            channel.give_up(&failed)
+            // SAFETY: the caller has promised that this is the only thread.
+            unsafe { child::spawn(0, cgroup, run) }
         };
-        // SAFETY: the caller has promised that this is the only thread.
-        let mut spawn = |cgroup: Option<&Placement>| unsafe {
-            if into_user_namespace {
-                let stage = |workload: &Workload<'_>| stage(workload, &container, &options, &proc);
-                child::spawn_through_stage(0, cgroup, &mut workload, stage, run)
-            } else {
-                let run = |channel| run(&mut workload, channel);
-                child::spawn(0, cgroup, run).map_err(SpawnError::Kernel)
-            }
-        };
-        let mut child = spawn(cgroup.as_ref());
-        if let Err(SpawnError::Kernel(error)) = &child
+        let mut outside = spawn(cgroup.as_ref());
+        if let Err(error) = &outside
             && error.raw_os_error() == Some(libc::EBUSY)
             && options.cgroups.is_empty()
             && let Some(below) = self.inits_cgroup(&proc)
         {
-            child = spawn(Some(&below));
+            outside = spawn(Some(&below));
         }
-        drop((for_children, own_cpus));
-        let child = child.map_err(|error| match error {
-            SpawnError::Kernel(error) => starting("clone a process")(error),
-            SpawnError::Stage(failure) => ExecError::Process {
-                message: failure.message,
-                status: failure.status,
-            },
-        })?;
-        if into_user_namespace && let Err(error) = child.channel.release() {
-            child.end();
-            return Err(starting("let the process go on")(error));
-        }
-        let filtered = |listener: &OwnedFd| match (linux.seccomp(), &options.state) {
-            (Some(seccomp), Some(state)) => {
-                seccomp::tell(seccomp, listener, child.pid.as_raw(), state.clone())
+        drop(own_cpus);
+        let outside = outside.map_err(starting("clone a process"))?;
+        let console = options.console_socket.as_ref();
+        let told = hear_of_outside(&outside, console, workload.has_listener());
+        let Told { terminal, listener } = match told {
+            Ok(told) => told,
+            Err(error) => {
+                outside.end();
+                return Err(error);
+            }
+        };
+        let child = inside(&crossing, outside)?;
+        let tell = || match (listener, linux.seccomp(), options.state) {
+            (Some(listener), Some(seccomp), Some(state)) => {
+                seccomp::tell(seccomp, &listener, child.pid.as_raw(), state)
             }
             _ => Ok(()),
         };
-        match heard_of_exec(&child.channel, options.console_socket.as_ref(), filtered) {
-            Ok(terminal) => Ok(Executed {
+        match tell()
+            .map_err(ExecError::from)
+            .and_then(|()| hear_of_exec(&child, &workload))
+        {
+            Ok(()) => Ok(Executed {
                 pid: child.pid,
                 pidfd: child.pidfd,
                 terminal,
@@ -307,60 +305,89 @@ struct Enterable<'a> {
     root: Option<OwnedFd>,
 }
 
-/// What is done before the process is cloned, if the container has a user namespace.
-fn stage(
-    workload: &Workload<'_>,
-    container: &Enterable<'_>,
-    options: &ExecOptions<'_>,
-    proc: &Proc,
-) -> Result<(), InitError> {
-    workload.use_the_callers_rights(proc, None)?;
-    workload.leave_the_engine(&options.stdio)?;
-    container.namespaces.enter_as_stage()
+/// The process outside of the container's pid namespace, in which everything is done before
+/// anybody in there can see it.
+struct Outside<'a> {
+    container: &'a Enterable<'a>,
+    options: &'a ExecOptions<'a>,
+    affinity: &'a Affinity,
+    crossing: &'a Crossing,
 }
 
-/// Everything up to the exec. Returns the file to exec.
-fn set_up(
-    workload: &mut Workload<'_>,
-    container: &Enterable<'_>,
-    options: &ExecOptions<'_>,
-    affinity: &Affinity,
-    proc: &Proc,
-    engine: &Channel,
-) -> Result<CString, InitError> {
-    if container.namespaces.have_user() {
-        if !engine.wait_for_release().step(|| "hear from the engine")? {
-            return Err(InitError::EngineGone);
-        }
-        // What it makes, its terminal for one, is to belong to somebody in there.
-        user::become_root()?;
-        setsid().step(|| "start a session")?;
-    } else {
-        workload.adjust_oom_score(proc, None)?;
-        workload.leave_the_engine(&options.stdio)?;
-        container.namespaces.enter()?;
-    }
-    if let Some(cpus) = &affinity.last {
-        cpus.set().step(|| "set process.execCPUAffinity.final")?;
-    }
-    if let Some(root) = &container.root {
-        change_root(root)?;
-    }
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    if workload.has_terminal() {
-        let root = open("/", flags, Mode::empty()).step(|| "open the container's root")?;
-        if let Some(terminal) = workload.make_terminal(root.as_fd())? {
-            let master = terminal.become_controlling()?;
-            let told = engine.report_with_fd(&Report::Ready, Some(master.as_fd()));
-            told.step(|| "pass the terminal on")?;
+impl Outside<'_> {
+    /// All that it does; and behind the crossing, all that the one inside does.
+    fn run(&self, workload: &mut Workload<'_>, proc: BorrowedFd<'_>, line: Channel) -> i32 {
+        match self.become_inside(workload, proc, &line) {
+            Ok((Side::Outside, _)) => 0,
+            Ok((Side::Inside, file)) => {
+                let failed = match workload.begin_inside(&line) {
+                    Ok(()) => workload.exec(&file),
+                    Err(error) => error,
+                };
+                line.give_up(&failed)
+            }
+            Err(error) => line.give_up(&error),
         }
     }
-    if let Some(id) = options.session_keyring {
-        workload.join_keyring(id, proc)?;
+
+    fn become_inside(
+        &self,
+        workload: &mut Workload<'_>,
+        proc: BorrowedFd<'_>,
+        line: &Channel,
+    ) -> Result<(Side, CString), InitError> {
+        self.enter(workload, proc, line)?;
+        let prepared = self.crossing.prepare();
+        prepared.step(|| "keep a page from the container")?;
+        // SAFETY: nothing that is used from here on owns a descriptor, and the process ends
+        // without dropping anything. This is a fork of a process with a single thread, which
+        // keeps no variables.
+        unsafe { Workload::let_go_of_the_host(line, self.options.preserve_fds) }?;
+        let file = workload.become_the_users()?;
+        let step = || "tell the engine how it stands";
+        line.report(&Report::Crossing).step(step)?;
+        workload.confine(line)?;
+        // SAFETY: as before.
+        let side = unsafe { self.crossing.cross(workload.passage()) };
+        let side = side.step(|| "make a process in the container")?;
+        Ok((side, file))
     }
-    let file = workload.get_ready(options.preserve_fds, proc)?;
-    workload.filter_for_listener(engine)?;
-    Ok(file)
+
+    /// Everything that takes the caller's rights or files.
+    fn enter(
+        &self,
+        workload: &Workload<'_>,
+        proc: BorrowedFd<'_>,
+        line: &Channel,
+    ) -> Result<(), InitError> {
+        let proc = &Proc::again(proc).step(|| "open /proc again")?;
+        workload.use_the_callers_rights(proc, None)?;
+        workload.leave_the_engine(&self.options.stdio)?;
+        self.container.namespaces.enter()?;
+        if self.container.namespaces.have_user() {
+            // What it makes, its terminal for one, is to belong to somebody in there.
+            user::become_root()?;
+        }
+        if let Some(cpus) = &self.affinity.last {
+            cpus.set().step(|| "set process.execCPUAffinity.final")?;
+        }
+        if let Some(root) = &self.container.root {
+            change_root(root)?;
+        }
+        if workload.has_terminal() {
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            let root = open("/", flags, Mode::empty()).step(|| "open the container's root")?;
+            if let Some(terminal) = workload.make_terminal(root.as_fd())? {
+                let master = terminal.become_streams()?;
+                let told = line.report_with_fd(&Report::Terminal, Some(master.as_fd()));
+                told.step(|| "pass the terminal on")?;
+            }
+        }
+        if let Some(id) = self.options.session_keyring {
+            workload.join_keyring(id, proc)?;
+        }
+        workload.set_limits_and_labels(proc)
+    }
 }
 
 fn has_new_mount_namespace(spec: &Spec) -> bool {
@@ -406,38 +433,96 @@ fn starting<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> ExecErr
     }
 }
 
-/// Waits for the exec. Returns the master of the process's terminal, unless it was sent to
-/// `console_socket`.
-fn heard_of_exec(
-    channel: &Channel,
+/// What the process outside has told.
+struct Told {
+    /// The master of its terminal, unless that was sent to a console socket.
+    terminal: Option<OwnedFd>,
+    /// The descriptor for who listens to its filter.
+    listener: Option<OwnedFd>,
+}
+
+/// Hears what the process outside has to tell, until it has nothing left to do but to cross.
+fn hear_of_outside(
+    outside: &Child,
     console_socket: Option<&OwnedFd>,
-    filtered: impl Fn(&OwnedFd) -> Result<(), ListenerError>,
-) -> Result<Option<OwnedFd>, ExecError> {
-    let mut terminal = None;
+    has_listener: bool,
+) -> Result<Told, ExecError> {
+    let mut told = Told {
+        terminal: None,
+        listener: None,
+    };
     loop {
-        match channel.wait_for_report_and_fd(EXEC_BOUND) {
-            // The exec closed the other end. Or it was killed: its exit status tells.
-            Ok(None) => return Ok(terminal),
-            Ok(Some((Report::Failed(failure), _))) => {
-                return Err(ExecError::Process {
-                    message: failure.message,
-                    status: failure.status,
-                });
-            }
-            // It has a terminal, and says so once.
-            Ok(Some((Report::Ready, Some(master)))) => match console_socket {
+        match hear(outside)? {
+            Some((Report::Terminal, Some(master))) => match console_socket {
                 Some(socket) => terminal::send(socket, &master)?,
-                None => terminal = Some(master),
+                None => told.terminal = Some(master),
             },
-            Ok(Some((Report::Filtered, Some(listener)))) => filtered(&listener)?,
-            Ok(Some((_, _))) => {
-                let error = io::Error::from(io::ErrorKind::InvalidData);
-                return Err(starting("hear from the process")(error));
+            Some((Report::Crossing, _)) if !has_listener => return Ok(told),
+            Some((Report::Crossing, _)) => {}
+            Some((Report::Filtered, Some(listener))) => {
+                told.listener = Some(listener);
+                return Ok(told);
             }
-            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(ExecError::TimedOut),
-            Err(error) => return Err(starting("hear from the process")(error)),
+            Some(_) => return Err(unasked()),
+            // It was killed.
+            None => return Ok(told),
         }
     }
+}
+
+/// Waits for the process inside to take the place of the one outside.
+fn inside(crossing: &Crossing, outside: Child) -> Result<Child, ExecError> {
+    let line = outside.channel.try_clone();
+    let line = line.map_err(starting("copy a descriptor"))?;
+    let inside = crossing.wait(outside);
+    match inside.map_err(starting("wait for a process to be in the container"))? {
+        Some(child) => Ok(child),
+        None => Err(match line.wait_for_report(Duration::ZERO) {
+            Ok(Some(Report::Failed(failure))) => failed(failure),
+            _ => starting("make a process in the container")(io::Error::other(
+                "it was killed before",
+            )),
+        }),
+    }
+}
+
+/// Lets the process inside go on, and waits for its exec.
+fn hear_of_exec(child: &Child, workload: &Workload<'_>) -> Result<(), ExecError> {
+    if workload.has_scheduler() {
+        workload
+            .set_scheduler(child.pid)
+            .map_err(|error| ExecError::Process {
+                message: super::describe(&error),
+                status: error.exit_status(),
+            })?;
+        let released = child.channel.release();
+        released.map_err(starting("let the process go on"))?;
+    }
+    match hear(child)? {
+        // The exec closed the other end. Or it was killed: its exit status tells.
+        None => Ok(()),
+        Some(_) => Err(unasked()),
+    }
+}
+
+fn hear(child: &Child) -> Result<Option<(Report, Option<OwnedFd>)>, ExecError> {
+    match child.channel.wait_for_report_and_fd(EXEC_BOUND) {
+        Ok(Some((Report::Failed(failure), _))) => Err(failed(failure)),
+        Ok(heard) => Ok(heard),
+        Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(ExecError::TimedOut),
+        Err(error) => Err(starting("hear from the process")(error)),
+    }
+}
+
+fn failed(failure: Failure) -> ExecError {
+    ExecError::Process {
+        message: failure.message,
+        status: failure.status,
+    }
+}
+
+fn unasked() -> ExecError {
+    starting("hear from the process")(io::Error::from(io::ErrorKind::InvalidData))
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 //! so that the process that says "start" need not be the one that created the container.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
@@ -18,7 +18,7 @@ use super::channel::Channel;
 /// The socket's name in its directory.
 const NAME: &str = "start";
 
-/// The side that waits.
+/// The side that waits. The init gets it once it is [let go](super::Container::let_go).
 #[derive(Debug)]
 pub struct Gate(OwnedFd);
 
@@ -54,18 +54,6 @@ impl Gate {
         }
     }
 
-    /// The init: waits for somebody who has come to start the container.
-    pub(super) fn wait(&self) -> io::Result<Channel> {
-        loop {
-            match accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-                // SAFETY: the descriptor was just made, and nothing else knows of it.
-                Ok(fd) => return Ok(Channel::from(unsafe { OwnedFd::from_raw_fd(fd) })),
-                Err(Errno::EINTR | Errno::ECONNABORTED) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
     /// Goes to the gate and shuts it behind, so that nobody comes a second time: if this
     /// process dies before it has said the word, the container ends.
     ///
@@ -92,6 +80,12 @@ impl Gate {
     }
 }
 
+impl AsFd for Gate {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 fn seqpacket() -> nix::Result<OwnedFd> {
     socket(
         AddressFamily::Unix,
@@ -114,6 +108,7 @@ fn address(directory: &Path) -> io::Result<(OwnedFd, UnixAddr)> {
 mod tests {
     use std::time::Duration;
 
+    use super::super::passage::Passage;
     use super::*;
 
     #[test]
@@ -126,9 +121,10 @@ mod tests {
         let caller = Gate::enter(&long).unwrap().unwrap();
         assert!(!Gate::exists(&long));
         assert!(Gate::enter(&long).unwrap().is_none());
-        let init = gate.wait().unwrap();
+        let passage = Passage::new(false).unwrap();
+        let init = passage.accept(&gate).unwrap();
         caller.release().unwrap();
-        assert!(init.wait_for_release().unwrap());
+        assert!(passage.hear(&init).unwrap().go);
         drop((init, gate));
         let heard = caller.wait_for_report(Duration::from_secs(5)).unwrap();
         assert_eq!(heard, None);

@@ -34,6 +34,14 @@ impl Identity {
         })
     }
 
+    /// As [`Identity::of`], of a child that isn't reaped, so that it is there.
+    pub(super) fn of_child(pid: Pid) -> Self {
+        Identity::of(pid).unwrap_or(Identity {
+            pid: pid.as_raw(),
+            start_time: 0,
+        })
+    }
+
     /// Whether the process is still there and hasn't ended (a zombie has).
     pub fn is_alive(&self) -> bool {
         Stat::read(self.pid).is_ok_and(|stat| {

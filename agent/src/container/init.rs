@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{sethostname, setsid};
+use nix::unistd::{Pid, sethostname, setsid};
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
 
 use super::cgroup_mount::View;
@@ -15,18 +15,19 @@ use super::cgroups::Cgroup;
 use super::channel::{Channel, Report};
 use super::config::ConfigError;
 use super::create::Options;
+use super::crossing::{Crossing, Side};
 use super::devices::Device;
 use super::error::{InitError, Step};
-use super::gate::Gate;
 use super::hooks::{HookError, Hooks};
 use super::mounts::{self, Made, Mount};
 use super::namespaces::Namespaces;
+use super::passage::Passage;
 use super::procfs::Proc;
 use super::rootfs::{self, Propagation, Rootfs, clone_tree_for_another};
 use super::safe_path::{self, Kind};
 use super::terminal::Terminal;
 use super::workload::{UMASK, Workload};
-use super::{devices, id_map, masked, network, sys, sysctl, user};
+use super::{devices, id_map, joined_proc, masked, network, sys, sysctl, user};
 
 /// A configuration, understood: what the init goes by.
 pub(super) struct Plan<'a> {
@@ -128,56 +129,96 @@ pub(super) struct Surroundings<'a> {
     pub(super) options: &'a Options<'a>,
 }
 
-/// What the init has when all is set up.
-struct Prepared {
-    /// The file to exec.
-    file: CString,
-    /// The master of the workload's terminal, for the engine.
-    terminal: Option<OwnedFd>,
-}
-
 /// The whole life of the init. Returns, with an exit status, only if it fails.
 pub(super) fn run(plan: &mut Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel) -> i32 {
-    let mut listener = engine;
-    let failed = match set_up(plan, surroundings, &listener) {
-        Err(error) => error,
-        Ok(Prepared { file, terminal }) => {
-            match wait_for_start(listener, terminal, surroundings.options.gate.as_ref()) {
-                Some(starter) => {
-                    listener = starter;
-                    match run_start_hooks(surroundings.hooks, &listener) {
-                        Err(error) => error.into(),
-                        Ok(()) => plan.workload.exec(&file),
-                    }
-                }
-                // Nobody is left who could start it, and with that all reason to be.
-                None => return 1,
-            }
-        }
-    };
-    listener.give_up(&failed)
+    match become_ready(plan, surroundings, &engine, None) {
+        Ok(file) => start(plan, surroundings, engine, &file),
+        Err(error) => engine.give_up(&error),
+    }
 }
 
-/// Says that all is ready, and waits for the word to go on. Returns the line to who said it.
-fn wait_for_start(
+/// The whole life of the init of a container in whose pid namespace others are already, and of
+/// the process outside that it is made by.
+pub(super) fn run_outside(
+    plan: &mut Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    crossing: &Crossing,
     engine: Channel,
-    terminal: Option<OwnedFd>,
-    gate: Option<&Gate>,
-) -> Option<Channel> {
-    let fd = terminal.as_ref().map(AsFd::as_fd);
-    engine.report_with_fd(&Report::Ready, fd).ok()?;
-    // Or it would never be seen that all others have let go of it.
-    drop(terminal);
-    let released = |channel: Channel| channel.wait_for_release().ok()?.then_some(channel);
-    let engine = released(engine)?;
-    match gate {
-        Some(gate) => {
-            // It only lets go; somebody else says when to start.
-            drop(engine);
-            released(gate.wait().ok()?)
-        }
-        None => Some(engine),
+) -> i32 {
+    let mut crossed = || {
+        let file = become_ready(plan, surroundings, &engine, Some(crossing))?;
+        // SAFETY: this is a fork of a process with a single thread.
+        let side = unsafe { crossing.cross(plan.workload.passage()) };
+        Ok((side.step(|| "make a process in the container")?, file))
+    };
+    match crossed() {
+        Ok((Side::Outside, _)) => 0,
+        Ok((Side::Inside, file)) => match plan.workload.begin_inside(&engine) {
+            Ok(()) => start(plan, surroundings, engine, &file),
+            Err(error) => engine.give_up(&error),
+        },
+        Err(error) => engine.give_up(&error),
     }
+}
+
+/// Everything up to the start. Returns the file to exec. With a crossing there is one to be made
+/// next.
+fn become_ready(
+    plan: &mut Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    engine: &Channel,
+    crossing: Option<&Crossing>,
+) -> Result<CString, InitError> {
+    set_up(plan, surroundings, engine)?;
+    match crossing {
+        // The engine does it, for the process inside.
+        Some(crossing) => {
+            surroundings.namespaces.enter_pid_late()?;
+            let prepared = crossing.prepare();
+            prepared.step(|| "keep a page from the container")?;
+        }
+        None => plan.workload.set_scheduler(Pid::from_raw(0))?,
+    }
+    // SAFETY: nothing that is used from here on owns a descriptor, and the process ends without
+    // dropping anything. This is a fork of a process with a single thread, which keeps no
+    // variables.
+    unsafe { Workload::let_go_of_the_host(engine, surroundings.options.preserve_fds) }?;
+    let file = plan.workload.become_the_users()?;
+    if crossing.is_some() {
+        let step = || "tell the engine how it stands";
+        engine.report(&Report::Crossing).step(step)?;
+    }
+    plan.workload.confine(engine)?;
+    Ok(file)
+}
+
+/// Says that all is ready, waits for the start, and becomes the workload. It is the container's
+/// own by now, and may be below a filter that forbids it all else.
+fn start(plan: &Plan<'_>, surroundings: &Surroundings<'_>, engine: Channel, file: &CString) -> i32 {
+    // Nobody is left who could start it, and with that all reason to be.
+    let Some(starter) = wait_for_start(plan.workload.passage(), engine) else {
+        return 1;
+    };
+    let failed = match run_start_hooks(surroundings.hooks, &starter) {
+        Err(error) => error.into(),
+        Ok(()) => plan.workload.exec(file),
+    };
+    starter.give_up(&failed)
+}
+
+/// Says that all is ready, and waits for the word to go on. Returns the line to who said it:
+/// the engine, or if that sends a gate along, the one who comes there.
+fn wait_for_start(passage: &Passage, engine: Channel) -> Option<Channel> {
+    passage.say_ready(&engine).ok()?;
+    let heard = passage.hear(&engine).ok()?;
+    let Some(gate) = heard.fd else {
+        return heard.go.then_some(engine);
+    };
+    // Until the gate has its word, there is one line, and no other.
+    passage.close(engine);
+    let starter = Channel::from(passage.accept(&gate).ok()?);
+    passage.close(gate);
+    passage.hear(&starter).ok()?.go.then_some(starter)
 }
 
 /// What is done before the init of a container that needs one is cloned
@@ -196,13 +237,16 @@ pub(super) fn stage(plan: &Plan<'_>, surroundings: &Surroundings<'_>) -> Result<
 
 /// The first steps, up to being in the container's user namespace.
 fn leave_the_engine(
-    plan: &Plan<'_>,
+    plan: &mut Plan<'_>,
     surroundings: &Surroundings<'_>,
     proc: &Proc,
     engine: &Channel,
 ) -> Result<(), InitError> {
     let namespaces = surroundings.namespaces;
     let stdio = &surroundings.options.stdio;
+    if namespaces.have_company() {
+        return leave_for_outside(plan, surroundings, proc, engine);
+    }
     if !namespaces.has_user() {
         plan.workload.adjust_oom_score(proc, None)?;
         return plan.workload.leave_the_engine(stdio);
@@ -219,12 +263,45 @@ fn leave_the_engine(
     }
 }
 
-/// Everything up to the exec.
+/// As [`leave_the_engine`], where others are in the container's pid namespace: up to being in all
+/// of the container's namespaces but that.
+fn leave_for_outside(
+    plan: &mut Plan<'_>,
+    surroundings: &Surroundings<'_>,
+    proc: &Proc,
+    engine: &Channel,
+) -> Result<(), InitError> {
+    let namespaces = surroundings.namespaces;
+    plan.workload.use_the_callers_rights(proc, None)?;
+    plan.workload
+        .leave_the_engine(&surroundings.options.stdio)?;
+    for mount in plan.mounts.iter_mut().filter(|mount| mount.is_new_proc()) {
+        // SAFETY: this is a fork of a process with a single thread.
+        mount.set_context(unsafe { joined_proc::open(namespaces) }?);
+    }
+    namespaces.enter_outside()?;
+    let step = || "hear from the engine";
+    engine.report(&Report::Unshared).step(step)?;
+    if !engine.wait_for_release().step(step)? {
+        return Err(InitError::EngineGone);
+    }
+    if !namespaces.has_user() {
+        return Ok(());
+    }
+    namespaces.make_time_outside()?;
+    user::become_root()?;
+    match namespaces.has_new(LinuxNamespaceType::User) {
+        true => Ok(()),
+        false => id_map::check_joined(proc, plan.linux),
+    }
+}
+
+/// Everything that takes the caller's rights or files, up to being in the container's root.
 fn set_up(
     plan: &mut Plan<'_>,
     surroundings: &Surroundings<'_>,
     engine: &Channel,
-) -> Result<Prepared, InitError> {
+) -> Result<(), InitError> {
     let options = surroundings.options;
     let proc = Proc::open()?;
     leave_the_engine(plan, surroundings, &proc, engine)?;
@@ -237,7 +314,7 @@ fn set_up(
     sysctl::write(proc.as_fd(), &plan.sysctl)?;
 
     let run_hooks = || match surroundings.hooks {
-        Some(hooks) => run_create_hooks(hooks, engine),
+        Some(hooks) => run_create_hooks(hooks, namespaces, engine),
         None => Ok(()),
     };
     let terminal = if namespaces.has_new(LinuxNamespaceType::Mount) {
@@ -251,26 +328,27 @@ fn set_up(
         rootfs::change_root(&root)?;
         terminal
     };
-    let terminal = match terminal {
-        Some(terminal) => {
-            let master = terminal.become_controlling()?;
-            let stdio = &options.stdio;
-            stdio.let_go().step(|| "let go of the caller's streams")?;
-            Some(master)
+    if let Some(terminal) = terminal {
+        let master = terminal.become_streams()?;
+        if !namespaces.have_company() {
+            plan.workload.take_terminal()?;
         }
-        None => None,
-    };
+        let told = engine.report_with_fd(&Report::Terminal, Some(master.as_fd()));
+        told.step(|| "pass the terminal on")?;
+    }
     set_names(plan)?;
     if !options.no_new_keyring {
         plan.workload.join_keyring(options.id, &proc)?;
     }
-    let file = plan.workload.get_ready(options.preserve_fds, &proc)?;
-    plan.workload.filter_for_listener(engine)?;
-    Ok(Prepared { file, terminal })
+    plan.workload.set_limits_and_labels(&proc)
 }
 
 /// The caller's files are still there, and the container's root can still be changed.
-fn run_create_hooks(hooks: &Hooks<'_>, engine: &Channel) -> Result<(), InitError> {
+fn run_create_hooks(
+    hooks: &Hooks<'_>,
+    namespaces: &Namespaces,
+    engine: &Channel,
+) -> Result<(), InitError> {
     if hooks.has_runtimes() {
         let step = || "let the engine run hooks";
         engine.report(&Report::RuntimeHooks).step(step)?;
@@ -279,6 +357,9 @@ fn run_create_hooks(hooks: &Hooks<'_>, engine: &Channel) -> Result<(), InitError
         }
     }
     if let Some(limit) = hooks.create_container_limit() {
+        if namespaces.must_join_pid_early() {
+            return Err(InitError::HooksSeen);
+        }
         let step = || "tell the engine of hooks";
         engine.report(&Report::Hooks(limit.as_secs())).step(step)?;
         // The init makes files with exactly the mode that they are to have. Hooks don't.

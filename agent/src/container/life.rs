@@ -78,8 +78,8 @@ pub struct Container {
 /// How the init is told to go on.
 #[derive(Debug)]
 pub(super) enum Start {
-    /// By the process that created it.
-    Channel(Channel),
+    /// By the process that created it, or by who comes to the gate.
+    Channel(Channel, Option<Gate>),
     /// By any that can enter this directory.
     Gate(PathBuf),
     /// It has been told.
@@ -143,7 +143,7 @@ impl Container {
     /// As [`StartError`] tells. The container is still there then, to be destroyed.
     pub fn start(&mut self) -> Result<(), StartError> {
         let channel = match std::mem::replace(&mut self.start, Start::Done) {
-            Start::Channel(channel) => channel,
+            Start::Channel(channel, _) => channel,
             Start::Gate(directory) => Gate::enter(&directory)
                 .map_err(StartError::Init)?
                 .ok_or(StartError::AlreadyStarted)?,
@@ -181,7 +181,8 @@ impl Container {
     /// What telling the init gives, which has ended then.
     pub fn let_go(&self) -> io::Result<()> {
         match &self.start {
-            Start::Channel(channel) => channel.release(),
+            Start::Channel(channel, Some(gate)) => channel.release_with(gate),
+            Start::Channel(channel, None) => channel.release(),
             Start::Gate(_) | Start::Done => Ok(()),
         }
     }
@@ -222,6 +223,9 @@ impl Container {
 
     /// Waits for the first process to end, and reaps it, as [`child::reap`].
     pub(super) fn wait_for_exit(&self) -> io::Result<WaitStatus> {
-        child::reap(self.pidfd().ok_or(nix::errno::Errno::ECHILD)?)
+        child::reap(
+            self.pidfd().ok_or(nix::errno::Errno::ECHILD)?,
+            child::EXIT_BOUND,
+        )
     }
 }

@@ -109,6 +109,8 @@ pub(super) struct Mount {
     root_label: Option<String>,
     /// The source of a bind mount, if the engine has opened it.
     tree: Option<OwnedFd>,
+    /// Its file system, if it has to be opened elsewhere than where it is mounted.
+    context: Option<OwnedFd>,
 }
 
 impl Mount {
@@ -166,7 +168,18 @@ impl Mount {
             ids,
             root_label: None,
             tree: None,
+            context: None,
         })
+    }
+
+    /// Whether it shows the processes of the pid namespace that it is mounted from.
+    pub(super) fn is_new_proc(&self) -> bool {
+        self.kind == "proc" && self.options.bind.is_none() && !self.options.remount
+    }
+
+    /// Has it made of a file system that was opened already.
+    pub(super) fn set_context(&mut self, context: OwnedFd) {
+        self.context = Some(context);
     }
 
     /// The engine: opens the source of a bind mount, for an init that may have no right to it.
@@ -347,13 +360,10 @@ impl Mount {
         if defer {
             attributes.set &= !MOUNT_ATTR_RDONLY;
         }
-        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| match e {
-            rustix::io::Errno::NODEV => Problem::FileSystem {
-                kind: kind.to_owned(),
-                reason: "the kernel has no such file system".to_owned(),
-            },
-            e => step(format!("open a {kind} file system"))(e),
-        })?;
+        let context = match &self.context {
+            Some(opened) => opened.try_clone().map_err(step("duplicate it"))?,
+            None => open_file_system(kind)?,
+        };
         let refused = |e| refusal(kind, &context, e);
         if !self.source.as_os_str().is_empty() {
             fsconfig_set_string(&context, "source", &self.source).map_err(refused)?;
@@ -443,6 +453,16 @@ impl Mount {
         }
         Ok(target)
     }
+}
+
+fn open_file_system(kind: &str) -> Result<OwnedFd, Problem> {
+    fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| match e {
+        rustix::io::Errno::NODEV => Problem::FileSystem {
+            kind: kind.to_owned(),
+            reason: "the kernel has no such file system".to_owned(),
+        },
+        e => step(format!("open a {kind} file system"))(e),
+    })
 }
 
 /// Sets attributes of a mount. Those that a user namespace above holds set stay so.

@@ -2,14 +2,14 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::stat::{fstat, fstatat, stat};
+use nix::sys::stat::{FileStat, fstat, fstatat, stat};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
@@ -128,11 +128,25 @@ impl Namespaces {
         self.joined.iter().any(|joined| joined.kind == kind)
     }
 
+    /// Whether there are others already where the init is to be, who could look into it.
+    pub(super) fn have_company(&self) -> bool {
+        self.joins(LinuxNamespaceType::Pid)
+    }
+
+    /// Whether the namespace of this kind that is joined has this file.
+    pub(super) fn joins_file(&self, kind: LinuxNamespaceType, status: &FileStat) -> bool {
+        let same = |file| {
+            fstat(file).is_ok_and(|s| (s.st_dev, s.st_ino) == (status.st_dev, status.st_ino))
+        };
+        let mut joined = self.joined.iter();
+        joined.any(|joined| joined.kind == kind && same(&joined.file))
+    }
+
     /// Whether the init has to be cloned from a stage ([`Namespaces::enter_as_stage`]): in a
     /// user namespace that is joined, or by one who has joined what the root of a new one has
     /// no right to.
     pub(super) fn need_stage(&self) -> bool {
-        self.has_user() && !self.joined.is_empty()
+        self.has_user() && !self.joined.is_empty() && !self.have_company()
     }
 
     /// Those that the init is cloned into.
@@ -144,24 +158,12 @@ impl Namespaces {
         (self.new - later).bits() as u32 as u64
     }
 
-    /// The engine, around the clone: a pid namespace that one joins, and a time namespace that
-    /// one makes, are for the children that one has from then on. With a stage there is nothing
-    /// to do here.
+    /// The engine, around the clone: a time namespace that one makes is for the children that one
+    /// has from then on. With a stage there is nothing to do here.
     pub(super) fn set_for_children(&self) -> Result<ForChildren, NamespaceError> {
         let mut changed = ForChildren { own: Vec::new() };
-        if self.need_stage() {
+        if self.need_stage() || self.have_company() {
             return Ok(changed);
-        }
-        let pid = self.joined.iter();
-        if let Some(pid) = pid.clone().find(|j| j.kind == LinuxNamespaceType::Pid) {
-            let failed = |source: io::Error| NamespaceError::Join {
-                kind: pid.kind,
-                path: pid.path.clone(),
-                source,
-            };
-            let own = File::open("/proc/self/ns/pid").map_err(failed)?;
-            setns(&pid.file, CloneFlags::CLONE_NEWPID).map_err(|e| failed(e.into()))?;
-            changed.own.push((own, CloneFlags::CLONE_NEWPID));
         }
         // The new user namespace's root makes its own.
         if self.has_new(LinuxNamespaceType::Time) && !self.has_new(LinuxNamespaceType::User) {
@@ -189,12 +191,68 @@ impl Namespaces {
         if self.has_new(LinuxNamespaceType::Time) && !self.has_new(LinuxNamespaceType::User) {
             self.make_time().or_else(|(step, e)| Err(e).step(|| step))?;
         }
-        // In a user namespace one has the right to the others that belong to it.
-        let (user, rest): (Vec<&Joined>, Vec<&Joined>) = self
-            .joined
-            .iter()
-            .partition(|joined| joined.kind == LinuxNamespaceType::User);
-        user.into_iter().chain(rest).try_for_each(Joined::enter)
+        self.join(|_| true)
+    }
+
+    /// Joins those of `kinds`. To some one has the right only in the user namespace that is
+    /// joined, and to others only before.
+    fn join(&self, kinds: impl Fn(LinuxNamespaceType) -> bool) -> Result<(), InitError> {
+        let asked_for = self.joined.iter().filter(|joined| kinds(joined.kind));
+        let (user, rest): (Vec<&Joined>, Vec<&Joined>) =
+            asked_for.partition(|joined| joined.kind == LinuxNamespaceType::User);
+        if user.is_empty() {
+            return rest.into_iter().try_for_each(Joined::enter);
+        }
+        let later: Vec<&Joined> = rest.into_iter().filter(|j| j.enter().is_err()).collect();
+        user.into_iter().chain(later).try_for_each(Joined::enter)
+    }
+
+    /// Who opens a proc file system in the pid namespace: joins that, for its children. Whether a
+    /// user namespace was joined, too.
+    pub(super) fn enter_pid(&self) -> Result<bool, InitError> {
+        use LinuxNamespaceType::{Pid, User};
+        self.join(|kind| matches!(kind, User | Pid))?;
+        Ok(self.joins(User))
+    }
+
+    /// The process outside of a pid namespace that is joined: joins the others, and makes the new
+    /// ones. That one it joins for its children, so it is left for later, unless it has no right
+    /// to it then.
+    pub(super) fn enter_outside(&self) -> Result<(), InitError> {
+        let time_is_the_callers = !self.has_new(LinuxNamespaceType::User);
+        if self.has_new(LinuxNamespaceType::Time) && time_is_the_callers {
+            self.make_time().or_else(|(step, e)| Err(e).step(|| step))?;
+        }
+        let pid_now = self.must_join_pid_early();
+        self.join(|kind| pid_now || kind != LinuxNamespaceType::Pid)?;
+        let later = CloneFlags::CLONE_NEWCGROUP | NEW_TIME;
+        unshare(self.new - later).step(|| "make the container's namespaces")
+    }
+
+    /// Whether the right to a pid namespace that is joined is lost with the caller's.
+    pub(super) fn must_join_pid_early(&self) -> bool {
+        let file = |kind| self.joined.iter().find(|joined| joined.kind == kind);
+        let Some(pid) = file(LinuxNamespaceType::Pid) else {
+            return false;
+        };
+        match file(LinuxNamespaceType::User) {
+            Some(user) => !belongs_to(&pid.file, &user.file),
+            None => self.has_user(),
+        }
+    }
+
+    /// The process outside, when it makes no other children any more.
+    pub(super) fn enter_pid_late(&self) -> Result<(), InitError> {
+        let late = !self.must_join_pid_early();
+        self.join(|kind| late && kind == LinuxNamespaceType::Pid)
+    }
+
+    /// As [`Namespaces::enter_time`], for the process outside, whose child is in it.
+    pub(super) fn make_time_outside(&self) -> Result<(), InitError> {
+        if !self.has_new(LinuxNamespaceType::Time) || !self.has_new(LinuxNamespaceType::User) {
+            return Ok(());
+        }
+        self.make_time().or_else(|(step, e)| Err(e).step(|| step))
     }
 
     /// The root of a new user namespace, while it is still as accessible as the caller: makes
@@ -211,18 +269,28 @@ impl Namespaces {
 
     /// The init: enters what the clone left to do.
     pub(super) fn enter(&self) -> Result<(), InitError> {
-        if !self.need_stage() {
-            let mut joined = self.joined.iter();
-            joined.try_for_each(|joined| match joined.kind {
-                LinuxNamespaceType::Pid => Ok(()),
-                _ => joined.enter(),
-            })?;
+        if !self.need_stage() && !self.have_company() {
+            self.join(|_| true)?;
         }
         if self.has_new(LinuxNamespaceType::Cgroup) {
             unshare(CloneFlags::CLONE_NEWCGROUP).step(|| "make a cgroup namespace")?;
         }
         Ok(())
     }
+}
+
+/// Whether a namespace belongs to a user namespace
+/// ([ioctl_nsfs(2)](https://man7.org/linux/man-pages/man2/ioctl_nsfs.2.html)).
+fn belongs_to(namespace: &File, user: &File) -> bool {
+    // SAFETY: the request takes nothing.
+    let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS as _) };
+    if owner < 0 {
+        return false;
+    }
+    // SAFETY: the descriptor was just made, and nothing else knows of it.
+    let owner = unsafe { OwnedFd::from_raw_fd(owner) };
+    let (owner, user) = (fstat(owner), fstat(user));
+    matches!((owner, user), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
 impl Joined {
@@ -274,35 +342,17 @@ impl<'a> Others<'a> {
         Ok(Others { process, kinds })
     }
 
-    /// The engine, around the clone: as [`Namespaces::set_for_children`]. A user namespace needs
-    /// a stage.
-    pub(super) fn set_for_children(&self) -> io::Result<ForChildren> {
-        let mut changed = ForChildren { own: Vec::new() };
-        if self.kinds.contains(CloneFlags::CLONE_NEWPID) && !self.have_user() {
-            let own = File::open("/proc/self/ns/pid")?;
-            setns_of_process(self.process, CloneFlags::CLONE_NEWPID)?;
-            changed.own.push((own, CloneFlags::CLONE_NEWPID));
-        }
-        Ok(changed)
-    }
-
     /// Whether its user namespace is among them.
     pub(super) fn have_user(&self) -> bool {
         self.kinds.contains(CloneFlags::CLONE_NEWUSER)
     }
 
-    /// The stage: enters all of them, the pid namespace for its children.
-    pub(super) fn enter_as_stage(&self) -> Result<(), InitError> {
-        setns_of_process(self.process, self.kinds).step(|| "enter the container's namespaces")
-    }
-
-    /// The new process, without a stage: enters the others.
+    /// Enters all of them, the pid namespace for this process's children.
     pub(super) fn enter(&self) -> Result<(), InitError> {
-        let rest = self.kinds - CloneFlags::CLONE_NEWPID;
-        if rest.is_empty() {
+        if self.kinds.is_empty() {
             return Ok(());
         }
-        setns_of_process(self.process, rest).step(|| "enter the container's namespaces")
+        setns_of_process(self.process, self.kinds).step(|| "enter the container's namespaces")
     }
 }
 

@@ -25,6 +25,11 @@ impl Proc {
         Ok(Proc(proc))
     }
 
+    /// The same, for a process that lets go of its own descriptors.
+    pub(super) fn again(proc: BorrowedFd<'_>) -> io::Result<Self> {
+        proc.try_clone_to_owned().map(Proc)
+    }
+
     /// Writes to a file in it. What is mounted over it isn't written to.
     pub(super) fn write(&self, path: &str, value: &str) -> Result<(), InitError> {
         self.write_file(path, value)

@@ -2,6 +2,7 @@
 //! ([sched_setattr(2)](https://man7.org/linux/man-pages/man2/sched_setattr.2.html)).
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxSchedulerFlag, LinuxSchedulerPolicy, Scheduler};
 
 use super::config::ConfigError;
@@ -112,11 +113,12 @@ pub(super) fn validate(scheduler: &Scheduler) -> Result<(), ConfigError> {
     attributes(scheduler).map(drop)
 }
 
-/// Sets it for this process.
-pub(super) fn set(scheduler: &Scheduler) -> nix::Result<()> {
+/// Sets it for a process; 0 is this one.
+pub(super) fn set(scheduler: &Scheduler, pid: Pid) -> nix::Result<()> {
     let attributes = attributes(scheduler).map_err(|_| Errno::EINVAL)?;
+    let pid = pid.as_raw();
     // SAFETY: `attributes` is a sched_attr of the size that it says.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    let result = unsafe { libc::syscall(libc::SYS_sched_setattr, pid, &raw const attributes, 0) };
     Errno::result(result).map(drop)
 }
 

@@ -44,18 +44,6 @@ impl Stdio {
     pub(super) fn install(&self) -> nix::Result<()> {
         install([&self.stdin, &self.stdout, &self.stderr])
     }
-
-    /// Lets go of the files behind them in a process whose standard streams are others: who
-    /// reads what the caller writes to its end isn't to wait for the container's start.
-    pub(super) fn let_go(&self) -> nix::Result<()> {
-        for fd in [&self.stdin, &self.stdout, &self.stderr] {
-            if fd.as_raw_fd() > 2 {
-                // SAFETY: dup3 touches no memory, and what is owned here stays an open file.
-                Errno::result(unsafe { libc::dup3(0, fd.as_raw_fd(), libc::O_CLOEXEC) })?;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Makes these this process's descriptors 0 to 2.

@@ -3,7 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 use nix::sched::CloneFlags;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
 use nix::unistd::Pid;
 
 /// As in `linux/sched.h`; libc's own constant is too narrow for it.
@@ -124,19 +127,45 @@ fn set_mount_attributes(
     }
 }
 
-/// Marks every descriptor from `first` up to be closed by exec.
-pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
-    // SAFETY: close_range touches no memory; no descriptor is closed by this.
-    let result = unsafe {
-        libc::close_range(
-            first,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+/// Closes every descriptor from `first` up, but `kept`.
+///
+/// # Safety
+///
+/// Whatever owns one of them must be neither used nor dropped any more.
+pub(super) unsafe fn close_all_but(kept: BorrowedFd<'_>, first: u32) -> io::Result<()> {
+    let kept = kept.as_raw_fd() as u32;
+    for (first, last) in [
+        (first, kept.saturating_sub(1)),
+        (first.max(kept + 1), u32::MAX),
+    ] {
+        // SAFETY: close_range touches no memory; the rest is the caller's promise.
+        if first <= last && unsafe { libc::close_range(first, last, 0) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Sets the mode of a file that may be open with `O_PATH` only.
+pub(super) fn set_mode(file: impl AsFd, mode: Mode) -> nix::Result<()> {
+    let file = file.as_fd().as_raw_fd();
+    // SAFETY: the path is a C string.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_fchmodat2,
+            file,
+            c"".as_ptr(),
+            mode.bits(),
+            libc::AT_EMPTY_PATH,
         )
     };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
+    match Errno::result(set) {
+        // Before Linux 6.6.
+        Err(Errno::ENOSYS) => {
+            let path = format!("/proc/self/fd/{file}");
+            fchmodat(AT_FDCWD, path.as_str(), mode, FchmodatFlags::FollowSymlink)
+        }
+        other => other.map(drop),
     }
 }
 

@@ -19,7 +19,6 @@ use nix::sys::stat::{Mode, SFlag, fstat, makedev};
 use nix::sys::statfs::{FsType, fstatfs};
 use oci_spec::runtime::Process;
 use rustix::mount::{OpenTreeFlags, open_tree};
-use rustix::process::ioctl_tiocsctty;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -146,10 +145,8 @@ impl Terminal {
         attach(&slave, &target).step(|| "mount the terminal at /dev/console")
     }
 
-    /// Makes it the controlling terminal and the standard streams of this process, which must
-    /// lead a session. Returns the master.
-    pub(super) fn become_controlling(self) -> Result<OwnedFd, InitError> {
-        ioctl_tiocsctty(&self.slave).step(|| "take the terminal")?;
+    /// Makes it the standard streams of this process. Returns the master.
+    pub(super) fn become_streams(self) -> Result<OwnedFd, InitError> {
         stdio::install([&self.slave; 3]).step(|| "set the standard streams up")?;
         Ok(self.master)
     }

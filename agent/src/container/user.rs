@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use nix::sys::prctl::set_dumpable;
 use oci_spec::runtime::User;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -42,7 +43,14 @@ pub(super) fn become_user(user: &User) -> Result<(), InitError> {
     }
     let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.gid()));
     set_thread_res_gid(gid, gid, gid).step(|| format!("become group {}", user.gid()))?;
-    set_thread_res_uid(uid, uid, uid).step(|| format!("become user {}", user.uid()))
+    set_thread_res_uid(uid, uid, uid).step(|| format!("become user {}", user.uid()))?;
+    stay_undumpable()
+}
+
+/// A change of ids makes a process as dumpable as fs.suid_dumpable says
+/// ([proc_sys_fs(5)](https://man7.org/linux/man-pages/man5/proc_sys_fs.5.html)).
+fn stay_undumpable() -> Result<(), InitError> {
+    set_dumpable(false).step(|| "become undumpable again")
 }
 
 /// Whether this process has the right to set groups, as far as that is its own.
@@ -55,7 +63,8 @@ pub(super) fn become_root() -> Result<(), InitError> {
     set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)
         .step(|| "become the root group of the user namespace")?;
     set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)
-        .step(|| "become the root of the user namespace")
+        .step(|| "become the root of the user namespace")?;
+    stay_undumpable()
 }
 
 /// The home directory of `uid` by the container's `/etc/passwd`, or `/`.

@@ -2,6 +2,7 @@
 //! init goes this way, and so does a process that is started in it later.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
@@ -16,14 +17,15 @@ use super::capabilities::Sets;
 use super::channel::{Channel, Report};
 use super::config::ConfigError;
 use super::error::{InitError, Step};
+use super::passage::Passage;
 use super::process::Program;
 use super::procfs::Proc;
 use super::seccomp::Filter;
 use super::stdio::{self, Stdio};
 use super::terminal::{self, Terminal};
 use super::{
-    id_map, io_priority, keyring, lsm, memory_policy, personality, rlimits, scheduler, signals,
-    sys, user,
+    environment, id_map, io_priority, keyring, lsm, memory_policy, personality, rlimits, scheduler,
+    signals, sys, user,
 };
 
 /// The umask of a process that none is asked for, as runc gives it.
@@ -36,17 +38,26 @@ pub(super) struct Workload<'a> {
     memory_policy: Option<&'a LinuxMemoryPolicy>,
     capabilities: Sets,
     filter: Option<Filter>,
+    passage: Passage,
     program: Program,
+}
+
+/// The way from a filter to the exec can't be made.
+fn no_passage(error: io::Error) -> ConfigError {
+    ConfigError::invalid("linux.seccomp", format!("no random numbers: {error}"))
 }
 
 impl<'a> Workload<'a> {
     pub(super) fn new(process: &'a Process, linux: &'a Linux) -> Result<Self, ConfigError> {
+        let passage = Passage::new(process.terminal() == Some(true)).map_err(no_passage)?;
+        let filter = linux.seccomp().as_ref().map(Filter::compile).transpose()?;
         Ok(Workload {
             process,
             personality: linux.personality().as_ref(),
             memory_policy: linux.memory_policy().as_ref(),
             capabilities: Sets::of(process.capabilities().as_ref()),
-            filter: linux.seccomp().as_ref().map(Filter::compile).transpose()?,
+            filter: filter.map(|filter| filter.with(|program| passage.through(program))),
+            passage,
             program: Program::parse(process)?,
         })
     }
@@ -133,14 +144,9 @@ impl<'a> Workload<'a> {
         }
     }
 
-    /// The last steps, in the container's namespaces and root: its limits, user, capabilities
-    /// and directory. Of the descriptors from 3 on, the first `preserve_fds` outlive the exec.
-    /// `proc` is still the caller's. Returns the file to exec.
-    pub(super) fn get_ready(
-        &mut self,
-        preserve_fds: u32,
-        proc: &Proc,
-    ) -> Result<CString, InitError> {
+    /// Its limits and labels, in the container's namespaces and root. `proc` is still the
+    /// caller's.
+    pub(super) fn set_limits_and_labels(&self, proc: &Proc) -> Result<(), InitError> {
         self.set_limits()?;
         if let Some(profile) = says(self.process.apparmor_profile()) {
             lsm::set_apparmor_profile(proc, profile)?;
@@ -148,11 +154,36 @@ impl<'a> Workload<'a> {
         if let Some(label) = self.label() {
             lsm::set_selinux_label(proc, label)?;
         }
+        Ok(())
+    }
+
+    /// Closes all that is open, but the standard streams, the first `preserve_fds` descriptors
+    /// behind them and the line to the engine, and forgets the caller's environment. From here on
+    /// the image has a say in what is looked for, and could find the host by a descriptor's link
+    /// in `/proc` (CVE-2024-21626).
+    ///
+    /// # Safety
+    ///
+    /// What owns a descriptor in this process, other than `line`, must be neither used nor
+    /// dropped any more. The process must have a single thread, and nobody may have kept a
+    /// variable of the environment.
+    pub(super) unsafe fn let_go_of_the_host(
+        line: &Channel,
+        preserve_fds: u32,
+    ) -> Result<(), InitError> {
+        // SAFETY: the caller's promise.
+        let closed = unsafe {
+            environment::forget();
+            sys::close_all_but(line.as_fd(), 3u32.saturating_add(preserve_fds))
+        };
+        closed.step(|| "close the engine's descriptors")
+    }
+
+    /// The last steps: the user, with its capabilities, its directory and its program. Returns
+    /// the file to exec.
+    pub(super) fn become_the_users(&mut self) -> Result<CString, InitError> {
         self.become_the_user()?;
-        let file = self.program.find()?;
-        sys::close_on_exec_from(3u32.saturating_add(preserve_fds))
-            .step(|| "close the engine's descriptors at exec")?;
-        Ok(file)
+        Ok(self.program.find()?)
     }
 
     /// Whether the profile asks somebody else about system calls.
@@ -160,32 +191,80 @@ impl<'a> Workload<'a> {
         self.filter.as_ref().is_some_and(Filter::notifies)
     }
 
-    /// If somebody listens to what the filter has to tell, it is loaded now, before the start,
-    /// and the engine gets the listener's end.
-    pub(super) fn filter_for_listener(&mut self, engine: &Channel) -> Result<(), InitError> {
-        let Some(filter) = self.filter.take_if(|filter| filter.notifies()) else {
+    /// What is left to do behind the filter is done by way of this.
+    pub(super) fn passage(&self) -> &Passage {
+        &self.passage
+    }
+
+    /// Goes below the filter of system calls, and lets go of the right to do so. If somebody
+    /// listens to what the filter has to tell, the engine gets the listener's end. From then on
+    /// only the exec has to be among the calls that the profile allows.
+    pub(super) fn confine(&self, engine: &Channel) -> Result<(), InitError> {
+        let Some(filter) = &self.filter else {
             return Ok(());
         };
         let listener = filter.load()?;
-        let listener = listener.as_ref().map(AsFd::as_fd);
-        engine
-            .report_with_fd(&Report::Filtered, listener)
-            .step(|| "pass the filter's listener on")
+        self.capabilities.let_go_of_more(&self.passage)?;
+        if let Some(listener) = listener {
+            let passed = engine.report_with_fd(&Report::Filtered, Some(listener.as_fd()));
+            self.passage.close(listener);
+            passed.step(|| "pass the filter's listener on")?;
+        }
+        Ok(())
     }
 
-    /// Becomes the program, below its filter of system calls: from then on only the exec has to
-    /// be among those allowed. Returns only if that fails.
-    pub(super) fn exec(&self, file: &CString) -> InitError {
-        if let Some(filter) = &self.filter
-            && let Err(error) = filter.load()
-        {
-            return error;
+    /// The process inside of a pid namespace that others are in: what only it can do itself.
+    pub(super) fn begin_inside(&self, engine: &Channel) -> Result<(), InitError> {
+        self.lead_session()?;
+        if self.has_scheduler() {
+            let heard = self.passage.hear(engine);
+            if !heard.step(|| "hear from the engine")?.go {
+                return Err(InitError::EngineGone);
+            }
         }
+        Ok(())
+    }
+
+    /// Leads a session, with the terminal if it has one.
+    fn lead_session(&self) -> Result<(), InitError> {
+        self.passage.start_session().step(|| "start a session")?;
+        self.take_terminal()
+    }
+
+    /// Makes the terminal, if it has one and it is on its standard streams already, the one that
+    /// controls the session that it leads.
+    pub(super) fn take_terminal(&self) -> Result<(), InitError> {
+        if !self.has_terminal() {
+            return Ok(());
+        }
+        // SAFETY: the standard streams are open, and stay so.
+        let stdin = unsafe { BorrowedFd::borrow_raw(0) };
+        self.passage
+            .take_terminal(stdin)
+            .step(|| "take the terminal")
+    }
+
+    /// Becomes the program. Returns only if that fails.
+    pub(super) fn exec(&self, file: &CString) -> InitError {
         self.program.exec(file).into()
     }
 
     fn has_no_new_privileges(&self) -> bool {
         self.process.no_new_privileges() == Some(true)
+    }
+
+    /// Whether it has `process.scheduler`, which isn't handed on by a process to its copy.
+    pub(super) fn has_scheduler(&self) -> bool {
+        self.process.scheduler().is_some()
+    }
+
+    /// `process.scheduler`, for a process; 0 is this one.
+    pub(super) fn set_scheduler(&self, pid: Pid) -> Result<(), InitError> {
+        let Some(scheduler) = self.process.scheduler() else {
+            return Ok(());
+        };
+        let policy = scheduler.policy();
+        scheduler::set(scheduler, pid).step(|| format!("set process.scheduler to {policy}"))
     }
 
     fn set_limits(&self) -> Result<(), InitError> {
@@ -194,10 +273,6 @@ impl<'a> Workload<'a> {
         }
         if let Some(policy) = self.memory_policy {
             memory_policy::set(policy).step(|| "set linux.memoryPolicy")?;
-        }
-        if let Some(scheduler) = self.process.scheduler() {
-            let policy = scheduler.policy();
-            scheduler::set(scheduler).step(|| format!("set process.scheduler to {policy}"))?;
         }
         if let Some(priority) = self.process.io_priority() {
             io_priority::set(priority).step(|| "set process.ioPriority")?;
@@ -215,14 +290,13 @@ impl<'a> Workload<'a> {
         self.capabilities.limit_bounding()?;
         user::become_user(id)?;
         // Where anything may gain privileges by an exec, only who has this one may filter.
-        // The exec takes it away.
         let filters = self.filter.is_some() && !self.has_no_new_privileges();
-        let until_exec = if filters {
+        let until_filtered = if filters {
             CapabilitySet::SYS_ADMIN
         } else {
             CapabilitySet::empty()
         };
-        self.capabilities.set(until_exec)?;
+        self.capabilities.set(until_filtered)?;
         if !entered && !self.program.enter_cwd()? {
             let cwd = self.cwd().display();
             return Err(Errno::EACCES).step(|| format!("change to process.cwd {cwd}"));

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// What busybox is asked to be in the tests.
-const APPLETS: [&str; 32] = [
+const APPLETS: [&str; 34] = [
     "sh", "cat", "ls", "id", "env", "echo", "grep", "hostname", "readlink", "stat", "touch",
     "mkdir", "sleep", "true", "false", "mount", "umount", "dd", "ip", "ps", "kill", "sort", "wc",
-    "test", "mkfifo", "chroot", "head", "seq", "uname", "ionice", "stty", "tty",
+    "test", "mkfifo", "chroot", "cut", "sed", "head", "seq", "uname", "ionice", "stty", "tty",
 ];
 
 /// How long a container may run in a test.
@@ -54,6 +54,11 @@ impl Bundle {
         bundle.config["root"] = json!({"path": "rootfs", "readonly": false});
         bundle.config["process"]["args"] = json!(["sh", "-c", script]);
         bundle
+    }
+
+    /// Where it is.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// A path in its root.

@@ -1,17 +1,24 @@
 //! Devices, and `/dev`.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
 use serde_json::json;
 
 use crate::Skipped;
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, null_stdio, text};
 
 tests![
     the_default_devices_are_there,
     devices_are_made_as_asked,
     a_bound_dev_is_left_alone,
+    a_device_that_is_exchanged_for_a_link_changes_no_file,
 ];
+
+/// How many containers are created while links take the places of devices.
+const TRIES: u32 = 300;
 
 fn the_default_devices_are_there() -> Result<(), Skipped> {
     let bundle = Bundle::new(
@@ -65,5 +72,54 @@ fn a_bound_dev_is_left_alone() -> Result<(), Skipped> {
     ]);
     assert_eq!(bundle.output(), "mine\n");
     assert_eq!(fs::read_dir(bundle.beside("dev")).unwrap().count(), 1);
+    Ok(())
+}
+
+/// Another process of a test: puts a link in the place of a file as soon as that is there, again
+/// and again.
+pub(crate) fn replace(mut words: std::iter::Skip<std::env::Args>) -> ExitCode {
+    let [file, target]: [PathBuf; 2] = [words.next().unwrap().into(), words.next().unwrap().into()];
+    let link = file.with_extension("link");
+    loop {
+        symlink(&target, &link).unwrap();
+        while fs::symlink_metadata(&file).is_err() {}
+        fs::rename(&link, &file).unwrap();
+        // For as long as the engine may need to come by.
+        for _ in 0..200 {
+            std::hint::black_box(fs::symlink_metadata(&file).is_ok());
+        }
+        fs::remove_file(&file).unwrap();
+    }
+}
+
+/// The root may be shared with a container that runs.
+fn a_device_that_is_exchanged_for_a_link_changes_no_file() -> Result<(), Skipped> {
+    let mut bundle = Bundle::new("true");
+    let outside = bundle.beside("outside");
+    fs::write(&outside, "").unwrap();
+    fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).unwrap();
+    bundle.config["linux"]["devices"] = json!([
+        {"path": "/zero", "type": "c", "major": 1, "minor": 5, "fileMode": 0o666, "uid": 7},
+    ]);
+    let mut replacing = Command::new(std::env::current_exe().unwrap())
+        .args(["--replace", text(&bundle.at("zero")), text(&outside)])
+        .spawn()
+        .unwrap();
+    let mut met = 0;
+    for _ in 0..TRIES {
+        match bundle.create(null_stdio()) {
+            Ok(container) => container.destroy().unwrap(),
+            Err(error) => met += u32::from(error.to_string().contains("is not the device")),
+        }
+    }
+    assert!(
+        replacing.try_wait().unwrap().is_none(),
+        "nothing was replaced any more"
+    );
+    replacing.kill().unwrap();
+    replacing.wait().unwrap();
+    let found = fs::metadata(&outside).unwrap();
+    assert_eq!((found.mode() & 0o7777, found.uid()), (0o600, 0));
+    assert!(met > 0, "no link was ever met");
     Ok(())
 }

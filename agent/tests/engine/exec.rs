@@ -81,6 +81,28 @@ pub(crate) fn run(bundle: &Bundle, running: &mut Running<'_>, process: &Value) -
     run_with(bundle, running, process, |_| {})
 }
 
+/// As [`run`], for what it prints, with a descriptor that is to be preserved.
+pub(crate) fn run_preserving(
+    bundle: &Bundle,
+    running: &mut Running<'_>,
+    process: &Value,
+) -> String {
+    let preserved = File::open("/dev/null").unwrap();
+    let put = |fd: i32, flags: i32| {
+        // SAFETY: the call touches no memory. Whoever owns descriptor 3 gets it back.
+        assert_eq!(unsafe { libc::dup3(fd, 3, flags) }, 3);
+    };
+    // SAFETY: it is open as long as it is borrowed.
+    let owned = unsafe { BorrowedFd::borrow_raw(3) }
+        .try_clone_to_owned()
+        .unwrap();
+    put(preserved.as_raw_fd(), 0);
+    let outcome = run_with(bundle, running, process, |options| options.preserve_fds = 1);
+    put(owned.as_raw_fd(), libc::O_CLOEXEC);
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+    outcome.stdout
+}
+
 fn run_with(
     bundle: &Bundle,
     running: &mut Running<'_>,

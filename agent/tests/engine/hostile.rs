@@ -14,7 +14,9 @@ use serde_json::json;
 use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, text};
 use crate::cve;
+use crate::devices;
 use crate::exec;
+use crate::raced;
 use crate::rootless;
 
 tests![
@@ -46,6 +48,8 @@ pub(crate) fn part(word: &str) -> Option<Part> {
         "--create" => Some(create_and_leave),
         "--attack" => Some(attack),
         "--exchange" => Some(cve::exchange),
+        "--replace" => Some(devices::replace),
+        "--look" => Some(raced::look),
         _ => None,
     }
 }

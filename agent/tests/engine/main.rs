@@ -19,11 +19,14 @@ mod hooks;
 mod hostile;
 mod leftovers;
 mod lifecycle;
+mod looked_at;
 mod mounts;
 mod namespaces;
 mod net_devices;
 mod network;
 mod process;
+mod raced;
+mod rights;
 mod rootless;
 mod scheduling;
 mod seccomp;
@@ -66,6 +69,9 @@ fn main() -> ExitCode {
         ("net_devices", net_devices::TESTS),
         ("network", network::TESTS),
         ("hostile", hostile::TESTS),
+        ("looked_at", looked_at::TESTS),
+        ("raced", raced::TESTS),
+        ("rights", rights::TESTS),
         ("cve", cve::TESTS),
         ("cgroup", cgroup::TESTS),
         ("exec", exec::TESTS),

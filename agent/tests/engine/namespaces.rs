@@ -18,6 +18,7 @@ tests![
     host_and_domain_names_are_set,
     sysctls_are_set,
     a_sysctl_that_cannot_be_set_is_named,
+    nothing_is_set_in_the_hosts_namespaces,
     the_loopback_interface_is_up,
     clocks_are_set_off,
 ];
@@ -185,6 +186,53 @@ fn a_sysctl_that_cannot_be_set_is_named() -> Result<(), Skipped> {
         bundle.config["linux"]["sysctl"] = json!({name: value});
         let (message, _) = bundle.error();
         assert!(message.starts_with(words), "{message}");
+    }
+    Ok(())
+}
+
+/// The host's namespaces, joined by whatever path. Were it allowed, the parameters would be the
+/// host's, and have other values than before.
+fn nothing_is_set_in_the_hosts_namespaces() -> Result<(), Skipped> {
+    let file = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap();
+    let mut bundle = Bundle::new("true");
+    let link = bundle.beside("link");
+    // Not everybody may look at the first process.
+    let seen = |process: &&str| fs::File::open(format!("/proc/{process}/ns/net")).is_ok();
+    for process in ["self", "1"].into_iter().filter(seen) {
+        for (kind, namespace, name, value) in [
+            ("network", "net", "net.ipv4.ip_default_ttl", "65"),
+            ("ipc", "ipc", "kernel.msgmax", "65536"),
+            ("ipc", "ipc", "fs.mqueue.msg_max", "17"),
+            ("uts", "uts", "kernel.hostname", "another"),
+            ("uts", "uts", "kernel.domainname", "another"),
+        ] {
+            let before = file(&name.replace('.', "/"));
+            let path = format!("/proc/{process}/ns/{namespace}");
+            let _ = fs::remove_file(&link);
+            std::os::unix::fs::symlink(&path, &link).unwrap();
+            for path in [Path::new(&path), &link] {
+                bundle.config["hostname"] = json!("");
+                bundle.config["linux"]["sysctl"] = json!({name: value});
+                bundle.namespace(json!({"type": kind, "path": path}));
+                let (message, _) = bundle.error();
+                let expected =
+                    format!("linux.sysctl.{name}: it isn't allowed in the host's {namespace}");
+                assert!(message.starts_with(&expected), "{message}");
+            }
+            bundle.namespace(json!({"type": kind}));
+            assert_eq!(file(&name.replace('.', "/")), before);
+        }
+        for name in ["hostname", "domainname"] {
+            let before = file(&format!("kernel/{name}"));
+            let mut bundle = Bundle::new("true");
+            bundle.config["hostname"] = json!("");
+            bundle.config[name] = json!("another");
+            bundle.namespace(json!({"type": "uts", "path": format!("/proc/{process}/ns/uts")}));
+            let (message, _) = bundle.error();
+            let expected = format!("{name}: it isn't allowed in the host's uts namespace");
+            assert!(message.starts_with(&expected), "{message}");
+            assert_eq!(file(&format!("kernel/{name}")), before);
+        }
     }
     Ok(())
 }

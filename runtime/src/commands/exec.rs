@@ -154,8 +154,8 @@ fn none() -> LinuxCapabilities {
     none
 }
 
-/// `held` and `more`. Ambient ones must be inheritable too, so there are more of those only
-/// where there are some.
+/// `held` and `more`, for who is root. What is inheritable or ambient is handed on to programs of
+/// an ordinary user, who was given nothing, so nothing is added to that.
 fn with(mut held: LinuxCapabilities, more: &[Capability]) -> LinuxCapabilities {
     let add = |set: &Option<Capabilities>| {
         let mut set = set.clone().unwrap_or_default();
@@ -170,14 +170,6 @@ fn with(mut held: LinuxCapabilities, more: &[Capability]) -> LinuxCapabilities {
     held.set_bounding(bounding)
         .set_effective(effective)
         .set_permitted(permitted);
-    if held
-        .inheritable()
-        .as_ref()
-        .is_some_and(|set| !set.is_empty())
-    {
-        let (inheritable, ambient) = (add(held.inheritable()), add(held.ambient()));
-        held.set_inheritable(inheritable).set_ambient(ambient);
-    }
     held
 }
 

@@ -22,6 +22,7 @@ use super::error::{InitError, Step};
 use arch::{Abi, Call};
 pub use listener::ListenerError;
 pub(super) use listener::tell;
+pub(super) use program::let_through;
 use program::{Answer, Comparison, Condition, Defaults, Rule, Table};
 
 /// The actions that a profile may ask for.
@@ -65,6 +66,9 @@ const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 
 /// The kernel's limit on a program's instructions (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
+
+/// How many of them are kept for the engine's way through ([`let_through`]).
+const KEPT: usize = 32;
 
 /// How many rules a profile may have: each takes at least one instruction.
 const MAX_RULES: usize = MAX_INSTRUCTIONS;
@@ -110,19 +114,22 @@ impl Filter {
                 foreign: SECCOMP_RET_KILL_THREAD,
             },
         );
-        if program.len() > MAX_INSTRUCTIONS {
-            return Err(ConfigError::invalid(
-                "linux.seccomp.syscalls",
-                format!(
-                    "it makes a program of {} instructions, over the kernel's limit of {MAX_INSTRUCTIONS}",
-                    program.len()
-                ),
-            ));
+        let limit = MAX_INSTRUCTIONS - KEPT;
+        if program.len() > limit {
+            let length = program.len();
+            let problem = format!("it makes a program of {length} instructions, over {limit}");
+            return Err(ConfigError::invalid("linux.seccomp.syscalls", problem));
         }
         Ok(Filter {
             program,
             flags: flags(seccomp)?,
         })
+    }
+
+    /// The same filter, with what `change` makes of its program.
+    pub(super) fn with(self, change: impl FnOnce(Vec<sock_filter>) -> Vec<sock_filter>) -> Self {
+        let program = change(self.program);
+        Filter { program, ..self }
     }
 
     /// Whether loading it gives a descriptor for a listener.

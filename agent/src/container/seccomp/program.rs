@@ -141,6 +141,40 @@ pub(super) fn assemble(tables: &[Table], defaults: Defaults) -> Vec<sock_filter>
     program
 }
 
+/// A program that allows `calls` of this machine's own kind if they come with `key` as their sixth
+/// argument, and does as `program` for all else.
+pub(in super::super) fn let_through(
+    calls: &[u32],
+    key: u64,
+    program: Vec<sock_filter>,
+) -> Vec<sock_filter> {
+    let low = ARGUMENTS + 8 * 5;
+    let check = [
+        statement(LOAD, low + 4),
+        jump(IF_EQUAL, (key >> 32) as u32, 0, 3),
+        statement(LOAD, low),
+        jump(IF_EQUAL, key as u32, 0, 1),
+        statement(RETURN, libc::SECCOMP_RET_ALLOW),
+    ];
+    let count = calls.len() as u8;
+    let mut longer = vec![
+        statement(LOAD, ARCH),
+        jump(
+            IF_EQUAL,
+            AUDIT_ARCH_X86_64,
+            0,
+            2 + count + check.len() as u8,
+        ),
+        statement(LOAD, NUMBER),
+    ];
+    let tests = calls.iter().zip((0..count).rev());
+    longer.extend(tests.map(|(number, left)| jump(IF_EQUAL, *number, left + 1, 0)));
+    longer.push(statement(JUMP, check.len() as u32));
+    longer.extend(check);
+    longer.extend(program);
+    longer
+}
+
 /// What is answered for a range of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaf<'a> {
@@ -382,6 +416,25 @@ pub(super) mod tests {
         assert_eq!(answer(u32::MAX), 1, "a tracer's");
         assert_eq!(run(&program, AUDIT_ARCH_I386, 4, [0; 6]), 3);
         assert_eq!(run(&program, 0xc000_00b7, 4, [0; 6]), 3);
+    }
+
+    #[test]
+    fn only_who_has_the_key_gets_through() {
+        let (calls, key) = ([7, 9, 300], 0x1234_5678_9abc_def0);
+        let program = assemble(&[Table::new(Abi::X86_64)], DEFAULTS);
+        let program = let_through(&calls, key, program);
+        let answer = |arch, number, key| run(&program, arch, number, [0, 0, 0, 0, 0, key]);
+        for number in calls {
+            assert_eq!(
+                answer(AUDIT_ARCH_X86_64, number, key),
+                libc::SECCOMP_RET_ALLOW
+            );
+            for wrong in [0, key + 1, key ^ 1 << 32, key as u32 as u64] {
+                assert_eq!(answer(AUDIT_ARCH_X86_64, number, wrong), DEFAULTS.call);
+            }
+            assert_eq!(answer(AUDIT_ARCH_I386, number, key), DEFAULTS.foreign);
+        }
+        assert_eq!(answer(AUDIT_ARCH_X86_64, 8, key), DEFAULTS.call);
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
 use nacre_agent::container::{MountIds, config::ConfigError};
 use oci_spec::runtime::{Linux, Mount};
 
-use super::{devices, kernel_files};
+use super::{
+    devices,
+    file_systems::{self, NotServed},
+};
 
 /// The source of a bind mount.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,10 +46,14 @@ pub(crate) enum SourceError {
         kind: &'static str,
     },
     #[error(
-        "mounts[{index}].source: {path} is in a file system that shows the host's kernel, which \
-         a VM isn't given; mount the guest's own, of the type proc, sysfs, cgroup, ..."
+        "mounts[{index}].source: {path} is in a file system of the type {kind}, which a VM isn't \
+         given; mount the guest's own, of the type proc, sysfs, cgroup, mqueue, ..."
     )]
-    Kernels { index: usize, path: PathBuf },
+    NotServed {
+        index: usize,
+        path: PathBuf,
+        kind: NotServed,
+    },
     #[error(transparent)]
     Options(#[from] ConfigError),
 }
@@ -97,8 +104,8 @@ pub(in crate::isolation::vm) fn take(
         };
         return Err(SourceError::Kind { index, path, kind });
     }
-    if kernel_files::are_at(&path).map_err(failed)? {
-        return Err(SourceError::Kernels { index, path });
+    if let Some(kind) = file_systems::not_served_at(&path).map_err(failed)? {
+        return Err(SourceError::NotServed { index, path, kind });
     }
     let last = |names: [&str; 2]| {
         let mut given = options.iter().rev().map(String::as_str);

@@ -15,7 +15,10 @@ use std::{
 use nacre_agent::protocol::SHARE;
 use oci_spec::runtime::{Hook, Hooks, Spec};
 
-use super::{bind_source::Source, kernel_files};
+use super::{
+    bind_source::Source,
+    file_systems::{self, NotServed},
+};
 
 /// Why a hook can't be run in a guest.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +35,8 @@ enum Problem {
     Read(#[from] io::Error),
     #[error("it isn't a file")]
     NotAFile,
-    #[error("it is in a file system that shows the host's kernel, which a VM isn't given")]
-    Kernels,
+    #[error("it is in a file system of the type {0}, which a VM isn't given")]
+    NotServed(NotServed),
     #[error(
         "it can't be run in a VM's guest, which doesn't have its interpreter: a program that is \
          linked statically can"
@@ -91,8 +94,8 @@ fn program(path: &Path) -> Result<PathBuf, Problem> {
     if !fs::metadata(&path)?.is_file() {
         return Err(Problem::NotAFile);
     }
-    if kernel_files::are_at(&path)? {
-        return Err(Problem::Kernels);
+    if let Some(kind) = file_systems::not_served_at(&path)? {
+        return Err(Problem::NotServed(kind));
     }
     match needs_interpreter(&File::open(&path)?)? {
         true => Err(Problem::NotSelfContained),
@@ -164,7 +167,7 @@ mod tests {
             assert!(program(&place(name)).is_err(), "{name}");
         }
         let refused = program(Path::new("/proc/self/status")).unwrap_err();
-        assert!(matches!(refused, Problem::Kernels), "{refused}");
+        assert!(matches!(refused, Problem::NotServed(_)), "{refused}");
     }
 
     #[test]

@@ -11,8 +11,8 @@
 mod bind_source;
 pub(super) mod cpus;
 mod devices;
+pub(super) mod file_systems;
 mod hooks;
-pub(super) mod kernel_files;
 pub(super) mod security_modules;
 
 use std::{
@@ -29,6 +29,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use crate::id::Id;
 use bind_source::SourceError;
 use devices::NoSuchDevice;
+use file_systems::NotServed;
 use hooks::GuestHookError;
 
 pub(super) use bind_source::Source;
@@ -60,8 +61,11 @@ pub(crate) enum GuestSpecError {
     },
     #[error("root.path: {0} is not a directory")]
     RootIsNoDirectory(PathBuf),
-    #[error("root.path: {0} is in a file system that shows the host's kernel")]
-    RootIsKernels(PathBuf),
+    #[error(
+        "root.path: {path} is in a file system of the type {kind}, which a VM isn't given; copy \
+         the root to another"
+    )]
+    RootIsNotServed { path: PathBuf, kind: NotServed },
     #[error("root is missing")]
     NoRoot,
     #[error(transparent)]
@@ -211,10 +215,10 @@ fn find_root(path: &Path) -> Result<PathBuf, GuestSpecError> {
     if !root.is_dir() {
         return Err(GuestSpecError::RootIsNoDirectory(root));
     }
-    if kernel_files::are_at(&root).map_err(failed)? {
-        return Err(GuestSpecError::RootIsKernels(root));
+    match file_systems::not_served_at(&root).map_err(failed)? {
+        Some(kind) => Err(GuestSpecError::RootIsNotServed { path: root, kind }),
+        None => Ok(root),
     }
-    Ok(root)
 }
 
 /// Refuses limits that a guest can't honour. A block device's number is the host's, and may be
@@ -362,7 +366,11 @@ mod tests {
         scene.config["root"]["path"] = json!("file");
         assert!(scene.refusal().ends_with("is not a directory"));
         scene.config["root"]["path"] = json!("/proc");
-        assert!(scene.refusal().ends_with("shows the host's kernel"));
+        let refusal = scene.refusal();
+        assert!(
+            refusal.contains("a file system of the type proc"),
+            "{refusal}"
+        );
         scene.config.as_object_mut().unwrap().remove("root");
         assert_eq!(scene.refusal(), "root is missing");
     }
@@ -376,14 +384,8 @@ mod tests {
             ("none", "mounts[0].source: "),
             ("socket", "is a socket, which"),
             ("fifo", "is a FIFO, which"),
-            (
-                "/proc/self",
-                "is in a file system that shows the host's kernel",
-            ),
-            (
-                "/sys",
-                "/sys is in a file system that shows the host's kernel",
-            ),
+            ("/proc/self", "is in a file system of the type proc"),
+            ("/sys", "/sys is in a file system of the type sysfs"),
         ] {
             scene.config["mounts"] =
                 json!([{"destination": "/m", "type": "bind", "source": source}]);

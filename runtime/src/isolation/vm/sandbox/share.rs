@@ -18,12 +18,15 @@ use rustix::{
 
 use super::home::mount_tmpfs;
 use crate::isolation::vm::{
-    guest_spec::{Shared, Source, kernel_files},
+    guest_spec::{Shared, Source, file_systems},
     stand_in::Trees,
 };
 
 /// Where the sources are.
 const SOURCES: &str = "share";
+
+/// What lies over mounts that a guest isn't served, where no guest sees it.
+const COVERS: &str = "covers";
 
 /// Why the share could not be assembled.
 #[derive(Debug, thiserror::Error)]
@@ -72,12 +75,13 @@ impl Share {
             read_only: shared.root_is_base,
             ids: None,
         };
-        bind(&root, &self.root())?;
+        let covers = self.path.join(COVERS);
+        bind(&root, &self.root(), &covers)?;
         for (name, sources) in [("mounts", &shared.binds), ("hooks", &shared.hooks)] {
             let directory = self.path.join(SOURCES).join(name);
             fs::create_dir_all(&directory).map_err(failed("can't make a directory on a tmpfs"))?;
             for (index, source) in sources.iter().enumerate() {
-                bind(source, &directory.join(index.to_string()))?;
+                bind(source, &directory.join(index.to_string()), &covers)?;
             }
         }
         let trees = self.copy(shared.binds.len())?;
@@ -132,7 +136,8 @@ impl Share {
     }
 }
 
-fn bind(source: &Source, target: &Path) -> Result<(), ShareError> {
+/// Binds a source to its place, with what a guest isn't served covered by what is made in `covers`.
+fn bind(source: &Source, target: &Path, covers: &Path) -> Result<(), ShareError> {
     let what = || format!("can't share {} with the guest", source.path.display());
     if source.is_directory {
         fs::create_dir(target).map_err(failed(what()))?;
@@ -150,8 +155,12 @@ fn bind(source: &Source, target: &Path) -> Result<(), ShareError> {
         true => kind.is_dir(),
         false => kind.is_file(),
     };
-    if !is_as_before || kernel_files::have(&tree).map_err(failed(what()))? {
+    if !is_as_before {
         return Err(failed(what())(io::ErrorKind::InvalidInput));
+    }
+    if let Some(kind) = file_systems::not_served_file(&tree).map_err(failed(what()))? {
+        let problem = io::Error::other(format!("it is in a file system of the type {kind}"));
+        return Err(failed(what())(problem));
     }
     if let Some(ids) = &source.ids {
         let what = format!("can't map the owners of {}", source.path.display());
@@ -160,7 +169,7 @@ fn bind(source: &Source, target: &Path) -> Result<(), ShareError> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(&tree, "", CWD, target, flags).map_err(failed(what()))?;
     if source.recursive && source.is_directory {
-        kernel_files::unmount_below(target).map_err(failed(what()))?;
+        file_systems::cover_below(target, covers).map_err(failed(what()))?;
     }
     if source.read_only {
         // All of it: the guest sees one file system and no mounts below it.

@@ -36,6 +36,11 @@ impl Crowd {
         })
     }
 
+    /// Whether the guest has never been told of an inode.
+    pub(super) fn is_new(&self, inode: u64) -> bool {
+        inode > self.count().newest
+    }
+
     /// The guest was told of an inode, perhaps once more.
     pub(super) fn met(&self, inode: u64) {
         let mut count = self.count();

@@ -1,4 +1,4 @@
-//! The exported directory as a file system: virtiofsd's, but for four things.
+//! The exported directory as a file system: virtiofsd's, but for six things.
 //!
 //! *Cached content.* With virtiofsd's `auto` policy the guest drops what it has cached of a
 //! file whenever someone opens it: each process that starts has the C library read anew. Here
@@ -18,6 +18,13 @@
 //! that skips a name for each one removed meanwhile, and `rm -r` fails. So what was read is
 //! kept here for as long as the guest may go back into it.
 //!
+//! *File systems.* A directory may have other file systems mounted below it, now or later. What is
+//! on one that isn't [served](super::served) doesn't exist for the guest, whichever way it comes
+//! there. Each inode is looked at once, when the guest is told of it for the first time, by its
+//! descriptor. A directory on its parent's mount is spared that.
+//!
+//! *Names.* A name is one component. virtiofsd would follow a path, through whatever is on its way.
+//!
 //! *Guests that are too old.* Without submounts virtiofsd warns on the standard error, and
 //! without supplementary groups it gives a guest's users more rights than they have.
 
@@ -31,10 +38,11 @@ use virtiofsd::filesystem::{
     Context, DirEntry, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, GetxattrReply,
     ListxattrReply, OpenOptions, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
-use virtiofsd::fuse::{Attr, SetattrIn};
+use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 
 use super::crowd::Crowd;
+use super::served::Known;
 
 /// How long after a file's change time another change has another time, with a margin: the
 /// slowest clock of Linux moves a hundred times a second.
@@ -56,6 +64,7 @@ pub(super) struct Export {
     /// By inode, the change time of files of which the guest has nothing older.
     dropped: Mutex<HashMap<u64, Duration>>,
     crowd: Crowd,
+    file_systems: Known,
 }
 
 /// An entry of a directory.
@@ -93,14 +102,46 @@ impl Export {
             kept: Mutex::default(),
             dropped: Mutex::default(),
             crowd,
+            file_systems: Known::default(),
         }
     }
 
-    /// Counts what the guest is told of.
-    fn met(&self, result: io::Result<Entry>) -> io::Result<Entry> {
+    /// Counts what the guest is told of, if it may be.
+    fn met(&self, context: Context, result: io::Result<Entry>) -> io::Result<Entry> {
         let entry = result.inspect_err(|error| self.crowd.failed(error))?;
+        if self.crowd.is_new(entry.inode)
+            && let Err(error) = self.check_file_system(context, &entry)
+        {
+            self.crowd.failed(&error);
+            self.inner.forget(context, entry.inode, 1);
+            return Err(error);
+        }
         self.crowd.met(entry.inode);
         Ok(entry)
+    }
+
+    /// Refuses an inode of a file system that isn't served.
+    fn check_file_system(&self, context: Context, entry: &Entry) -> io::Result<()> {
+        match entry.attr.mode & libc::S_IFMT {
+            // As the parent's, which has been looked at, unless it is another mount's.
+            libc::S_IFDIR if entry.attr.flags & ATTR_SUBMOUNT == 0 => return Ok(()),
+            libc::S_IFDIR | libc::S_IFREG => {}
+            // virtiofsd opens none of the others, so there is nothing to be had from them.
+            _ => return Ok(()),
+        }
+        let inode = entry.inode;
+        // This doesn't open the file itself.
+        let (handle, _) = self
+            .inner
+            .open(context, inode, false, libc::O_PATH as u32)?;
+        let handle = handle.ok_or(io::ErrorKind::Unsupported)?;
+        let known = &self.file_systems;
+        let outcome = self
+            .inner
+            .read(context, inode, handle, known, 0, 0, None, 0);
+        self.inner
+            .release(context, inode, 0, handle, false, false, None)?;
+        outcome.map(drop)
     }
 
     /// Counts what the guest has opened.
@@ -157,6 +198,16 @@ impl Export {
     }
 }
 
+/// Refuses what is more than a name, or less.
+fn check_name(name: &CStr) -> io::Result<()> {
+    match name.to_bytes() {
+        name if name.is_empty() || name.contains(&b'/') => {
+            Err(io::Error::from_raw_os_error(libc::EINVAL))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Each change of what is behind these locks is one step, so it is whole whoever panicked.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -170,11 +221,12 @@ macro_rules! forward {
     };
 }
 
-/// The same for what answers with a file that the guest knows from then on.
+/// The same for what answers with a file that the guest knows from then on, of a `name`.
 macro_rules! meet {
-    ($($name:ident($($argument:ident: $type:ty),*);)*) => {
-        $(fn $name(&self, $($argument: $type),*) -> io::Result<Entry> {
-            self.met(self.inner.$name($($argument),*))
+    ($($name:ident($context:ident: Context, $($argument:ident: $type:ty),*; $entry:ident);)*) => {
+        $(fn $name(&self, $context: Context, $($argument: $type),*) -> io::Result<Entry> {
+            check_name($entry)?;
+            self.met($context, self.inner.$name($context, $($argument),*))
         })*
     };
 }
@@ -274,15 +326,73 @@ impl FileSystem for Export {
         umask: u32,
         extensions: Extensions,
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        check_name(name)?;
+        let exclusive = libc::O_EXCL as u32;
+        // virtiofsd would open, and perhaps truncate, what is there before it could be looked at.
         let created = self.inner.create(
-            context, parent, name, mode, kill_priv, flags, umask, extensions,
+            context,
+            parent,
+            name,
+            mode,
+            kill_priv,
+            flags | exclusive,
+            umask,
+            extensions,
         );
-        let (entry, handle, options) = created.inspect_err(|error| self.crowd.failed(error))?;
-        self.crowd.met(entry.inode);
-        if handle.is_some() {
-            self.crowd.opened();
+        match created {
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists && flags & exclusive == 0 =>
+            {
+                let entry = self.lookup(context, parent, name)?;
+                let opened = self.inner.open(context, entry.inode, kill_priv, flags);
+                let (handle, options) = self.opened(opened).inspect_err(|_| {
+                    self.inner.forget(context, entry.inode, 1);
+                })?;
+                Ok((entry, handle, options))
+            }
+            Err(error) => {
+                self.crowd.failed(&error);
+                Err(error)
+            }
+            Ok((entry, handle, options)) => {
+                let inode = entry.inode;
+                let entry = self.met(context, Ok(entry)).inspect_err(|_| {
+                    if let Some(handle) = handle {
+                        let inner = &self.inner;
+                        let _ = inner.release(context, inode, 0, handle, false, false, None);
+                    }
+                })?;
+                if handle.is_some() {
+                    self.crowd.opened();
+                }
+                Ok((entry, handle, options))
+            }
         }
-        Ok((entry, handle, options))
+    }
+
+    fn unlink(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        check_name(name)?;
+        self.inner.unlink(context, parent, name)
+    }
+
+    fn rmdir(&self, context: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        check_name(name)?;
+        self.inner.rmdir(context, parent, name)
+    }
+
+    fn rename(
+        &self,
+        context: Context,
+        parent: u64,
+        name: &CStr,
+        new_parent: u64,
+        new_name: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        check_name(name)?;
+        check_name(new_name)?;
+        self.inner
+            .rename(context, parent, name, new_parent, new_name, flags)
     }
 
     fn forget(&self, context: Context, inode: u64, count: u64) {
@@ -300,6 +410,7 @@ impl FileSystem for Export {
         let mut kept = locked(&self.kept);
         kept.clear();
         locked(&self.dropped).clear();
+        self.file_systems.clear();
         self.inner.destroy();
         self.crowd.clear();
     }
@@ -338,19 +449,19 @@ impl FileSystem for Export {
     }
 
     meet! {
-        lookup(context: Context, parent: u64, name: &CStr);
+        lookup(context: Context, parent: u64, name: &CStr; name);
         symlink(
-            context: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions
+            context: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions; name
         );
         mknod(
             context: Context, parent: u64, name: &CStr, mode: u32, device: u32, umask: u32,
-            extensions: Extensions
+            extensions: Extensions; name
         );
         mkdir(
             context: Context, parent: u64, name: &CStr, mode: u32, umask: u32,
-            extensions: Extensions
+            extensions: Extensions; name
         );
-        link(context: Context, inode: u64, parent: u64, name: &CStr);
+        link(context: Context, inode: u64, parent: u64, name: &CStr; name);
     }
 
     forward! {
@@ -359,12 +470,6 @@ impl FileSystem for Export {
             context: Context, inode: u64, attr: SetattrIn, handle: Option<u64>, valid: SetattrValid
         ) -> io::Result<(Attr, Duration)>;
         readlink(context: Context, inode: u64) -> io::Result<Vec<u8>>;
-        unlink(context: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        rmdir(context: Context, parent: u64, name: &CStr) -> io::Result<()>;
-        rename(
-            context: Context, parent: u64, name: &CStr, new_parent: u64, new_name: &CStr,
-            flags: u32
-        ) -> io::Result<()>;
         flush(context: Context, inode: u64, handle: u64, owner: u64) -> io::Result<()>;
         fsync(context: Context, inode: u64, data_only: bool, handle: u64) -> io::Result<()>;
         fallocate(

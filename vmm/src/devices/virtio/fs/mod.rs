@@ -26,6 +26,9 @@
 mod crowd;
 mod export;
 mod request;
+mod served;
+#[cfg(test)]
+mod served_tests;
 #[cfg(test)]
 mod tests;
 
@@ -49,6 +52,7 @@ use super::{ActivateError, Activation, VirtioDevice, config, own_files};
 use crowd::Crowd;
 use export::Export;
 use request::Door;
+pub use served::{SERVED, not_served};
 
 /// The longest tag, in bytes of UTF-8.
 pub const MAX_TAG: usize = 36;
@@ -88,8 +92,9 @@ impl Fs {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the tag is empty, longer than [`MAX_TAG`] or has a NUL in it; or what
-    /// the host says when it opens the directory.
+    /// `InvalidInput` if the tag is empty, longer than [`MAX_TAG`] or has a NUL in it;
+    /// `Unsupported` if the directory is in a file system that isn't [`SERVED`]; or what the host
+    /// says when it opens the directory.
     pub fn new(tag: &str, root: &Path) -> io::Result<Fs> {
         if tag.is_empty() || tag.len() > MAX_TAG || tag.contains('\0') {
             return Err(io::Error::new(
@@ -100,12 +105,19 @@ impl Fs {
         let mut config = [0; MAX_TAG + 4];
         config[..tag.len()].copy_from_slice(tag.as_bytes());
         config[MAX_TAG..].copy_from_slice(&1u32.to_le_bytes());
+        let root = open_directory(root)?;
+        if not_served(&root)?.is_some() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "it is in a file system that guests aren't served",
+            ));
+        }
         raise_file_limit()?;
         // By the time that the guest uses the device there may be no /proc.
         own_files::directory()?;
         Ok(Fs {
             config,
-            root: Arc::new(open_directory(root)?),
+            root: Arc::new(root),
             files: MAX_GUEST_FILES,
             parts: 1,
             alarm: None,

@@ -21,13 +21,13 @@ const IN: u64 = BUFFERS;
 const OUT: u64 = BUFFERS + 0x40_0000;
 const OUT_SIZE: u32 = 0x1_0000;
 
-const ROOT: u64 = 1;
+pub(super) const ROOT: u64 = 1;
 const LOOKUP: u32 = 1;
 const FORGET: u32 = 2;
-const SYMLINK: u32 = 6;
-const MKDIR: u32 = 9;
-const UNLINK: u32 = 10;
-const RENAME: u32 = 12;
+pub(super) const SYMLINK: u32 = 6;
+pub(super) const MKDIR: u32 = 9;
+pub(super) const UNLINK: u32 = 10;
+pub(super) const RENAME: u32 = 12;
 const OPEN: u32 = 14;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
@@ -35,10 +35,10 @@ const INIT: u32 = 26;
 const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
 const RELEASEDIR: u32 = 29;
-const CREATE: u32 = 35;
+pub(super) const CREATE: u32 = 35;
 
 /// A driver with a mounted file system.
-struct Guest {
+pub(super) struct Guest {
     machine: Machine<Fs>,
     unique: u64,
     uid: u32,
@@ -48,7 +48,7 @@ struct Guest {
 }
 
 impl Guest {
-    fn new() -> Guest {
+    pub(super) fn new() -> Guest {
         let mut guest = Guest::unmounted();
         guest.mount();
         guest
@@ -75,7 +75,7 @@ impl Guest {
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join("export").join(name)
     }
 
@@ -117,7 +117,12 @@ impl Guest {
     }
 
     /// What the file system answers, or its error number.
-    fn request(&mut self, opcode: u32, node: u64, body: &[&[u8]]) -> Result<Vec<u8>, i32> {
+    pub(super) fn request(
+        &mut self,
+        opcode: u32,
+        node: u64,
+        body: &[&[u8]],
+    ) -> Result<Vec<u8>, i32> {
         let body = body.concat();
         let header = self.header(opcode, node, body.len());
         self.raw_request(&header, &body)
@@ -143,7 +148,7 @@ impl Guest {
         }
     }
 
-    fn lookup(&mut self, node: u64, name: &str) -> Result<EntryOut, i32> {
+    pub(super) fn lookup(&mut self, node: u64, name: &str) -> Result<EntryOut, i32> {
         let answer = self.request(LOOKUP, node, &[name.as_bytes(), b"\0"])?;
         Ok(*EntryOut::from_slice(&answer).unwrap())
     }

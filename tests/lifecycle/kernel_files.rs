@@ -1,0 +1,201 @@
+//! What a VM is given of file systems that show the host's kernel: nothing, however they are
+//! mounted. On the host's kernel the container is given what its configuration names, as ever.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nacre_tests::{Bundle, Case};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::json;
+
+nacre_tests::tests![
+    a_shared_tree_has_no_view_of_the_hosts_kernel: Vm,
+    nothing_hidden_is_uncovered: Vm,
+    the_root_has_no_view_of_the_hosts_kernel: Vm,
+    the_hosts_devices_are_inert: Vm,
+];
+
+/// Mounts of the host's, which go with it.
+struct Mounts(Vec<PathBuf>);
+
+impl Mounts {
+    fn mount(&mut self, kind: &str, point: &Path) {
+        fs::create_dir_all(point).unwrap();
+        let none = None::<&str>;
+        mount(Some(kind), point, Some(kind), MsFlags::empty(), none).unwrap();
+        self.0.push(point.to_owned());
+    }
+
+    fn bind(&mut self, source: &str, point: &Path) {
+        let none = None::<&str>;
+        mount(Some(source), point, none, MsFlags::MS_BIND, none).unwrap();
+        self.0.push(point.to_owned());
+    }
+
+    /// proc, and other file systems of the kernel's, below and above others. `source/kept/own` and
+    /// `source/file` are all that a guest may see of it.
+    fn stacks(source: &Path) -> Mounts {
+        let mut mounts = Mounts(Vec::new());
+        for (name, kinds) in [
+            ("plain", &["proc"][..]),
+            ("kept", &["proc", "sysfs", "tmpfs"]),
+            ("over", &["tmpfs", "proc"]),
+            ("twice", &["proc", "tmpfs", "proc"]),
+            ("outer/inner", &["proc"]),
+            ("outer", &["tmpfs"]),
+            ("a b/sys", &["sysfs"]),
+        ] {
+            for kind in kinds {
+                mounts.mount(kind, &source.join(name));
+                if *kind == "tmpfs" {
+                    fs::write(source.join(name).join("own"), "hidden or not").unwrap();
+                }
+            }
+        }
+        for name in ["file", "core"] {
+            fs::write(source.join(name), "a file").unwrap();
+        }
+        mounts.bind("/proc/sys/kernel/core_pattern", &source.join("core"));
+        mounts
+    }
+}
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        for point in self.0.iter().rev() {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
+    }
+}
+
+/// With the right to unmount whatever the guest's kernel has mounted.
+fn administrator(bundle: Bundle) -> Bundle {
+    ["bounding", "effective", "permitted"]
+        .into_iter()
+        .fold(bundle, |bundle, set| {
+            let path = format!("/process/capabilities/{set}");
+            bundle.set(&path, json!(["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]))
+        })
+}
+
+/// Looks in a directory for files of the host's kernel, then takes all mounts in it away that can
+/// be, and looks again. If anything were open, there would be other lines than the files' names, and
+/// the host's `core_pattern` had another value.
+fn search(top: &str) -> String {
+    format!(
+        "look() {{
+           find '{top}' -type f
+           for name in plain kept over twice outer outer/inner 'a b/sys'; do
+             for file in sys/kernel/core_pattern sysrq-trigger kernel/uevent_helper self/status \
+                 ../plain/sys/kernel/core_pattern; do
+               try \"{top}/$name/$file\"
+             done
+           done
+           try '{top}/core'
+         }}
+         try() {{
+           [ -e \"$1\" ] || return
+           head -c 1 \"$1\" | grep -q . && echo \"READ $1\"
+           (echo '|/evil' >>\"$1\") 2>/dev/null && echo \"WROTE $1\"
+         }}
+         look
+         for turn in 1 2 3; do
+           for name in kept over twice outer/inner outer plain 'a b/sys' core ''; do
+             umount -l \"{top}/$name\" 2>/dev/null
+           done
+         done
+         look"
+    )
+}
+
+fn core_pattern() -> String {
+    fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap()
+}
+
+fn a_shared_tree_has_no_view_of_the_hosts_kernel(case: &Case) {
+    let source = case.directory().join("source");
+    let mut mounts = Mounts(Vec::new());
+    for (kind, name) in [("proc", "proc"), ("tmpfs", "tmp")] {
+        mounts.mount(kind, &source.join(name));
+    }
+    fs::write(source.join("tmp/file"), "").unwrap();
+    let source = source.to_str().unwrap();
+    let bundle = case.busybox().shell("ls /data/proc /data/tmp");
+    let below = bundle.mount("/data", "bind", source, &["rbind"]);
+    assert_eq!(case.run(&below).ok(), "/data/proc:\n\n/data/tmp:\nfile\n");
+    let itself = case
+        .busybox()
+        .mount("/data", "bind", &format!("{source}/proc"), &["rbind"]);
+    let message = case.run(&itself).refused(1);
+    assert!(message.contains("mounts[7].source: "), "{message}");
+    assert!(message.contains("of the type proc"), "{message}");
+}
+
+fn nothing_hidden_is_uncovered(case: &Case) {
+    let source = case.directory().join("source");
+    let _mounts = Mounts::stacks(&source);
+    let before = core_pattern();
+    let bundle = administrator(case.busybox().shell(&search("/data")))
+        .mount("/data", "bind", source.to_str().unwrap(), &["rbind"])
+        .mount("/one", "bind", source.to_str().unwrap(), &["bind"]);
+    let outcome = case.run(&bundle);
+    assert_eq!(core_pattern(), before);
+    let text = outcome.text();
+    assert!(!text.contains("READ") && !text.contains("WROTE"), "{text}");
+    // The files that are theirs to see.
+    for name in ["/data/file\n", "/data/kept/own\n", "/data/outer/own\n"] {
+        assert!(text.contains(name), "{name} isn't in:\n{text}");
+    }
+    for name in [
+        "pattern",
+        "sysrq",
+        "status",
+        "/data/over/own",
+        "/data/twice/own",
+    ] {
+        assert!(!text.contains(name), "{name} is in:\n{text}");
+    }
+}
+
+fn the_root_has_no_view_of_the_hosts_kernel(case: &Case) {
+    let bundle = administrator(case.busybox().shell(&search("/data")));
+    let _mounts = Mounts::stacks(&bundle.rootfs().join("data"));
+    let before = core_pattern();
+    let outcome = case.run(&bundle);
+    assert_eq!(core_pattern(), before);
+    let text = outcome.text();
+    assert!(text.contains("/data/kept/own\n"), "{text}");
+    for name in [
+        "READ",
+        "WROTE",
+        "pattern",
+        "sysrq",
+        "status",
+        "/data/over/own",
+    ] {
+        assert!(!text.contains(name), "{name} is in:\n{text}");
+    }
+}
+
+fn the_hosts_devices_are_inert(case: &Case) {
+    // As container engines do it for who asks for all of the host's. What is in there are nodes
+    // of the guest's devices, which the container may not use; and of the file systems below it,
+    // those that are the kernel's are empty.
+    let bundle = case
+        .busybox()
+        .mount("/host-dev", "bind", "/dev", &["rbind", "ro"])
+        .shell(
+            "ls /host-dev/null; for name in kmsg mem port; do
+               head -c 1 /host-dev/$name >/dev/null && echo \"READ $name\"
+             done; ls /host-dev/pts /host-dev/mqueue; chmod 0 /host-dev/null",
+        );
+    let outcome = case.run(&bundle);
+    let text = outcome.text();
+    assert!(text.starts_with("/host-dev/null\n"), "{outcome:?}");
+    assert!(!text.contains("READ"), "{outcome:?}");
+    assert!(!text.contains("ptmx"), "{outcome:?}");
+    assert!(
+        outcome.stderr.contains("Read-only file system"),
+        "{outcome:?}"
+    );
+}
