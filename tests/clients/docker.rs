@@ -17,6 +17,7 @@ nacre_tests::tests![
     run_and_its_exit_status,
     a_detached_life,
     a_volume_exec_and_stop,
+    copies_in_and_out,
     pause,
     limits_volumes_and_privileges,
     an_image_with_a_user,
@@ -215,6 +216,60 @@ fn a_volume_exec_and_stop(case: &Case) {
     docker.ok(&["stop", "c1"]);
     assert_eq!(docker.inspect("{{.State.ExitCode}}"), "5");
     docker.ok(&["rm", "c1"]);
+}
+
+fn copies_in_and_out(case: &Case) {
+    let docker = Docker::start(case);
+    let place = |name: &str| case.directory().join(name).to_str().unwrap().to_owned();
+    for name in ["data", "send/tree", "got"] {
+        fs::create_dir_all(place(name)).unwrap();
+    }
+    fs::write(place("data/file"), "in the volume").unwrap();
+    fs::write(place("send/file"), "sent").unwrap();
+    fs::write(place("send/tree/inner"), "sent with it").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", place("send/tree/link")).unwrap();
+    let volume = format!("{}:/data", place("data"));
+    let script = "mkdir /tree; echo made >/made; echo inner >/tree/inner; echo x >/scratch/x
+                  ln -s /nonesuch /tree/link; echo started; exec sleep 1000";
+    let run = [
+        "run", "--detach", "--name", "c1", "-v", &volume, "--tmpfs", "/scratch", BUSYBOX,
+    ];
+    docker.ok(&[&run[..], &["sh", "-c", script]].concat());
+    case.wait_for("the log", || docker.ok(&["logs", "c1"]) == "started\n");
+    let shell = |script: &str| docker.ok(&["exec", "c1", "sh", "-c", script]);
+
+    for (from, to) in [
+        ("send/file", "/sent"),
+        ("send/tree", "/sent-tree"),
+        ("send/file", "/data/sent"),
+    ] {
+        docker.ok(&["cp", &place(from), &format!("c1:{to}")]);
+    }
+    let script = "cat /sent /sent-tree/inner /data/sent; readlink /sent-tree/link";
+    assert_eq!(shell(script), "sentsent with itsent/etc/passwd\n");
+    for (from, to) in [("/made", "made"), ("/tree", "tree"), ("/data", "data")] {
+        docker.ok(&["cp", &format!("c1:{from}"), &place(&format!("got/{to}"))]);
+    }
+    let read = |name: &str| fs::read_to_string(place(name)).unwrap();
+    let read = ["got/made", "got/tree/inner", "got/data/file", "data/sent"].map(read);
+    assert_eq!(read, ["made\n", "inner\n", "in the volume", "sent"]);
+    let link = fs::read_link(place("got/tree/link")).unwrap();
+    assert_eq!(link.to_str(), Some("/nonesuch"));
+
+    // A tmpfs is one of the container's alone, of whatever isolation.
+    let outcome = docker.run(&["cp", "c1:/scratch/x", &place("got/x")]);
+    assert_ne!(outcome.status(), Some(0));
+    let _ = docker.run(&["cp", &place("send/file"), "c1:/scratch/new"]);
+    assert_eq!(shell("ls /scratch"), "x\n");
+    // Nothing of the host's.
+    let outcome = docker.run(&[
+        "cp",
+        &format!("c1:{}", place("send/file")),
+        &place("got/none"),
+    ]);
+    assert_ne!(outcome.status(), Some(0));
+    assert!(!std::path::Path::new("/sent").exists());
+    docker.ok(&["rm", "--force", "c1"]);
 }
 
 fn pause(case: &Case) {

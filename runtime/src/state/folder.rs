@@ -19,8 +19,9 @@ use nacre_agent::container::{
 use oci_spec::runtime::Spec;
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
-    io::Errno,
+    io::{Errno, fcntl_dupfd_cloexec},
     mount::{OpenTreeFlags, open_tree},
+    process::{Resource, getrlimit},
 };
 
 use crate::{
@@ -43,6 +44,11 @@ const SHARE: &str = "share";
 /// container holds its lock for an instant.
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// About where descriptors are above what a process has open before it serves a guest, and how far
+/// below its limit on descriptors they must begin.
+const HIGH: u64 = 1024;
+const LOW: u64 = 16;
 
 /// A container's folder, locked for as long as this process or one that it forked since holds
 /// this.
@@ -108,6 +114,19 @@ impl Folder {
             }
             _ => Ok(path),
         }
+    }
+
+    /// Has the lock be free before anything else of this process's is closed by its end, even by
+    /// `SIGKILL`: the kernel closes the files of a process from the highest descriptor down. So
+    /// whoever hears of the end by a socket finds the lock free.
+    pub(crate) fn unlock_first(&mut self) -> Result<(), StateError> {
+        let failed = |source: Errno| failed("can't move the lock of", &self.path)(source.into());
+        let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let high = most.min(HIGH).saturating_sub(LOW);
+        self.lock = fcntl_dupfd_cloexec(&self.lock, high as i32)
+            .map_err(failed)?
+            .into();
+        Ok(())
     }
 
     /// Its path.

@@ -136,6 +136,7 @@ impl Sandbox<'_> {
     fn run(&mut self, plan: Plan) -> Result<u8, VmError> {
         stand_in::close_inherited()
             .map_err(VmError::host("can't close what the caller has open"))?;
+        self.folder.unlock_first()?;
         streams::prepare_to_release().map_err(VmError::host("can't open /dev/null"))?;
         let words = Words::find().map_err(VmError::host("can't look at this process in /proc"))?;
         let this = Identity::of(Pid::this())
@@ -307,13 +308,15 @@ impl Sandbox<'_> {
                 .map_err(VmError::host("can't start a stream's thread"))?;
             let listener = wire::listen(self.folder.path())
                 .map_err(VmError::host("can't listen in the container's folder"))?;
+            let systemd = systemd.take();
             if let (Some(joined), Some(limits)) = (&self.cgroup, &plan.limits.at_start) {
                 let changed = joined.cgroup().limit_where_possible(limits)?;
                 limits::tell_of_left_out(&changed.left_out);
-                if let Some(systemd) = systemd.take() {
-                    joined.cgroup().tell_systemd(&systemd, limits)?;
+                if let Some(systemd) = &systemd {
+                    joined.cgroup().tell_systemd(systemd, limits)?;
                 }
             }
+            drop(systemd);
             notes.note(|vm| {
                 vm.guest_kernel = Some(hello.kernel);
                 vm.cgroup = self.cgroup.as_ref().map(|joined| joined.cgroup().clone());

@@ -70,14 +70,14 @@ impl Line {
 
     /// The next signal that the stand-in got, if there is one; `None` as well if it has gone.
     pub(in crate::isolation::vm) fn signal(&self) -> Option<i32> {
-        let mut number = [0];
+        let mut number = [0_u8];
         let flags = libc::MSG_DONTWAIT;
         // SAFETY: the pointer and the length are those of an array.
         let read = unsafe {
             let buffer = number.as_mut_ptr().cast();
             libc::recv(self.0.as_raw_fd(), buffer, number.len(), flags)
         };
-        (read == 1).then_some(number[0].into())
+        (read == 1).then(|| i32::from(number[0]))
     }
 
     /// Tells the container's exit status, which the stand-in will have when this process has
