@@ -20,6 +20,7 @@ mod kill;
 mod killed;
 mod list;
 mod namespaces;
+mod nested;
 mod network;
 mod overlay;
 mod pause;
@@ -46,6 +47,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(process::tests()),
         on_any_hypervisor(namespaces::tests()),
         network::tests(),
+        nested::tests(),
         files::tests(),
         filesystem::tests(),
         on_any_hypervisor(kernel_files::tests()),

@@ -8,6 +8,7 @@ mod error;
 mod guest_spec;
 pub(crate) mod hypervisor;
 mod limits;
+pub(crate) mod nested;
 pub(crate) mod network;
 mod plan;
 mod sandbox;

@@ -216,6 +216,7 @@ impl Sandbox<'_> {
             console_log: plan.console_log,
             devices,
             nic_slots: network.slots(),
+            nested: plan.nested,
         };
         let (joined, machine) = while_joining(plan.cgroup, manager, &plan.limits.at_boot, || {
             Vm::new(config)
