@@ -3,6 +3,7 @@
 mod cgroups;
 mod console;
 mod create;
+mod cve;
 mod cycles;
 mod debian;
 mod detached;
@@ -67,6 +68,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(foreground::tests()),
         on_any_hypervisor(list::tests()),
         on_any_hypervisor(create::tests()),
+        on_any_hypervisor(cve::tests()),
         on_any_hypervisor_but(&["with_an_interface"], cycles::tests()),
         on_any_hypervisor(flags::tests()),
         kill::tests(),
