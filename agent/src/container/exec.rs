@@ -1,13 +1,11 @@
 //! Further processes in a container that runs.
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec, State};
 
@@ -16,18 +14,16 @@ use super::cgroups::{Cgroup, CgroupError, Placement};
 use super::channel::{Channel, Failure, Report, wait_until_readable};
 use super::child::{self, Child};
 use super::config::{self, ConfigError};
-use super::crossing::{Crossing, Side};
-use super::error::{InitError, Step};
+use super::crossing::Crossing;
+use super::executed::{Enterable, Outside};
 use super::id_map;
 use super::life::Container;
 use super::namespaces::Others;
 use super::procfs::Proc;
-use super::rootfs::change_root;
 use super::seccomp::{self, ListenerError};
 use super::stdio::Stdio;
 use super::sys;
 use super::terminal::{self, ConsoleSocketError};
-use super::user;
 use super::workload::Workload;
 
 /// How long it may take to get to the program.
@@ -193,7 +189,9 @@ impl Container {
             let run = |line: Channel| {
                 let outside = Outside {
                     container: &container,
-                    options: &options,
+                    stdio: &options.stdio,
+                    preserve_fds: options.preserve_fds,
+                    session_keyring: options.session_keyring,
                     affinity: &affinity,
                     crossing: &crossing,
                 };
@@ -295,98 +293,6 @@ impl Drop for RunsElsewhere {
     fn drop(&mut self) {
         // It could run there before.
         let _ = self.own.set();
-    }
-}
-
-/// What makes a process one of the container.
-struct Enterable<'a> {
-    namespaces: Others<'a>,
-    /// Its root, if that isn't its mount namespace's.
-    root: Option<OwnedFd>,
-}
-
-/// The process outside of the container's pid namespace, in which everything is done before
-/// anybody in there can see it.
-struct Outside<'a> {
-    container: &'a Enterable<'a>,
-    options: &'a ExecOptions<'a>,
-    affinity: &'a Affinity,
-    crossing: &'a Crossing,
-}
-
-impl Outside<'_> {
-    /// All that it does; and behind the crossing, all that the one inside does.
-    fn run(&self, workload: &mut Workload<'_>, proc: BorrowedFd<'_>, line: Channel) -> i32 {
-        match self.become_inside(workload, proc, &line) {
-            Ok((Side::Outside, _)) => 0,
-            Ok((Side::Inside, file)) => {
-                let failed = match workload.begin_inside(&line) {
-                    Ok(()) => workload.exec(&file),
-                    Err(error) => error,
-                };
-                line.give_up(&failed)
-            }
-            Err(error) => line.give_up(&error),
-        }
-    }
-
-    fn become_inside(
-        &self,
-        workload: &mut Workload<'_>,
-        proc: BorrowedFd<'_>,
-        line: &Channel,
-    ) -> Result<(Side, CString), InitError> {
-        self.enter(workload, proc, line)?;
-        let prepared = self.crossing.prepare();
-        prepared.step(|| "keep a page from the container")?;
-        // SAFETY: nothing that is used from here on owns a descriptor, and the process ends
-        // without dropping anything. This is a fork of a process with a single thread, which
-        // keeps no variables.
-        unsafe { Workload::let_go_of_the_host(line, self.options.preserve_fds) }?;
-        let file = workload.become_the_users()?;
-        let step = || "tell the engine how it stands";
-        line.report(&Report::Crossing).step(step)?;
-        workload.confine(line)?;
-        // SAFETY: as before.
-        let side = unsafe { self.crossing.cross(workload.passage()) };
-        let side = side.step(|| "make a process in the container")?;
-        Ok((side, file))
-    }
-
-    /// Everything that takes the caller's rights or files.
-    fn enter(
-        &self,
-        workload: &Workload<'_>,
-        proc: BorrowedFd<'_>,
-        line: &Channel,
-    ) -> Result<(), InitError> {
-        let proc = &Proc::again(proc).step(|| "open /proc again")?;
-        workload.use_the_callers_rights(proc, None)?;
-        workload.leave_the_engine(&self.options.stdio)?;
-        self.container.namespaces.enter()?;
-        if self.container.namespaces.have_user() {
-            // What it makes, its terminal for one, is to belong to somebody in there.
-            user::become_root()?;
-        }
-        if let Some(cpus) = &self.affinity.last {
-            cpus.set().step(|| "set process.execCPUAffinity.final")?;
-        }
-        if let Some(root) = &self.container.root {
-            change_root(root)?;
-        }
-        if workload.has_terminal() {
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let root = open("/", flags, Mode::empty()).step(|| "open the container's root")?;
-            if let Some(terminal) = workload.make_terminal(root.as_fd())? {
-                let master = terminal.become_streams()?;
-                let told = line.report_with_fd(&Report::Terminal, Some(master.as_fd()));
-                told.step(|| "pass the terminal on")?;
-            }
-        }
-        if let Some(id) = self.options.session_keyring {
-            workload.join_keyring(id, proc)?;
-        }
-        workload.set_limits_and_labels(proc)
     }
 }
 

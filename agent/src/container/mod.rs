@@ -28,6 +28,7 @@ mod environment;
 mod error;
 mod exec;
 mod executable;
+mod executed;
 mod gate;
 mod host_namespaces;
 mod id_map;
