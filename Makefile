@@ -97,7 +97,7 @@ process-test: build peers
 		--test host --test process --test clients
 	@if ! grep -qsw memory /sys/fs/cgroup/cgroup.controllers; then \
 		printf '\n== limits in the testbed, since this host has no cgroup v2 controllers\n' >&2; \
-		for tests in cgroups:: update:: events:: pause:: systemd::; do \
+		for tests in cgroups:: update:: events:: pause:: systemd:: descriptors::; do \
 			NACRE_BIN_DIR=$(abspath $(RELEASE)) $(IN_TESTBED) \
 				cargo test --locked -p nacre-tests --test process -- $$tests; \
 		done; \

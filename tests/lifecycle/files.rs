@@ -25,7 +25,7 @@ nacre_tests::tests![
 
 /// Compiles a program of ours, statically, in the Debian root. Returns the directory that it is
 /// in, to be bound.
-fn compile(case: &Case, name: &str, source: &str) -> PathBuf {
+pub(super) fn compile(case: &Case, name: &str, source: &str) -> PathBuf {
     let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
     let directory = case.directory().join("program");
     fs::create_dir(&directory).unwrap();

@@ -86,7 +86,7 @@ fn search(top: &str) -> String {
         "look() {{
            find '{top}' -type f
            for name in plain kept over twice outer outer/inner 'a b/sys'; do
-             for file in sys/kernel/core_pattern sysrq-trigger kernel/uevent_helper self/status \
+             for file in sys/kernel/core_pattern kernel/mm/ksm/run self/status \
                  ../plain/sys/kernel/core_pattern; do
                try \"{top}/$name/$file\"
              done
@@ -108,8 +108,26 @@ fn search(top: &str) -> String {
     )
 }
 
-fn core_pattern() -> String {
-    fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap()
+const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
+
+/// The host's `core_pattern`, which has its value back when this is dropped, whatever was seen.
+struct CorePattern(String);
+
+impl CorePattern {
+    fn read() -> Self {
+        Self(fs::read_to_string(CORE_PATTERN).unwrap())
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
+        assert_eq!(fs::read_to_string(CORE_PATTERN).unwrap(), self.0);
+    }
+}
+
+impl Drop for CorePattern {
+    fn drop(&mut self) {
+        let _ = fs::write(CORE_PATTERN, &self.0);
+    }
 }
 
 fn a_shared_tree_has_no_view_of_the_hosts_kernel(case: &Case) {
@@ -134,12 +152,12 @@ fn a_shared_tree_has_no_view_of_the_hosts_kernel(case: &Case) {
 fn nothing_hidden_is_uncovered(case: &Case) {
     let source = case.directory().join("source");
     let _mounts = Mounts::stacks(&source);
-    let before = core_pattern();
+    let pattern = CorePattern::read();
     let bundle = administrator(case.busybox().shell(&search("/data")))
         .mount("/data", "bind", source.to_str().unwrap(), &["rbind"])
         .mount("/one", "bind", source.to_str().unwrap(), &["bind"]);
     let outcome = case.run(&bundle);
-    assert_eq!(core_pattern(), before);
+    pattern.assert_untouched();
     let text = outcome.text();
     assert!(!text.contains("READ") && !text.contains("WROTE"), "{text}");
     // The files that are theirs to see.
@@ -160,9 +178,9 @@ fn nothing_hidden_is_uncovered(case: &Case) {
 fn the_root_has_no_view_of_the_hosts_kernel(case: &Case) {
     let bundle = administrator(case.busybox().shell(&search("/data")));
     let _mounts = Mounts::stacks(&bundle.rootfs().join("data"));
-    let before = core_pattern();
+    let pattern = CorePattern::read();
     let outcome = case.run(&bundle);
-    assert_eq!(core_pattern(), before);
+    pattern.assert_untouched();
     let text = outcome.text();
     assert!(text.contains("/data/kept/own\n"), "{text}");
     for name in [

@@ -3,6 +3,7 @@
 mod cgroups;
 mod console;
 mod create;
+mod cve;
 mod cycles;
 mod debian;
 mod descriptors;
@@ -21,6 +22,7 @@ mod kill;
 mod killed;
 mod list;
 mod namespaces;
+mod nested;
 mod network;
 mod overlay;
 mod pause;
@@ -48,6 +50,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(process::tests()),
         on_any_hypervisor(namespaces::tests()),
         network::tests(),
+        nested::tests(),
         files::tests(),
         filesystem::tests(),
         on_any_hypervisor(kernel_files::tests()),
@@ -67,6 +70,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(foreground::tests()),
         on_any_hypervisor(list::tests()),
         on_any_hypervisor(create::tests()),
+        on_any_hypervisor(cve::tests()),
         on_any_hypervisor_but(&["with_an_interface"], cycles::tests()),
         on_any_hypervisor(flags::tests()),
         kill::tests(),

@@ -89,6 +89,7 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
         console_log: Some(console),
         devices,
         nic_slots: options.nic_slots + options.taps.len(),
+        nested: false,
     })?;
     let made = began.elapsed();
     let running = vm.start()?;

@@ -77,5 +77,6 @@ pub(crate) fn config(code: &[u8]) -> VmConfig {
         console_log: None,
         devices: Vec::new(),
         nic_slots: 0,
+        nested: false,
     }
 }

@@ -56,6 +56,8 @@ pub struct VmConfig {
     /// How many network devices can be plugged in while it runs
     /// ([`RunningVm::plug_net`]). They count as devices.
     pub nic_slots: usize,
+    /// Whether the guest can run virtual machines of its own.
+    pub nested: bool,
 }
 
 impl VmConfig {

@@ -38,6 +38,9 @@ Size of a VM (dev.nacre.vm.cpus and dev.nacre.vm.memory are annotations in confi
   memory  dev.nacre.vm.memory (bytes, or with K, M, G), else the container's memory limit and
           room for the guest's kernel, else the configuration file, else 256M; at least 64M
 
+Virtual machines in a VM's container: dev.nacre.vm.nested (\"true\" or \"false\"), else the configuration
+file, else none. Where the file says false, no annotation says true.
+
 Root of a VM's container (annotations, else the configuration file):
   dev.nacre.vm.rootfs          shared: the host's directory; or overlay: that is only read, and
                                what the container writes ends with it
@@ -59,6 +62,7 @@ and an unknown one is an error:
 and, without a fixed default:
   kernel = \"FILE\"              # vmlinux beside the nacre binary, else in /usr/lib/nacre
   agent = \"FILE\"               # nacre-agent in the same places
+  nested = false               # no VMs in containers, whatever annotations say; true: in all
   overhead-memory = \"SIZE\"     # what a VM may take besides its size: 64M, with QEMU 256M
   rootfs-memory = \"SIZE\"       # of overlays, or rootfs-disk = \"SIZE\": half of the guest's memory
   console-log = \"FILE\"         # where the guest kernel's log is appended: nowhere";

@@ -7,7 +7,9 @@ use crate::{
     cli::Global,
     config::{
         Config,
-        annotations::{CPUS, HYPERVISOR, ISOLATION, MEMORY, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY},
+        annotations::{
+            CPUS, HYPERVISOR, ISOLATION, MEMORY, NESTED, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY,
+        },
     },
     error::Error,
     isolation::{Isolation, vm::hypervisor::Hypervisor},
@@ -62,7 +64,7 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
             "dev.nacre.vm.hypervisors.usable": names(usable.iter().copied()),
         },
         "potentiallyUnsafeConfigAnnotations":
-            [ISOLATION, HYPERVISOR, CPUS, MEMORY, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY]
+            [ISOLATION, HYPERVISOR, CPUS, MEMORY, NESTED, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY]
     })
 }
 

@@ -14,6 +14,8 @@ pub(crate) const HYPERVISOR: &str = "dev.nacre.vm.hypervisor";
 pub(crate) const CPUS: &str = "dev.nacre.vm.cpus";
 /// The annotation with the VM's memory.
 pub(crate) const MEMORY: &str = "dev.nacre.vm.memory";
+/// The annotation that says whether the container can make VMs of its own.
+pub(crate) const NESTED: &str = "dev.nacre.vm.nested";
 
 /// The annotation that says what is done with a VM's container's root.
 pub(crate) const ROOTFS: &str = "dev.nacre.vm.rootfs";
@@ -34,6 +36,7 @@ pub(crate) struct Annotations {
     pub(crate) hypervisor: Option<Hypervisor>,
     pub(crate) cpus: Option<u32>,
     pub(crate) memory: Option<Bytes>,
+    pub(crate) nested: Option<bool>,
     pub(crate) rootfs: Option<rootfs::Kind>,
     pub(crate) rootfs_disk: Option<Bytes>,
     pub(crate) rootfs_memory: Option<Bytes>,
@@ -43,8 +46,8 @@ pub(crate) struct Annotations {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AnnotationError {
     #[error(
-        "annotations: {0:?} isn't known; {ISOLATION}, {HYPERVISOR}, {CPUS}, {MEMORY}, {ROOTFS}, \
-         {ROOTFS_DISK} and {ROOTFS_MEMORY} are"
+        "annotations: {0:?} isn't known; {ISOLATION}, {HYPERVISOR}, {CPUS}, {MEMORY}, {NESTED}, \
+         {ROOTFS}, {ROOTFS_DISK} and {ROOTFS_MEMORY} are"
     )]
     Unknown(String),
     #[error("annotations.{name}: {value:?} isn't {expected}")]
@@ -87,6 +90,12 @@ impl Annotations {
                     parsed.cpus = Some(cpus);
                 }
                 MEMORY => parsed.memory = Some(size(MEMORY)?),
+                NESTED => {
+                    let nested = value
+                        .parse()
+                        .map_err(|_| wrong(NESTED, "\"true\" or \"false\""))?;
+                    parsed.nested = Some(nested);
+                }
                 ROOTFS => {
                     let kind = rootfs::Kind::from_name(value)
                         .ok_or_else(|| wrong(ROOTFS, "a kind of root: shared, overlay"))?;
@@ -124,6 +133,7 @@ mod tests {
                 ("dev.nacre.vm.hypervisor", "qemu"),
                 ("dev.nacre.vm.cpus", "4"),
                 ("dev.nacre.vm.memory", "512M"),
+                ("dev.nacre.vm.nested", "true"),
                 ("dev.nacre.vm.rootfs", "overlay"),
                 ("dev.nacre.vm.rootfs.disk", "1G"),
                 ("dev.nacre.vm.rootfs.memory", "64M"),
@@ -134,6 +144,7 @@ mod tests {
                 hypervisor: Some(Hypervisor::Qemu),
                 cpus: Some(4),
                 memory: Some(Bytes(512 << 20)),
+                nested: Some(true),
                 rootfs: Some(rootfs::Kind::Overlay),
                 rootfs_disk: Some(Bytes(1 << 30)),
                 rootfs_memory: Some(Bytes(64 << 20)),
@@ -158,6 +169,8 @@ mod tests {
             ("dev.nacre.vm.cpus", "two"),
             ("dev.nacre.vm.cpus", "-1"),
             ("dev.nacre.vm.memory", ""),
+            ("dev.nacre.vm.nested", "yes"),
+            ("dev.nacre.vm.nested", ""),
             ("dev.nacre.vm.rootfs", "disk"),
             ("dev.nacre.vm.rootfs.disk", "large"),
             ("dev.nacre.vm.rootfs.memory", "-1"),

@@ -46,6 +46,9 @@ pub(crate) struct Vm {
     pub(crate) memory: Bytes,
     /// What the host gives a VM besides its guest's memory, page tables and files.
     pub(crate) overhead_memory: Option<Bytes>,
+    /// Whether containers can make VMs of their own. If it is said that they can't, no annotation
+    /// says otherwise.
+    pub(crate) nested: Option<bool>,
     /// The guest kernel, an ELF `vmlinux`.
     kernel: Option<PathBuf>,
     /// The agent's static binary.
@@ -75,6 +78,7 @@ impl Default for Vm {
             cpus: 1,
             memory: Bytes(256 << 20),
             overhead_memory: None,
+            nested: None,
             kernel: None,
             agent: None,
             boot_timeout: 30,
@@ -197,7 +201,7 @@ mod tests {
     #[test]
     fn every_key_is_taken() {
         let config = Config::parse(
-            "isolation = \"vm\"\n[vm]\nhypervisor = \"auto\"\nqemu = \"/q\"\ncpus = 2\nmemory = \"1G\"\noverhead-memory = \"80M\"\nkernel = \"/k\"\n\
+            "isolation = \"vm\"\n[vm]\nhypervisor = \"auto\"\nqemu = \"/q\"\ncpus = 2\nmemory = \"1G\"\noverhead-memory = \"80M\"\nnested = true\nkernel = \"/k\"\n\
              agent = \"/a\"\nboot-timeout = 5\nwatchdog = 7\nconsole-log = \"/c\"\n\
              rootfs = \"overlay\"\nrootfs-disk = \"2G\"\nrootfs-memory = \"3M\"\ndisk-directory = \"/d\"\n",
         )
@@ -206,6 +210,7 @@ mod tests {
         assert_eq!((config.vm.cpus, config.vm.memory), (2, Bytes(1 << 30)));
         assert_eq!(config.vm.overhead_memory, Some(Bytes(80 << 20)));
         assert_eq!(config.vm.hypervisor, Some(Preference::Auto));
+        assert_eq!(config.vm.nested, Some(true));
         assert_eq!(config.vm.qemu(), Path::new("/q"));
         assert_eq!(config.vm.kernel(), Path::new("/k"));
         assert_eq!(config.vm.agent(), Path::new("/a"));

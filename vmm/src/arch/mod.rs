@@ -11,8 +11,8 @@ pub use x86_64::MAX_VCPUS;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{
     Boot, BootError, CMDLINE_CAPACITY, DEVICE_IRQS, ELF_MACHINE, GDT, HIGH_MEMORY, KERNEL_LIMIT,
-    KERNEL_SPACE, MMIO_DEVICE_SIZE, MMIO_START, PML4, Ports, VcpuSetup, ZERO_PAGE, create_irqchip,
-    disable_pmu, memory_ranges, probe,
+    KERNEL_SPACE, MMIO_DEVICE_SIZE, MMIO_START, PML4, Ports, VcpuSetup, ZERO_PAGE, can_nest,
+    create_irqchip, disable_pmu, memory_ranges, probe,
 };
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -47,6 +47,9 @@ impl Made {
         let cmdline = full_cmdline(&config.cmdline, "", (0..places).map(place))?;
 
         let kvm = open()?;
+        if config.nested {
+            kvm::check_nested(&kvm)?;
+        }
         let memory = Arc::new(memory::create(config.memory)?);
         let (vm, (kernel, initramfs)) = while_creating_vm(&kvm, || config.load(&memory))?;
         let boot = Boot {
@@ -60,7 +63,7 @@ impl Made {
         add_memory(&vm, &memory)?;
         arch::disable_pmu(&vm).map_err(Error::host("leaving performance counters out"))?;
         arch::create_irqchip(&vm).map_err(Error::host("creating the interrupt controllers"))?;
-        let vcpus = create_vcpus(&kvm, &vm, config.vcpus, kernel.entry)?;
+        let vcpus = create_vcpus(&kvm, &vm, config.vcpus, config.nested, kernel.entry)?;
         let transports = attach(&vm, &memory, config.devices)?;
         let first_nic = transports.len();
         let mmio = MmioBus::new(transports, config.nic_slots);
@@ -162,6 +165,7 @@ fn create_vcpus(
     kvm: &Kvm,
     vm: &VmFd,
     count: u8,
+    nested: bool,
     entry: GuestAddress,
 ) -> Result<Vec<VcpuFd>, Error> {
     let max = kvm.get_max_vcpus();
@@ -171,7 +175,7 @@ fn create_vcpus(
             max: u8::try_from(max).unwrap_or(MAX_VCPUS),
         });
     }
-    let setup = VcpuSetup::new(kvm, count).map_err(Error::host("asking for CPUID"))?;
+    let setup = VcpuSetup::new(kvm, count, nested).map_err(Error::host("asking for CPUID"))?;
     (0..count)
         .map(|id| {
             let vcpu = vm

@@ -10,7 +10,7 @@ use std::io;
 
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::arch::probe;
+use crate::arch::{self, probe};
 
 /// What a machine needs of KVM.
 const NEEDED: [(Cap, &str); 7] = [
@@ -41,6 +41,12 @@ pub enum KvmError {
         /// What it can't do.
         reason: String,
     },
+    /// Its guests can't have virtual machines of their own.
+    #[error("/dev/kvm has no nested virtualization for guests: {reason}")]
+    NotNested {
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// Opens `/dev/kvm`, if it can run a stock kernel.
@@ -68,6 +74,31 @@ pub fn check() -> Result<Kvm, KvmError> {
         return unusable(reason);
     }
     Ok(kvm)
+}
+
+/// Checks that guests can have virtual machines of their own.
+///
+/// # Errors
+///
+/// [`KvmError::NotNested`].
+pub fn check_nested(kvm: &Kvm) -> Result<(), KvmError> {
+    let reason = match arch::can_nest(kvm) {
+        Ok(true) => return Ok(()),
+        Ok(false) => nested_parameter().unwrap_or_else(|| "it offers none".into()),
+        Err(error) => format!("asking for CPUID: {error}"),
+    };
+    Err(KvmError::NotNested { reason })
+}
+
+/// That the parameter of the module which decides about it is off.
+fn nested_parameter() -> Option<String> {
+    ["kvm_intel", "kvm_amd"].into_iter().find_map(|module| {
+        let path = format!("/sys/module/{module}/parameters/nested");
+        let value = std::fs::read_to_string(path).ok()?;
+        let value = value.trim();
+        matches!(value, "0" | "N")
+            .then(|| format!("the parameter nested of the module {module} is {value}"))
+    })
 }
 
 fn classify(error: io::Error) -> KvmError {

@@ -56,6 +56,15 @@ fn accelerator(vcpus: u8) -> String {
     format!("tcg,thread={threads},tb-size={translations}")
 }
 
+/// The processor: all that QEMU emulates, but AMD's virtualization only if it was asked for. It
+/// doesn't know Intel's.
+fn processor(nested: bool) -> &'static str {
+    match nested {
+        true => "max,svm=on",
+        false => "max,svm=off,vmx=off",
+    }
+}
+
 /// How much memory QEMU keeps translated code in, in bytes. It is thrown away as a whole when there
 /// is no room for more, which only costs time; QEMU's own choice is up to 1 GiB.
 pub const TRANSLATIONS: u64 = 128 << 20;
@@ -173,8 +182,9 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    /// For a machine of that name, of `vcpus` and `memory` bytes, without devices.
-    pub(super) fn new(name: &str, vcpus: u8, memory: u64) -> Arguments {
+    /// For a machine of that name, of `vcpus`, which can be virtualized if they are `nested`, and
+    /// `memory` bytes, without devices.
+    pub(super) fn new(name: &str, vcpus: u8, nested: bool, memory: u64) -> Arguments {
         let program = "qemu-system-x86_64";
         let flags = ["-nodefaults", "-no-user-config", "-no-reboot"];
         let words = [program].into_iter().chain(flags);
@@ -190,7 +200,7 @@ impl Arguments {
             .add("-display", "none")
             .add("-machine", MACHINE)
             .add("-accel", accelerator(vcpus))
-            .add("-cpu", "max")
+            .add("-cpu", processor(nested))
             .add("-smp", vcpus)
             // Memory is a multiple of 4 KiB.
             .add("-m", format!("{}k", memory >> 10))
@@ -265,7 +275,7 @@ mod tests {
         let fs = |tag| Fs::new(tag, root.path()).unwrap();
         let (vsock, _ports) = Vsock::new(3).unwrap();
         let disk = Block::new(tempfile::tempfile().unwrap(), "", 2).unwrap();
-        let mut arguments = Arguments::new("a-name", 2, 64 << 20);
+        let mut arguments = Arguments::new("a-name", 2, false, 64 << 20);
         arguments.device(&Kind::of(&Rng::new()).unwrap(), 0, 0);
         arguments.device(&Kind::of(&vsock).unwrap(), 1, 0);
         arguments.device(&Kind::of(&fs("nacre")).unwrap(), 2, 1);
@@ -278,6 +288,7 @@ mod tests {
         let line = line.join(" ");
         for part in [
             " -name a-name ",
+            " -cpu max,svm=off,vmx=off ",
             "-smp 2 -m 65536k ",
             " -device virtio-rng-device,rng=random,bus=virtio-mmio-bus.0 ",
             " -chardev socket,id=device1,fd=5 ",
@@ -310,7 +321,7 @@ mod tests {
         for _ in 0..4 {
             devices.push(Box::new(NetSlot::new(queue_pairs(VCPUS))));
         }
-        let mut arguments = Arguments::new("a-name", VCPUS, 64 << 20);
+        let mut arguments = Arguments::new("a-name", VCPUS, false, 64 << 20);
         for (index, device) in devices.iter().enumerate() {
             arguments.device(&Kind::of(&**device).unwrap(), index, index);
         }

@@ -207,6 +207,7 @@ pub(crate) struct Made {
     libraries: Question,
     name: String,
     vcpus: u8,
+    nested: bool,
     memory_size: u64,
     memory: Arc<GuestMemoryMmap>,
     rom: File,
@@ -266,6 +267,7 @@ impl Made {
             libraries,
             name: config.name,
             vcpus: config.vcpus,
+            nested: config.nested,
             memory_size: config.memory,
             memory: Arc::new(memory),
             rom,
@@ -281,7 +283,8 @@ impl Made {
         let (console, console_end) = pipe().map_err(host("making the console's pipe"))?;
         let (messages, messages_end) = pipe().map_err(host("making a pipe for QEMU"))?;
         let null = File::open("/dev/null").map_err(host("opening /dev/null"))?;
-        let mut arguments = command::Arguments::new(&self.name, self.vcpus, self.memory_size);
+        let mut arguments =
+            command::Arguments::new(&self.name, self.vcpus, self.nested, self.memory_size);
         let (connections, sockets) = connect(self.devices, &mut arguments)?;
         let memory_file = self
             .memory

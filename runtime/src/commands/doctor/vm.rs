@@ -10,7 +10,10 @@ use nacre_vmm::{KvmError, Qemu, QemuError, kvm, qemu::Version};
 
 use crate::{
     config::{Config, size::Bytes},
-    isolation::vm::hypervisor::{Hypervisor, Preference, kvm_remedy, qemu_remedy},
+    isolation::vm::{
+        hypervisor::{Hypervisor, Preference, kvm_remedy, qemu_remedy},
+        nested,
+    },
     log::chain,
 };
 
@@ -22,11 +25,14 @@ use super::{
 pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Finding> {
     let preferred = Hypervisor::preferred(hypervisor, config.vm.hypervisor);
     let qemu = Qemu::at(config.vm.qemu()).check();
-    let [kvm, qemu] = hypervisors(preferred, kvm::check().map(drop), qemu);
+    let kvm = kvm::check();
+    let nesting = nesting(kvm.as_ref().ok().map(kvm::check_nested), config.vm.nested);
+    let [kvm, qemu] = hypervisors(preferred, kvm.map(drop), qemu);
     vec![
         kvm,
         qemu,
-        nested(is_virtualized()),
+        virtualized(is_virtualized()),
+        nesting,
         guest_kernel(&config.vm.kernel()),
         agent(&config.vm.agent()),
         memory(config.vm.memory.0, available_memory()),
@@ -85,12 +91,38 @@ fn hypervisors(
     [kvm, qemu]
 }
 
-fn nested(is_virtualized: bool) -> Finding {
+fn virtualized(is_virtualized: bool) -> Finding {
     let message = match is_virtualized {
         true => "this host is a virtual machine, so its guests are nested",
         false => "this host is not a virtual machine",
     };
     Finding::ok("nested", message)
+}
+
+/// Whether containers could make VMs of their own by KVM, if that can run guests at all. Nobody
+/// lacks anything without who doesn't ask for it.
+fn nesting(kvm: Option<Result<(), KvmError>>, configured: Option<bool>) -> Finding {
+    const NAME: &str = "nested-containers";
+    match kvm {
+        None => Finding::ok(
+            NAME,
+            "only emulated containers could have virtual machines of their own",
+        ),
+        Some(Ok(())) => Finding::ok(
+            NAME,
+            "containers could have virtual machines of their own (dev.nacre.vm.nested)",
+        ),
+        Some(Err(error)) if configured == Some(true) => {
+            Finding::error(NAME, chain(&error), nested::remedy(&error))
+        }
+        Some(Err(error)) => Finding::ok(
+            NAME,
+            format!(
+                "containers can't have virtual machines of their own: {}",
+                chain(&error)
+            ),
+        ),
+    }
 }
 
 fn guest_kernel(path: &Path) -> Finding {
@@ -213,6 +245,23 @@ mod tests {
             let [finding, _] = hypervisors(Preference::Kvm, Err(checked), no_qemu());
             assert_eq!((finding.name, finding.level), (name, Level::Error));
             assert!(finding.remedy.is_some());
+        }
+    }
+
+    #[test]
+    fn nesting_is_needed_if_it_is_configured() {
+        let lacking = || {
+            let reason = "it offers none".into();
+            Some(Err(KvmError::NotNested { reason }))
+        };
+        for (kvm, configured, level) in [
+            (None, Some(true), Level::Ok),
+            (Some(Result::Ok(())), None, Level::Ok),
+            (lacking(), None, Level::Ok),
+            (lacking(), Some(false), Level::Ok),
+            (lacking(), Some(true), Level::Error),
+        ] {
+            assert_eq!(nesting(kvm, configured).level, level);
         }
     }
 

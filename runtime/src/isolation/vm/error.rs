@@ -24,6 +24,7 @@ use super::{
     commands::{ClientError, UpdateError},
     guest_spec::{GuestSpecError, SecurityModuleError},
     hypervisor::HypervisorError,
+    nested::NestedError,
     network::NetworkError,
     sandbox::{DiskError, SessionError, ShareError},
     stand_in::StandInError,
@@ -34,6 +35,8 @@ use super::{
 pub(crate) enum VmError {
     #[error(transparent)]
     Hypervisor(#[from] HypervisorError),
+    #[error(transparent)]
+    Nested(#[from] NestedError),
     #[error("can't open the {what} {path}: {source}; {remedy}")]
     Component {
         what: &'static str,

@@ -9,6 +9,7 @@ mod guest_spec;
 mod heir;
 pub(crate) mod hypervisor;
 mod limits;
+pub(crate) mod nested;
 pub(crate) mod network;
 mod plan;
 mod sandbox;

@@ -30,10 +30,10 @@ use crate::{
 
 use super::{
     How, Options, VmError,
-    guest_spec::{self, Shared},
+    guest_spec::{self, Guest, Shared},
     hypervisor::Hypervisor,
     limits::{self, HostLimits},
-    network, terminal,
+    nested, network, terminal,
 };
 
 /// All that the sandbox process needs: checked, opened, and nothing of it created yet.
@@ -44,6 +44,8 @@ pub(super) struct Plan {
     /// Where QEMU is.
     pub(super) qemu: PathBuf,
     pub(super) size: Size,
+    /// Whether the container can make VMs of its own.
+    pub(super) nested: bool,
     /// Where what the container writes to its root is kept; `None` if that is the host's.
     pub(super) upper: Option<Upper>,
     /// The sandbox process's.
@@ -98,8 +100,13 @@ impl Plan {
         let resources = linux.and_then(|linux| linux.resources().as_ref());
         let size = Size::choose(annotations, resources, config, host)?;
         let upper = Upper::choose(annotations, config, size.memory)?;
-        let (mut spec, shared) =
-            guest_spec::translate(&directory, asked.clone(), &id, size.cpus, upper.is_some())?;
+        let nested = nested::asked(annotations.nested, config.nested)?;
+        let guest = Guest {
+            vcpus: size.cpus,
+            overlay: upper.is_some(),
+            nested,
+        };
+        let (mut spec, shared) = guest_spec::translate(&directory, asked.clone(), &id, &guest)?;
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());
         let cgroup = match options.systemd_cgroup {
             true => {
@@ -116,6 +123,9 @@ impl Plan {
         )?;
         let qemu = config.qemu();
         let hypervisor = preference.choose(&qemu)?;
+        if nested {
+            nested::check(hypervisor)?;
+        }
         let overhead = config.overhead_memory.map(|bytes| bytes.0);
         let overhead = overhead.unwrap_or_else(|| limits::default_overhead(hypervisor));
         let limits = HostLimits::new(resources, size, overhead);
@@ -181,6 +191,7 @@ impl Plan {
             hypervisor,
             qemu,
             size,
+            nested,
             upper,
             cgroup,
             limits,

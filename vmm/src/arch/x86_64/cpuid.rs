@@ -1,5 +1,6 @@
-//! What CPUID tells the guest: what KVM supports but for performance counters, with each vCPU's
-//! own APIC id and a topology of one package with one single-threaded core a vCPU.
+//! What CPUID tells the guest: what KVM supports but for performance counters and, unless it was
+//! asked for, virtualization, with each vCPU's own APIC id and a topology of one package with one
+//! single-threaded core a vCPU.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -8,6 +9,15 @@ const HYPERVISOR: u32 = 1 << 31;
 const TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1, ECX: performance capabilities (Intel).
 const PDCM: u32 = 1 << 15;
+/// Leaf 1, ECX: virtualization, and the measured launch of what virtualizes (Intel). KVM gives a
+/// guest the registers of what CPUID shows, and of nothing else.
+const VMX: u32 = 1 << 5;
+const SMX: u32 = 1 << 6;
+/// Leaf 0x8000_0001, ECX: the same (AMD).
+const SVM: u32 = 1 << 2;
+const SKINIT: u32 = 1 << 12;
+/// What SVM can do.
+const SVM_LEAF: u32 = 0x8000_000a;
 /// Leaf 1, EDX: the package has more than one logical processor.
 const HTT: u32 = 1 << 28;
 /// Leaf 0x8000_0001, ECX: the logical processors are cores, not threads (AMD).
@@ -24,7 +34,18 @@ struct Vcpu {
     id: u32,
     count: u32,
     tsc_deadline: bool,
+    nested: bool,
     amd: bool,
+}
+
+/// Whether `supported` (from `KVM_GET_SUPPORTED_CPUID`) has what a guest needs for virtual machines
+/// of its own: KVM leaves it out where its module's parameter `nested` is off.
+pub(super) fn can_nest(supported: &CpuId) -> bool {
+    let has = |function, bit| {
+        let mut entries = supported.as_slice().iter();
+        entries.any(|entry| entry.function == function && entry.ecx & bit != 0)
+    };
+    has(1, VMX) || has(0x8000_0001, SVM)
 }
 
 /// `supported` (from `KVM_GET_SUPPORTED_CPUID`) made into what vCPU `id` of `count` sees.
@@ -37,6 +58,7 @@ pub(super) fn for_vcpu(
     id: u8,
     count: u8,
     tsc_deadline: bool,
+    nested: bool,
 ) -> Result<CpuId, vmm_sys_util::fam::Error> {
     let supported = supported.as_slice();
     let leaf0 = supported.iter().find(|entry| entry.function == 0);
@@ -46,6 +68,7 @@ pub(super) fn for_vcpu(
         id: id.into(),
         count: count.into(),
         tsc_deadline,
+        nested,
         amd: matches!(vendor, AUTH_ENTIC_AMD | HYGO_N_GENUINE),
     };
 
@@ -54,6 +77,7 @@ pub(super) fn for_vcpu(
         .iter()
         .filter(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026))
         .filter(|entry| !matches!(entry.function, 0xa | 0x8000_0022))
+        .filter(|entry| nested || entry.function != SVM_LEAF)
         .copied()
         .collect();
     for entry in &mut entries {
@@ -74,7 +98,10 @@ impl Vcpu {
             1 => {
                 entry.ebx = (entry.ebx & 0xffff) | self.count << 16 | self.id << 24;
                 entry.ecx |= HYPERVISOR;
-                entry.ecx &= !PDCM;
+                entry.ecx &= !(PDCM | SMX);
+                if !self.nested {
+                    entry.ecx &= !VMX;
+                }
                 set(&mut entry.ecx, TSC_DEADLINE, self.tsc_deadline);
                 set(&mut entry.edx, HTT, self.count > 1);
             }
@@ -88,7 +115,10 @@ impl Vcpu {
             }
             0x8000_0001 => {
                 set(&mut entry.ecx, CMP_LEGACY, self.amd && self.count > 1);
-                entry.ecx &= !PERF_COUNTERS;
+                entry.ecx &= !(PERF_COUNTERS | SKINIT);
+                if !self.nested {
+                    entry.ecx &= !SVM;
+                }
             }
             // Cores in the package, and the bits of an APIC id that number them.
             0x8000_0008 if self.amd => {
@@ -193,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_vcpu_gets_its_own_apic_id_everywhere() {
-        let cpuid = for_vcpu(&supported(0x1f), 3, 6, true).unwrap();
+        let cpuid = for_vcpu(&supported(0x1f), 3, 6, true, false).unwrap();
         let one = leaf(&cpuid, 1, 0);
         assert_eq!(one.ebx, 0x0306_0800);
         assert_eq!(one.ecx, HYPERVISOR | TSC_DEADLINE);
@@ -212,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_topology_is_one_package_of_single_threaded_cores() {
-        let cpuid = for_vcpu(&supported(0xd), 0, 6, true).unwrap();
+        let cpuid = for_vcpu(&supported(0xd), 0, 6, true, false).unwrap();
         // An L3 cache is shared by all; eight APIC ids hold six cores.
         assert_eq!(leaf(&cpuid, 4, 0).eax, 7 << 26 | 7 << 14 | 0x163);
         assert_eq!(leaf(&cpuid, 0x8000_001d, 0).eax, 5 << 14 | 0x163);
@@ -223,7 +253,7 @@ mod tests {
 
     #[test]
     fn one_vcpu_is_no_multiprocessor() {
-        let cpuid = for_vcpu(&supported(0xd), 0, 1, false).unwrap();
+        let cpuid = for_vcpu(&supported(0xd), 0, 1, false, false).unwrap();
         let one = leaf(&cpuid, 1, 0);
         assert_eq!(one.edx & HTT, 0);
         assert_eq!(one.ecx & TSC_DEADLINE, 0);
@@ -234,7 +264,7 @@ mod tests {
 
     #[test]
     fn there_are_no_performance_counters() {
-        let cpuid = for_vcpu(&supported(0xd), 0, 1, true).unwrap();
+        let cpuid = for_vcpu(&supported(0xd), 0, 1, true, false).unwrap();
         assert_eq!(leaf(&cpuid, 0x8000_0001, 0).ecx, 0x40);
         assert_eq!(leaf(&cpuid, 1, 0).ecx & PDCM, 0);
         let shown = |function| cpuid.as_slice().iter().any(|e| e.function == function);
@@ -243,7 +273,31 @@ mod tests {
 
     #[test]
     fn leaves_beyond_the_highest_are_not_added() {
-        let cpuid = for_vcpu(&supported(7), 0, 2, true).unwrap();
+        let cpuid = for_vcpu(&supported(7), 0, 2, true, false).unwrap();
         assert!(!cpuid.as_slice().iter().any(|e| e.function == 0xb));
+    }
+
+    #[test]
+    fn there_is_virtualization_only_if_it_was_asked_for() {
+        let offered = CpuId::from_entries(&[
+            entry(0, 0xd, AUTH_ENTIC_AMD, 0, 0),
+            entry(1, 0, 0, VMX | SMX, 0),
+            entry(0x8000_0001, 0, 0, SVM | SKINIT | 0x40, 0),
+            entry(SVM_LEAF, 1, 8, 0, 1),
+        ])
+        .unwrap();
+        assert!(can_nest(&offered) && !can_nest(&supported(0xd)));
+        for nested in [false, true] {
+            let cpuid = for_vcpu(&offered, 0, 1, false, nested).unwrap();
+            assert_eq!(can_nest(&cpuid), nested);
+            let shown = cpuid.as_slice().iter().any(|e| e.function == SVM_LEAF);
+            assert_eq!(shown, nested);
+            assert_eq!(leaf(&cpuid, 1, 0).ecx & SMX, 0);
+            let amd = leaf(&cpuid, 0x8000_0001, 0).ecx;
+            assert_eq!(amd & !SVM, 0x40);
+        }
+        // Asking makes nothing of nothing.
+        let cpuid = for_vcpu(&supported(0xd), 0, 1, false, true).unwrap();
+        assert!(!can_nest(&cpuid));
     }
 }

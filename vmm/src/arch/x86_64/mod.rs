@@ -98,15 +98,24 @@ fn random(bytes: &mut [u8]) -> io::Result<()> {
 pub(crate) struct VcpuSetup {
     supported: CpuId,
     tsc_deadline: bool,
+    nested: bool,
     count: u8,
 }
 
+/// Whether KVM can have its guests make virtual machines of their own.
+pub(crate) fn can_nest(kvm: &Kvm) -> Result<bool, kvm_ioctls::Error> {
+    let supported = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?;
+    Ok(cpuid::can_nest(&supported))
+}
+
 impl VcpuSetup {
-    /// Asks KVM what it supports, for a machine of `count` vCPUs.
-    pub(crate) fn new(kvm: &Kvm, count: u8) -> Result<VcpuSetup, kvm_ioctls::Error> {
+    /// Asks KVM what it supports, for a machine of `count` vCPUs, which can run virtual machines
+    /// of their own if they are `nested`.
+    pub(crate) fn new(kvm: &Kvm, count: u8, nested: bool) -> Result<VcpuSetup, kvm_ioctls::Error> {
         Ok(VcpuSetup {
             supported: kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?,
             tsc_deadline: kvm.check_extension(Cap::TscDeadlineTimer),
+            nested,
             count,
         })
     }
@@ -120,8 +129,14 @@ impl VcpuSetup {
         entry: GuestAddress,
     ) -> Result<(), kvm_ioctls::Error> {
         let too_long = |_| kvm_ioctls::Error::new(libc::E2BIG);
-        let cpuid = cpuid::for_vcpu(&self.supported, id, self.count, self.tsc_deadline)
-            .map_err(too_long)?;
+        let cpuid = cpuid::for_vcpu(
+            &self.supported,
+            id,
+            self.count,
+            self.tsc_deadline,
+            self.nested,
+        )
+        .map_err(too_long)?;
         vcpu.set_cpuid2(&cpuid)?;
         let msrs = msrs::at_boot().map_err(too_long)?;
         if vcpu.set_msrs(&msrs)? != msrs.as_slice().len() {

@@ -59,12 +59,14 @@ pub(crate) enum SourceError {
 }
 
 /// The source of `mounts[index]`, if it is a bind mount that the share has to have something for.
-/// What is done about it on this side is taken out of the mount; a device becomes the guest's own.
+/// What is done about it on this side is taken out of the mount; a device becomes the guest's own,
+/// which may be `nested`.
 pub(in crate::isolation::vm) fn take(
     directory: &Path,
     index: usize,
     mount: &mut Mount,
     linux: &Linux,
+    nested: bool,
 ) -> Result<Option<Source>, SourceError> {
     let options: Vec<String> = mount
         .options()
@@ -89,7 +91,7 @@ pub(in crate::isolation::vm) fn take(
     let metadata = fs::metadata(&path).map_err(failed)?;
     let kind = metadata.file_type();
     if kind.is_char_device()
-        && let Some(own) = devices::path(metadata.rdev())
+        && let Some(own) = devices::path(metadata.rdev(), nested)
     {
         mount.set_source(Some(own));
         return Ok(None);

@@ -23,6 +23,9 @@ const CHARACTER: [(i64, i64, &str); 12] = [
     (10, 237, "loop-control"),
 ];
 
+/// The one that a guest has if it is nested.
+const KVM: (i64, i64, &str) = (10, 232, "kvm");
+
 /// The block devices of `loop-control`.
 const LOOP: i64 = 7;
 
@@ -31,7 +34,9 @@ const LOOP: i64 = 7;
 #[error(
     "linux.devices[{index}]: {path} ({kind} {major}:{minor}) is a device of the host, which a VM \
      doesn't have; leave it out (--device; for --privileged, --cap-add=all with --security-opt \
-     gives the rights)"
+     gives the rights){}",
+    if (*.major, *.minor) == (KVM.0, KVM.1) { "; the annotation dev.nacre.vm.nested gives the \
+     guest's own /dev/kvm" } else { "" }
 )]
 pub(crate) struct NoSuchDevice {
     index: usize,
@@ -41,14 +46,16 @@ pub(crate) struct NoSuchDevice {
     minor: i64,
 }
 
-/// Refuses the first of `linux.devices` that no guest has.
-pub(super) fn check(devices: &[LinuxDevice]) -> Result<(), NoSuchDevice> {
+/// Refuses the first of `linux.devices` that a guest, `nested` or not, doesn't have.
+pub(super) fn check(devices: &[LinuxDevice], nested: bool) -> Result<(), NoSuchDevice> {
     for (index, device) in devices.iter().enumerate() {
         let (major, minor) = (device.major(), device.minor());
         let kind = match device.typ() {
             LinuxDeviceType::B if major == LOOP => continue,
             LinuxDeviceType::B => "block",
-            LinuxDeviceType::C | LinuxDeviceType::U if name(major, minor).is_none() => "character",
+            LinuxDeviceType::C | LinuxDeviceType::U if name(major, minor, nested).is_none() => {
+                "character"
+            }
             // Made by name, or for the engine to refuse.
             _ => continue,
         };
@@ -64,16 +71,18 @@ pub(super) fn check(devices: &[LinuxDevice]) -> Result<(), NoSuchDevice> {
 }
 
 /// Where the guest has the character device that this number (`st_rdev`) is on the host.
-pub(super) fn path(number: u64) -> Option<PathBuf> {
+pub(super) fn path(number: u64, nested: bool) -> Option<PathBuf> {
     let name = name(
         i64::from(libc::major(number)),
         i64::from(libc::minor(number)),
+        nested,
     );
     Some(Path::new("/dev").join(name?))
 }
 
-fn name(major: i64, minor: i64) -> Option<&'static str> {
-    let mut devices = CHARACTER.iter();
+fn name(major: i64, minor: i64, nested: bool) -> Option<&'static str> {
+    let kvm = nested.then_some(&KVM);
+    let mut devices = CHARACTER.iter().chain(kvm);
     let device = devices.find(|device| (device.0, device.1) == (major, minor));
     device.map(|(_, _, name)| *name)
 }

@@ -103,14 +103,21 @@ pub(crate) enum GuestSpecError {
     Resources(#[from] CgroupError),
 }
 
-/// Translates the configuration of a bundle, which is in that directory, for a guest with that
-/// many vCPUs, and perhaps an overlay over the root.
+/// What of a guest's machine its configuration depends on.
+pub(super) struct Guest {
+    pub(super) vcpus: u32,
+    /// Whether there is an overlay over the root.
+    pub(super) overlay: bool,
+    /// Whether it can have virtual machines of its own, and so `/dev/kvm`.
+    pub(super) nested: bool,
+}
+
+/// Translates the configuration of a bundle, which is in that directory, for a guest.
 pub(super) fn translate(
     directory: &Path,
     mut spec: Spec,
     id: &Id,
-    vcpus: u32,
-    overlay: bool,
+    guest: &Guest,
 ) -> Result<(Spec, Shared), GuestSpecError> {
     check_unsupported(&spec)?;
     check_namespaces(&spec)?;
@@ -120,11 +127,11 @@ pub(super) fn translate(
     let mut shared = Shared {
         root: find_root(&directory.join(root.path()))?,
         root_is_read_only: root.readonly().unwrap_or(false),
-        root_is_base: overlay,
+        root_is_base: guest.overlay,
         binds: Vec::new(),
         hooks,
     };
-    root.set_path(PathBuf::from(match overlay {
+    root.set_path(PathBuf::from(match guest.overlay {
         true => OVERLAY,
         false => ROOT,
     }));
@@ -134,9 +141,9 @@ pub(super) fn translate(
     }
     let linux = spec.linux().clone().unwrap_or_default();
     security_modules::refuse_label("linux.mountLabel", linux.mount_label())?;
-    devices::check(linux.devices().as_deref().unwrap_or_default())?;
+    devices::check(linux.devices().as_deref().unwrap_or_default(), guest.nested)?;
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        if let Some(source) = bind_source::take(directory, index, mount, &linux)? {
+        if let Some(source) = bind_source::take(directory, index, mount, &linux, guest.nested)? {
             let name = format!("mounts/{}", shared.binds.len());
             mount.set_source(Some(Path::new(SHARE).join(name)));
             shared.binds.push(source);
@@ -152,7 +159,7 @@ pub(super) fn translate(
         linux.set_cgroups_path(Some(Path::new("/").join(id.as_str())));
         if let Some(resources) = linux.resources_mut() {
             check_resources(resources)?;
-            cpus::translate_cpuset(resources, vcpus);
+            cpus::translate_cpuset(resources, guest.vcpus);
         }
     }
     Ok((spec, shared))
@@ -267,6 +274,7 @@ mod tests {
     struct Scene {
         directory: tempfile::TempDir,
         config: Value,
+        nested: bool,
     }
 
     impl Scene {
@@ -282,7 +290,11 @@ mod tests {
                     "namespaces": [{"type": "network"}, {"type": "mount"}, {"type": "pid"}],
                 },
             });
-            Self { directory, config }
+            Self {
+                directory,
+                config,
+                nested: false,
+            }
         }
 
         fn path(&self, name: &str) -> PathBuf {
@@ -292,7 +304,12 @@ mod tests {
         fn translate(&self, vcpus: u32) -> Result<(Spec, Shared), GuestSpecError> {
             let spec = serde_json::from_value(self.config.clone()).unwrap();
             let id = Id::new("a").unwrap();
-            translate(self.directory.path(), spec, &id, vcpus, false)
+            let guest = Guest {
+                vcpus,
+                overlay: false,
+                nested: self.nested,
+            };
+            translate(self.directory.path(), spec, &id, &guest)
         }
 
         fn refusal(&self) -> String {

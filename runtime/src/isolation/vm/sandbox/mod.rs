@@ -252,6 +252,7 @@ impl Sandbox<'_> {
             console_log: plan.console_log,
             devices,
             nic_slots: network.slots(),
+            nested: plan.nested,
         };
         let (joined, machine) = while_joining(
             plan.cgroup,
