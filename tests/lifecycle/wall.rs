@@ -28,6 +28,7 @@ nacre_tests::tests![
     the_sandbox_process_is_killed: Vm,
     signals_get_through: Vm,
     a_foreground_run_is_killed: Vm,
+    an_exec_is_never_seen_outside: Vm,
 ];
 
 /// A variable of the caller's.
@@ -425,6 +426,39 @@ fn a_foreground_run_is_killed(case: &Case) {
     case.wait_for("end", || vm::processes(case.id()).is_empty());
     assert_eq!(nacre_tests::leftovers::files(&case.state()), [""; 0]);
     assert!(nacre_tests::leftovers::cgroups_named(case.id()).is_empty());
+}
+
+/// Somebody with every right looks at all that there is in the container's pid namespace, while
+/// processes come and go there.
+fn an_exec_is_never_seen_outside(case: &Case) {
+    let marker = marker(case);
+    let pid = case.detach(&with_volumes(case, IDLE));
+    case.wait_for_output("ready");
+    let script = format!(
+        "while [ ! -e /volume/stop ]; do
+             for process in /proc/[0-9]*; do
+                 [ $process = /proc/$$ ] && continue
+                 [ $process = /proc/1 ] || seen=1
+                 for way in root cwd cwd/../../../../../.. fd/3/../../../../../..; do
+                     [ -e $process/$way{0} ] && echo $process/$way
+                 done
+                 grep -s -E 'Cap(Prm|Eff|Bnd):.*[1-9a-f]' $process/status
+             done
+         done; echo seen $seen",
+        marker.display()
+    );
+    let mut racer = case.mark(Command::new("nsenter"));
+    racer.arg(format!("--target={pid}"));
+    racer.args(["-m", "-p", "/bin/sh", "-c", &script]);
+    let racer = case.spawn(racer);
+    for _ in 0..40 {
+        let mut command = case.nacre();
+        command.args(["exec", "--detach", case.id(), "true"]);
+        assert_eq!(case.leave(command), 0, "{}", case.output());
+    }
+    fs::write(case.directory().join("volume/stop"), "").unwrap();
+    assert_eq!(racer.finish().ok(), "seen 1\n");
+    case.remove_container();
 }
 
 fn libc_dup2(from: i32, to: i32) -> i32 {

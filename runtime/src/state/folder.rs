@@ -336,7 +336,8 @@ fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Opens it such that it is no way to what lies around it: by a mount of its own, which is attached
-/// nowhere. An ordinary user, who can't do that, has no process that keeps it open.
+/// nowhere. An ordinary user, who can't do that, has no process that keeps it open, nor has anybody
+/// where a mount can't be copied.
 fn open_alone(path: &Path) -> io::Result<File> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -346,7 +347,7 @@ fn open_alone(path: &Path) -> io::Result<File> {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             Ok(openat(&tree, ".", flags, Mode::empty())?.into())
         }
-        Err(Errno::PERM) => open(path),
+        Err(Errno::PERM | Errno::INVAL) => open(path),
         Err(error) => Err(error.into()),
     }
 }
