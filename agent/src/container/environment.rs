@@ -11,8 +11,8 @@ unsafe extern "C" {
 ///
 /// # Safety
 ///
-/// This process must have a single thread, and nobody in it may have kept a variable that it got
-/// from the C library.
+/// No other thread of this process may have a use for the environment, and nobody in it may have
+/// kept a variable that it got from the C library.
 pub unsafe fn forget() {
     // SAFETY: the C library ends the list with a null pointer, each variable is a string of its
     // own that may be written to, and the caller has promised that nobody else uses them.

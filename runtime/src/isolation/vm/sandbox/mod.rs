@@ -24,6 +24,7 @@ use nacre_agent::{
     container::{
         Identity,
         cgroups::{Joined, Manager, Place},
+        forget_environment,
     },
     protocol::{self, CONTROL_PORT, Create, ROOT_TAG, SHARE_TAG},
 };
@@ -330,7 +331,7 @@ impl Sandbox<'_> {
             home.leave_host(self.folder.path(), cgroup)?;
             self.has_left_host = true;
             // SAFETY: it is this process's, whose other threads have no use for it.
-            unsafe { words.erase_environment() };
+            unsafe { forget_environment() };
             let _ = (&self.caller).write_all(&[CREATED]);
             if let Some(Terminal::Pair { .. }) = terminal {
                 // Whoever reads them waits for the end of both.

@@ -66,9 +66,8 @@ impl Joined {
         confine::become_root().map_err(failed("become the container's root"))?;
         // SAFETY: it is this process's, which has a single thread.
         unsafe {
-            self.words.erase_environment();
             let words = format!("nacre: stands for a process of {id}");
-            self.words.replace_arguments(&words);
+            self.words.replace(&words);
         }
         confine::drop_rights().map_err(failed("give up its rights"))?;
         // SAFETY: this process has a single thread.

@@ -222,8 +222,7 @@ impl Kind {
         step("become root", confine::become_root())?;
         // SAFETY: it is a copy of the sandbox process's, and this process has a single thread.
         unsafe {
-            words.erase_environment();
-            words.replace_arguments(&format!("nacre: stands for {}", self.id));
+            words.replace(&format!("nacre: stands for {}", self.id));
         }
         step("give up its rights", confine::drop_rights())?;
         step("answer", (&*line).write_all(&[line::DONE]))

@@ -3,19 +3,15 @@
 
 use std::{fs, io};
 
-/// The fields of proc_pid_stat(5) that say where they are, counted from the third: the arguments'
-/// begin and end, and the environment's.
+use nacre_agent::container::forget_environment;
+
+/// The field of proc_pid_stat(5) that says where the arguments begin, counted from the third; the
+/// next one says where they end.
 const FIRST: usize = 48 - 3;
 
-/// Where they are in this process's memory, and in that of its forks.
+/// Where the arguments are in this process's memory, and in that of its forks.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::isolation::vm) struct Words {
-    arguments: Part,
-    environment: Part,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Part {
     start: usize,
     length: usize,
 }
@@ -26,29 +22,20 @@ impl Words {
         parse(&fs::read_to_string("/proc/self/stat")?).ok_or(io::ErrorKind::InvalidData.into())
     }
 
-    /// Fills the environment with zeroes: no variable is set any more, and none can be read by
-    /// others.
+    /// Puts others in the arguments' place, as far as there is room, and forgets the environment.
     ///
     /// # Safety
     ///
-    /// They must be this process's, and no thread may use its environment meanwhile.
-    pub(in crate::isolation::vm) unsafe fn erase_environment(self) {
-        // SAFETY: the caller's promise. What points to the strings finds empty ones.
-        unsafe { self.environment.fill(b"") };
-    }
-
-    /// Puts others in the arguments' place, as far as there is room.
-    ///
-    /// # Safety
-    ///
-    /// They must be this process's, and no thread may use its arguments any more.
-    pub(in crate::isolation::vm) unsafe fn replace_arguments(self, words: &str) {
+    /// They must be this process's, which must have a single thread, and nobody in it may have
+    /// kept an argument or a variable.
+    pub(in crate::isolation::vm) unsafe fn replace(self, words: &str) {
         // SAFETY: the caller's promise.
-        unsafe { self.arguments.fill(words.as_bytes()) };
+        unsafe {
+            forget_environment();
+            self.fill(words.as_bytes());
+        }
     }
-}
 
-impl Part {
     /// # Safety
     ///
     /// The kernel must have put it there in this process's memory, which nobody uses meanwhile.
@@ -68,16 +55,10 @@ impl Part {
 fn parse(stat: &str) -> Option<Words> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split_whitespace().skip(FIRST);
-    let mut part = || {
-        let start: usize = fields.next()?.parse().ok()?;
-        let end: usize = fields.next()?.parse().ok()?;
-        let length = end.checked_sub(start)?;
-        Some(Part { start, length })
-    };
-    Some(Words {
-        arguments: part()?,
-        environment: part()?,
-    })
+    let start: usize = fields.next()?.parse().ok()?;
+    let end: usize = fields.next()?.parse().ok()?;
+    let length = end.checked_sub(start)?;
+    Some(Words { start, length })
 }
 
 #[cfg(test)]
@@ -99,8 +80,7 @@ mod tests {
             let words = Words::find().unwrap();
             // SAFETY: they are this process's, whose other thread waits for this one.
             unsafe {
-                words.erase_environment();
-                words.replace_arguments("other words");
+                words.replace("other words");
             }
             assert_eq!(shown("environ").trim_matches('\0'), "");
             assert_eq!(std::env::var_os(VARIABLE), None);
@@ -125,9 +105,7 @@ mod tests {
             stat += &format!(" {}", field * 10);
         }
         let found = parse(&stat).unwrap();
-        let (arguments, environment) = (found.arguments, found.environment);
-        assert_eq!((arguments.start, arguments.length), (480, 10));
-        assert_eq!((environment.start, environment.length), (500, 10));
+        assert_eq!((found.start, found.length), (480, 10));
         assert!(parse("1 (a) S 1 2").is_none());
     }
 }
