@@ -92,7 +92,7 @@ pub(crate) fn exec(
 
 /// What the process that stands for the guest's says of itself: it does.
 const STANDS: u8 = b's';
-/// What the stage says before it: it has made it, with this pid.
+/// What the stage says: it has made it, with this pid.
 const MADE: u8 = b'm';
 
 /// Leaves a process behind that stands for the guest's. Returns once that runs.
