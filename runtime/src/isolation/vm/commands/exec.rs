@@ -92,7 +92,7 @@ pub(crate) fn exec(
 
 /// What the process that stands for the guest's says of itself: it does.
 const STANDS: u8 = b's';
-/// What the stage says before it: it has made it, with this pid.
+/// What the stage says: it has made it, with this pid.
 const MADE: u8 = b'm';
 
 /// Leaves a process behind that stands for the guest's. Returns once that runs.
@@ -125,16 +125,22 @@ fn detached(
         }
         Ok(ForkResult::Parent { child }) => {
             drop(theirs);
-            let made = match hear(&ours) {
-                Some((MADE, pid)) => pid,
-                // It has said why.
-                _ => return Ok(reap(child)),
-            };
-            reap(child);
-            match hear(&ours) {
-                Some((STANDS, _)) => {}
-                _ => return Ok(reap(made)),
+            // Either may be the first to speak.
+            let (mut made, mut stands) = (None, false);
+            while made.is_none() || !stands {
+                match hear(&ours) {
+                    Some((MADE, pid)) => made = Some(pid),
+                    Some(_) => stands = true,
+                    // Who has ended has said why.
+                    None => break,
+                }
             }
+            let of_stage = reap(child);
+            let made = match made {
+                Some(pid) if stands => pid,
+                Some(pid) => return Ok(reap(pid)),
+                None => return Ok(of_stage),
+            };
             if let Some(path) = request.pid_file
                 && let Err(error) = pid_file::write(path, made)
             {
