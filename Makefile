@@ -21,7 +21,7 @@ PACKAGES := build-essential libcap-ng-dev libseccomp-dev \
 	debootstrap
 
 # What calls nacre in the tests, and what it is measured beside.
-PEERS := podman catatonit netavark containernetworking-plugins uidmap containerd docker.io crun runc \
+PEERS := podman catatonit netavark aardvark-dns containernetworking-plugins uidmap containerd docker.io crun runc \
 	criu systemd dbus
 
 .PHONY: help build kernel demo test check unit-test process-test vm-test bench install setup \
