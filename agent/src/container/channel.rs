@@ -181,6 +181,26 @@ impl Channel {
         if !wait_until_readable(self.0.as_fd(), bound)? {
             return Err(ErrorKind::TimedOut.into());
         }
+        self.receive_report()
+    }
+
+    /// As [`Channel::wait_for_report_and_fd`]; also `None` once `process`, by its pidfd, has
+    /// ended: somebody who traced it may hold a copy of its end.
+    pub(super) fn wait_for_report_of(
+        &self,
+        process: BorrowedFd<'_>,
+        bound: Duration,
+    ) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
+        if !wait_until_one_is_readable(&[self.0.as_fd(), process], bound)? {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        match wait_until_readable(self.0.as_fd(), Duration::ZERO)? {
+            true => self.receive_report(),
+            false => Ok(None),
+        }
+    }
+
+    fn receive_report(&self) -> io::Result<Option<(Report, Option<OwnedFd>)>> {
         let mut message = [0; MAX_MESSAGE];
         match self.receive_with_fd(&mut message) {
             Ok((0, _)) => Ok(None),
@@ -265,11 +285,18 @@ pub(super) fn with_hooks(bound: Duration, seconds: u64) -> Duration {
 
 /// Waits until `fd` can be read without blocking; `false` if it can't after `bound`.
 pub(super) fn wait_until_readable(fd: BorrowedFd<'_>, bound: Duration) -> io::Result<bool> {
+    wait_until_one_is_readable(&[fd], bound)
+}
+
+/// As [`wait_until_readable`], for any of `fds`.
+fn wait_until_one_is_readable(fds: &[BorrowedFd<'_>], bound: Duration) -> io::Result<bool> {
     let until = Instant::now() + bound;
+    let asked_for = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN));
+    let mut asked_for: Vec<PollFd<'_>> = asked_for.collect();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], timeout) {
+        match poll(&mut asked_for, timeout) {
             Ok(0) if left.is_zero() => return Ok(false),
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(true),

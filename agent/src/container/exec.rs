@@ -412,7 +412,8 @@ fn hear_of_exec(child: &Child, workload: &Workload<'_>) -> Result<(), ExecError>
 }
 
 fn hear(child: &Child) -> Result<Option<(Report, Option<OwnedFd>)>, ExecError> {
-    match child.channel.wait_for_report_and_fd(EXEC_BOUND) {
+    let process = child.pidfd.as_fd();
+    match child.channel.wait_for_report_of(process, EXEC_BOUND) {
         Ok(Some((Report::Failed(failure), _))) => Err(failed(failure)),
         Ok(heard) => Ok(heard),
         Err(e) if e.kind() == io::ErrorKind::TimedOut => Err(ExecError::TimedOut),

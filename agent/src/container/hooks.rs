@@ -149,7 +149,7 @@ fn try_run(directory: Option<&Path>, hook: &Hook, state: &State) -> Result<(), P
     if let Some(directory) = directory {
         command.current_dir(directory);
     }
-    let mut child = command.spawn().map_err(step("run it"))?;
+    let mut child = spawn(&mut command).map_err(step("run it"))?;
     let limit = timeout(hook);
     let ended = wait_for(&mut child, limit).map_err(step("wait for it"))?;
     let output = || told(output);
@@ -163,6 +163,18 @@ fn try_run(directory: Option<&Path>, hook: &Hook, state: &State) -> Result<(), P
             seconds: limit.unwrap_or_default().as_secs(),
             output: output(),
         }),
+    }
+}
+
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    match command.spawn() {
+        // Of a filter that forbids clone3, which the C library takes for no sign to do without.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            // SAFETY: it does nothing. With it the standard library forks in the old way.
+            unsafe { command.pre_exec(|| Ok(())) };
+            command.spawn()
+        }
+        other => other,
     }
 }
 

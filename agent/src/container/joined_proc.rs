@@ -1,11 +1,13 @@
 //! A proc file system of a pid namespace that others are in already.
 //!
-//! Which namespace it shows is settled by who opens it, who must be in there, and may mount
-//! nothing without rights over it. So it is opened, and no more than that, by a process that has
-//! none that anybody in there could make use of: in namespaces of its own, with an empty root,
-//! below a filter that lets it do this alone. What it opened is sent here, where it is
-//! mounted.
+//! Since Linux 6.18 one says which. Before, the namespace of who opens it is shown, who must be in
+//! there, and may open nothing without rights over a mount namespace. So it is opened, and no more
+//! than that, by a process that has no right that anybody in there could make use of: in namespaces
+//! of its own, with an empty root, below a filter that lets it do this alone. What it opened is sent
+//! here, where it is mounted. But who may trace that process chooses what it opens; so it is looked
+//! at before it is used, and again when it is mounted.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +15,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_dumpable;
 use oci_spec::runtime::LinuxSeccomp;
-use rustix::mount::{FsOpenFlags, MountAttrFlags, fsopen};
+use rustix::io::Errno;
+use rustix::mount::{FsOpenFlags, MountAttrFlags, fsconfig_set_fd, fsconfig_set_string, fsopen};
 use serde_json::json;
 
 use super::channel::{Channel, Report};
@@ -39,13 +42,47 @@ const OWN: CloneFlags = CloneFlags::CLONE_NEWUSER
     .union(CloneFlags::CLONE_NEWUTS)
     .union(CloneFlags::CLONE_NEWCGROUP);
 
+const OPEN: &str = "open a proc file system of the pid namespace that is joined";
+
 /// An opened proc file system of the pid namespace that is joined, not yet configured.
 ///
 /// # Safety
 ///
 /// As with [`child::spawn`].
 pub(super) unsafe fn open(namespaces: &Namespaces) -> Result<OwnedFd, InitError> {
-    let step = || "open a proc file system of the pid namespace that is joined";
+    match namespaces.joined_pid().map(open_of) {
+        Some(Ok(context)) => return Ok(context),
+        // The kernel has no such option, or this process not the right.
+        Some(Err(Errno::INVAL | Errno::PERM)) | None => {}
+        Some(Err(error)) => return Err(error).step(|| OPEN),
+    }
+    // SAFETY: the caller's promise.
+    let context = unsafe { open_inside(namespaces) }?;
+    vet(&context).step(|| OPEN)?;
+    Ok(context)
+}
+
+/// Opens it from here.
+fn open_of(namespace: &File) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_fd(&context, "pidns", namespace)?;
+    Ok(context)
+}
+
+/// Refuses what isn't an opened proc file system: only that has this option, whose value is the
+/// one that it has anyway. (Kinds that look at their options later take any, and are found out
+/// when they are mounted.)
+fn vet(context: &OwnedFd) -> rustix::io::Result<()> {
+    fsconfig_set_string(context, "hidepid", "0")
+}
+
+/// Has it opened by a process in there.
+///
+/// # Safety
+///
+/// As with [`child::spawn`].
+unsafe fn open_inside(namespaces: &Namespaces) -> Result<OwnedFd, InitError> {
+    let step = || OPEN;
     let crossing = Crossing::new().step(step)?;
     let opener = |line: Channel| {
         let passage = match Passage::new(false).step(step) {
@@ -139,4 +176,22 @@ fn filter() -> Result<Filter, ConfigError> {
     let profile: LinuxSeccomp = serde_json::from_value(profile)
         .map_err(|error| ConfigError::invalid("linux.namespaces", error.to_string()))?;
     Filter::compile(&profile)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_proc_file_system_is_found_out() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("needs root to open file systems: not tested");
+            return;
+        }
+        let opened = |kind: &str| fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        vet(&opened("proc")).unwrap();
+        for kind in ["tmpfs", "sysfs", "cgroup2", "devpts", "mqueue"] {
+            assert!(vet(&opened(kind)).is_err(), "{kind}");
+        }
+    }
 }

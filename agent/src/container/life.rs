@@ -152,7 +152,11 @@ impl Container {
         channel.release().map_err(StartError::Init)?;
         let mut bound = EXEC_BOUND;
         loop {
-            match channel.wait_for_report(bound) {
+            let heard = match self.pidfd() {
+                Some(process) => channel.wait_for_report_of(process, bound),
+                None => channel.wait_for_report_and_fd(bound),
+            };
+            match heard.map(|heard| heard.map(|(report, _)| report)) {
                 // The exec closed the other end. Or the init was killed: its exit status tells.
                 Ok(None) => return Ok(()),
                 Ok(Some(Report::Hooks(seconds))) => bound = with_hooks(EXEC_BOUND, seconds),

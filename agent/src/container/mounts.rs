@@ -382,6 +382,10 @@ impl Mount {
             MountAttrFlags::from_bits_retain(attributes.set as u32),
         )
         .map_err(refused)?;
+        // Who opened it may have been made to open something else.
+        if self.context.is_some() && !is_proc(&mount).map_err(step("look at it"))? {
+            return Err(Problem::NotProc);
+        }
         // A new mount has nothing to clear.
         let rest = MountAttributes {
             propagation: attributes.propagation,

@@ -128,6 +128,13 @@ impl Namespaces {
         self.joined.iter().any(|joined| joined.kind == kind)
     }
 
+    /// The pid namespace that is joined.
+    pub(super) fn joined_pid(&self) -> Option<&File> {
+        let mut joined = self.joined.iter();
+        let pid = joined.find(|joined| joined.kind == LinuxNamespaceType::Pid);
+        pid.map(|pid| &pid.file)
+    }
+
     /// Whether there are others already where the init is to be, who could look into it.
     pub(super) fn have_company(&self) -> bool {
         self.joins(LinuxNamespaceType::Pid)

@@ -6,7 +6,9 @@
 //! calls have to be made behind the filter, and a profile speaks of what the workload needs, not
 //! the engine. So every filter lets these few through if they come with a key in the register of
 //! the sixth argument, which none of them has. The key is 64 random bits, drawn anew for each
-//! process, and gone with the engine's memory when that process execs.
+//! process, and gone with the engine's memory when that process execs. Who may trace the process
+//! may learn it until then, so what it opens is no more than is made use of here: a plain copy of
+//! the process, not one in new namespaces.
 //!
 //! Nothing here allocates memory, which might take a call that the filter forbids, and none of
 //! the calls is one that programs make often: the kernel remembers which calls a filter always
@@ -21,24 +23,28 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::CapabilitySets;
 
 use super::channel::{GO, READY};
-use super::seccomp::let_through;
+use super::seccomp::{LetThrough, let_through};
 
 /// As in `linux/capability.h`.
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
-/// The calls that any process makes.
-const CALLS: [c_long; 7] = [
-    libc::SYS_capset,
-    libc::SYS_sendmmsg,
-    libc::SYS_recvmmsg,
-    libc::SYS_accept4,
-    libc::SYS_close_range,
-    libc::SYS_clone,
-    libc::SYS_setsid,
+/// What a process makes its copy with: its parent is the copy's, and is told with the same signal.
+const SISTER: libc::c_int = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
+
+/// The calls that any process makes, each with what one of its arguments must be if it could do
+/// more than is needed here: who may trace the process learns the key.
+const CALLS: [(c_long, Option<(u32, u64)>); 7] = [
+    (libc::SYS_capset, None),
+    (libc::SYS_sendmmsg, None),
+    (libc::SYS_recvmmsg, None),
+    (libc::SYS_accept4, None),
+    (libc::SYS_close_range, None),
+    (libc::SYS_clone, Some((0, SISTER as u64))),
+    (libc::SYS_setsid, None),
 ];
 
 /// And with a terminal.
-const TERMINAL_CALL: c_long = libc::SYS_ioctl;
+const TERMINAL_CALL: (c_long, Option<(u32, u64)>) = (libc::SYS_ioctl, Some((1, libc::TIOCSCTTY)));
 
 /// The key to the filter of one process.
 pub(super) struct Passage {
@@ -76,10 +82,10 @@ impl Passage {
     /// The filter `program`, with a way through it for who has the key.
     pub(super) fn through(&self, program: Vec<sock_filter>) -> Vec<sock_filter> {
         let terminal = self.with_terminal.then_some(TERMINAL_CALL);
-        let calls: Vec<u32> = CALLS
+        let calls: Vec<LetThrough> = CALLS
             .into_iter()
             .chain(terminal)
-            .filter_map(|number| u32::try_from(number).ok())
+            .filter_map(|(number, argument)| Some((u32::try_from(number).ok()?, argument)))
             .collect();
         let_through(&calls, self.key, program)
     }
@@ -186,7 +192,7 @@ impl Passage {
         let request = libc::TIOCSCTTY as c_long;
         let arguments = [terminal.as_raw_fd().into(), request, 0, 0, 0];
         // SAFETY: the request takes an integer.
-        unsafe { self.call(TERMINAL_CALL, arguments) }.map(drop)
+        unsafe { self.call(TERMINAL_CALL.0, arguments) }.map(drop)
     }
 
     /// Makes a copy of this process that is a child of its parent, whose pid the kernel writes to
@@ -196,9 +202,7 @@ impl Passage {
     ///
     /// As with [`sys::clone3`](super::sys::clone3); `pid` must be valid for a write.
     pub(super) unsafe fn clone_sister(&self, pid: *mut i32) -> nix::Result<bool> {
-        let flags = libc::CLONE_PARENT | libc::CLONE_PARENT_SETTID;
-        // The signal that its parent is told with is that of this process.
-        let arguments = [flags.into(), 0, pid as c_long, 0, 0];
+        let arguments = [SISTER.into(), 0, pid as c_long, 0, 0];
         // SAFETY: the caller's promise; without CLONE_VM and a stack the copy runs on a copy of
         // this one.
         unsafe { self.call(libc::SYS_clone, arguments) }.map(|pid| pid == 0)

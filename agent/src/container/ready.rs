@@ -197,6 +197,8 @@ fn how_it_died(container: &Container) -> CreateError {
         _ if container.oom_killed() => CreateError::OomKilled,
         WaitStatus::Signaled(_, signal, _) => CreateError::Died(format!("killed by {signal}")),
         WaitStatus::Exited(_, code) => CreateError::Died(format!("exit status {code}")),
+        // Who traces it is told first.
+        WaitStatus::StillAlive => CreateError::Died("killed, while somebody traced it".into()),
         other => CreateError::Died(format!("{other:?}")),
     }
 }

@@ -19,6 +19,7 @@ tests![
     one_that_fails_at_start_keeps_the_workload_from_running,
     one_that_takes_too_long_is_killed,
     an_init_that_ends_meanwhile_is_told_of,
+    a_filter_that_forbids_clone3_is_no_obstacle,
 ];
 
 fn shell(script: &str) -> Value {
@@ -224,6 +225,21 @@ fn an_init_that_ends_meanwhile_is_told_of() -> Result<(), Skipped> {
     assert_eq!(
         bundle.error().0,
         "the container's init ended before it was ready: killed by SIGKILL"
+    );
+    Ok(())
+}
+
+/// As many profiles do, which can't look at its arguments.
+fn a_filter_that_forbids_clone3_is_no_obstacle() -> Result<(), Skipped> {
+    let mut bundle = bundle([("startContainer", "echo hook >> /log".into())]);
+    bundle.config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["clone3"], "action": "SCMP_ACT_ERRNO"}],
+    });
+    assert_eq!(bundle.run().status, 0);
+    assert_eq!(
+        fs::read_to_string(bundle.at("log")).unwrap(),
+        "hook\nworkload\n"
     );
     Ok(())
 }

@@ -22,8 +22,8 @@ use super::error::{InitError, Step};
 use arch::{Abi, Call};
 pub use listener::ListenerError;
 pub(super) use listener::tell;
-pub(super) use program::let_through;
 use program::{Answer, Comparison, Condition, Defaults, Rule, Table};
+pub(super) use program::{Call as LetThrough, let_through};
 
 /// The actions that a profile may ask for.
 pub const ACTIONS: &[LinuxSeccompAction] = &[
@@ -68,7 +68,7 @@ const SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
 const MAX_INSTRUCTIONS: usize = 4096;
 
 /// How many of them are kept for the engine's way through ([`let_through`]).
-const KEPT: usize = 32;
+const KEPT: usize = 128;
 
 /// How many rules a profile may have: each takes at least one instruction.
 const MAX_RULES: usize = MAX_INSTRUCTIONS;

@@ -141,36 +141,38 @@ pub(super) fn assemble(tables: &[Table], defaults: Defaults) -> Vec<sock_filter>
     program
 }
 
+/// A system call that is let through: its number, and perhaps what one of its arguments must be.
+pub(in super::super) type Call = (u32, Option<(u32, u64)>);
+
 /// A program that allows `calls` of this machine's own kind if they come with `key` as their sixth
 /// argument, and does as `program` for all else.
 pub(in super::super) fn let_through(
-    calls: &[u32],
+    calls: &[Call],
     key: u64,
     program: Vec<sock_filter>,
 ) -> Vec<sock_filter> {
-    let low = ARGUMENTS + 8 * 5;
-    let check = [
-        statement(LOAD, low + 4),
-        jump(IF_EQUAL, (key >> 32) as u32, 0, 3),
-        statement(LOAD, low),
-        jump(IF_EQUAL, key as u32, 0, 1),
-        statement(RETURN, libc::SECCOMP_RET_ALLOW),
-    ];
-    let count = calls.len() as u8;
+    let equal = |argument, value| Condition {
+        argument,
+        comparison: Comparison::Equal,
+        value,
+    };
+    let mut way = Vec::new();
+    for (number, argument) in calls {
+        let asked_for = argument.map(|(argument, value)| equal(argument, value));
+        let rule = Rule {
+            conditions: [equal(5, key)].into_iter().chain(asked_for).collect(),
+            answer: libc::SECCOMP_RET_ALLOW,
+        };
+        let rule = rule_program(&rule, Abi::X86_64);
+        way.push(statement(LOAD, NUMBER));
+        way.push(jump(IF_EQUAL, *number, 0, rule.len() as u8));
+        way.extend(rule);
+    }
     let mut longer = vec![
         statement(LOAD, ARCH),
-        jump(
-            IF_EQUAL,
-            AUDIT_ARCH_X86_64,
-            0,
-            2 + count + check.len() as u8,
-        ),
-        statement(LOAD, NUMBER),
+        jump(IF_EQUAL, AUDIT_ARCH_X86_64, 0, way.len() as u8),
     ];
-    let tests = calls.iter().zip((0..count).rev());
-    longer.extend(tests.map(|(number, left)| jump(IF_EQUAL, *number, left + 1, 0)));
-    longer.push(statement(JUMP, check.len() as u32));
-    longer.extend(check);
+    longer.extend(way);
     longer.extend(program);
     longer
 }
@@ -420,11 +422,12 @@ pub(super) mod tests {
 
     #[test]
     fn only_who_has_the_key_gets_through() {
-        let (calls, key) = ([7, 9, 300], 0x1234_5678_9abc_def0);
+        let key = 0x1234_5678_9abc_def0;
+        let calls = [(7, None), (9, Some((1, 1 << 32))), (300, Some((0, 0)))];
         let program = assemble(&[Table::new(Abi::X86_64)], DEFAULTS);
         let program = let_through(&calls, key, program);
-        let answer = |arch, number, key| run(&program, arch, number, [0, 0, 0, 0, 0, key]);
-        for number in calls {
+        let answer = |arch, number, key| run(&program, arch, number, [0, 1 << 32, 0, 0, 0, key]);
+        for (number, _) in calls {
             assert_eq!(
                 answer(AUDIT_ARCH_X86_64, number, key),
                 libc::SECCOMP_RET_ALLOW
@@ -435,6 +438,11 @@ pub(super) mod tests {
             assert_eq!(answer(AUDIT_ARCH_I386, number, key), DEFAULTS.foreign);
         }
         assert_eq!(answer(AUDIT_ARCH_X86_64, 8, key), DEFAULTS.call);
+        for (number, arguments) in [(9, [0, 0]), (9, [1 << 32, 0]), (300, [1, 1 << 32])] {
+            let arguments = [arguments[0], arguments[1], 0, 0, 0, key];
+            let answer = run(&program, AUDIT_ARCH_X86_64, number, arguments);
+            assert_eq!(answer, DEFAULTS.call, "{number} with other arguments");
+        }
     }
 
     #[test]
