@@ -70,7 +70,7 @@ impl Outside<'_> {
         // without dropping anything. This is a fork of a process with a single thread, which
         // keeps no variables.
         unsafe { Workload::let_go_of_the_host(line, self.preserve_fds) }?;
-        let file = workload.become_the_users()?;
+        let file = workload.become_the_users(true)?;
         let step = || "tell the engine how it stands";
         line.report(&Report::Crossing).step(step)?;
         workload.confine(line)?;

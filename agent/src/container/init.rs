@@ -183,7 +183,7 @@ fn become_ready(
     // dropping anything. This is a fork of a process with a single thread, which keeps no
     // variables.
     unsafe { Workload::let_go_of_the_host(engine, surroundings.options.preserve_fds) }?;
-    let file = plan.workload.become_the_users()?;
+    let file = plan.workload.become_the_users(crossing.is_some())?;
     if crossing.is_some() {
         let step = || "tell the engine how it stands";
         engine.report(&Report::Crossing).step(step)?;

@@ -42,6 +42,11 @@ fn words(refusal: Refusal) -> String {
 }
 
 impl ProgramError {
+    /// Whether there is no such file.
+    pub(super) fn leads_nowhere(&self) -> bool {
+        self.refusal == Refusal::Errno(Errno::ENOENT)
+    }
+
     /// As a shell has it: 127 for a program that isn't there, 126 for one that can't be run.
     pub(super) fn exit_status(&self) -> u8 {
         match self.refusal {
@@ -138,6 +143,12 @@ impl Program {
             }),
             Err(error) => Err(error).step(|| "read the working directory's path"),
         }
+    }
+
+    /// The program's path, if it is given by one.
+    pub(super) fn path(&self) -> Option<&CString> {
+        let name = self.args.first()?;
+        name.to_bytes().contains(&b'/').then_some(name)
     }
 
     /// Finds the program's file as this user in this working directory, by `PATH` if its name

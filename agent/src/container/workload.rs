@@ -180,10 +180,16 @@ impl<'a> Workload<'a> {
     }
 
     /// The last steps: the user, with its capabilities, its directory and its program. Returns
-    /// the file to exec.
-    pub(super) fn become_the_users(&mut self) -> Result<CString, InitError> {
+    /// the file to exec. `outside` of the container's pid namespace `/proc/self` leads nowhere, so
+    /// there a path that does is left to the exec to look for.
+    pub(super) fn become_the_users(&mut self, outside: bool) -> Result<CString, InitError> {
         self.become_the_user()?;
-        Ok(self.program.find()?)
+        Ok(match self.program.find() {
+            Err(error) if outside && error.leads_nowhere() => {
+                self.program.path().ok_or(error)?.to_owned()
+            }
+            found => found?,
+        })
     }
 
     /// Whether the profile asks somebody else about system calls.

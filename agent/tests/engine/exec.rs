@@ -24,6 +24,7 @@ tests![
     its_status_is_its_own,
     its_user_and_limits_are_as_given,
     a_program_that_is_not_there_is_told_of,
+    a_program_may_be_found_by_way_of_its_own_process,
     what_it_cannot_be_is_refused_by_field,
     a_directory_that_is_not_there_is_told_of,
     a_container_that_has_ended_takes_no_more,
@@ -506,4 +507,26 @@ fn fill_up_to(number: i32) -> Vec<OwnedFd> {
         }
         held.push(fd);
     }
+}
+
+fn a_program_may_be_found_by_way_of_its_own_process() -> Result<(), Skipped> {
+    let bundle = Bundle::new("sleep 20");
+    let mut running = bundle.start();
+    let args = json!(["/proc/self/root/bin/echo", "found"]);
+    let outcome = run(&bundle, &mut running, &process(&bundle, args));
+    assert_eq!(
+        (outcome.status, &outcome.stdout[..]),
+        (0, "found\n"),
+        "{outcome:?}"
+    );
+    let (message, status) = error(
+        &bundle,
+        &mut running,
+        &process(&bundle, json!(["/proc/self/no"])),
+    );
+    assert_eq!(
+        (&message[..], status),
+        ("exec: \"/proc/self/no\": no such file or directory", 127)
+    );
+    Ok(())
 }

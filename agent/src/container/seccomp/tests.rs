@@ -317,10 +317,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     let found = error(&rule(
         json!({"names": ["read"], "action": "SCMP_ACT_KILL", "args": many}),
     ));
-    assert!(
-        found.contains("instructions, over the kernel's limit"),
-        "{found}"
-    );
+    assert!(found.contains("instructions, over"), "{found}");
 }
 
 #[test]
