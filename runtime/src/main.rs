@@ -1,6 +1,7 @@
 //! The `nacre` binary: an OCI container runtime whose containers each run in their own
 //! microVM, or on the host's kernel.
 
+mod binary;
 mod cli;
 mod commands;
 mod config;
@@ -16,6 +17,8 @@ use std::{env, process::ExitCode};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // SAFETY: this is the only thread.
+    unsafe { binary::find() };
     // Parsing the command line is a third of what starting this program takes, and a program
     // that is run anew would do it twice.
     if commands::surely_enter_a_container(env::args_os()) {

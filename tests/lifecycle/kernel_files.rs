@@ -2,10 +2,12 @@
 //! mounted. On the host's kernel the container is given what its configuration names, as ever.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nacre_tests::{Bundle, Case};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::json;
 
 nacre_tests::tests![
@@ -13,6 +15,7 @@ nacre_tests::tests![
     nothing_hidden_is_uncovered: Vm,
     the_root_has_no_view_of_the_hosts_kernel: Vm,
     the_hosts_devices_are_inert: Vm,
+    the_kernels_own_devices_are_kept_out: Vm,
 ];
 
 /// Mounts of the host's, which go with it.
@@ -196,16 +199,31 @@ fn the_root_has_no_view_of_the_hosts_kernel(case: &Case) {
 }
 
 fn the_hosts_devices_are_inert(case: &Case) {
-    // As container engines do it for who asks for all of the host's. What is in there are nodes
-    // of the guest's devices, which the container may not use; and of the file systems below it,
-    // those that are the kernel's are empty.
+    // As container engines do it for who asks for all of the host's, where that is a tmpfs. What is
+    // in there are nodes of the guest's devices, which the container may not use; and of the file
+    // systems below it, those that are the kernel's are empty.
+    let source = case.directory().join("source");
+    let mut mounts = Mounts(Vec::new());
+    mounts.mount("tmpfs", &source);
+    for (name, minor) in [("mem", 1), ("null", 3), ("port", 4), ("kmsg", 11)] {
+        let mode = Mode::from_bits_truncate(0o666);
+        mknod(&source.join(name), SFlag::S_IFCHR, mode, makedev(1, minor)).unwrap();
+    }
+    for kind in ["devpts", "mqueue"] {
+        mounts.mount(kind, &source.join(kind));
+    }
     let bundle = case
         .busybox()
-        .mount("/host-dev", "bind", "/dev", &["rbind", "ro"])
+        .mount(
+            "/host-dev",
+            "bind",
+            source.to_str().unwrap(),
+            &["rbind", "ro"],
+        )
         .shell(
             "ls /host-dev/null; for name in kmsg mem port; do
                head -c 1 /host-dev/$name >/dev/null && echo \"READ $name\"
-             done; ls /host-dev/pts /host-dev/mqueue; chmod 0 /host-dev/null",
+             done; ls /host-dev/devpts /host-dev/mqueue; chmod 0 /host-dev/null",
         );
     let outcome = case.run(&bundle);
     let text = outcome.text();
@@ -216,4 +234,62 @@ fn the_hosts_devices_are_inert(case: &Case) {
         outcome.stderr.contains("Read-only file system"),
         "{outcome:?}"
     );
+}
+
+/// What is made in the host's `/dev`, which goes with it.
+struct Made([PathBuf; 3]);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn the_kernels_own_devices_are_kept_out(case: &Case) {
+    // By statfs(2) they are in a tmpfs; a node that is made there is made for the host.
+    let source = case.directory().join("source");
+    let mut mounts = Mounts(Vec::new());
+    let devices = source.join("dev");
+    mounts.mount("devtmpfs", &devices);
+    let [file, node, own] = ["file", "node", "own"].map(|name| format!("{}-{name}", case.id()));
+    let made = Made([&file, &node, &own].map(|name| devices.join(name)));
+    let [_, _, own] = &made.0;
+    let mode = Mode::from_bits_truncate(0o640);
+    mknod(own, SFlag::S_IFCHR, mode, makedev(1, 3)).unwrap();
+    let before = fs::metadata(own).unwrap().mode();
+    fs::write(source.join("null"), "").unwrap();
+    mounts.bind(own.to_str().unwrap(), &source.join("null"));
+    let script = format!(
+        "ls -A /data/dev
+         echo new >/data/dev/{file} && echo MADE
+         mknod -m 666 /data/dev/{node} b 8 0 && echo MADE
+         chmod 666 /data/null && echo CHANGED
+         [ -c /data/null ] && echo SEEN"
+    );
+    let bundle = ["bounding", "effective", "permitted"]
+        .into_iter()
+        .fold(case.busybox().shell(&script), |bundle, set| {
+            let path = format!("/process/capabilities/{set}");
+            bundle.set(
+                &path,
+                json!(["CAP_MKNOD", "CAP_DAC_OVERRIDE", "CAP_FOWNER"]),
+            )
+        })
+        .mount("/data", "bind", source.to_str().unwrap(), &["rbind"]);
+    let outcome = case.run(&bundle);
+    assert_eq!(outcome.text(), "", "{outcome:?}");
+    let exist = made.0.each_ref().map(|path| path.exists());
+    assert_eq!(exist, [false, false, true], "{outcome:?}");
+    let after = fs::metadata(own).unwrap().mode();
+    assert_eq!(after, before, "{outcome:?}");
+
+    // By its name where it is the source itself.
+    let bundle = case
+        .busybox()
+        .mount("/data", "bind", devices.to_str().unwrap(), &["rbind"]);
+    let message = case.run(&bundle).refused(1);
+    assert!(message.contains("mounts[7].source: "), "{message}");
+    assert!(message.contains("of the type devtmpfs"), "{message}");
 }

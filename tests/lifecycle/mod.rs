@@ -17,6 +17,7 @@ mod filesystem;
 mod flags;
 mod foreground;
 mod hooks;
+mod installed;
 mod kernel_files;
 mod kill;
 mod killed;
@@ -54,6 +55,7 @@ pub(crate) fn tests() -> Vec<Test> {
         files::tests(),
         filesystem::tests(),
         on_any_hypervisor(kernel_files::tests()),
+        on_any_hypervisor(installed::tests()),
         overlay::tests(),
         on_any_hypervisor(users::tests()),
         on_any_hypervisor(devices::tests()),

@@ -26,6 +26,7 @@ nacre_tests::tests![
     a_mount_of_the_guests_isnt_seen_through: Vm,
     the_stand_in_is_killed: Vm,
     the_sandbox_process_is_killed: Vm,
+    stopped_stand_ins_are_removed: Vm,
     signals_get_through: Vm,
     a_foreground_run_is_killed: Vm,
     an_exec_is_never_seen_outside: Vm,
@@ -392,6 +393,24 @@ fn the_sandbox_process_is_killed(case: &Case) {
     // Whoever hears of the end finds the container ended.
     assert_eq!(case.status(), "stopped");
     case.command(&["delete", case.id()]).ok();
+}
+
+fn stopped_stand_ins_are_removed(case: &Case) {
+    for end in ["TERM", "KILL"] {
+        let stand_ins = start(case, &with_volumes(case, "echo ready; sleep 1000"));
+        for pid in stand_ins {
+            kill(pid, Signal::SIGSTOP).unwrap();
+        }
+        case.command(&["kill", case.id(), end]).ok();
+        if end == "KILL" {
+            case.wait_for_status("stopped");
+        }
+        case.command(&["delete", "--force", case.id()]).ok();
+        let are_gone = || vm::with_role(case.id(), Role::StandIn).is_empty();
+        case.wait_for("end of what stands for them", are_gone);
+        let cgroups = nacre_tests::leftovers::cgroups_named(case.id());
+        assert!(cgroups.is_empty(), "{cgroups:?}");
+    }
 }
 
 fn signals_get_through(case: &Case) {

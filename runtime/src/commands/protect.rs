@@ -4,14 +4,15 @@ use std::ffi::OsString;
 
 use nacre_agent::container::protect_executable;
 
-use crate::{error::Error, isolation::Isolation};
+use crate::{binary, error::Error, isolation::Isolation};
 
 /// The commands that clone a process into a container.
 const ENTERING: [&str; 4] = ["create", "run", "exec", "restore"];
 
 /// Runs this program anew from a file that no container can write to, unless that was done.
 pub(crate) fn protect() -> Result<(), Error> {
-    protect_executable().map_err(Error::Executable)
+    // SAFETY: nothing that comes before makes a thread.
+    unsafe { binary::tell(protect_executable) }.map_err(Error::Executable)
 }
 
 /// Whether a command line, which may not be right, tells at a glance that a process of this

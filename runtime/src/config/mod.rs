@@ -14,7 +14,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::isolation::{Isolation, vm::hypervisor::Preference};
+use crate::{
+    binary,
+    isolation::{Isolation, vm::hypervisor::Preference},
+};
 use size::Bytes;
 
 /// Where the configuration file is, unless `--config` says otherwise. It needn't exist.
@@ -175,16 +178,10 @@ impl Vm {
 
 /// What is configured; else the file of that name beside this binary; else the installed one.
 fn installed(configured: Option<&Path>, name: &str) -> PathBuf {
-    if let Some(path) = configured {
-        return path.into();
-    }
-    if let Ok(binary) = std::env::current_exe() {
-        let beside = binary.with_file_name(name);
-        if beside.exists() {
-            return beside;
-        }
-    }
-    Path::new(LIBRARY).join(name)
+    configured
+        .map(PathBuf::from)
+        .or_else(|| binary::beside(name))
+        .unwrap_or_else(|| Path::new(LIBRARY).join(name))
 }
 
 #[cfg(test)]

@@ -26,14 +26,10 @@ use rustix::{
 
 use crate::{
     id::Id,
-    isolation::{
-        hooks,
-        vm::{SOCKET, network},
-    },
-    systemd,
+    isolation::{hooks, vm::SOCKET},
 };
 
-use super::{By, Record, StateError, record::Vm};
+use super::{By, Record, StateError, remains};
 
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
@@ -185,31 +181,18 @@ impl Folder {
     /// left in the network, or the cgroup of a container on the host's kernel whose creation was
     /// cut short.
     pub(crate) fn remove_cgroup_of_remains(&self, id: &Id) -> Result<(), StateError> {
-        let by = self.record()?.map(|record| record.by);
-        if let Some(By::Vm(Vm {
-            network: Some(path),
-            ..
-        })) = &by
-        {
-            network::remove_what_is_left(path)?;
-        }
-        let removed = match by {
+        match self.record()?.map(|record| record.by) {
             // It was removed, or never there.
-            None | Some(By::Vm(Vm { cgroup: None, .. })) => Ok(()),
-            Some(By::Vm(Vm {
-                cgroup: Some(cgroup),
-                ..
-            })) => cgroup.remove_empty().map(|gone| {
-                if gone {
-                    systemd::forget(cgroup.unit());
-                }
-            }),
-            Some(By::Process(_)) => self.remove_configured_cgroup(id),
-        };
-        removed.map_err(|source| StateError::Remains {
-            id: id.clone(),
-            source: source.into(),
-        })
+            None => Ok(()),
+            Some(By::Vm(vm)) => remains::remove(&vm, id),
+            Some(By::Process(_)) => {
+                self.remove_configured_cgroup(id)
+                    .map_err(|source| StateError::Remains {
+                        id: id.clone(),
+                        source: source.into(),
+                    })
+            }
+        }
     }
 
     /// Removes the cgroup of a container of which nothing but its configuration says which that
@@ -379,7 +362,7 @@ mod tests {
     use nacre_agent::container::Identity;
     use nix::unistd::Pid;
 
-    use super::super::record::{Process, Progress};
+    use super::super::record::{Process, Progress, Vm};
     use super::super::{Status, Store};
     use super::*;
 

@@ -11,6 +11,7 @@
 
 mod folder;
 pub(crate) mod record;
+mod remains;
 
 use std::{
     fmt, fs, io,
@@ -85,6 +86,16 @@ pub(crate) enum StateError {
         id: Id,
         #[source]
         source: Box<CgroupError>,
+    },
+    #[error(
+        "can't remove the cgroup that is left of container {id}: there are processes in {path}"
+    )]
+    Occupied { id: Id, path: PathBuf },
+    #[error("can't end the process that stands for container {id}")]
+    StandIn {
+        id: Id,
+        #[source]
+        source: io::Error,
     },
     #[error(transparent)]
     Network(#[from] NetworkError),

@@ -25,7 +25,7 @@ use rustix::{
 };
 
 /// The names of those that are met, by the number of statfs(2) (`linux/magic.h`).
-const NAMES: [(u32, &str); 19] = [
+const NAMES: [(u32, &str); 20] = [
     (0x9fa0, "proc"),
     (0x6265_6572, "sysfs"),
     (0x0027_e0eb, "cgroup"),
@@ -45,6 +45,8 @@ const NAMES: [(u32, &str); 19] = [
     (0x1980_0202, "mqueue"),
     (0x9584_58f6, "hugetlbfs"),
     (0x0187, "autofs"),
+    // tmpfs has the same number, but is served.
+    (0x0102_1994, "devtmpfs"),
 ];
 
 /// The type of a file system that a guest isn't given.
@@ -167,8 +169,7 @@ mod tests {
         assert_eq!(kind("/proc/self").as_deref(), Some("proc"));
         assert_eq!(kind("/sys").as_deref(), Some("sysfs"));
         assert_eq!(kind("/"), None);
-        // A file system in memory, with devices in it.
-        assert_eq!(kind("/dev"), None);
+        assert_eq!(kind("/dev/shm"), None);
         assert_eq!(NotServed(0x1234_5678).to_string(), "0x12345678");
     }
 
@@ -255,8 +256,13 @@ mod tests {
             scene.bind("/proc/version", "version");
             scene.bind("/proc/self", "data");
             scene.bind("/proc/sys", "data");
+            // The kernel's devices, and one of them.
+            scene.mount("devtmpfs", "devices");
+            fs::write(scene.top.join("null"), "x").unwrap();
+            let null = scene.top.join("devices/null");
+            scene.bind(null.to_str().unwrap(), "null");
             scene.cover();
-            for name in ["proc", "a b/sys", "version", "data"] {
+            for name in ["proc", "a b/sys", "version", "data", "devices", "null"] {
                 assert!(scene.is_empty(name), "{name}");
             }
             // Nobody can give the covers away.

@@ -24,6 +24,7 @@
 //! host's file system takes.
 
 mod crowd;
+mod devtmpfs;
 mod export;
 mod request;
 mod served;
@@ -115,6 +116,7 @@ impl Fs {
         raise_file_limit()?;
         // By the time that the guest uses the device there may be no /proc.
         own_files::directory()?;
+        devtmpfs::device()?;
         Ok(Fs {
             config,
             root: Arc::new(root),

@@ -16,10 +16,15 @@ use std::sync::{Mutex, PoisonError};
 use virtiofsd::filesystem::ZeroCopyWriter;
 use virtiofsd::oslib::ReadvFlags;
 
+use super::devtmpfs;
+
+/// The number of tmpfs, and of devtmpfs.
+const TMPFS: u32 = 0x0102_1994;
+
 /// The file systems that are served: a name, and the number by which statfs(2) tells them.
 ///
-/// devtmpfs has the number of tmpfs and is served with it. Its devices are as inert as any in a
-/// directory that is shared: the guest's kernel takes their numbers for its own devices'.
+/// devtmpfs has the number of tmpfs, and isn't served: it is one for the whole kernel, so that a
+/// node that a guest makes there is in the `/dev` of the host, whose processes it isn't inert for.
 pub const SERVED: [(&str, u32); 48] = [
     // On the host's disks.
     ("ext2, ext3, ext4", 0xef53),
@@ -46,7 +51,7 @@ pub const SERVED: [(&str, u32); 48] = [
     ("cramfs", 0x28cd_3d45),
     ("romfs", 0x7275),
     // In its memory.
-    ("tmpfs", 0x0102_1994),
+    ("tmpfs", TMPFS),
     ("ramfs", 0x8584_58f6),
     // Over others.
     ("overlay", 0x794c_7630),
@@ -76,10 +81,11 @@ pub const SERVED: [(&str, u32); 48] = [
 ];
 
 /// The number of the file system that an open file is in (`linux/magic.h`), if that isn't served.
+/// If that is tmpfs' number, it is devtmpfs.
 ///
 /// # Errors
 ///
-/// What fstatfs(2) says.
+/// What fstatfs(2) says, or the kernel when it is first asked which one devtmpfs is.
 pub fn not_served(file: impl AsFd) -> io::Result<Option<u32>> {
     let mut status = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `status` is valid for the call, which fills it.
@@ -92,6 +98,7 @@ pub fn not_served(file: impl AsFd) -> io::Result<Option<u32>> {
     // Its type has more bits than its values on some processors, and a sign.
     let number = status.f_type as u32;
     let served = SERVED.iter().any(|(_, served)| *served == number);
+    let served = served && !(number == TMPFS && devtmpfs::is_of(&file)?);
     Ok((!served).then_some(number))
 }
 

@@ -200,6 +200,25 @@ fn a_file_that_is_there_is_opened_only_if_it_is_served() {
 }
 
 #[test]
+fn the_kernels_devices_are_told_from_a_tmpfs() {
+    with_mounts(|guest| {
+        for (kind, name) in [(c"tmpfs", "data"), (c"devtmpfs", "devices")] {
+            fs::create_dir(guest.path(name)).unwrap();
+            mount("own", &guest.path(name), Some(kind), 0);
+        }
+        guest.lookup(ROOT, "data").unwrap();
+        for _ in 0..2 {
+            assert_eq!(guest.lookup(ROOT, "devices").unwrap_err(), libc::ENOENT);
+        }
+        let refused = Fs::new("x", &guest.path("devices")).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+        for name in ["data", "devices"] {
+            unmount(&guest.path(name));
+        }
+    });
+}
+
+#[test]
 fn no_device_is_made_of_what_is_not_served() {
     for path in ["/proc", "/sys", "/proc/self/ns"] {
         let refused = Fs::new("x", Path::new(path)).err().unwrap();
