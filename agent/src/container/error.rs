@@ -49,7 +49,8 @@ pub(super) enum InitError {
     )]
     GroupsDenied,
     #[error(
-        "hooks.createContainer: they would be run where other containers could look into them,          since the container's user namespace has no right to the pid namespace that it joins"
+        "hooks.createContainer: they would be run where other containers could look into them, \
+         since the container's user namespace has no right to the pid namespace that it joins"
     )]
     HooksSeen,
     #[error("the engine is gone")]

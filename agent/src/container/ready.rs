@@ -58,14 +58,11 @@ impl Unready<'_> {
             })?;
             return Ok((line, given));
         }
-        let given = give(container);
-        if let Err(error) = &given
-            && !error.finds_no_namespace()
-        {
-            given?;
-            unreachable!("it is an error");
-        }
-        // An init that has failed meanwhile has no namespaces any more, and says why.
+        let given = match give(container) {
+            Err(error) if !error.finds_no_namespace() => return Err(error.into()),
+            // An init that has failed meanwhile has no namespaces any more, and says why.
+            given => given,
+        };
         let line = self.hear(container, line, |_| Ok(()))?;
         Ok((line, given?))
     }

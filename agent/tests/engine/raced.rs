@@ -301,7 +301,7 @@ fn nor_is_a_container_that_joins_the_pid_namespace() -> Result<(), Skipped> {
         other.config["linux"]["maskedPaths"] = json!([]);
         other.config["linux"]["readonlyPaths"] = json!([]);
         if with_hooks {
-            assert!(other.error().0.contains("could look into them"));
+            assert!(other.error().0.contains("could look into them, since the"));
         } else {
             other.config["hooks"] = json!({});
             assert_eq!(other.run().status, 0);
