@@ -31,7 +31,8 @@ fn run(bundle: &Path) -> Result<u8, Box<dyn Error>> {
     config::resolve_paths(&mut spec, &bundle);
     let id = format!("engine-{}", std::process::id());
     let options = Options::new(&id, &bundle, Stdio::inherit()?);
-    let mut container = Container::create(&spec, options)?;
+    // SAFETY: this process has no other thread.
+    let mut container = unsafe { Container::create(&spec, options) }?;
     let ended = container
         .start()
         .map_err(Box::<dyn Error>::from)

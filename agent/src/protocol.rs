@@ -1,28 +1,29 @@
-//! What the runtime and the agent in the guest say to each other.
+//! The protocol between the runtime and the agent in the guest.
 //!
 //! *Control*: one vsock stream that the agent opens to [`CONTROL_PORT`] on the host. Each
 //! message is a little-endian `u32` length and that many bytes of JSON. The agent speaks
 //! first, with [`Hello`]; then the host sends [`Request`]s, each answered by one
 //! [`Event::Reply`], and the agent sends [`Event`]s of its own accord.
 //!
-//! *Streams*: a raw vsock stream for each of stdin, stdout and stderr (or one for a
-//! terminal), which the agent opens to a port that the host named in the request. Bytes on
-//! them are never parsed. End of file is a half-close, in both directions.
+//! *Streams*: a raw vsock stream for each of stdin, stdout and stderr (or one for a terminal),
+//! which the agent opens to a port that the host has named in the request. Bytes on them are never
+//! parsed. End of file is a half-close, in both directions.
 //!
-//! The host doesn't trust the guest: a message is at most [`MAX_MESSAGE`] bytes, whoever
-//! sends it, and what it says is checked by whoever reads it.
+//! The host doesn't trust the guest: a message is at most [`MAX_MESSAGE`] bytes, whoever sends it,
+//! and its receiver checks its contents.
 
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::container::cgroups::Stats;
 use crate::network::Network;
+use crate::stats::Stats;
 
-/// The version of this protocol. Host and agent must agree exactly: they are built together.
-pub const VERSION: u32 = 3;
+/// The version of this protocol. Host and agent must have the same: they are built together.
+pub const VERSION: u32 = 4;
 
 /// The vsock port of the host (CID 2) that the agent connects to.
 pub const CONTROL_PORT: u32 = 1024;
@@ -39,14 +40,14 @@ pub struct Hello {
     pub kernel: String,
 }
 
-/// What the host asks of the agent. What a request is answered with, if it succeeds, is
-/// [`Answer::Done`] where nothing else is said.
+/// What the host asks of the agent. Where nothing else is said, a request that succeeds is answered
+/// with [`Answer::Done`].
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
     /// Prepare a container and stop before its workload's exec (OCI `create`).
     Create(Box<Create>),
-    /// Let a created container's workload go (OCI `start`).
+    /// Start a created container's workload (OCI `start`).
     Start {
         /// The container.
         id: String,
@@ -57,55 +58,56 @@ pub enum Request {
         id: String,
         /// The signal's number.
         signal: i32,
-        /// To which of its processes.
+        /// Which of its processes get it.
         to: Target,
     },
     /// Start another process in a container: [`Answer::Executed`].
     Exec(Box<Exec>),
-    /// Give a process's terminal another size.
+    /// Change the size of a process's terminal.
     Resize {
         /// The container.
         id: String,
-        /// The number of a process that [`Request::Exec`] has started; none for the container's
+        /// The number of a process that [`Request::Exec`] has started; `None` for the container's
         /// first one.
         process: Option<u32>,
         /// The size.
         size: WindowSize,
     },
-    /// Which processes a container has: [`Answer::Processes`].
+    /// List a container's processes: [`Answer::Processes`].
     Processes {
         /// The container.
         id: String,
     },
-    /// What a container uses: [`Answer::Stats`].
+    /// Report what a container uses: [`Answer::Stats`].
     Stats {
         /// The container.
         id: String,
     },
-    /// How much the guest keeps of what was written to a root that is an overlay:
+    /// Report how much the guest keeps of what was written to a root that is an overlay:
     /// [`Answer::Written`].
     Written,
-    /// Change a container's limits, those that are given.
+    /// Change those of a container's limits that are given.
     Update {
         /// The container.
         id: String,
         /// The limits, as in `linux.resources`.
         resources: Box<LinuxResources>,
     },
-    /// Make a container's network what it is on the host: all of it, each time. It may be made
-    /// before its container.
+    /// Make a container's network what it is on the host: all of it, each time. It may be sent
+    /// before the container is created.
     Network {
         /// The container.
         id: String,
         /// The network.
         network: Box<Network>,
     },
-    /// Forget what is cached of files that nobody uses: the host keeps each of them open.
+    /// Drop the caches of files that nobody uses: the host keeps each of these files open.
     ForgetFiles,
-    /// Say a word, to show that the guest isn't frozen.
+    /// Move the guest's wall clock, if a correction is given, and report what it shows:
+    /// [`Answer::Clock`].
+    Clock(Option<Correction>),
+    /// Answer, to show that the guest isn't frozen.
     Ping,
-    /// Write back what is cached and power the guest off. The reply may never arrive.
-    PowerOff,
 }
 
 /// A container to create.
@@ -113,19 +115,21 @@ pub enum Request {
 pub struct Create {
     /// The container's id.
     pub id: String,
-    /// Its `config.json`. Host paths in it (the root, bind mounts' sources) have been
-    /// replaced by guest paths below [`SHARE`], the root's by [`ROOT`] or, if it is one,
+    /// Its `config.json`. Host paths in it (the root, bind mounts' sources) have been replaced by
+    /// guest paths below [`SHARE`], the root's by [`ROOT`] or, if the root is an overlay,
     /// [`OVERLAY`].
     pub spec: Spec,
     /// Whether there is a [`SHARE`].
     pub has_share: bool,
-    /// Where what the container writes to its root is kept, if not in the root itself.
+    /// The mounts in what is shared, each before those below it.
+    pub mounts: Vec<SharedMount>,
+    /// Where the container's writes to its root are kept, if not in the root itself.
     pub upper: Option<Upper>,
-    /// The directory of its bundle on the host, which hooks are told of.
+    /// Its bundle's directory on the host, which is passed to hooks.
     pub bundle: PathBuf,
-    /// Ports of its standard streams.
+    /// The ports of its standard streams.
     pub streams: Streams,
-    /// Leave it in the agent's session keyring instead of one of its own.
+    /// Leave it in the agent's session keyring instead of giving it its own.
     pub no_new_keyring: bool,
 }
 
@@ -134,22 +138,22 @@ pub struct Create {
 pub struct Exec {
     /// The container.
     pub id: String,
-    /// The number that the process has from now on, of the host's choice.
+    /// The number that the host chooses for the process.
     pub number: u32,
-    /// What to start.
+    /// The process to start.
     pub process: Process,
-    /// Ports of its standard streams.
+    /// The ports of its standard streams.
     pub streams: Streams,
-    /// Cgroups below the container's for it to be in, each with the controller whose hierarchy
-    /// it is in, or an empty name for all.
+    /// The cgroups below the container's to put it in, each with the controller whose hierarchy it
+    /// is in, or an empty name for all.
     pub cgroups: Vec<(String, PathBuf)>,
 }
 
-/// The processes of a container that a signal goes to.
+/// Which processes of a container a signal goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
-    /// Its first one.
+    /// The first one.
     First,
     /// All of them.
     All,
@@ -157,7 +161,17 @@ pub enum Target {
     Process(u32),
 }
 
-/// How large a terminal is, in characters.
+/// How far a guest's wall clock is to be moved forward, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Correction {
+    /// At once.
+    Step(i64),
+    /// Gradually, by running slightly faster or slower for a while.
+    Slew(i64),
+}
+
+/// A terminal's size, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct WindowSize {
@@ -165,43 +179,58 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// Where the guest mounts the container's root, a virtio-fs of which the tag is [`ROOT_TAG`].
+/// A mount on the host, in the container's root or in the source of a bind mount.
+///
+/// The guest's kernel mounts below a virtio-fs what is a mount on the host, but only once somebody
+/// has opened it, and with the flags of the mount above. The agent opens each mount, and gives it
+/// its own flags.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedMount {
+    /// The root or the source, by its path in the guest.
+    pub top: PathBuf,
+    /// Where below that it is mounted; empty if it is that itself.
+    pub below: OsString,
+    /// Its flags, as mount options.
+    pub flags: String,
+}
+
+/// Where the guest mounts the container's root, a virtio-fs with the tag [`ROOT_TAG`].
 pub const ROOT: &str = "/run/nacre/rootfs";
 
 /// The virtio-fs tag of [`ROOT`].
 pub const ROOT_TAG: &str = "rootfs";
 
-/// Where the guest mounts what else the host shares with it, a virtio-fs of which the tag is
-/// [`SHARE_TAG`]: `mounts/N` below it are the sources of the container's bind mounts, `hooks/N`
-/// the programs of its `createContainer` hooks.
+/// Where the guest mounts everything else that the host shares with it, a virtio-fs with the tag
+/// [`SHARE_TAG`]: `mounts/N` below it are the sources of the container's bind mounts, `hooks/N` the
+/// programs of its `createContainer` hooks.
 ///
-/// It is not the root's virtio-fs because each of these is a file system of its own, which Linux
-/// mounts below the virtio-fs as a submount. Submounts have no access control lists, and each
-/// write to them asks the host for the file's capabilities first.
+/// It is separate from the root's virtio-fs because each of these is a file system of its own,
+/// which Linux mounts below the virtio-fs as a submount. Submounts have no access control lists,
+/// and for each write to them the guest first asks the host for the file's capabilities.
 pub const SHARE: &str = "/run/nacre/share";
 
 /// The virtio-fs tag of [`SHARE`].
 pub const SHARE_TAG: &str = "share";
 
-/// Where the guest mounts a container's root that is an overlay: below is [`ROOT`], above an [`Upper`].
+/// Where the guest mounts a container's root that is an overlay: [`ROOT`] is the lower layer, an
+/// [`Upper`] the upper one.
 pub const OVERLAY: &str = "/run/nacre/overlay";
 
-/// Where what a container writes to an overlay is kept.
+/// Where a container's writes to an overlay are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Upper {
     /// In the guest's memory.
     Memory {
-        /// The most that it takes, in bytes.
+        /// The most memory that it takes, in bytes.
         limit: u64,
     },
     /// On the guest's disk, which has an empty ext4 file system.
     Disk,
 }
 
-/// The vsock ports that the agent connects to for a process's standard streams. A stream
-/// without a port is `/dev/null`. Standard output and error may have the same port: they are
-/// one stream then.
+/// The vsock ports that the agent connects to for a process's standard streams. A stream without a
+/// port is `/dev/null`. If standard output and error have the same port, they are one stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Streams {
     /// Standard input.
@@ -210,8 +239,8 @@ pub struct Streams {
     pub stdout: Option<u32>,
     /// Standard error.
     pub stderr: Option<u32>,
-    /// The terminal of a process that is to have one (`process.terminal`), in the place of the
-    /// others: what is typed, and what it shows. That the host closes it is a hang-up.
+    /// The terminal of a process that is to have one (`process.terminal`), instead of the other
+    /// streams: carries what is typed and what it shows. The host hangs up by closing it.
     pub terminal: Option<u32>,
 }
 
@@ -221,7 +250,7 @@ pub struct Streams {
 pub enum Event {
     /// The answer to the oldest unanswered request.
     Reply {
-        /// What became of it.
+        /// The outcome.
         result: Result<Answer, Failure>,
     },
     /// A container's first process has ended, all its output has been sent, and every other
@@ -235,7 +264,7 @@ pub enum Event {
         oom_killed: bool,
     },
     /// A process that [`Request::Exec`] has started has ended, and all its output has been sent.
-    /// That may be after the container's end, where nobody reads that output.
+    /// That may be after the container's end, if nobody reads that output.
     ProcessExited {
         /// The container.
         id: String,
@@ -244,43 +273,45 @@ pub enum Event {
         /// Its exit status, 128+n for a signal.
         status: u8,
     },
-    /// A container's memory limit has killed processes of it.
+    /// A container's memory limit has killed some of its processes.
     OutOfMemory {
         /// The container.
         id: String,
     },
 }
 
-/// What a request is answered with.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// It is done.
+    /// The request is done.
     Done,
-    /// The process runs.
+    /// The process is running.
     Executed {
         /// Its pid in the guest.
         pid: i32,
     },
-    /// A container's processes, by their pids.
+    /// A container's processes, in the order of their pids.
     Processes(Vec<ProcessEntry>),
     /// What a container uses.
     Stats(Box<Stats>),
+    /// What the guest's wall clock shows, in nanoseconds since 1970.
+    Clock(i64),
     /// What an [`Upper`] holds.
     Written {
-        /// In bytes, directories and the like included.
+        /// In bytes, including directories and the like.
         used: u64,
         /// In bytes.
         limit: u64,
     },
 }
 
-/// A process, as ps(1) would describe it.
+/// A process, as ps(1) describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessEntry {
     /// Its pid in the guest.
     pub pid: i32,
-    /// Its parent's.
+    /// Its parent's pid.
     pub parent: i32,
     /// Its effective user.
     pub uid: u32,
@@ -288,9 +319,9 @@ pub struct ProcessEntry {
     pub terminal: Option<String>,
     /// How long ago it was started, in seconds.
     pub age: u64,
-    /// The CPU time that it has had, in seconds.
+    /// The CPU time that it has used, in seconds.
     pub cpu_time: u64,
-    /// Its arguments, or its name in brackets where it has none.
+    /// Its arguments, or its name in brackets if it has none.
     pub command: String,
 }
 
@@ -299,8 +330,8 @@ pub struct ProcessEntry {
 pub struct Failure {
     /// What happened, for a person.
     pub message: String,
-    /// The exit status that the runtime's command ends with: 127 for a program that isn't
-    /// there, 126 for one that can't be executed, 1 for anything else.
+    /// The exit status of the runtime's command: 127 for a program that doesn't exist, 126 for one
+    /// that can't be executed, 1 for anything else.
     pub status: u8,
 }
 
@@ -308,8 +339,8 @@ pub struct Failure {
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::InvalidInput`] if it is longer than [`MAX_MESSAGE`]; otherwise what
-/// writing gives.
+/// [`io::ErrorKind::InvalidInput`] if it is longer than [`MAX_MESSAGE`]; otherwise the writer's
+/// error.
 pub fn send<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
     let mut frame = vec![0; 4];
     serde_json::to_writer(&mut frame, message)?;
@@ -324,13 +355,12 @@ pub fn send<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
     to.write_all(&frame)
 }
 
-/// Reads one message; `None` at an end of file between messages.
+/// Reads one message; `None` for an end of file between messages.
 ///
 /// # Errors
 ///
-/// [`io::ErrorKind::InvalidData`] for a length over [`MAX_MESSAGE`] or JSON that is not a
-/// `T`; [`io::ErrorKind::UnexpectedEof`] for an end within a message; otherwise what reading
-/// gives.
+/// [`io::ErrorKind::InvalidData`] for a length over [`MAX_MESSAGE`] or JSON that is not a `T`;
+/// [`io::ErrorKind::UnexpectedEof`] for an end within a message; otherwise the reader's error.
 pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
     let mut length = [0; 4];
     let first = loop {
@@ -350,7 +380,7 @@ pub fn receive<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T
             format!("a message claims {length} bytes, over the limit of {MAX_MESSAGE}"),
         ));
     }
-    // Grows with what arrives, not with what the length claims.
+    // Grows with the bytes received, not with the length claimed.
     let mut json = Vec::new();
     let arrived = from.take(length as u64).read_to_end(&mut json)?;
     if arrived < length {

@@ -1,4 +1,4 @@
-//! A bundle with busybox and a few words to run.
+//! A bundle with busybox and a command to run.
 
 use std::error::Error;
 use std::fs;
@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 const BUSYBOX: &str = "/bin/busybox";
 
-/// A container to make a bundle of.
+/// The container that a bundle is made for.
 pub(crate) struct Container<'a> {
-    /// A command of busybox, or a program of the root file system's.
+    /// A command of busybox, or a program in the root file system.
     args: &'a [&'a str],
     /// The network namespace to join; a new one otherwise.
     network: Option<&'a Path>,
@@ -91,7 +91,7 @@ impl Bundle {
         })
     }
 
-    /// Its path, as a word of a command.
+    /// Returns its path, as a command's argument.
     pub(crate) fn path(&self) -> Result<&str, &'static str> {
         self.path.to_str().ok_or("the bundle's path isn't text")
     }

@@ -1,5 +1,6 @@
-//! The clock of the instruction-counting testbed: a nanosecond is an instruction, but where the
-//! machine has nothing to do it goes on to the next timer at once. What has passed so is waiting.
+//! The clock of the instruction-counting testbed: a nanosecond is an instruction, but when the
+//! machine is idle the clock jumps to the next timer at once. The time passed like this is counted
+//! as waiting.
 
 use std::error::Error;
 use std::fmt;
@@ -10,14 +11,14 @@ use std::time::{Duration, Instant};
 /// What something took.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Taken {
-    /// As long as instructions were executed.
+    /// The time in which instructions were executed.
     pub(crate) work: Duration,
-    /// As long as the machine was idle.
+    /// The time in which the machine was idle.
     pub(crate) waiting: Duration,
 }
 
 impl Taken {
-    /// Instructions, in millions.
+    /// Returns the instructions in millions.
     pub(crate) fn millions(&self) -> f64 {
         self.work.as_nanos() as f64 / 1e6
     }
@@ -30,7 +31,7 @@ impl AddAssign for Taken {
     }
 }
 
-/// Waiting is named where it is more than a hundredth.
+/// Waiting is shown if it is more than a hundredth.
 impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1} M", self.millions())?;
@@ -41,13 +42,13 @@ impl fmt::Display for Taken {
     }
 }
 
-/// The one in the middle, by work.
+/// Returns the median by work.
 pub(crate) fn median(mut taken: Vec<Taken>) -> Taken {
     taken.sort_unstable_by_key(|t| t.work);
     taken.get(taken.len() / 2).copied().unwrap_or_default()
 }
 
-/// A beginning.
+/// The start of a measurement.
 pub(crate) struct Moment {
     idle: Duration,
     time: Instant,
@@ -60,7 +61,7 @@ impl Moment {
         Ok(Self { idle, time })
     }
 
-    /// What has been taken since.
+    /// Returns what has been taken since.
     pub(crate) fn taken(&self) -> Result<Taken, Box<dyn Error>> {
         let passed = self.time.elapsed();
         let waiting = idle()?.saturating_sub(self.idle);
@@ -71,7 +72,7 @@ impl Moment {
     }
 }
 
-/// How long the machine's one CPU has been idle, to the nanosecond.
+/// Returns how long the machine's one CPU has been idle, to the nanosecond.
 fn idle() -> Result<Duration, Box<dyn Error>> {
     const FILE: &str = "/proc/timer_list";
     const FIELD: &str = ".idle_sleeptime";

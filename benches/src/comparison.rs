@@ -1,11 +1,11 @@
-//! A table of figures of several runtimes, and of the first one's in terms of the others'.
+//! A table of several runtimes' figures, and of the first one's relative to the others'.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::clock::{self, Taken};
 
-/// Rows of what was measured and a figure for each runtime.
+/// Rows that each have a description and a figure for each runtime.
 pub(crate) struct Comparison {
     title: &'static str,
     runtimes: Vec<&'static str>,
@@ -13,7 +13,7 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Of what the title says, for these runtimes, of which the first is ours.
+    /// Makes a table of what the title says, for these runtimes, of which the first is ours.
     pub(crate) fn new(title: &'static str, runtimes: Vec<&'static str>) -> Self {
         Self {
             title,
@@ -33,7 +33,7 @@ impl Comparison {
         self.rows.push((what.to_owned(), cells));
     }
 
-    /// Adds the medians of what each runtime took, with the least in brackets.
+    /// Adds the medians of the time that each runtime took, with the minima in brackets.
     pub(crate) fn times(&mut self, what: &str, times: Vec<Vec<Duration>>) {
         let mut medians = Vec::new();
         let mut shown = Vec::new();
@@ -47,7 +47,7 @@ impl Comparison {
         self.row(what, &medians, shown);
     }
 
-    /// Adds the medians in millions of instructions, and how long was waited besides.
+    /// Adds the medians in millions of instructions, with the waiting time.
     pub(crate) fn instructions(&mut self, what: &str, taken: Vec<Vec<Taken>>) {
         let medians: Vec<Taken> = taken.into_iter().map(clock::median).collect();
         let shown = medians.iter().map(Taken::to_string).collect();

@@ -1,8 +1,9 @@
-//! An emulated VM beside bare QEMU, on this host: `nacre --hypervisor=qemu run` of one line, and
-//! QEMU's microvm machine with the same kernel and memory and an initramfs that prints that line.
+//! Compares an emulated VM with bare QEMU, on this host: `nacre --hypervisor=qemu run` of one line,
+//! and QEMU's microvm machine with the same kernel and memory and an initramfs that prints that
+//! line.
 //!
-//! A host has other things to do, and times vary with it: the two take turns, and what counts is
-//! the ratio of their medians.
+//! A host has other things to do, and times vary with its load: the two take turns, and what counts
+//! is the ratio of their medians.
 
 use std::error::Error;
 use std::fs;

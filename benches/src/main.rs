@@ -1,4 +1,4 @@
-//! What containers cost, side by side with what others' cost.
+//! Measures what containers cost, side by side with others' containers.
 //!
 //! `nacre-bench process BIN_DIR`: on this host's kernel, beside crun and runc.
 //! `nacre-bench emulated BIN_DIR VMLINUX`: in emulated microVMs, on this host, beside QEMU's.

@@ -1,5 +1,5 @@
-//! A peer: QEMU's microvm machine, booting the same kernel with nothing but a line to
-//! print. What a container costs above that is nacre's.
+//! The peer: QEMU's microvm machine, which boots the same kernel only to print a line. What a
+//! container costs above that is nacre's cost.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
-/// How to start the peer on KVM, or what is missing for it.
+/// Returns how to start the peer on KVM, or what is missing for it.
 pub(crate) fn qemu_microvm(kernel: &Path, work: &Path) -> Peer {
     let machine = ["microvm,acpi=off,pit=off,pic=off,rtc=off", "kvm", "host"];
     qemu(kernel, work, machine, "reboot=k")
 }
 
-/// How to start the peer that is emulated, or what is missing for it.
+/// Returns how to start the emulated peer, or what is missing for it.
 pub(crate) fn qemu_emulated(kernel: &Path, work: &Path) -> Peer {
     let machine = ["microvm,acpi=off,pit=on,pic=on,rtc=on", "tcg", "max"];
     qemu(kernel, work, machine, "reboot=t")

@@ -1,8 +1,8 @@
-//! What containers on this host's kernel cost, side by side with crun's and runc's: each
-//! measurement goes round the runtimes, so that what else the machine does hits all alike.
+//! Measures what containers on this host's kernel cost, side by side with crun's and runc's: each
+//! measurement alternates between the runtimes, so that the machine's other load affects all alike.
 //!
-//! Programs, bundles and state are on a tmpfs. Where both versions of cgroups are mounted, that
-//! of version 2 is taken away for all: crun refuses such a layout.
+//! Programs, bundles and state are on a tmpfs. If both versions of cgroups are mounted, version 2
+//! is unmounted for all: crun refuses such a layout.
 
 use std::error::Error;
 use std::fs;
@@ -20,18 +20,18 @@ use crate::bundle::Bundle;
 use crate::comparison::Comparison;
 use crate::resident;
 
-/// How often each command is timed, after once that isn't.
+/// How often each command is timed, after one run that isn't.
 const RUNS: usize = 100;
-/// How often each series of containers is, and memory is looked at.
+/// How often each series of containers is run, and memory is measured.
 const ROUNDS: usize = 5;
 /// How many containers are in a series.
 const SERIES: usize = 100;
-/// How many of them run at a time, where several do.
+/// How many of them run at a time, in the parallel series.
 const AT_A_TIME: usize = 20;
 
 const WORK: &str = "/dev/shm/nacre-bench-process";
 
-/// A runtime to measure.
+/// A runtime that is measured.
 struct Runtime {
     name: &'static str,
     program: PathBuf,
@@ -40,7 +40,7 @@ struct Runtime {
 }
 
 impl Runtime {
-    /// A copy of a program.
+    /// Copies a runtime's program.
     fn copy(
         name: &'static str,
         from: &Path,
@@ -56,13 +56,13 @@ impl Runtime {
         })
     }
 
-    /// A container's id. Those of several runtimes may be there at once, and their cgroups are
-    /// called as they are.
+    /// Returns a container's id. Containers of several runtimes may exist at once, and their
+    /// cgroups are named after their ids.
     fn id(&self, name: &str) -> String {
         format!("bench-{}-{name}", self.name)
     }
 
-    /// Carries a command out. Nothing reads what it writes: a container may go on holding it.
+    /// Runs a command. Its output isn't read: a container may go on holding it.
     fn run(&self, words: &[&str]) -> Result<(), String> {
         let status = Command::new(&self.program)
             .args(self.flags)
@@ -83,7 +83,7 @@ impl Runtime {
         }
     }
 
-    /// Makes a container with `words`, looks at it, and removes it. `look` gets its pid.
+    /// Makes a container with `words`, passes its pid to `look`, and removes it.
     fn with<T>(
         &self,
         words: &[&str],
@@ -115,7 +115,7 @@ impl Runtime {
     }
 }
 
-/// The runtimes that are installed; the others are told of.
+/// Returns the runtimes that are installed, and reports the others.
 fn runtimes(bin: &Path) -> Result<Vec<Runtime>, Box<dyn Error>> {
     let mut runtimes = vec![Runtime::copy(
         "nacre",
@@ -144,7 +144,7 @@ pub(crate) fn measure(bin: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Unmounts version 2 of cgroups beside version 1, for this process and its children.
+/// Unmounts cgroup version 2 beside version 1, for this process and its children.
 fn leave_version_2() -> Result<(), Box<dyn Error>> {
     let beside = "/sys/fs/cgroup/unified";
     if !Path::new(beside).join("cgroup.controllers").exists() {
@@ -234,7 +234,7 @@ fn measure_all(runtimes: &[Runtime]) -> Result<Comparison, Box<dyn Error>> {
     Ok(table)
 }
 
-/// How long something takes with each runtime in turn, so often, after once untimed.
+/// Times something with each runtime in turn, `times` times each, after one run that isn't timed.
 fn repeat(
     runtimes: &[Runtime],
     times: usize,
@@ -243,7 +243,7 @@ fn repeat(
     let mut taken = vec![Vec::new(); runtimes.len()];
     for round in 0..=times {
         for turn in 0..runtimes.len() {
-            // Another one is first each time.
+            // Each round starts with another runtime.
             let which = (round + turn) % runtimes.len();
             let begin = Instant::now();
             what(&runtimes[which])?;
@@ -257,7 +257,7 @@ fn repeat(
     Ok(taken)
 }
 
-/// The same for `exec` of `true`, in a container that each runtime has for that.
+/// Does the same for `exec` of `true`, in a container that each runtime has for that.
 fn exec(runtimes: &[Runtime], stays: &Bundle) -> Result<Vec<Vec<Duration>>, Box<dyn Error>> {
     let bundle = stays.path.to_str().ok_or("the bundle's path")?;
     let started = runtimes.iter().try_for_each(|runtime| {
@@ -270,14 +270,14 @@ fn exec(runtimes: &[Runtime], stays: &Bundle) -> Result<Vec<Vec<Duration>>, Box<
         Err(why) => Err(why.into()),
     };
     for runtime in runtimes {
-        // Where it wasn't started there is none, and that has been told.
+        // If it wasn't started there is none, and that has been reported.
         let _ = runtime.run(&["delete", "--force", &runtime.id("idle")]);
     }
     reap();
     times
 }
 
-/// The memory of all children of this process but the container's own first one.
+/// Returns the memory of all children of this process but the container's own first one.
 fn beside(init: i32) -> Result<u64, Box<dyn Error>> {
     let own = std::process::id();
     let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children"))?;
@@ -288,8 +288,7 @@ fn beside(init: i32) -> Result<u64, Box<dyn Error>> {
     others.map(resident::of_process).sum()
 }
 
-/// Takes note of the end of what others left behind: there must be no child whose end somebody
-/// waits for.
+/// Reaps what others left behind: there must be no child whose end is still waited for.
 fn reap() {
     while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {

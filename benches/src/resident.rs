@@ -1,13 +1,13 @@
-//! What the sandbox process keeps in memory, guest memory apart.
+//! The memory that the sandbox process uses, without guest memory.
 
 use std::error::Error;
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-/// Starts a container whose workload prints something and then waits for its stdin, adds up
-/// the resident pages of its sandbox process that aren't guest memory, in bytes, and lets the
-/// workload end.
+/// Starts a container whose workload prints something and then waits for its stdin, adds up the
+/// resident pages of its sandbox process that aren't guest memory, in bytes, and lets the workload
+/// end.
 pub(crate) fn of_sandbox(mut command: Command) -> Result<u64, Box<dyn Error>> {
     let mut run = command
         .stdin(Stdio::piped())
@@ -19,8 +19,8 @@ pub(crate) fn of_sandbox(mut command: Command) -> Result<u64, Box<dyn Error>> {
     measured
 }
 
-/// The memory of a process in bytes, shared pages counted in equal parts for those who share
-/// them (proc_pid_smaps(5), `Pss`).
+/// Returns the memory of a process in bytes, with shared pages divided equally among those that
+/// share them (proc_pid_smaps(5), `Pss`).
 pub(crate) fn of_process(pid: i32) -> Result<u64, Box<dyn Error>> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let rollup = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
@@ -48,8 +48,8 @@ fn measure(run: &mut Child) -> Result<u64, Box<dyn Error>> {
     ))?))
 }
 
-/// The resident bytes of an smaps file, without the mappings of memory files: guest memory is
-/// one, and nothing else of the process is.
+/// Returns the resident bytes of an smaps file, without mappings of memory files: guest memory is
+/// one, and the process has no other.
 fn resident(smaps: &str) -> u64 {
     let mut in_guest_memory = false;
     let mut kilobytes = 0;

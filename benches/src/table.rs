@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::clock::{self, Taken};
 
-/// Rows of a name and a figure.
+/// Rows that each have a name and a figure.
 pub(crate) struct Table {
     title: String,
     rows: Vec<(String, String)>,

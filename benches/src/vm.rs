@@ -1,7 +1,7 @@
-//! What starting a container in a microVM costs.
+//! Measures what starting a container in a microVM costs.
 //!
-//! Meant for the instruction-counting testbed ([`crate::clock`]): medians of [`RUNS`] runs, and the
-//! least and the most in brackets.
+//! Meant for the instruction-counting testbed ([`crate::clock`]): medians of [`RUNS`] runs, with
+//! the minimum and the maximum in brackets.
 
 use std::error::Error;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::{peer, resident};
 /// How often each start is measured, after one that isn't.
 const RUNS: usize = 3;
 
-/// What is measured: copies on a tmpfs, so that no wait for a disk gets into a figure.
+/// What is measured: copies on a tmpfs, so that no figure includes waiting for a disk.
 pub(crate) struct Installation {
     nacre: PathBuf,
     agent: PathBuf,
@@ -48,7 +48,7 @@ impl Installation {
         })
     }
 
-    /// A command of nacre's.
+    /// Returns a nacre command.
     pub(crate) fn nacre(&self) -> Command {
         let mut command = Command::new(&self.nacre);
         command.arg("--config").arg(&self.config);
@@ -65,7 +65,7 @@ impl Installation {
     }
 }
 
-/// Carries a command out; what `read` says at its first byte on stdout, and at its end.
+/// Runs a command. Returns what `read` gives at its first byte on stdout, and at its end.
 pub(crate) fn follow<T>(
     mut command: Command,
     read: impl Fn() -> Result<T, Box<dyn Error>>,
@@ -87,8 +87,8 @@ pub(crate) fn follow<T>(
     Ok([first_byte, end])
 }
 
-/// Runs what `command` makes `RUNS` times, after one run that fills the caches. What each takes to
-/// its first byte, and to its end.
+/// Runs what `command` makes `RUNS` times, after one run that fills the caches. Returns what each
+/// run takes to its first byte, and to its end.
 fn repeat(mut command: impl FnMut() -> Command) -> Result<[Vec<Taken>; 2], Box<dyn Error>> {
     let mut lines = Vec::new();
     let mut ends = Vec::new();

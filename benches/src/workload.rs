@@ -1,7 +1,7 @@
-//! What runs inside the measured containers: `nacre-bench workload WORDS`.
+//! The workloads inside the measured containers: `nacre-bench workload WORDS`.
 //!
-//! Each writes a byte to standard output right before what is timed and another right after it,
-//! so that whoever reads them outside times that and nothing else.
+//! Each writes a byte to standard output right before what is timed and another right after it, so
+//! that a reader outside times that and nothing else.
 
 use std::error::Error;
 use std::fs::{self, File, OpenOptions};
@@ -12,20 +12,20 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// What sequential reads and writes take at a time, and a bulk transfer, in bytes.
+/// The size of one sequential read or write, and of one write of a bulk transfer, in bytes.
 const BLOCK: usize = 1 << 20;
-/// What is printed at a time: what a pipe holds.
+/// How much is printed at a time: as much as a pipe holds.
 const PIPE: usize = 64 << 10;
-/// What random ones do.
+/// The size of one random read or write.
 const PAGE: usize = 4096;
-/// What is in a small file.
+/// The content of a small file.
 const SMALL: [u8; 100] = [b's'; 100];
-/// What a request consists of, and a response.
+/// The content of a request, and of a response.
 const MESSAGE: [u8; 64] = [b'm'; 64];
 /// How often a connection is tried, a tenth of a second apart.
 const TRIES: usize = 600;
 
-/// Carries one out.
+/// Runs one of the workloads.
 pub(crate) fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
     match *words {
         ["print", bytes] => print(bytes.parse()?),
@@ -41,7 +41,7 @@ pub(crate) fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// Tells that what is timed begins, or has ended.
+/// Signals that what is timed begins, or has ended.
 fn mark() -> io::Result<()> {
     io::stdout().write_all(b".")?;
     io::stdout().flush()
@@ -102,7 +102,7 @@ fn random_write(file: &Path, count: u32) -> Result<(), Box<dyn Error>> {
     Ok(mark()?)
 }
 
-/// Places of pages in a file of that length: the same ones each time.
+/// Returns offsets of pages in a file of that length: the same ones each time.
 fn offsets(length: u64) -> impl Iterator<Item = u64> {
     let pages = (length / PAGE as u64).max(1);
     // Marsaglia's xorshift.
@@ -128,8 +128,8 @@ fn small_files(directory: &Path, count: u32) -> Result<(), Box<dyn Error>> {
     Ok(mark()?)
 }
 
-/// Answers one connection after another: each message by one as long if the first byte is
-/// [`MESSAGE`]'s, else all there is by one byte at its end.
+/// Answers one connection after another: if the first message is [`MESSAGE`], each message with one
+/// of the same length, else everything with one byte at its end.
 fn serve(address: &str) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address)?;
     mark()?;

@@ -1,8 +1,8 @@
-//! Where this program's file is, beside which an installation may have its others.
+//! Finds this program's file, beside which an installation may have its other files.
 //!
-//! A program that is run anew from elsewhere ([`protect`](crate::commands::protect)) can't tell by
-//! itself. It is told by a variable, which nobody else gets: it is taken out of the environment
-//! before anything else is done.
+//! A program that is run anew from elsewhere ([`protect`](crate::commands::protect)) can't find
+//! that out by itself. It is told by an environment variable, which nobody else gets: it is removed
+//! from the environment before anything else is done.
 
 use std::{
     env,
@@ -16,28 +16,30 @@ const VARIABLE: &str = "NACRE_BINARY";
 
 static BINARY: OnceLock<Option<PathBuf>> = OnceLock::new();
 
-/// Finds it.
+/// Finds the file.
 ///
 /// # Safety
 ///
-/// No other thread may be there yet, and nobody may have changed the environment or kept a variable
-/// of it.
+/// There must be no other thread yet, and nobody may have changed the environment or kept a
+/// reference to a variable of it.
 pub(crate) unsafe fn find() {
     // SAFETY: the caller's promise.
     let told = unsafe { take() };
     BINARY.get_or_init(|| own().or(told.map(PathBuf::from)));
 }
 
-/// The variable, of which nothing stays: `/proc/PID/environ` would show it to a container as well.
+/// Takes the variable out of the environment without a trace: otherwise `/proc/PID/environ` would
+/// show it, to a container as well.
 ///
 /// # Safety
 ///
-/// As [`find`].
+/// As for [`find`].
 unsafe fn take() -> Option<OsString> {
     let told = env::var_os(VARIABLE)?;
     let name = CString::new(VARIABLE).ok()?;
-    // SAFETY: the caller's promise. What is found is a string after its name and a `=`, in the
-    // memory that the kernel has put it in. It stays there, for nobody once it is removed.
+    // SAFETY: the caller's promise. What is found is a string after the variable's name and a `=`,
+    // in the memory where the kernel has put it. It stays there, and nobody uses it once the
+    // variable is removed.
     unsafe {
         let value = libc::getenv(name.as_ptr());
         env::remove_var(VARIABLE);
@@ -49,7 +51,8 @@ unsafe fn take() -> Option<OsString> {
     Some(told)
 }
 
-/// As the kernel has it, unless that is no path of a file: of one without a place.
+/// Returns the kernel's path of this program, unless that isn't a file's path because the file has
+/// no place.
 fn own() -> Option<PathBuf> {
     let path = env::current_exe().ok()?;
     fs::metadata(&path)
@@ -57,21 +60,27 @@ fn own() -> Option<PathBuf> {
         .then_some(path)
 }
 
-/// The path of the file `name` beside this program's, if there is one.
+/// Returns the path of the file `name` of this program's installation, if it exists: beside the
+/// program's, or in `lib/nacre` beside the program's directory.
 pub(crate) fn beside(name: &str) -> Option<PathBuf> {
-    let beside = path()?.with_file_name(name);
-    beside.exists().then_some(beside)
+    let program = path()?;
+    let prefix = program.parent()?.parent();
+    let library = prefix.map(|prefix| prefix.join("lib/nacre").join(name));
+    [Some(program.with_file_name(name)), library]
+        .into_iter()
+        .flatten()
+        .find(|path| path.exists())
 }
 
 fn path() -> Option<&'static Path> {
     BINARY.get()?.as_deref()
 }
 
-/// Does what may run this program anew, which is told then.
+/// Runs what may run this program anew, with the variable set for it.
 ///
 /// # Safety
 ///
-/// No other thread may be there.
+/// There must be no other thread.
 pub(crate) unsafe fn tell<T>(run: impl FnOnce() -> T) -> T {
     if let Some(path) = path() {
         // SAFETY: the caller's promise.

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// A container's id: a file name made of ASCII letters, digits, `_`, `+`, `-` and `.`, as
-/// runc has it. It names the container's folder in the state directory, so it can't be `.`
-/// or `..` or hold a `/`.
+/// A container's id: a file name made of ASCII letters, digits, `_`, `+`, `-` and `.`, as in runc.
+/// It names the container's folder in the state directory, so it can't be `.` or `..` or contain a
+/// `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Id(String);
 
-/// The longest file name that Linux has.
+/// The maximum length of a file name on Linux.
 const MAX_LENGTH: usize = 255;
 
 /// Why a string isn't an id.

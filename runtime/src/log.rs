@@ -1,22 +1,39 @@
-//! What a command says of itself: one line an event, on standard error and in the file that
-//! `--log` names, in runc's forms.
+//! The command's log: one line per event, on standard error and in the file that `--log` names, in
+//! runc's formats.
 //!
-//! Errors go to both. Warnings and (with `--debug`) debug messages go to the file if there is
-//! one, to standard error otherwise.
+//! Errors go to both. Warnings and (with `--debug`) debug messages go to the file if there is one,
+//! otherwise to standard error. A guest can cause them over and over: the length of lines is
+//! limited, and so is their number.
 
 use std::{
     error::Error,
     fmt::{self, Write as _},
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    path::PathBuf,
-    sync::OnceLock,
+    os::fd::{AsFd, BorrowedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use clap::ValueEnum;
+pub(crate) use nacre_agent::container::describe as chain;
+use nacre_vmm::Allowance;
 use tracing::{Level, Metadata, Subscriber, field::Field, span};
 
-use crate::cli::{Global, LogFormat};
+/// How many bytes of events a process writes: at once, and the time after which there is one more.
+/// The error that it ends with doesn't count.
+const AT_ONCE: u64 = 1 << 20;
+const EACH: Duration = Duration::from_millis(1);
+
+/// The longest message, in bytes: the last output of a guest's console and of QEMU fits.
+const LONGEST: usize = 32 << 10;
+
+/// The message, written once, when there is more.
+const LEFT_OUT: &str = "there is too much to be said; from here on lines are missing";
 
 /// Why the log file can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,24 +44,68 @@ pub(crate) struct LogError {
     source: io::Error,
 }
 
+/// The form of the log file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// time="…" level=error msg="…"
+    Text,
+    /// {"level":"error","msg":"…","time":"…"}
+    Json,
+}
+
 struct Log {
     file: Option<File>,
     format: LogFormat,
     most_verbose: Level,
+    events: Mutex<Events>,
+}
+
+/// What may still be written of events.
+struct Events {
+    allowance: Allowance,
+    is_whole: bool,
+}
+
+impl Events {
+    fn new(allowance: Allowance) -> Self {
+        Self {
+            allowance,
+            is_whole: true,
+        }
+    }
+
+    /// Returns what is to be written for a message, if anything.
+    fn pass<'a>(&mut self, message: &'a str) -> Option<&'a str> {
+        let is_allowed = self.allowance.take(message.len() as u64);
+        let said = if is_allowed {
+            Some(message)
+        } else {
+            self.is_whole.then_some(LEFT_OUT)
+        };
+        self.is_whole &= is_allowed;
+        said
+    }
 }
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Opens the log, and sends what libraries trace to it.
-pub(crate) fn init(options: &Global) -> Result<(), LogError> {
-    let file = match &options.log {
+/// Whether nothing more is written to the log's file.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Opens the log, and directs what libraries trace to it.
+pub(crate) fn init(
+    path: Option<&Path>,
+    format: LogFormat,
+    with_debug_messages: bool,
+) -> Result<(), LogError> {
+    let file = match path {
         Some(path) => Some(
             OpenOptions::new()
                 .append(true)
                 .create(true)
                 .open(path)
                 .map_err(|source| LogError {
-                    path: path.clone(),
+                    path: path.into(),
                     source,
                 })?,
         ),
@@ -52,16 +113,22 @@ pub(crate) fn init(options: &Global) -> Result<(), LogError> {
     };
     let log = LOG.get_or_init(|| Log {
         file,
-        format: options.log_format,
-        most_verbose: if options.debug {
+        format,
+        most_verbose: if with_debug_messages {
             Level::DEBUG
         } else {
             Level::WARN
         },
+        events: Mutex::new(Events::new(Allowance::new(AT_ONCE, EACH))),
     });
-    // Fails only if there is a subscriber already, that is, never outside tests.
+    // Fails only if there is a subscriber already, which happens only in tests.
     let _ = tracing::subscriber::set_global_default(log);
     Ok(())
+}
+
+/// Returns the log file's descriptor, if there is one.
+pub(crate) fn descriptor() -> Option<BorrowedFd<'static>> {
+    LOG.get()?.file.as_ref().map(AsFd::as_fd)
 }
 
 /// Reports the error that a command ends with.
@@ -73,30 +140,22 @@ pub(crate) fn report(error: &dyn Error) {
     }
 }
 
-/// An error and its causes on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Some errors of libraries quote their cause themselves.
-        let text = error.to_string();
-        if !message.contains(&text) {
-            let _ = write!(message, ": {text}");
-        }
-        cause = error.source();
-    }
-    message
+/// Writes nothing more to the log's file, in a process that was forked and has closed it: another
+/// file may have its descriptor.
+pub(crate) fn silence() {
+    SILENT.store(true, Ordering::Relaxed);
 }
 
 impl Log {
     fn write(&self, level: Level, message: &str) {
         let message = one_line(message);
-        if let Some(mut file) = self.file.as_ref() {
+        let is_open = !SILENT.load(Ordering::Relaxed);
+        if let Some(mut file) = self.file.as_ref().filter(|_| is_open) {
             let line = match self.format {
                 LogFormat::Json => json_line(level, &message, SystemTime::now()),
                 LogFormat::Text => text_line(level, &message, SystemTime::now()),
             };
-            // One write a line, so that the lines of several processes don't mix.
+            // One write per line, so that the lines of several processes don't mix.
             let _ = file.write_all(line.as_bytes());
         }
         if level == Level::ERROR {
@@ -112,10 +171,13 @@ fn to_stderr(level: &str, message: &str) {
     let _ = io::stderr().write_all(format!("nacre: {level}{}\n", one_line(message)).as_bytes());
 }
 
-/// Makes a message that may quote a guest safe for a terminal, and one line.
+/// Makes a message, which may quote a guest, safe for a terminal: one line of limited length.
 fn one_line(message: &str) -> String {
-    let mut line = String::with_capacity(message.len());
+    let mut line = String::with_capacity(message.len().min(LONGEST));
     for c in message.chars() {
+        if line.len() >= LONGEST {
+            break;
+        }
         match c {
             '\n' => line.push_str(" | "),
             '\r' => {}
@@ -146,7 +208,7 @@ fn json_line(level: Level, message: &str, time: SystemTime) -> String {
 }
 
 fn text_line(level: Level, message: &str, time: SystemTime) -> String {
-    // JSON's quoting is as good as any here: no control character is left in the message.
+    // JSON's quoting is as good as any here: the message contains no control characters.
     let quoted = serde_json::Value::from(message);
     format!(
         "time=\"{}\" level={} msg={quoted}\n",
@@ -155,7 +217,7 @@ fn text_line(level: Level, message: &str, time: SystemTime) -> String {
     )
 }
 
-/// A time as RFC 3339 has it, in UTC, to the second.
+/// Formats a time as in RFC 3339, in UTC, to the second.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let seconds = time
         .duration_since(UNIX_EPOCH)
@@ -184,7 +246,7 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     )
 }
 
-/// What libraries say through `tracing`; spans aren't used.
+/// Handles what libraries report through `tracing`; spans aren't used.
 impl Subscriber for &'static Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         *metadata.level() <= self.most_verbose
@@ -201,10 +263,12 @@ impl Subscriber for &'static Log {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut message = Message::default();
         event.record(&mut message);
-        self.write(
-            *event.metadata().level(),
-            &format!("{}{}", message.text, message.fields),
-        );
+        let message = one_line(&format!("{}{}", message.text, message.fields));
+        let mut events = self.events.lock().unwrap_or_else(|e| e.into_inner());
+        let message = events.pass(&message);
+        if let Some(message) = message {
+            self.write(*event.metadata().level(), message);
+        }
     }
 
     fn enter(&self, _: &span::Id) {}
@@ -269,6 +333,17 @@ mod tests {
             one_line("a\nb\x1b[31mc\r\n\u{9b}d"),
             "a | b\u{fffd}[31mc | \u{fffd}d"
         );
+    }
+
+    #[test]
+    fn a_guest_can_make_no_line_too_long_nor_lines_too_many() {
+        let long = "\u{e4}".repeat(LONGEST);
+        assert_eq!(one_line(&long).len(), LONGEST);
+        // The last character may be longer than a byte.
+        assert!(one_line(&"\n".repeat(LONGEST)).len() < LONGEST + 4);
+        let mut events = Events::new(Allowance::new(10, Duration::from_secs(3600)));
+        let said: Vec<_> = (0..100).filter_map(|_| events.pass("12345")).collect();
+        assert_eq!(said, ["12345", "12345", LEFT_OUT]);
     }
 
     #[test]

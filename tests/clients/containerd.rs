@@ -11,7 +11,7 @@ use nacre_tests::{Case, Isolation, Outcome, leftovers};
 use serde_json::json;
 
 use super::image::{self, BUSYBOX};
-use super::workload::{COUNTS, TALKS, answer, talk, wait_until_still};
+use super::workload::{COUNTS, TALKS, answer, talk};
 
 nacre_tests::tests![
     run_and_its_exit_status,
@@ -27,13 +27,13 @@ nacre_tests::tests![
 
 struct Containerd<'a> {
     case: &'a Case,
-    // Dropped in this order.
+    // The fields are dropped in this order.
     _daemon: Daemon,
     _cgroup: ParentCgroup,
 }
 
 impl<'a> Containerd<'a> {
-    /// containerd with the busybox image.
+    /// Starts containerd with the busybox image.
     fn start(case: &'a Case) -> Self {
         case.needs("containerd", "containerd");
         case.needs("ctr", "containerd");
@@ -68,7 +68,7 @@ impl<'a> Containerd<'a> {
         containerd
     }
 
-    /// Has it know an image of busybox, which runs as a user.
+    /// Imports an image of busybox that runs as a user.
     #[track_caller]
     fn import(&self, name: &str, user: &str) {
         let image = image::saved(self.case, &image::busybox(self.case), name, user);
@@ -85,12 +85,12 @@ impl<'a> Containerd<'a> {
         self.ctr(words).expect(0)
     }
 
-    /// `ctr run` with flags, an id and the words of a command.
+    /// Returns `ctr run` with flags, an id and a command.
     fn run_command(&self, flags: &[&str], id: &str, words: &[&str]) -> Command {
         self.run_image(BUSYBOX, flags, id, words)
     }
 
-    /// The same of another image.
+    /// Returns the same for another image.
     fn run_image(&self, image: &str, flags: &[&str], id: &str, words: &[&str]) -> Command {
         let binary = self.case.binary();
         let root = self.case.directory().join("runtime");
@@ -110,14 +110,14 @@ impl<'a> Containerd<'a> {
         self.case.spawn(self.run_command(flags, id, words)).finish()
     }
 
-    /// Runs a script. Its container ends once ctr has shown its output, as what a container has
-    /// written is lost if it ends before ctr has opened it.
+    /// Runs a script. Its container ends only once ctr has shown its output, because a container's
+    /// output is lost if it ends before ctr has opened it.
     #[track_caller]
     fn run_script(&self, flags: &[&str], id: &str, script: &str) -> Outcome {
         self.run_script_of(BUSYBOX, flags, id, script)
     }
 
-    /// The same of another image.
+    /// Does the same with another image.
     #[track_caller]
     fn run_script_of(&self, image: &str, flags: &[&str], id: &str, script: &str) -> Outcome {
         let script = format!("({script}); status=$?; echo written; read line; exit $status");
@@ -138,7 +138,7 @@ impl<'a> Containerd<'a> {
         assert_eq!(leftovers::files(&root), [""; 0]);
     }
 
-    /// The status of a container, as `ctr task ls` says.
+    /// Returns a container's status from `ctr task ls`.
     #[track_caller]
     fn status(&self, id: &str) -> String {
         let list = self.ok(&["task", "ls"]);
@@ -153,7 +153,7 @@ fn ctr(case: &Case, words: &[&str]) -> Command {
     command
         .arg("--address")
         .arg(case.directory().join("s"))
-        // The name of its containers' parent cgroup too.
+        // The namespace is also the name of its containers' parent cgroup.
         .args(["--namespace", case.id()])
         .args(words);
     command
@@ -206,7 +206,7 @@ fn a_detached_life(case: &Case) {
     );
     containerd.ok(&["task", "pause", "a"]);
     assert_eq!(containerd.status("a"), "PAUSED");
-    let before = wait_until_still(case, log);
+    let before = case.wait_until_still(log);
     containerd.ok(&["task", "resume", "a"]);
     assert_eq!(containerd.status("a"), "RUNNING");
     case.wait_for("more numbers", || log().len() > before.len());
@@ -221,7 +221,7 @@ fn a_detached_life(case: &Case) {
     assert!(removed.stderr.contains(status), "{removed:?}");
     containerd.ok(&["container", "rm", "a"]);
 
-    // Removed while it runs.
+    // A container is removed while it runs.
     containerd
         .run(&["--detach"], "b", &["sleep", "1000"])
         .expect(0);
@@ -290,13 +290,21 @@ fn out_of_memory(case: &Case) {
         case.ignore("ctr can't limit swap, and this host has some");
     }
     let containerd = Containerd::start(case);
-    let takes = ["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"];
+    let mut events = case.spawn(ctr(case, &["events"]));
+    // The shim listens once the container runs.
+    let takes = "sleep 0.5; exec dd if=/dev/zero of=/dev/null bs=100M count=1";
     let flags = ["--rm", "--memory-limit", "33554432"];
-    containerd.run(&flags, "a", &takes).expect(137);
+    containerd
+        .run(&flags, "a", &["sh", "-c", takes])
+        .expect(137);
     containerd.expect_nothing();
+    while !events.next_line().contains("/tasks/oom") {
+        assert!(events.is_running(), "no word of an OOM kill");
+    }
+    events.kill();
 }
 
-/// Namespaces by their paths, as CNI's callers give them.
+/// Namespaces by path, as CNI's callers give them.
 fn networks(case: &Case) {
     let containerd = Containerd::start(case);
     let network = Network::new(case);
@@ -328,7 +336,7 @@ fn networks(case: &Case) {
     ] {
         case.wait_for(says, || ask(id, server).as_deref() == Some(says));
     }
-    // One that is in neither.
+    // A container that is in neither network.
     let asks = ["nc", "-w", "3", "10.74.1.1", "80"];
     let outcome = containerd.run(&["--rm"], "c", &asks);
     assert_eq!(answer(&outcome), None);
@@ -344,7 +352,7 @@ fn networks_by_cni(case: &Case) {
     let plugins = network::plugins(case);
     let containerd = Containerd::start(case);
     let network = Network::new(case);
-    // Where ctr looks for the plugins and for what they are to do, whatever it is told.
+    // Where ctr looks for the plugins and their configuration, whatever it is told.
     let list = json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [{
         "type": "bridge", "bridge": "cni0", "isGateway": true, "mtu": 1400,
         "ipam": {

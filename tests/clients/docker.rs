@@ -1,17 +1,18 @@
-//! Docker, with a daemon of the test's own, which has no network unless it is in a namespace for it.
+//! Docker, with a daemon of the test's own, which has no network unless it runs in a namespace made
+//! for it.
+
+mod daemon;
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
-use nacre_tests::client::{Daemon, ParentCgroup};
 use nacre_tests::console::in_shell;
 use nacre_tests::network::Network;
-use nacre_tests::{Case, Isolation, Outcome};
-use serde_json::json;
+use nacre_tests::{Case, Isolation};
 
+use self::daemon::{Docker, docker};
 use super::image::{self, BUSYBOX};
-use super::workload::{COUNTS, ORPHANS, TALKS, answer, talk, wait_until_still};
+use super::workload::{COUNTS, ORPHANS, TALKS, UNFIT, answer, talk, unfit};
 
 nacre_tests::tests![
     run_and_its_exit_status,
@@ -27,107 +28,6 @@ nacre_tests::tests![
     networks,
 ];
 
-struct Docker<'a> {
-    case: &'a Case,
-    // Dropped in this order.
-    _daemon: Daemon,
-    network: Option<Network>,
-    _cgroup: ParentCgroup,
-}
-
-impl<'a> Docker<'a> {
-    /// Docker with the busybox image, and no network.
-    fn start(case: &'a Case) -> Self {
-        Self::start_in(case, None)
-    }
-
-    /// The same in a network namespace, where it may have bridges.
-    fn start_in(case: &'a Case, network: Option<Network>) -> Self {
-        case.needs("dockerd", "docker.io");
-        case.needs("docker", "docker.io");
-        let place = |name: &str| case.directory().join(name);
-        let cgroup = ParentCgroup::of(case);
-        let mut config = json!({
-            "runtimes": { "tested": { "path": case.binary() } },
-            "default-runtime": "tested",
-            "data-root": place("data-root"),
-            "exec-root": place("exec"),
-            "pidfile": place("docker.pid"),
-            "hosts": [format!("unix://{}", socket(case).display())],
-            "ip6tables": false,
-            "cgroup-parent": cgroup.path(),
-            "exec-opts": ["native.cgroupdriver=cgroupfs"],
-            "log-level": "warn",
-        });
-        if network.is_none() {
-            config["bridge"] = "none".into();
-            config["iptables"] = false.into();
-        }
-        fs::write(place("daemon.json"), config.to_string()).unwrap();
-        // Where its containerd writes what its threads do, when a busy machine keeps it from
-        // answering in time; Docker then starts it anew.
-        fs::create_dir(place("daemon-tmp")).unwrap();
-        let mut command = case.mark(Command::new("dockerd"));
-        command
-            .env("TMPDIR", place("daemon-tmp"))
-            .arg("--config-file")
-            .arg(place("daemon.json"));
-        if let Some(network) = &network {
-            command = network.enter(&command);
-        }
-        let mut daemon = Daemon::start(command, case.directory());
-        let asks = || case.spawn(docker(case, &["version"])).finish();
-        if let Err(why) = daemon.wait_until(asks) {
-            drop(daemon);
-            case.ignore(&format!("Docker's daemon doesn't run here: {why}"));
-        }
-        let docker = Self {
-            case,
-            _daemon: daemon,
-            network,
-            _cgroup: cgroup,
-        };
-        let archive = image::busybox(case);
-        docker.ok(&["import", archive.to_str().unwrap(), BUSYBOX]);
-        docker
-    }
-
-    fn run(&self, words: &[&str]) -> Outcome {
-        self.case.spawn(docker(self.case, words)).finish()
-    }
-
-    #[track_caller]
-    fn ok(&self, words: &[&str]) -> String {
-        self.run(words).expect(0)
-    }
-
-    /// `docker run --rm` with flags, of the busybox image.
-    fn once(&self, flags: &[&str], words: &[&str]) -> Outcome {
-        self.run(&[&["run", "--rm"], flags, &[BUSYBOX], words].concat())
-    }
-
-    #[track_caller]
-    fn inspect(&self, template: &str) -> String {
-        self.ok(&["inspect", "--format", template, "c1"])
-            .trim_end()
-            .to_owned()
-    }
-}
-
-/// Its path is shorter than 108 bytes, as a socket's must be.
-fn socket(case: &Case) -> PathBuf {
-    case.directory().join("d")
-}
-
-fn docker(case: &Case, words: &[&str]) -> Command {
-    let mut command = case.mark(Command::new("docker"));
-    command
-        .env("DOCKER_CONFIG", case.directory().join("docker-config"))
-        .args(["--host", &format!("unix://{}", socket(case).display())])
-        .args(words);
-    command
-}
-
 fn run_and_its_exit_status(case: &Case) {
     let docker = Docker::start(case);
     let outcome = docker.once(&[], &["sh", "-c", "echo out; echo err >&2; exit 9"]);
@@ -136,6 +36,7 @@ fn run_and_its_exit_status(case: &Case) {
     let outcome = docker.once(&[], &["nonesuch"]);
     outcome.expect(127);
     docker.once(&[], &["/etc/passwd"]).expect(126);
+    docker.once(&[], &["/etc"]).expect(126);
     let mut running = case.spawn(self::docker(
         case,
         &["run", "--rm", "-i", BUSYBOX, "wc", "-c"],
@@ -162,7 +63,10 @@ fn a_detached_life(case: &Case) {
             .contains("executable file not found in $PATH"),
         "{missing:?}"
     );
-    docker.run(&["exec", "c1", "/etc/passwd"]).expect(126);
+    docker.ok(&["exec", "c1", "sh", "-c", UNFIT]);
+    for (program, status) in unfit() {
+        docker.run(&["exec", "c1", program]).expect(status);
+    }
     let flags = [
         "exec",
         "--user",
@@ -200,7 +104,7 @@ fn a_detached_life(case: &Case) {
     docker.ok(&["rm", "--force", "c1"]);
 }
 
-/// A life in few words, for where each command takes long.
+/// A container's life in a few commands, for where each takes long.
 fn a_volume_exec_and_stop(case: &Case) {
     let docker = Docker::start(case);
     let data = case.directory().join("data");
@@ -256,12 +160,12 @@ fn copies_in_and_out(case: &Case) {
     let link = fs::read_link(place("got/tree/link")).unwrap();
     assert_eq!(link.to_str(), Some("/nonesuch"));
 
-    // A tmpfs is one of the container's alone, of whatever isolation.
+    // A tmpfs exists only in the container, in both isolations.
     let outcome = docker.run(&["cp", "c1:/scratch/x", &place("got/x")]);
     assert_ne!(outcome.status(), Some(0));
     let _ = docker.run(&["cp", &place("send/file"), "c1:/scratch/new"]);
     assert_eq!(shell("ls /scratch"), "x\n");
-    // Nothing of the host's.
+    // No file of the host can be reached.
     let outcome = docker.run(&[
         "cp",
         &format!("c1:{}", place("send/file")),
@@ -280,7 +184,7 @@ fn pause(case: &Case) {
     case.wait_for("the log", || log().contains("3\n"));
     docker.ok(&["pause", "c1"]);
     assert_eq!(docker.inspect("{{.State.Status}}"), "paused");
-    let before = wait_until_still(case, log);
+    let before = case.wait_until_still(log);
     docker.run(&["exec", "c1", "true"]).refused_somehow();
     docker.ok(&["unpause", "c1"]);
     case.wait_for("more numbers", || log().len() > before.len());
@@ -291,6 +195,14 @@ fn pause(case: &Case) {
 
 fn limits_volumes_and_privileges(case: &Case) {
     let docker = Docker::start(case);
+    a_memory_limit(&docker);
+    volumes(&docker);
+    a_user_without_rights(&docker);
+    privileges(&docker);
+    health(&docker);
+}
+
+fn a_memory_limit(docker: &Docker<'_>) {
     let limit = [
         "--memory",
         "32m",
@@ -299,12 +211,17 @@ fn limits_volumes_and_privileges(case: &Case) {
         "--pids-limit",
         "20",
     ];
-    let outcome = docker.once(
-        &limit,
-        &["dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1"],
-    );
-    outcome.expect(137);
-    let data = case.directory().join("data");
+    let takes = "sleep 0.5; exec dd if=/dev/zero of=/dev/null bs=100M count=1";
+    let words = ["--name", "c1", BUSYBOX, "sh", "-c", takes];
+    docker
+        .run(&[&["run"], &limit[..], &words].concat())
+        .expect(137);
+    assert_eq!(docker.inspect("{{.State.OOMKilled}}"), "true");
+    docker.ok(&["rm", "c1"]);
+}
+
+fn volumes(docker: &Docker<'_>) {
+    let data = docker.case.directory().join("data");
     fs::create_dir(&data).unwrap();
     fs::write(data.join("file"), "of the host\n").unwrap();
     let bind = format!("{}:/data:ro", data.display());
@@ -326,6 +243,10 @@ fn limits_volumes_and_privileges(case: &Case) {
             .expect(0),
         "kept\n"
     );
+    docker.ok(&["volume", "rm", "named"]);
+}
+
+fn a_user_without_rights(docker: &Docker<'_>) {
     let flags = [
         "--user",
         "1000:1001",
@@ -342,14 +263,17 @@ fn limits_volumes_and_privileges(case: &Case) {
         outcome.expect(1),
         "1000\n1001\nCapEff:\t0000000000000000\nSeccomp:\t2\n"
     );
+}
+
+fn privileges(docker: &Docker<'_>) {
     let mounts = ["mount", "-t", "tmpfs", "t", "/tmp"];
-    match case.isolation() {
-        // Which asks for all capabilities, and this host may not have them all to give.
+    match docker.case.isolation() {
+        // It asks for all capabilities, and this host may not have them all.
         Isolation::Process if !has_all_capabilities() => {
             let outcome = docker.once(&["--privileged"], &mounts);
             outcome.expect(125);
             let says = |words| outcome.stderr.contains(words);
-            // The second are runc's words.
+            // The second wording is runc's.
             assert!(says("CAP_") || says("apply caps"), "{outcome:?}");
         }
         Isolation::Process => drop(docker.once(&["--privileged"], &mounts).expect(0)),
@@ -358,7 +282,7 @@ fn limits_volumes_and_privileges(case: &Case) {
             outcome.refused_somehow();
             let message = "is a device of the host";
             assert!(outcome.stderr.contains(message), "{outcome:?}");
-            // The same rights without the host's devices, as in the README.
+            // These give the same rights without the host's devices, as in docs/engines.md.
             let flags = [
                 "--cap-add=ALL",
                 "--security-opt=seccomp=unconfined",
@@ -367,6 +291,9 @@ fn limits_volumes_and_privileges(case: &Case) {
             docker.once(&flags, &mounts).expect(0);
         }
     }
+}
+
+fn health(docker: &Docker<'_>) {
     let healthy = [
         "--health-cmd",
         "true",
@@ -381,11 +308,10 @@ fn limits_volumes_and_privileges(case: &Case) {
         &[BUSYBOX, "sleep", "1000"],
     ]
     .concat());
-    case.wait_for("health", || {
+    docker.case.wait_for("health", || {
         docker.inspect("{{.State.Health.Status}}") == "healthy"
     });
     docker.ok(&["rm", "--force", "c1"]);
-    docker.ok(&["volume", "rm", "named"]);
 }
 
 fn an_image_with_a_user(case: &Case) {
@@ -404,7 +330,7 @@ fn an_init(case: &Case) {
     let docker = Docker::start(case);
     let output = docker.once(&["--init"], &["sh", "-c", ORPHANS]).expect(7);
     assert_eq!(output, "docker-init\nreaped\n");
-    // It passes a signal and a status on.
+    // The init passes a signal and a status on.
     let script = "trap 'exit 5' TERM; echo $$; while :; do sleep 0.05; done";
     let words = ["--init", "--name", "c1", BUSYBOX, "sh", "-c", script];
     docker.ok(&[&["run", "--detach"], &words[..]].concat());
@@ -428,7 +354,7 @@ fn has_all_capabilities() -> bool {
 
 fn a_terminal(case: &Case) {
     let docker = Docker::start(case);
-    // Its size comes a moment after the start.
+    // The terminal gets its size a moment after the start.
     let script = "tty; while [ \"$(stty size)\" != '30 90' ]; do sleep 0.05; done; exit 4";
     let words = ["run", "--rm", "-it", BUSYBOX, "sh", "-c", script];
     let run = in_shell(&self::docker(case, &words));
@@ -481,7 +407,7 @@ fn networks(case: &Case) {
     let says = "of the server\n";
     let answered = Some(says.to_owned());
     case.wait_for("the server", || ask("one", "10.72.1.9") == answered);
-    // Docker's name server knows it, which is on the namespace's loopback: not the guest's.
+    // Docker's name server knows the name, but is on the namespace's loopback, not the guest's.
     let by_name = match case.isolation() {
         Isolation::Process => answered.clone(),
         Isolation::Vm => None,
@@ -493,12 +419,12 @@ fn networks(case: &Case) {
     for network in ["two", "bridge", "none"] {
         assert_eq!(ask(network, "10.72.1.9"), None, "{network}");
     }
-    // Published.
+    // Connects to the published port.
     let mut client = case.mark(Command::new("busybox"));
     client.args(["nc", "-w", "3", "127.0.0.1", "8080"]);
     let client = docker.network.as_ref().unwrap().enter(&client);
     assert_eq!(case.spawn(client).finish().expect(0), says);
-    // A network that comes while it runs, and goes.
+    // A network is connected while the container runs, and disconnected.
     docker.ok(&["network", "connect", "--ip", "10.72.2.9", "two", "c1"]);
     case.wait_for("the other interface", || {
         ask("two", "10.72.2.9") == answered

@@ -1,4 +1,4 @@
-//! Images, made on the spot: from busybox, and from the Debian root that debootstrap made.
+//! Images, made when needed: from busybox, and from the Debian root that debootstrap made.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -8,11 +8,11 @@ use std::process::Command;
 use nacre_tests::{Case, bundle, fixtures};
 use serde_json::json;
 
-/// What the images are called.
+/// The names of the images.
 pub(crate) const BUSYBOX: &str = "localhost/busybox:test";
 pub(crate) const DEBIAN: &str = "localhost/debian:test";
 
-/// An archive of a root of busybox.
+/// Makes an archive of a busybox root.
 pub(crate) fn busybox(case: &Case) -> PathBuf {
     let root = case.directory().join("busybox");
     let to = case.directory().join("busybox.tar");
@@ -24,7 +24,7 @@ pub(crate) fn busybox(case: &Case) -> PathBuf {
     archive(&root, &to, &[])
 }
 
-/// An archive of the Debian root, without what takes most of the room.
+/// Makes an archive of the Debian root, without its largest parts.
 pub(crate) fn debian(case: &Case) -> PathBuf {
     let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
     let without = [
@@ -53,8 +53,8 @@ fn archive(root: &Path, to: &Path, without: &[&str]) -> PathBuf {
     to.to_owned()
 }
 
-/// Makes an archive as `docker save` writes it of an archived root, for a user, or root if that is
-/// empty.
+/// Makes an archive of an archived root in the format of `docker save`, for a user, or for root if
+/// that is empty.
 pub(crate) fn saved(case: &Case, layer: &Path, name: &str, user: &str) -> PathBuf {
     let directory = case.directory().join(format!("image{user}"));
     fs::create_dir(&directory).unwrap();

@@ -8,7 +8,7 @@ mod workload;
 
 use nacre_tests::Test;
 
-/// All tests here; each says if one isolation only is meant.
+/// Returns all tests here; a test for one isolation only says so.
 pub(crate) fn tests() -> Vec<Test> {
     [podman::tests(), containerd::tests(), docker::tests()]
         .into_iter()

@@ -1,4 +1,4 @@
-//! Containers in microVMs that QEMU emulates: the tests of `vm`, on this host, whatever its KVM.
+//! Containers in microVMs that QEMU emulates: the tests of `vm`, on this host, even if it has KVM.
 
 #[path = "../vm/cgroup.rs"]
 mod cgroup;
@@ -8,14 +8,19 @@ mod clients;
 mod failures;
 #[path = "../vm/hogs.rs"]
 mod hogs;
+#[path = "../vm/hostile.rs"]
+mod hostile;
 #[path = "../vm/killed.rs"]
 mod killed;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
 #[path = "../vm/machine.rs"]
 mod machine;
+#[path = "../vm/parts.rs"]
+mod parts;
 #[path = "../vm/refused.rs"]
 mod refused;
+mod slow;
 #[path = "../vm/update.rs"]
 mod update;
 
@@ -31,8 +36,11 @@ fn main() -> ExitCode {
         cgroup::tests(),
         failures::tests(),
         hogs::tests(),
+        hostile::tests(),
         killed::tests(),
+        parts::tests(),
         refused::tests(),
+        slow::tests(),
         update::tests(),
         clients::tests(),
     ];

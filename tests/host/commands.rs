@@ -12,12 +12,12 @@ nacre_tests::tests![
 ];
 
 fn version(case: &Case) {
-    let mut command = case.nacre();
-    command.arg("--version");
-    let output = case.spawn(command).finish().ok();
-    let first = output.lines().next().unwrap();
-    assert!(first.contains(env!("CARGO_PKG_VERSION")), "{output}");
-    assert!(first.starts_with("nacre"), "{output}");
+    for flag in ["--version", "-v"] {
+        let output = case.command(&[flag]).ok();
+        let first = output.lines().next().unwrap();
+        assert!(first.contains(env!("CARGO_PKG_VERSION")), "{output}");
+        assert!(first.starts_with("nacre"), "{output}");
+    }
 }
 
 fn spec_is_a_config_that_is_accepted(case: &Case) {
@@ -28,7 +28,7 @@ fn spec_is_a_config_that_is_accepted(case: &Case) {
     let config: Value = serde_json::from_slice(&text).unwrap();
     assert_eq!(config["root"]["path"], "rootfs");
     assert!(config["ociVersion"].as_str().unwrap().starts_with("1."));
-    // Nothing to complain about but the root, which isn't there.
+    // Only the missing root is reported.
     let mut command = case.nacre();
     command
         .args(["run", "--bundle"])
@@ -90,7 +90,7 @@ fn doctor(case: &Case) {
         .find(|finding| finding["name"].as_str().unwrap().starts_with("kvm"));
     let works = kvm.unwrap_or_else(|| panic!("{text}"))["level"] == "ok";
     assert_eq!(works, nacre_vmm::kvm::check().is_ok(), "{text}");
-    // As everything that it looks at says, of which one error is enough.
+    // It must agree with the findings, of which one error is enough.
     let possible = list.iter().all(|finding| finding["level"] != "error");
     assert_eq!(vm["possible"], possible, "{text}");
     let status = if possible { 0 } else { 1 };
@@ -98,7 +98,7 @@ fn doctor(case: &Case) {
         (&findings["chosen"], outcome.status()),
         (&"vm".into(), Some(status))
     );
-    // The same for people.
+    // The same in text for people.
     let mut command = case.nacre();
     command.arg("doctor");
     let outcome = case.spawn(command).finish();

@@ -30,7 +30,8 @@ fn a_kvm_that_cant_run_guests_is_refused_at_once(case: &Case) {
     let outcome = case.spawn(command).finish();
     let took = begin.elapsed();
     let message = outcome.refused(1);
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // It doesn't wait for a guest, for which it would take 30 s to give up.
+    assert!(took < Duration::from_secs(20), "{took:?}");
     assert!(message.contains(&why.to_string()), "{message}");
     assert!(message.contains("VT-x or AMD-V"), "what to do: {message}");
     assert!(

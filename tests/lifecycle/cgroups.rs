@@ -1,4 +1,4 @@
-//! Limits, and whether they hold.
+//! Limits, and whether they are enforced.
 
 use nacre_tests::{Case, Isolation};
 use serde_json::json;
@@ -13,6 +13,7 @@ nacre_tests::tests![
     a_cpu_quota_holds,
     a_cpuset_holds,
     forks_fail_at_the_process_limit,
+    exec_at_the_process_limit_names_it,
     files_by_name,
 ];
 
@@ -49,11 +50,23 @@ fn a_child_over_the_memory_limit_is_killed(case: &Case) {
              cd /sys/fs/cgroup; cat memory.events memory/memory.oom_control 2>/dev/null |
              grep '^oom_kill '",
         );
-    // What the shell says of the kill goes to standard error.
+    // The shell's message about the kill goes to standard error.
     assert_eq!(case.run(&bundle).expect(0), "137\noom_kill 1\n");
 }
 
-/// The tests that read the files of version 2.
+fn exec_at_the_process_limit_names_it(case: &Case) {
+    let bundle = case
+        .busybox()
+        .set("/linux/resources/pids", json!({ "limit": 3 }))
+        .shell("sleep 1000 & sleep 1000 & echo ready; wait");
+    case.detach(&bundle);
+    case.wait_for_output("ready");
+    let message = case.command(&["exec", case.id(), "true"]).refused(255);
+    assert!(message.contains("linux.resources.pids.limit"), "{message}");
+    case.remove_container();
+}
+
+/// Ends the tests that read the files of version 2 where there is only version 1.
 fn needs_version_2(case: &Case) {
     if !case.has_cgroup2() {
         case.ignore("this host's cgroups aren't version 2");
@@ -145,12 +158,12 @@ fn an_io_weight_is_set(case: &Case) {
         .busybox()
         .set("/linux/resources/blockIO", json!({ "weight": 500 }))
         .args(["cat", "/sys/fs/cgroup/io.weight"]);
-    // From the range of 10 to 1000 to that of 1 to 10000, in a straight line.
+    // The range of 10 to 1000 is mapped linearly to that of 1 to 10000.
     assert_eq!(case.run(&bundle).ok(), "default 4950\n");
 }
 
-/// Never in silence: the guest has no such disk, or another one of that number, so the limit
-/// can't hold.
+/// It is never ignored silently: the guest has no such disk, or another one with that number, so
+/// the limit can't hold.
 fn an_io_rate_of_a_device_that_a_vm_lacks_is_refused(case: &Case) {
     for major in [8, 254] {
         let rate = json!([{ "major": major, "minor": 0, "rate": 1 << 20 }]);
@@ -172,7 +185,8 @@ fn a_cpu_quota_holds(case: &Case) {
         .busybox()
         .set(
             "/linux/resources/cpu",
-            json!({ "quota": 20_000, "period": 100_000 }),
+            // On a busy machine the weight gets it that much.
+            json!({ "shares": 262_144, "quota": 20_000, "period": 100_000 }),
         )
         .shell(
             "look() { cut -d' ' -f1 /proc/uptime; cd /sys/fs/cgroup; cat cpu.stat cpu/cpu.stat
@@ -244,7 +258,7 @@ fn files_by_name(case: &Case) {
             json!({ "memory.high": "50000000", "pids.max": "99" }),
         )
         .shell("cd /sys/fs/cgroup; cat memory.high pids.max");
-    // In whole pages.
+    // Rounded to whole pages.
     assert_eq!(case.run(&bundle).ok(), "49999872\n99\n");
 }
 

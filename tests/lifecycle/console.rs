@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::process::Command;
 
 use nacre_tests::console::{ConsoleSocket, Terminal, in_shell};
 use nacre_tests::{Bundle, Case};
@@ -19,6 +20,7 @@ nacre_tests::tests![
     a_socket_of_the_wrong_kind,
     in_the_foreground,
     exec_in_the_foreground,
+    who_looks_no_more_hangs_up,
 ];
 
 fn with_terminal(bundle: Bundle) -> Bundle {
@@ -51,7 +53,7 @@ fn over_a_socket(case: &Case) {
     );
     let directory = bundle.write().to_str().unwrap();
     let mut terminal = over_socket(case, &["create", "--bundle", directory], &[case.id()]);
-    // Named as in the container, or as whoever made it knows it.
+    // It is named as in the container, or as its maker knows it.
     assert!(!terminal.name.is_empty());
     case.command(&["start", case.id()]).ok();
     let seen = terminal.wait_for("through\r\n");
@@ -76,7 +78,7 @@ fn the_callers_streams_are_let_go_of(case: &Case) {
         .arg(case.id());
     let running = case.spawn(command);
     let _terminal = socket.receive();
-    // Reads both.
+    // Reads both streams.
     assert_eq!(running.finish().ok(), "");
     assert_eq!(case.status(), "created");
     case.remove_container();
@@ -93,6 +95,9 @@ fn its_size_is_the_one_asked_for(case: &Case) {
     terminal.resize(40, 100);
     terminal.wait_for("40 100\r\n");
     case.remove_container();
+    // Without a terminal it is ignored.
+    let bundle = bundle.set("/process/terminal", false).args(["true"]);
+    assert_eq!(case.run(&bundle).ok(), "");
 }
 
 fn interrupts_and_hang_ups(case: &Case) {
@@ -107,7 +112,7 @@ fn interrupts_and_hang_ups(case: &Case) {
     terminal.wait_for("ready");
     terminal.write("\x03");
     terminal.wait_for("interrupted");
-    // Nobody else holds the terminal's other end.
+    // Nothing else holds the terminal's other end.
     drop(terminal);
     case.wait_for_status("stopped");
     assert!(marker.exists());
@@ -136,12 +141,12 @@ fn exec_over_a_socket(case: &Case) {
 fn it_is_the_users(case: &Case) {
     let bundle = with_terminal(case.busybox())
         .set("/process/user", json!({ "uid": 1000, "gid": 1000 }))
-        .shell("stat -c '%u %a' $(tty); echo fine >/dev/console; sleep 1000");
+        .shell("stat -c '%u %a' $(tty); echo again >$(tty); echo fine >/dev/console; sleep 1000");
     let directory = bundle.write().to_str().unwrap();
     let words = ["run", "--detach", "--bundle", directory];
     let mut terminal = over_socket(case, &words, &[case.id()]);
     let seen = terminal.wait_for("fine\r\n");
-    assert!(seen.contains("1000 620\r\n"), "{seen:?}");
+    assert!(seen.contains("1000 620\r\nagain\r\n"), "{seen:?}");
     case.remove_container();
 }
 
@@ -154,19 +159,23 @@ fn no_socket_to_send_it_to(case: &Case) {
     ] {
         case.command(words).refused_somehow();
     }
-    // And a socket where there is no terminal.
+    // A socket without a terminal is refused too.
     case.busybox().write();
     let socket = ConsoleSocket::listen(case.directory());
     let path = socket.path().to_str().unwrap();
-    case.command(&[
+    let outcome = case.command(&[
         "create",
         "--bundle",
         directory,
         "--console-socket",
         path,
         case.id(),
-    ])
-    .refused_somehow();
+    ]);
+    let message = outcome.refused(1);
+    assert!(
+        message.contains("cannot use console socket if "),
+        "{message}"
+    );
 }
 
 fn a_socket_of_the_wrong_kind(case: &Case) {
@@ -193,7 +202,7 @@ fn a_socket_of_the_wrong_kind(case: &Case) {
 }
 
 fn in_the_foreground(case: &Case) {
-    // `read` without a limit may not notice the signal.
+    // `read` without a timeout may not notice the signal.
     let bundle = with_terminal(case.busybox()).shell(
         "trap 'echo interrupted' INT; tty; stty size; echo ready
          until read -t 1 line; do :; done; echo \"the line is $line\"; exit 6",
@@ -243,5 +252,31 @@ fn exec_in_the_foreground(case: &Case) {
     running.wait_for_line("status 8\r");
     drop(keyboard);
     running.finish().expect(0);
+    case.remove_container();
+}
+
+fn who_looks_no_more_hangs_up(case: &Case) {
+    let ends = case.directory().join("ends");
+    let until_a_line = |command: &Command| {
+        let session = format!(
+            "{{ {}; echo $? >>{}; }} | head -n 1",
+            in_shell(command),
+            ends.display()
+        );
+        let mut running = case.at_a_terminal(&session);
+        // The end of the input would be typed.
+        let _keyboard = running.stdin.take();
+        assert_eq!(running.finish().expect(0).trim(), "y");
+    };
+    // A pid namespace's first process doesn't get signals that it doesn't handle: its write fails.
+    let bundle = with_terminal(case.busybox()).args(["yes"]);
+    let mut run = case.nacre();
+    run.args(["run", "--bundle"]).arg(bundle.write());
+    until_a_line(run.arg(case.id()));
+    case.idle();
+    let mut exec = case.nacre();
+    until_a_line(exec.args(["exec", "--tty", case.id(), "yes"]));
+    // The process of the exec is killed by SIGHUP.
+    assert_eq!(fs::read_to_string(ends).unwrap(), "1\n129\n");
     case.remove_container();
 }

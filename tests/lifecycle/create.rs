@@ -1,4 +1,4 @@
-//! Made, started, ended and removed by commands of their own.
+//! Containers that are created, started, ended and deleted by separate commands.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ nacre_tests::tests![
     many_containers_side_by_side,
 ];
 
-/// Whether there is such a process that hasn't ended: one that has may wait to be reaped.
+/// Returns whether the process exists and hasn't ended: one that has ended may wait to be reaped.
 fn is_alive(pid: Pid) -> bool {
     fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
 }
@@ -99,7 +99,7 @@ fn delete_removes_what_was_never_started(case: &Case) {
 }
 
 fn delete_ends_what_runs_if_told_to(case: &Case) {
-    // No signal but KILL ends it, and it isn't alone.
+    // Only KILL ends it, and it isn't alone.
     let bundle = case.busybox().shell(
         "trap '' TERM HUP INT; for i in 1 2 3; do sleep 1000 & done; echo ready
          while :; do sleep 1; done",
@@ -108,7 +108,7 @@ fn delete_ends_what_runs_if_told_to(case: &Case) {
     case.wait_for_output("ready");
     case.remove_container();
     case.command(&["delete", case.id()]).refused(1);
-    // There is none any more, which is what was wanted.
+    // There is no container any more, which is what was wanted.
     case.remove_container();
 }
 
@@ -121,7 +121,7 @@ fn an_id_in_use(case: &Case) {
         command.arg(case.id());
         case.spawn(command).finish().refused(1);
     }
-    // The first one hasn't noticed.
+    // The first container is unaffected.
     let state = case.inspect();
     assert_eq!(state["status"], "created");
     assert_eq!(state["pid"], pid.as_raw());
@@ -164,7 +164,7 @@ fn commands_for_a_container_that_isnt_there(case: &Case) {
     }
 }
 
-/// What fails at different depths: the harness sees that nothing of it stays.
+/// These fail at different depths: the harness sees that nothing stays.
 fn what_cant_be_created_leaves_nothing(case: &Case) {
     let bad = [
         case.busybox().args(["/no/such/program"]),

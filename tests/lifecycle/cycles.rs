@@ -1,4 +1,5 @@
-//! Containers one after another, and commands one after another for one of them: nothing adds up.
+//! Containers one after another, and commands one after another on one container: nothing
+//! accumulates.
 
 use std::fs;
 
@@ -17,9 +18,9 @@ nacre_tests::tests![
     a_container_that_serves_many,
 ];
 
-/// How many containers come and go one after another, beside as many others:
-/// `NACRE_TESTS_CYCLES`, or what makes 200 in three tests. The testbed runs one of them, and takes
-/// seconds for each container.
+/// Returns how many containers come and go one after another, beside as many others:
+/// `NACRE_TESTS_CYCLES`, or a number that makes 200 in three tests. The testbed runs one of the
+/// tests, and takes seconds for each container.
 fn cycles(case: &Case) -> usize {
     let asked = std::env::var("NACRE_TESTS_CYCLES").ok();
     asked.map_or_else(
@@ -31,14 +32,14 @@ fn cycles(case: &Case) -> usize {
     )
 }
 
-/// A bundle for one of the two that are there at a time, with a directory of its own.
+/// Makes a bundle for one of the two containers that exist at a time, with a directory of its own.
 fn busybox(case: &Case, number: usize) -> Bundle {
     let directory = case.directory().join(number.to_string());
     fs::create_dir(&directory).unwrap();
     Bundle::busybox(&directory)
 }
 
-/// Has containers of both bundles come and go. Each is `used` after its start.
+/// Makes containers of both bundles come and go. Each is passed to `used` after its start.
 fn come_and_go(case: &Case, bundles: &[Bundle; 2], used: impl Fn(&Bundle) + Sync) {
     side_by_side(&[0, 1], |number: &usize| {
         let bundle = &bundles[*number];
@@ -53,17 +54,18 @@ fn come_and_go(case: &Case, bundles: &[Bundle; 2], used: impl Fn(&Bundle) + Sync
             case.command(&["delete", "--force", &id]).ok();
         }
     });
-    // Processes, mounts, cgroups and files are looked for after every test.
+    // The harness looks for processes, mounts, cgroups and files after every test.
     assert_eq!(case.command(&["list", "--quiet"]).ok(), "");
 }
 
-/// It may have ended when it is deleted, or be about to.
+/// It may have ended when it is deleted, or be about to end.
 fn create_start_delete(case: &Case) {
     let bundles = [0, 1].map(|number| busybox(case, number).args(["true"]));
     come_and_go(case, &bundles, |_| ());
 }
 
-/// The same, with a volume to which the script writes the file `done`. It runs until it is deleted.
+/// Adds a volume to which the script writes the file `done`. The container runs until it is
+/// deleted.
 fn with_a_volume(bundle: Bundle, script: &str) -> Bundle {
     let volume = bundle.directory().join("volume");
     fs::create_dir(&volume).unwrap();
@@ -74,7 +76,7 @@ fn with_a_volume(bundle: Bundle, script: &str) -> Bundle {
         ))
 }
 
-/// What that script wrote, which is removed.
+/// Returns what that script wrote, and removes it.
 fn take_done(case: &Case, bundle: &Bundle) -> String {
     let done = bundle.directory().join("volume/done");
     case.wait_for("what the container writes", || done.exists());
@@ -98,7 +100,7 @@ fn with_an_interface(case: &Case) {
         let address = take_done(case, bundle);
         assert!(address.starts_with("02:73:00:00:01:0"), "{address}");
     });
-    // Neither a tap nor a filter.
+    // Neither a tap nor a filter is left.
     assert_eq!(names.map(|name| lan.shown(name)), before);
 }
 
@@ -109,13 +111,13 @@ fn with_a_disk(case: &Case) {
     });
     come_and_go(case, &bundles, |bundle| {
         assert_eq!(take_done(case, bundle), "written\n");
-        // It is the container's own, where there is a disk for it.
+        // A write goes to the container's own disk, where it has one.
         let is_shared = bundle.rootfs().join("file").exists();
         assert_eq!(is_shared, case.isolation() == Isolation::Process);
     });
 }
 
-/// How many descriptors a process has open.
+/// Returns how many descriptors a process has open.
 fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
@@ -137,7 +139,7 @@ fn a_container_that_serves_many(case: &Case) {
     for _ in 0..cycles(case) {
         commands();
     }
-    // What it was given for the last one is closed a moment after the command's end.
+    // What the process was given for the last command is closed a moment after that command's end.
     case.wait_for(&format!("{before:?} descriptors"), || used() == before);
     case.remove_container();
 }

@@ -1,4 +1,4 @@
-//! Workloads that no one here wrote: in the VM they do what they do in a chroot.
+//! Third-party workloads, which do the same in a VM as in a chroot.
 
 use std::path::Path;
 use std::process::Command;
@@ -141,7 +141,7 @@ gcc -O2 -S -o - sieve.c | sha256sum"#,
 }
 
 fn stress(case: &Case) {
-    // What it measures differs; that everything was done and verified doesn't.
+    // Its measurements differ; that everything was done and verified doesn't.
     let output = same_in_both(
         case,
         "cd /tmp; for stressor in 'cpu 2 --cpu-method int64 --cpu-ops 4' \

@@ -1,5 +1,5 @@
-//! What the first process of a created container has open, when nothing is left to do but to look
-//! for what the image names, and to exec it (the kind of CVE-2024-21626).
+//! The descriptors that a created container's first process has open when nothing is left to do but
+//! to look up what the image names, and to exec it (CVE-2024-21626 and the like).
 
 use std::fs;
 

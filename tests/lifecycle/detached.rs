@@ -63,7 +63,7 @@ fn delete_ends_what_runs_if_told_to(case: &Case) {
     case.detach(&case.busybox().args(["sleep", "1000"]));
     assert_eq!(case.command(&["delete", "--force", case.id()]).ok(), "");
     assert_eq!(case.command(&["list", "-q"]).ok(), "");
-    // There is none any more, which is what was wanted.
+    // There is no container any more, which is what was wanted.
     assert_eq!(case.command(&["delete", "--force", case.id()]).ok(), "");
 }
 
@@ -85,7 +85,7 @@ fn a_killed_container_can_be_deleted(case: &Case) {
     assert_eq!(case.command(&["delete", case.id()]).ok(), "");
 }
 
-/// The container's pid becomes a child of the process that reaps for who had it made, such as
+/// The container's pid becomes a child of the process that reaps for the caller, such as
 /// containerd's shim or Podman's conmon.
 fn its_status_as_its_reaper_sees_it(case: &Case) {
     case.needs("perl", "perl-base");

@@ -13,7 +13,7 @@ nacre_tests::tests![
 fn default_devices(case: &Case) {
     let bundle = case.busybox().shell(
         "cd /dev; for d in null zero full random urandom tty; do
-         stat -c '%n %F %t:%T %a' $d; done
+         stat -c '%n %F %t:%T %a %u:%g' $d; done
          for l in fd stdin stdout stderr ptmx; do echo $l $(readlink $l); done",
     );
     let devices: String = [
@@ -25,7 +25,7 @@ fn default_devices(case: &Case) {
         ("tty", "5:0"),
     ]
     .iter()
-    .map(|(name, number)| format!("{name} character special file {number} 666\n"))
+    .map(|(name, number)| format!("{name} character special file {number} 666 0:0\n"))
     .collect();
     let links = "fd /proc/self/fd\nstdin /proc/self/fd/0\nstdout /proc/self/fd/1\n\
                  stderr /proc/self/fd/2\nptmx pts/ptmx\n";

@@ -1,4 +1,4 @@
-//! `nacre events`: what a container uses, and that it ran out of memory.
+//! `nacre events`: a container's usage, and that it ran out of memory.
 
 use std::io::{BufRead, BufReader};
 
@@ -82,7 +82,7 @@ fn out_of_memory(case: &Case) {
     command.args(["events", "--interval", "100ms", case.id()]);
     let mut running = case.spawn(command);
     let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
-    // It watches once it has spoken.
+    // It watches once it has printed something.
     lines.next().unwrap().unwrap();
     case.command(&["kill", case.id(), "USR1"]).ok();
     case.wait_for_output("137");
@@ -93,7 +93,7 @@ fn out_of_memory(case: &Case) {
         .find(|event| event["type"] == "oom")
         .expect("an event of type oom");
     assert_eq!(event["id"], case.id());
-    // The container's end is that of its events.
+    // The events end with the container.
     case.remove_container();
     for line in lines {
         line.unwrap();

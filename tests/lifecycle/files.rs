@@ -1,14 +1,17 @@
-//! Files as programs use them, in the root and in a volume, and what the host sees of it.
+//! Files as programs use them, in the root and in a volume, and what the host sees of them.
 
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::ptr;
 use std::time::{Duration, Instant};
 
 use nacre_tests::{Bundle, Case, Isolation, fixtures};
 use nix::mount::{MsFlags, mount, umount};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde_json::json;
 
 nacre_tests::tests![
@@ -16,15 +19,17 @@ nacre_tests::tests![
     what_a_vm_has_no_request_for: Vm,
     the_host_and_the_container_see_each_others_changes,
     both_sides_write_through_mappings,
+    a_disk_made_of_a_file_is_kept: Vm,
     a_volume_outlives_its_containers,
     a_large_directory,
     more_files_than_the_host_keeps_open_for_a_guest,
     a_full_disk,
     a_directory_that_shrinks_as_it_is_listed,
+    the_end_waits_for_nobodys_dirty_pages,
 ];
 
-/// Compiles a program of ours, statically, in the Debian root. Returns the directory that it is
-/// in, to be bound.
+/// Compiles a program of ours, statically, in the Debian root. Returns the directory that contains
+/// it, to be bind-mounted.
 pub(super) fn compile(case: &Case, name: &str, source: &str) -> PathBuf {
     let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
     let directory = case.directory().join("program");
@@ -51,7 +56,7 @@ fn bind(bundle: Bundle, destination: &str, source: &Path) -> Bundle {
     bundle.mount(destination, "bind", source.to_str().unwrap(), &["rbind"])
 }
 
-/// A busybox that may do with files what root may.
+/// Makes a busybox bundle that may do with files what root may.
 pub(super) fn privileged(case: &Case) -> Bundle {
     let capabilities = json!([
         "CAP_CHOWN",
@@ -74,10 +79,10 @@ pub(super) fn privileged(case: &Case) -> Bundle {
         })
 }
 
-/// Waits until the host sees it.
+/// Waits until the host sees a change.
 #[track_caller]
 fn wait_for(what: &str, seen: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !seen() {
         assert!(Instant::now() < end, "not seen: {what}");
         std::thread::sleep(Duration::from_millis(20));
@@ -92,7 +97,7 @@ fn what_programs_rely_on(case: &Case) {
     let bundle = bind(bundle, "/volume", &volume)
         .shell("for d in /work /volume; do mkdir -p $d; cd $d; /program/posix; done");
     let output = case.run(&bundle).ok();
-    // The README's table says why a VM has none on what is mounted.
+    // docs/vm-differences.md says why a VM has none on what is mounted.
     let unsupported = match case.isolation() {
         Isolation::Process => 0,
         Isolation::Vm => 1,
@@ -104,7 +109,7 @@ fn what_programs_rely_on(case: &Case) {
     assert!(lines.iter().all(|line| line.ends_with(": ok")), "{output}");
 }
 
-/// The README's table lists these. What has another way takes it.
+/// docs/vm-differences.md lists these. Where there is an alternative, it is used.
 fn what_a_vm_has_no_request_for(case: &Case) {
     let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
     let volume = case.directory().join("volume");
@@ -187,11 +192,34 @@ fn both_sides_write_through_mappings(case: &Case) {
         file.read_exact_at(&mut found, 0).unwrap();
         found == *text
     };
-    let running = case.start(&bundle);
+    let mut running = case.start(&bundle);
     wait_for("container", || holds(b"container"));
     file.write_all_at(b"the host ", 0).unwrap();
-    assert_eq!(running.finish().ok(), "written\n");
+    running.wait_for_line("again");
+    // What a process has written is kept, no matter how the process ends.
+    case.command(&["kill", case.id(), "KILL"]).ok();
+    running.finish().expect(137);
     assert!(holds(b"container"));
+}
+
+/// A file system on a loop device that the workload leaves mounted.
+fn a_disk_made_of_a_file_is_kept(case: &Case) {
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    let all = json!([{ "allow": true, "access": "rwm" }]);
+    let bundle = bind(privileged(case), "/data", &data)
+        .set("/linux/resources/devices", all)
+        .set("/linux/rootfsPropagation", "shared")
+        .shell(
+            "mkdir /mnt; mknod /dev/loop-control c 10 237; mknod /dev/loop0 b 7 0
+             dd if=/dev/zero of=/data/disk bs=1M count=4 2>/dev/null; mke2fs -F /data/disk >/dev/null
+             losetup /dev/loop0 /data/disk && mount -t ext4 /dev/loop0 /mnt && echo kept >/mnt/file",
+        );
+    case.run(&bundle).expect(0);
+    let mut command = case.mark(Command::new("sh"));
+    command.args(["-c", "/sbin/debugfs -R 'cat /file' \"$0\" 2>/dev/null"]);
+    command.arg(data.join("disk"));
+    assert_eq!(case.spawn(command).finish().ok(), "kept\n");
 }
 
 fn a_volume_outlives_its_containers(case: &Case) {
@@ -275,8 +303,8 @@ fn a_full_disk(case: &Case) {
     umount(&full).unwrap();
 }
 
-/// Where a directory's positions are counts (a tmpfs before Linux 6.6), what is removed moves
-/// those of all that follow.
+/// Where a directory's offsets are counts (a tmpfs before Linux 6.6), removing an entry moves all
+/// that follow.
 fn a_directory_that_shrinks_as_it_is_listed(case: &Case) {
     let data = tmpfs(case, "mode=755");
     fs::create_dir(data.join("many")).unwrap();
@@ -286,4 +314,58 @@ fn a_directory_that_shrinks_as_it_is_listed(case: &Case) {
     let bundle = bind(case.busybox(), "/data", &data).shell("rm -r /data/many; ls /data");
     assert_eq!(case.run(&bundle).ok(), "");
     umount(&data).unwrap();
+}
+
+/// The end comes soon after the workload's last write, no matter what others have written that
+/// isn't on the disk yet. The shortest of a few tries counts, and where the machine is so busy that
+/// everything takes long, that there is something left to write.
+fn the_end_waits_for_nobodys_dirty_pages(case: &Case) {
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    if statfs(&data).unwrap().filesystem_type() == TMPFS_MAGIC {
+        case.ignore("the tests' directory is on a tmpfs, which has no disk");
+    }
+    let bundle = bind(case.busybox(), "/data", &data).shell("echo last >/data/last");
+    let dirty = vec![1; 1 << 20];
+    let others = case.directory().join("others");
+    let tries = (0..3).map(|_| {
+        let mut options = fs::File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        let mut others = options.open(&others).unwrap();
+        for _ in 0..300 {
+            others.write_all(&dirty).unwrap();
+        }
+        case.run(&bundle).expect(0);
+        let written = fs::metadata(data.join("last")).unwrap().modified().unwrap();
+        (written.elapsed().unwrap(), dirty_part(&others))
+    });
+    let tries: Vec<(Duration, u64)> = tries.collect();
+    assert!(
+        tries
+            .iter()
+            .any(|(took, dirty)| *took < Duration::from_millis(500) || *dirty > 0),
+        "{tries:?}"
+    );
+}
+
+/// Returns how much of a file isn't on the disk yet, in KiB, as a mapping shows it
+/// (proc_pid_smaps(5)).
+fn dirty_part(file: &fs::File) -> u64 {
+    let length = file.metadata().unwrap().len() as usize;
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    // SAFETY: it is mapped where there is room, and nothing reads what is mapped.
+    let address = unsafe {
+        let fd = file.as_raw_fd();
+        libc::mmap(ptr::null_mut(), length, libc::PROT_READ, flags, fd, 0)
+    };
+    assert_ne!(address, libc::MAP_FAILED);
+    let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+    // SAFETY: it was just mapped, and nothing refers to it.
+    unsafe { libc::munmap(address, length) };
+    let head = format!("{:08x}-", address as usize);
+    let fields = smaps.lines().skip_while(|line| !line.starts_with(&head));
+    let fields = fields.skip(1).take_while(|line| !line.contains('-'));
+    let dirty = fields.filter(|line| line.contains("_Dirty:"));
+    let sizes = dirty.map(|line| line.split_whitespace().nth(1).unwrap());
+    sizes.map(|size| size.parse::<u64>().unwrap()).sum()
 }

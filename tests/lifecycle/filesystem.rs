@@ -25,12 +25,15 @@ nacre_tests::tests![
 
 fn a_written_root_is_seen_on_the_host(case: &Case) {
     let bundle = case.busybox().shell(
-        "cat /from-host; echo from the guest >/from-guest; chmod 640 /from-guest; \
+        "ls /; cat /from-host; echo from the guest >/from-guest; chmod 640 /from-guest; \
          mkdir /made; ln -s from-guest /link; rm /from-host",
     );
     let root = bundle.rootfs();
     fs::write(root.join("from-host"), "from the host\n").unwrap();
-    assert_eq!(case.run(&bundle).ok(), "from the host\n");
+    assert_eq!(
+        case.run(&bundle).ok(),
+        "bin\ndev\netc\nfrom-host\nproc\nroot\nsys\ntmp\nfrom the host\n"
+    );
     assert_eq!(
         fs::read_to_string(root.join("from-guest")).unwrap(),
         "from the guest\n"
@@ -51,9 +54,12 @@ fn a_read_only_root(case: &Case) {
         .busybox()
         .set("/root/readonly", true)
         .mount("/tmp", "tmpfs", "tmpfs", &[])
-        .shell("touch /file; echo ok >/tmp/file && cat /tmp/file; mount -o remount,rw /");
+        .shell(
+            "touch /file; echo ok >/tmp/file && cat /tmp/file; mount -o remount,rw /
+             for at in / /dev/shm; do grep \" $at \" /proc/self/mounts | cut -d ' ' -f 4 | cut -d , -f 1; done",
+        );
     let outcome = case.run(&bundle);
-    assert_eq!(outcome.text(), "ok\n");
+    assert_eq!(outcome.text(), "ok\nro\nrw\n");
     assert!(
         outcome.stderr.contains("/file: Read-only file system"),
         "{}",
@@ -63,7 +69,7 @@ fn a_read_only_root(case: &Case) {
 }
 
 fn every_type_of_mount(case: &Case) {
-    // The default configuration has them all but bind, which has tests of its own.
+    // The default configuration has every kind of mount but bind, which has tests of its own.
     let bundle = case.busybox().args(["cat", "/proc/self/mounts"]);
     let output = case.run(&bundle).ok();
     let mounts: Vec<Vec<&str>> = output.lines().map(|l| l.split(' ').collect()).collect();
@@ -127,12 +133,18 @@ fn a_tmpfs_has_its_options(case: &Case) {
             "tmpfs",
             &["size=1m", "mode=1770", "uid=7", "noexec"],
         )
+        // If there is no directory to cover, the mount is accessible to everybody.
+        .mount("/covering", "tmpfs", "tmpfs", &[])
+        .mount("/new", "tmpfs", "tmpfs", &[])
         .shell(
-            "stat -c '%a %u' /small; cp /bin/busybox /small/ 2>&1 | grep -o 'No space left'
+            "stat -c '%a %u' /small; stat -c %a /covering /new; cp /bin/busybox /small/ 2>&1 | grep -o 'No space left'
              rm -f /small/*; echo '#!/bin/sh' >/small/x; chmod +x /small/x; /small/x; echo $?",
         );
+    let covered = bundle.rootfs().join("covering");
+    fs::create_dir(&covered).unwrap();
+    fs::set_permissions(&covered, fs::Permissions::from_mode(0o750)).unwrap();
     let outcome = case.run(&bundle);
-    assert_eq!(outcome.expect(0), "1770 7\nNo space left\n126\n");
+    assert_eq!(outcome.expect(0), "1770 7\n750\n1777\nNo space left\n126\n");
 }
 
 fn a_bound_directory(case: &Case) {
@@ -312,7 +324,8 @@ fn a_mount_point_doesnt_lead_out_of_the_root(case: &Case) {
     let root = bundle.rootfs();
     symlink(&outside, root.join("escape")).unwrap();
     symlink("../outside", root.join("up")).unwrap();
-    // Refused, or resolved within the root, as a chroot would: but nothing appears outside.
+    // It is refused, or resolved within the root, as by a chroot; either way nothing appears
+    // outside.
     let outcome = case.run(&bundle);
     assert!(outcome.status().is_some(), "{outcome:?}");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);

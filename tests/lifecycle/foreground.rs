@@ -1,5 +1,5 @@
-//! `run` and `exec` with a terminal, in the foreground: the caller's own is raw meanwhile, and as
-//! it was before whatever ends them; the container's is as large as the caller's.
+//! `run` and `exec` with a terminal, in the foreground: the caller's terminal is raw meanwhile, and
+//! is restored no matter what ends them; the container's terminal is as large as the caller's.
 
 use std::fs;
 use std::io::Write;
@@ -18,22 +18,22 @@ nacre_tests::tests![
     a_terminal_that_is_gone,
 ];
 
-/// Ends by itself with 3, once a line has been typed, and with 4 at SIGTERM: a second later if that
-/// comes right before `read` waits, which doesn't notice it then.
+/// Ends by itself with 3 once a line has been typed, and with 4 at SIGTERM: a second later if the
+/// signal comes right before `read` waits, which doesn't notice it then.
 const WORKLOAD: &str =
     "trap 'exit 4' TERM; echo $$; echo ready; until read -t 1 line; do :; done; exit 3";
 
-/// A command at a terminal of its own, which a shell runs.
+/// A command that a shell runs at a terminal of its own.
 struct Session {
     running: Running,
-    /// Where the terminal is.
+    /// The terminal's path.
     terminal: String,
-    /// What the workload has written until it was ready.
+    /// What the workload wrote before it was ready.
     said: String,
 }
 
 impl Session {
-    /// Begins one, and waits until the workload has written a line `ready`.
+    /// Starts a command, and waits until the workload has written a line `ready`.
     fn begin(case: &Case, command: &Command) -> Self {
         let mut running = case.at_a_terminal(&script(case, command));
         let said = running.wait_for_line("ready\r").replace('\r', "");
@@ -62,15 +62,15 @@ impl Session {
         keyboard.write_all(b"\n").unwrap();
     }
 
-    /// Waits until the command has ended so, and its shell.
+    /// Waits until the command has ended with this status, and its shell has ended too.
     fn end(mut self, status: i32) {
         self.running.wait_for_line(&format!("status {status}\r"));
         self.running.finish().expect(0);
     }
 }
 
-/// What the shell does: it says which its terminal is, and writes the command's pid and the
-/// terminal's settings before and after it to files.
+/// Returns the shell's script: it prints its terminal's path, and writes the command's pid and the
+/// terminal's settings before and after the command to files.
 fn script(case: &Case, command: &Command) -> String {
     let directory = case.directory().display();
     let mut inner = Command::new("sh");
@@ -93,16 +93,16 @@ fn saved(case: &Case, name: &str) -> String {
     fs::read_to_string(case.directory().join(name)).unwrap()
 }
 
-/// What ends a command that waits for a workload.
+/// The way in which a command that waits for a workload ends.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// The workload's own end.
+    /// The workload ends by itself.
     Itself,
-    /// `kill` of the command, which passes it on.
+    /// `kill` of the command, which passes the signal on.
     Signalled,
     /// `kill -9` of the workload.
     Killed,
-    /// `kill -9` of the process that stands for the container.
+    /// `kill -9` of the container's stand-in.
     WithItsContainer,
 }
 
@@ -113,7 +113,7 @@ const ENDS: [End; 4] = [
     End::WithItsContainer,
 ];
 
-/// Has a command end so, and looks at the terminal before, meanwhile and afterwards.
+/// Ends a command in this way, and checks the terminal before, meanwhile and afterwards.
 fn comes_back(case: &Case, command: &Command, end: End, kill_workload: impl FnOnce(&str)) {
     let mut session = Session::begin(case, command);
     assert_ne!(session.settings(), saved(case, "before"), "{end:?}");
@@ -198,7 +198,7 @@ fn another_size(case: &Case) {
     executed.end(137);
 }
 
-/// As when a connection breaks: workloads are told, and the commands end.
+/// As when a connection breaks: workloads are notified, and the commands end.
 fn a_terminal_that_is_gone(case: &Case) {
     let script = |name: &str| {
         format!(
@@ -207,7 +207,7 @@ fn a_terminal_that_is_gone(case: &Case) {
     };
     let hang_up = |command: &Command, name: &str| {
         let mut session = Session::begin(case, command);
-        // script(1), which has the terminal's other end.
+        // Kills script(1), which has the terminal's other end.
         session.running.kill();
         let marker = case.busybox().rootfs().join(name);
         case.wait_for("the hang-up", || marker.exists());

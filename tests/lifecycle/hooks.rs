@@ -1,4 +1,4 @@
-//! Hooks: each kind at its place, with the state, and what a failing one does.
+//! Hooks: each kind at its point of the life cycle, with the state, and what a failing one does.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,6 +23,9 @@ nacre_tests::tests![
     what_follows_a_creation_that_is_killed,
     what_follows_a_run_that_is_killed,
     what_the_guest_cant_run: Vm,
+    a_hook_changes_the_container: Process,
+    a_hook_ends_the_container: Process,
+    a_filter_that_forbids_clone3_is_no_obstacle,
 ];
 
 const KINDS: [&str; 6] = [
@@ -34,7 +37,7 @@ const KINDS: [&str; 6] = [
     "poststop",
 ];
 
-/// A hook that runs a shell script; what it writes is appended to the file `hooks` in the
+/// Adds a hook that runs a shell script, whose output is appended to the file `hooks` in the
 /// container's root.
 fn with_hook(case: &Case, bundle: Bundle, kind: &str, script: &str) -> Bundle {
     let log = match (kind, case.isolation()) {
@@ -51,7 +54,7 @@ fn with_hook(case: &Case, bundle: Bundle, kind: &str, script: &str) -> Bundle {
     bundle.push(&format!("/hooks/{kind}"), hook)
 }
 
-/// A shell for a kind of hook: where it may be run in a guest, one that needs no other file.
+/// Returns a shell for a kind of hook: where it may run in a guest, one that needs no other file.
 fn shell_for(bundle: &Bundle, kind: &str) -> PathBuf {
     match kind {
         "createContainer" => bundle.rootfs().join("bin/busybox"),
@@ -69,22 +72,29 @@ fn logged(case: &Case) -> String {
 
 fn each_kind_at_its_place(case: &Case) {
     let bundle = KINDS.iter().fold(case.busybox(), |bundle, kind| {
-        with_hook(case, bundle, kind, &format!("echo {kind}"))
+        let bundle = with_hook(case, bundle, kind, &format!("echo {kind}"));
+        with_hook(case, bundle, kind, &format!("echo {kind} again"))
     });
-    let bundle =
-        bundle.shell("until grep -q poststart /hooks; do sleep 0.05; done; echo workload >>/hooks");
+    let bundle = bundle.shell(
+        "until grep -q 'poststart again' /hooks; do sleep 0.05; done; echo workload >>/hooks",
+    );
+    let twice = |kinds: &[&str]| -> String {
+        let lines = kinds.iter().map(|kind| format!("{kind}\n{kind} again\n"));
+        lines.collect()
+    };
     case.create(&bundle);
-    assert_eq!(logged(case), "prestart\ncreateRuntime\ncreateContainer\n");
+    assert_eq!(logged(case), twice(&KINDS[..3]));
     case.command(&["start", case.id()]).ok();
     case.wait_for_status("stopped");
-    let started = "prestart\ncreateRuntime\ncreateContainer\nstartContainer\npoststart\nworkload\n";
+    let started = format!("{}workload\n", twice(&KINDS[..5]));
     assert_eq!(logged(case), started);
     case.command(&["delete", case.id()]).ok();
-    assert_eq!(logged(case), format!("{started}poststop\n"));
-    // `run` does it all.
+    let whole = format!("{started}{}", twice(&KINDS[5..]));
+    assert_eq!(logged(case), whole);
+    // `run` runs them all.
     fs::remove_file(log(case)).unwrap();
     case.run(&bundle).ok();
-    assert_eq!(logged(case), format!("{started}poststop\n"));
+    assert_eq!(logged(case), whole);
 }
 
 fn a_hook_gets_the_state(case: &Case) {
@@ -93,7 +103,8 @@ fn a_hook_gets_the_state(case: &Case) {
         .annotation("key", "value")
         .args(["sleep", "1000"]);
     let bundle = KINDS.iter().fold(bundle, |bundle, kind| {
-        with_hook(case, bundle, kind, "cat; echo; readlink /proc/self/ns/mnt")
+        let script = "cat; echo; readlink /proc/self/ns/mnt; pwd";
+        with_hook(case, bundle, kind, script)
     });
     let pid = case.create(&bundle);
     case.command(&["start", case.id()]).ok();
@@ -104,9 +115,9 @@ fn a_hook_gets_the_state(case: &Case) {
     let (inside, outside) = (inside.trim_end(), outside.to_str().unwrap());
     let text = logged(case);
     let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-    assert_eq!(lines.len(), 12, "{text}");
+    assert_eq!(lines.len(), 18, "{text}");
     let pid = pid.as_raw();
-    // The pid is the one that the container sees where the hook is in its namespaces.
+    // The pid is the one that the container sees if the hook runs in its namespaces.
     let told = [
         ("creating", Some(pid), outside),
         ("creating", Some(pid), outside),
@@ -115,33 +126,72 @@ fn a_hook_gets_the_state(case: &Case) {
         ("running", Some(pid), outside),
         ("stopped", None, outside),
     ];
-    for (hook, (status, pid, namespace)) in lines.chunks(2).zip(told) {
-        let state: Value = serde_json::from_str(hook[0]).unwrap();
-        assert_eq!(state["id"], case.id());
-        assert_eq!(state["status"], status, "{text}");
-        assert_eq!(state["bundle"], case.directory().to_str().unwrap());
-        assert_eq!(state["annotations"]["key"], "value");
-        assert!(state["ociVersion"].is_string());
-        assert_eq!(state["pid"].as_i64(), pid.map(i64::from), "{text}");
+    let directory = case.directory().to_str().unwrap();
+    for ((hook, kind), (status, pid, namespace)) in lines.chunks(3).zip(KINDS).zip(told) {
+        let mut state: Value = serde_json::from_str(hook[0]).unwrap();
+        let version = state["ociVersion"].take();
+        assert!(version == "1.0.2-dev" || is_reference(), "{text}");
+        assert_eq!(state["pid"].take().as_i64(), pid.map(i64::from), "{text}");
+        let expected = json!({
+            "id": case.id(), "status": status, "bundle": directory,
+            "annotations": { "key": "value" }, "ociVersion": null, "pid": null,
+        });
+        assert_eq!(state, expected, "{text}");
         assert_eq!(hook[1], namespace, "{text}");
+        // Which the container doesn't see, nor a guest.
+        let sees_bundle = match case.isolation() {
+            Isolation::Process => kind != "startContainer",
+            Isolation::Vm => namespace == outside,
+        };
+        assert!(!sees_bundle || hook[2] == directory, "{text}");
     }
 }
 
+/// A hook has those of its own entry, or else the process's in the container's namespaces, or the
+/// caller's.
 fn arguments_and_environment(case: &Case) {
     let log = log(case);
-    let bundle = case.busybox().push(
-        "/hooks/createRuntime",
-        json!({
-            "path": "/bin/sh",
-            "args": ["any name", "-c", "echo \"$0|$1|$A|$(env | grep -c NACRE_TEST)\" >$LOG", "zero", "a b"],
-            "env": ["PATH=/usr/bin:/bin", "A=x y", format!("LOG={}", log.display())],
-        }),
-    );
+    let script = "echo \"$0|$1|$A|$B|$(env | grep -c ^NACRE_TEST_CASE=)\"";
+    let hook = |kind: &str, env: Value| {
+        let log = match (kind, case.isolation()) {
+            ("startContainer", _) => "/hooks".into(),
+            ("createContainer", Isolation::Vm) => "/run/nacre/rootfs/hooks".into(),
+            _ => log.display().to_string(),
+        };
+        let script = format!("{script} >>{log}");
+        let mut hook = json!({
+            "path": shell_for(&case.busybox(), kind),
+            "args": ["sh", "-c", script, "zero", "a b"],
+        });
+        if !env.is_null() {
+            hook["env"] = env;
+        }
+        hook
+    };
+    let own = json!(["PATH=/usr/bin:/bin", "A=x y"]);
+    let bundle = case
+        .busybox()
+        .push("/process/env", "B=process")
+        .push("/hooks/createRuntime", hook("createRuntime", own))
+        .push("/hooks/createRuntime", hook("createRuntime", Value::Null))
+        .push(
+            "/hooks/createContainer",
+            hook("createContainer", Value::Null),
+        )
+        .push("/hooks/startContainer", hook("startContainer", Value::Null))
+        .push("/hooks/poststop", hook("poststop", Value::Null));
     case.run(&bundle).ok();
-    assert_eq!(logged(case), "zero|a b|x y|0\n");
+    let expected = [
+        "zero|a b|x y||0",
+        "zero|a b|||1",
+        "zero|a b||process|0",
+        "zero|a b||process|0",
+        "zero|a b|||1",
+    ];
+    assert_eq!(logged(case).lines().collect::<Vec<_>>(), expected);
 }
 
-/// `nacre create` or `nacre run`.
+/// Runs `nacre create` or `nacre run`.
 fn make(case: &Case, command: &str, bundle: &Bundle) -> Outcome {
     let mut words = case.nacre();
     words.args([command, "--bundle"]).arg(bundle.write());
@@ -155,10 +205,15 @@ fn a_failing_hook_before_the_start(case: &Case) {
         let bundle = with_hook(case, bundle, kind, "echo the reason >&2; exit 3");
         let bundle = with_hook(case, bundle, "poststop", "echo poststop");
         for command in ["create", "run"] {
-            let outcome = make(case, command, &bundle);
-            outcome.refused_somehow();
-            assert!(outcome.stderr.contains("the reason"), "{kind}: {outcome:?}");
-            assert_eq!(outcome.text(), "", "{kind}");
+            let message = make(case, command, &bundle).refused(1);
+            for said in [
+                &format!("hooks.{kind}[0] ("),
+                ": exit status 3, output: ",
+                "the reason",
+            ] {
+                let is_said = message.contains(said) || is_reference() && said != "the reason";
+                assert!(is_said, "{kind}: {message}");
+            }
             assert_eq!(case.command(&["list", "-q"]).ok(), "", "{kind}");
             assert_eq!(logged(case), "poststop\n", "{kind}");
             fs::remove_file(log(case)).unwrap();
@@ -172,24 +227,31 @@ fn a_failing_hook_at_the_start(case: &Case) {
         json!({ "path": "/bin/false", "args": ["false"] }),
     );
     let bundle = with_hook(case, bundle, "poststop", "echo poststop");
-    let outcome = case.run(&bundle);
-    outcome.refused_somehow();
-    assert_eq!(outcome.text(), "");
+    let message = case.run(&bundle).refused(1);
+    let said = "hooks.startContainer[0] (/bin/false): exit status 1";
+    assert!(is_reference() || message.contains(said), "{message}");
     assert_eq!(logged(case), "poststop\n");
 }
 
+/// The failure ends the container, as the runtime spec says (step 9 of its life cycle).
 fn a_failing_hook_after_the_start(case: &Case) {
     let bundle = case.busybox().args(["sleep", "1000"]);
     let bundle = with_hook(case, bundle, "poststart", "echo the reason >&2; exit 3");
+    let bundle = with_hook(case, bundle, "poststop", "echo poststop");
     case.create(&bundle);
-    let outcome = case.command(&["start", case.id()]);
-    outcome.refused_somehow();
-    assert!(outcome.stderr.contains("the reason"), "{outcome:?}");
-    case.wait_for_status("stopped");
-    case.command(&["delete", case.id()]).ok();
+    for outcome in [case.command(&["start", case.id()]), case.run(&bundle)] {
+        outcome.refused_somehow();
+        assert!(outcome.stderr.contains("the reason"), "{outcome:?}");
+        if is_reference() {
+            // runc leaves a stopped container.
+            case.command(&["delete", "--force", case.id()]).ok();
+        }
+        assert_eq!(case.command(&["list", "-q"]).ok(), "");
+    }
+    assert_eq!(logged(case), "poststop\npoststop\n");
 }
 
-/// They are told of, and nothing else: the container is there already, or gone.
+/// They are reported, with no other effect: the container already exists, or is gone.
 fn failing_hooks_afterwards(case: &Case) {
     let bundle = case.busybox().args(["sleep", "1000"]);
     let bundle = with_hook(case, bundle, "poststop", "exit 3");
@@ -204,25 +266,30 @@ fn failing_hooks_afterwards(case: &Case) {
 fn a_hook_that_takes_too_long(case: &Case) {
     for kind in ["createRuntime", "createContainer", "startContainer"] {
         let bundle = case.busybox().shell("echo runs");
+        // By this mark the harness finds what is left of it.
+        let mark = format!("{}={}", leftovers::MARK, case.id());
         let hook = json!({
             "path": shell_for(&bundle, kind),
-            "args": ["sh", "-c", "sleep 1000"],
-            "env": ["PATH=/usr/bin:/bin"],
+            "args": ["sh", "-c", "sleep 1000 & sleep 1000"],
+            "env": ["PATH=/usr/bin:/bin", mark],
             "timeout": 1,
         });
         let bundle = bundle.push(&format!("/hooks/{kind}"), hook);
         let begin = Instant::now();
         let outcome = case.run(&bundle);
         outcome.refused_somehow();
-        let said = is_reference() || outcome.stderr.contains("isn't done after 1 s");
-        assert!(said, "{kind}: {outcome:?}");
+        let said = format!("hooks.{kind}[0] (");
+        for said in [&said, "): it isn't done after 1 s (its timeout)"] {
+            let is_said = outcome.stderr.contains(said);
+            assert!(is_reference() || is_said, "{kind}: {outcome:?}");
+        }
         assert_eq!(outcome.text(), "");
         assert!(begin.elapsed() < Duration::from_secs(60), "{kind}");
     }
 }
 
 fn a_hook_that_isnt_there(case: &Case) {
-    for kind in ["createRuntime", "createContainer", "startContainer"] {
+    for kind in &KINDS[..4] {
         for path in ["/no/such/hook", "relative"] {
             let hook = json!({ "path": path });
             let bundle = case.busybox().push(&format!("/hooks/{kind}"), hook);
@@ -230,11 +297,15 @@ fn a_hook_that_isnt_there(case: &Case) {
             outcome.refused_somehow();
             let named = is_reference() || outcome.stderr.contains(&format!("hooks.{kind}[0]"));
             assert!(named, "{kind}: {outcome:?}");
+            if path.starts_with('/') && case.isolation() == Isolation::Process && !is_reference() {
+                let why = format!("hooks.{kind}[0] ({path}): can't run it: No such file");
+                assert!(outcome.stderr.contains(&why), "{outcome:?}");
+            }
         }
     }
 }
 
-/// A guest has no interpreter of the host's, neither a script's nor a program's dynamic linker.
+/// A guest has no interpreter of the host, neither a script's nor a program's dynamic linker.
 fn what_the_guest_cant_run(case: &Case) {
     let script = case.directory().join("script");
     fs::write(&script, "#!/bin/sh\n").unwrap();
@@ -251,8 +322,39 @@ fn what_the_guest_cant_run(case: &Case) {
     }
 }
 
-/// The hooks of a creation kill the command that runs them. What follows a deletion is run with it,
-/// or when the id is taken anew.
+/// Reads the pid of the container's first process from the state that a hook is given.
+const PID: &str = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/')";
+
+/// As network plugins do: by the pid that they are given.
+fn a_hook_changes_the_container(case: &Case) {
+    let bundle = case.busybox().remove("/hostname").args(["hostname"]);
+    let script = format!("{PID}; nsenter -t $pid -u hostname hooked");
+    let bundle = with_hook(case, bundle, "createRuntime", &script);
+    assert_eq!(case.run(&bundle).ok(), "hooked\n");
+}
+
+fn a_hook_ends_the_container(case: &Case) {
+    let script = format!("{PID}; kill -9 $pid; sleep 0.1");
+    let bundle = with_hook(case, case.busybox(), "createRuntime", &script);
+    let message = case.run(&bundle).refused(1);
+    let said = "the container's init ended before it was ready: killed by SIGKILL";
+    assert!(is_reference() || message.ends_with(said), "{message}");
+}
+
+/// Many profiles do this, because filters can't look at its arguments.
+fn a_filter_that_forbids_clone3_is_no_obstacle(case: &Case) {
+    let filter = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{ "names": ["clone3"], "action": "SCMP_ACT_ERRNO" }],
+    });
+    let bundle = case.busybox().set("/linux/seccomp", filter);
+    let bundle = with_hook(case, bundle, "startContainer", "echo hook");
+    case.run(&bundle.shell("echo workload >>/hooks")).ok();
+    assert_eq!(logged(case), "hook\nworkload\n");
+}
+
+/// A hook of the creation kills the command that runs it. The hooks after a deletion run with the
+/// deletion, or when the id is used anew.
 fn what_follows_a_creation_that_is_killed(case: &Case) {
     let bundle = case.busybox().args(["true"]);
     let once = case.directory().join("once");
@@ -281,7 +383,8 @@ fn what_follows_a_creation_that_is_killed(case: &Case) {
     }
 }
 
-/// With all of its processes, or alone: its container ends with it, or is deleted by force.
+/// The command is killed with all of its processes, or alone: its container ends with it, or is
+/// deleted by force.
 fn what_follows_a_run_that_is_killed(case: &Case) {
     let bundle = case
         .busybox()
@@ -294,7 +397,7 @@ fn what_follows_a_run_that_is_killed(case: &Case) {
             running.signal(Signal::SIGSTOP);
             for (pid, _) in leftovers::processes(case.id()) {
                 if pid != running.pid() {
-                    // It may have ended with another.
+                    // It may have ended with another one.
                     let _ = kill(pid, Signal::SIGKILL);
                 }
             }

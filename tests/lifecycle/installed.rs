@@ -1,7 +1,8 @@
-//! Where nacre finds what a VM needs, if no configuration file says it.
+//! Where nacre finds what a VM needs if no configuration file says where.
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Command;
 
 use nacre_tests::{Case, nacre};
@@ -9,18 +10,31 @@ use serde_json::json;
 
 nacre_tests::tests![
     files_beside_the_binary_are_found: Vm,
+    files_of_the_binarys_prefix_are_found: Vm,
 ];
 
-/// What a process of this environment has told, for hooks and containers.
+/// Prints what the environment tells hooks and containers.
 const TELL: &str = "tr '\\0' '\\n' </proc/self/environ | grep NACRE_BINARY; echo told";
 
 fn files_beside_the_binary_are_found(case: &Case) {
-    let installed = case.directory().join("installed");
-    fs::create_dir(&installed).unwrap();
-    for name in ["nacre", "nacre-agent"] {
-        fs::copy(nacre::binary(name), installed.join(name)).unwrap();
+    let directory = case.directory().join("installed");
+    files_are_found(case, &directory, &directory);
+}
+
+fn files_of_the_binarys_prefix_are_found(case: &Case) {
+    let prefix = case.directory().join("local");
+    files_are_found(case, &prefix.join("bin"), &prefix.join("lib/nacre"));
+}
+
+/// Installs the binary in one directory and what it needs in the other, and runs a container.
+fn files_are_found(case: &Case, program: &Path, library: &Path) {
+    for directory in [program, library] {
+        fs::create_dir_all(directory).unwrap();
     }
-    symlink(nacre::kernel(), installed.join("vmlinux")).unwrap();
+    let program = program.join("nacre");
+    fs::copy(nacre::binary("nacre"), &program).unwrap();
+    fs::copy(nacre::binary("nacre-agent"), library.join("nacre-agent")).unwrap();
+    symlink(nacre::kernel(), library.join("vmlinux")).unwrap();
     let disks = std::env::temp_dir();
     let configuration = case.directory().join("bare.toml");
     let text = format!("[vm]\nboot-timeout = 120\ndisk-directory = {disks:?}\n");
@@ -33,7 +47,7 @@ fn files_beside_the_binary_are_found(case: &Case) {
         json!({ "path": "/bin/sh", "args": args }),
     );
     let usual = case.nacre_with(&configuration);
-    let mut command = case.mark(Command::new(installed.join("nacre")));
+    let mut command = case.mark(Command::new(program));
     command.args(usual.get_args());
     command.args(["run", "--bundle"]).arg(bundle.write());
     command.arg(case.id());

@@ -1,12 +1,12 @@
-//! What a VM is given of file systems that show the host's kernel: nothing, however they are
-//! mounted. On the host's kernel the container is given what its configuration names, as ever.
+//! File systems that show the host's kernel: a VM is given nothing of them, however they are
+//! mounted. On the host's kernel the container is given what its configuration names, as always.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nacre_tests::mounts::Mounts;
 use nacre_tests::{Bundle, Case};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::json;
 
@@ -18,60 +18,37 @@ nacre_tests::tests![
     the_kernels_own_devices_are_kept_out: Vm,
 ];
 
-/// Mounts of the host's, which go with it.
-struct Mounts(Vec<PathBuf>);
-
-impl Mounts {
-    fn mount(&mut self, kind: &str, point: &Path) {
-        fs::create_dir_all(point).unwrap();
-        let none = None::<&str>;
-        mount(Some(kind), point, Some(kind), MsFlags::empty(), none).unwrap();
-        self.0.push(point.to_owned());
-    }
-
-    fn bind(&mut self, source: &str, point: &Path) {
-        let none = None::<&str>;
-        mount(Some(source), point, none, MsFlags::MS_BIND, none).unwrap();
-        self.0.push(point.to_owned());
-    }
-
-    /// proc, and other file systems of the kernel's, below and above others. `source/kept/own` and
-    /// `source/file` are all that a guest may see of it.
-    fn stacks(source: &Path) -> Mounts {
-        let mut mounts = Mounts(Vec::new());
-        for (name, kinds) in [
-            ("plain", &["proc"][..]),
-            ("kept", &["proc", "sysfs", "tmpfs"]),
-            ("over", &["tmpfs", "proc"]),
-            ("twice", &["proc", "tmpfs", "proc"]),
-            ("outer/inner", &["proc"]),
-            ("outer", &["tmpfs"]),
-            ("a b/sys", &["sysfs"]),
-        ] {
-            for kind in kinds {
-                mounts.mount(kind, &source.join(name));
-                if *kind == "tmpfs" {
-                    fs::write(source.join(name).join("own"), "hidden or not").unwrap();
-                }
+/// Mounts proc and other file systems of the kernel below and above others. A guest may see only
+/// `source/kept/own` and `source/file` of it.
+fn stacks(source: &Path) -> Mounts {
+    let mut mounts = Mounts::default();
+    for (name, kinds) in [
+        ("plain", &["proc"][..]),
+        ("kept", &["proc", "sysfs", "tmpfs"]),
+        ("over", &["tmpfs", "proc"]),
+        ("twice", &["proc", "tmpfs", "proc"]),
+        ("outer/inner", &["proc"]),
+        ("outer", &["tmpfs"]),
+        ("a b/sys", &["sysfs"]),
+    ] {
+        for kind in kinds {
+            mounts.mount(kind, &source.join(name));
+            if *kind == "tmpfs" {
+                fs::write(source.join(name).join("own"), "hidden or not").unwrap();
             }
         }
-        for name in ["file", "core"] {
-            fs::write(source.join(name), "a file").unwrap();
-        }
-        mounts.bind("/proc/sys/kernel/core_pattern", &source.join("core"));
-        mounts
     }
+    for name in ["file", "core"] {
+        fs::write(source.join(name), "a file").unwrap();
+    }
+    mounts.bind(
+        Path::new("/proc/sys/kernel/core_pattern"),
+        &source.join("core"),
+    );
+    mounts
 }
 
-impl Drop for Mounts {
-    fn drop(&mut self) {
-        for point in self.0.iter().rev() {
-            let _ = umount2(point, MntFlags::MNT_DETACH);
-        }
-    }
-}
-
-/// With the right to unmount whatever the guest's kernel has mounted.
+/// Gives the right to unmount whatever the guest's kernel has mounted.
 fn administrator(bundle: Bundle) -> Bundle {
     ["bounding", "effective", "permitted"]
         .into_iter()
@@ -81,9 +58,9 @@ fn administrator(bundle: Bundle) -> Bundle {
         })
 }
 
-/// Looks in a directory for files of the host's kernel, then takes all mounts in it away that can
-/// be, and looks again. If anything were open, there would be other lines than the files' names, and
-/// the host's `core_pattern` had another value.
+/// Searches a directory for files of the host's kernel, then removes all mounts in it that can be
+/// removed, and searches again. If anything were accessible, there would be lines other than the
+/// files' names, and the host's `core_pattern` would have another value.
 fn search(top: &str) -> String {
     format!(
         "look() {{
@@ -113,7 +90,7 @@ fn search(top: &str) -> String {
 
 const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 
-/// The host's `core_pattern`, which has its value back when this is dropped, whatever was seen.
+/// The host's `core_pattern`, which is restored when this is dropped, whatever was seen.
 struct CorePattern(String);
 
 impl CorePattern {
@@ -135,7 +112,7 @@ impl Drop for CorePattern {
 
 fn a_shared_tree_has_no_view_of_the_hosts_kernel(case: &Case) {
     let source = case.directory().join("source");
-    let mut mounts = Mounts(Vec::new());
+    let mut mounts = Mounts::default();
     for (kind, name) in [("proc", "proc"), ("tmpfs", "tmp")] {
         mounts.mount(kind, &source.join(name));
     }
@@ -154,7 +131,7 @@ fn a_shared_tree_has_no_view_of_the_hosts_kernel(case: &Case) {
 
 fn nothing_hidden_is_uncovered(case: &Case) {
     let source = case.directory().join("source");
-    let _mounts = Mounts::stacks(&source);
+    let _mounts = stacks(&source);
     let pattern = CorePattern::read();
     let bundle = administrator(case.busybox().shell(&search("/data")))
         .mount("/data", "bind", source.to_str().unwrap(), &["rbind"])
@@ -163,7 +140,7 @@ fn nothing_hidden_is_uncovered(case: &Case) {
     pattern.assert_untouched();
     let text = outcome.text();
     assert!(!text.contains("READ") && !text.contains("WROTE"), "{text}");
-    // The files that are theirs to see.
+    // The files that containers may see.
     for name in ["/data/file\n", "/data/kept/own\n", "/data/outer/own\n"] {
         assert!(text.contains(name), "{name} isn't in:\n{text}");
     }
@@ -180,7 +157,7 @@ fn nothing_hidden_is_uncovered(case: &Case) {
 
 fn the_root_has_no_view_of_the_hosts_kernel(case: &Case) {
     let bundle = administrator(case.busybox().shell(&search("/data")));
-    let _mounts = Mounts::stacks(&bundle.rootfs().join("data"));
+    let _mounts = stacks(&bundle.rootfs().join("data"));
     let pattern = CorePattern::read();
     let outcome = case.run(&bundle);
     pattern.assert_untouched();
@@ -199,11 +176,11 @@ fn the_root_has_no_view_of_the_hosts_kernel(case: &Case) {
 }
 
 fn the_hosts_devices_are_inert(case: &Case) {
-    // As container engines do it for who asks for all of the host's, where that is a tmpfs. What is
-    // in there are nodes of the guest's devices, which the container may not use; and of the file
-    // systems below it, those that are the kernel's are empty.
+    // Container engines do it like this for callers who ask for all of the host's devices, where
+    // `/dev` is a tmpfs. It contains nodes of the guest's devices, which the container may not use;
+    // the kernel's file systems below it are empty.
     let source = case.directory().join("source");
-    let mut mounts = Mounts(Vec::new());
+    let mut mounts = Mounts::default();
     mounts.mount("tmpfs", &source);
     for (name, minor) in [("mem", 1), ("null", 3), ("port", 4), ("kmsg", 11)] {
         let mode = Mode::from_bits_truncate(0o666);
@@ -236,7 +213,7 @@ fn the_hosts_devices_are_inert(case: &Case) {
     );
 }
 
-/// What is made in the host's `/dev`, which goes with it.
+/// Files that are made in the host's `/dev`, which are removed when this is dropped.
 struct Made([PathBuf; 3]);
 
 impl Drop for Made {
@@ -248,9 +225,9 @@ impl Drop for Made {
 }
 
 fn the_kernels_own_devices_are_kept_out(case: &Case) {
-    // By statfs(2) they are in a tmpfs; a node that is made there is made for the host.
+    // By statfs(2) these devices are in a tmpfs; a node that is made there is made for the host.
     let source = case.directory().join("source");
-    let mut mounts = Mounts(Vec::new());
+    let mut mounts = Mounts::default();
     let devices = source.join("dev");
     mounts.mount("devtmpfs", &devices);
     let [file, node, own] = ["file", "node", "own"].map(|name| format!("{}-{name}", case.id()));
@@ -260,7 +237,7 @@ fn the_kernels_own_devices_are_kept_out(case: &Case) {
     mknod(own, SFlag::S_IFCHR, mode, makedev(1, 3)).unwrap();
     let before = fs::metadata(own).unwrap().mode();
     fs::write(source.join("null"), "").unwrap();
-    mounts.bind(own.to_str().unwrap(), &source.join("null"));
+    mounts.bind(own, &source.join("null"));
     let script = format!(
         "ls -A /data/dev
          echo new >/data/dev/{file} && echo MADE
@@ -285,7 +262,7 @@ fn the_kernels_own_devices_are_kept_out(case: &Case) {
     let after = fs::metadata(own).unwrap().mode();
     assert_eq!(after, before, "{outcome:?}");
 
-    // By its name where it is the source itself.
+    // If it is the source itself, the source is named.
     let bundle = case
         .busybox()
         .mount("/data", "bind", devices.to_str().unwrap(), &["rbind"]);

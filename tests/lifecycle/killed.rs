@@ -1,5 +1,4 @@
-//! Processes of nacre that are killed, at whatever moment: `delete --force` removes what they
-//! leave.
+//! nacre's processes are killed, at any moment: `delete --force` removes what they leave.
 
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -18,7 +17,7 @@ nacre_tests::tests![
     what_run_starts_is_killed,
 ];
 
-/// How often each is killed. A VM takes much longer to come and go.
+/// Returns how often each process is killed. A VM takes much longer to come and go.
 fn kills(case: &Case) -> u32 {
     match case.isolation() {
         Isolation::Process => 25,
@@ -26,7 +25,7 @@ fn kills(case: &Case) -> u32 {
     }
 }
 
-/// A command of this test, without streams: what outlives it isn't waited for.
+/// Makes a command of this test without streams: nothing waits for what outlives it.
 fn command(case: &Case, words: &[&str]) -> Command {
     let mut command = case.nacre();
     command
@@ -37,7 +36,7 @@ fn command(case: &Case, words: &[&str]) -> Command {
     command
 }
 
-/// How long a command takes when nobody kills it, the longest of a few.
+/// Returns how long a command takes when nothing kills it, the longest of a few runs.
 fn duration(case: &Case, prepare: impl Fn(), words: &[&str]) -> Duration {
     (0..3)
         .map(|_| {
@@ -53,22 +52,8 @@ fn duration(case: &Case, prepare: impl Fn(), words: &[&str]) -> Duration {
         .unwrap()
 }
 
-/// Fails if anything of the container is left.
-#[track_caller]
-fn expect_nothing(case: &Case, what: &str) {
-    let processes = leftovers::settled_processes(case.id(), Duration::from_secs(5));
-    assert!(processes.is_empty(), "{what}: {processes:?}");
-    let files = leftovers::files(&case.state());
-    assert!(files.is_empty(), "{what}: {files:?}");
-    let cgroups = leftovers::cgroups_named(case.id());
-    assert!(cgroups.is_empty(), "{what}: {cgroups:?}");
-    let mut mounts = leftovers::mounts();
-    mounts.retain(|mount| mount.contains(case.id()));
-    assert!(mounts.is_empty(), "{what}: {mounts:?}");
-}
-
-/// Does what is to be done before, starts a command and lets `strike` kill, at moments from its
-/// start to its end and a little beyond; then removes the container.
+/// Runs `prepare`, starts a command and lets `strike` kill, at moments from its start to its end
+/// and a little beyond; then removes the container.
 fn at_every_moment(case: &Case, prepare: impl Fn(), words: &[&str], strike: impl Fn(&mut Child)) {
     let end = duration(case, &prepare, words).mul_f64(1.2);
     let kills = kills(case);
@@ -82,9 +67,9 @@ fn at_every_moment(case: &Case, prepare: impl Fn(), words: &[&str], strike: impl
         child.wait().unwrap();
         let removed = case.command(&["delete", "--force", case.id()]);
         assert_eq!(removed.status(), Some(0), "{what}: {}", removed.stderr);
-        expect_nothing(case, &what);
+        case.expect_nothing(&what);
     }
-    // And it can all be had again.
+    // Everything can be made again.
     prepare();
     assert!(command(case, words).status().unwrap().success());
     case.remove_container();
@@ -95,8 +80,8 @@ fn itself(child: &mut Child) {
     child.kill().unwrap();
 }
 
-/// The bundle's directory, of a container that does nothing, with hooks, mounts and limits to
-/// be killed in.
+/// Returns the bundle directory of a container that does nothing, with hooks, mounts and limits in
+/// which it can be killed.
 fn bundle(case: &Case) -> String {
     let hook = serde_json::json!([{ "path": "/bin/true" }]);
     let bundle = case
@@ -121,13 +106,13 @@ fn run_is_killed(case: &Case) {
     at_every_moment(case, || (), &words, itself);
 }
 
-/// A prepared container.
+/// Creates a container.
 fn create(case: &Case, bundle: &str) {
     let words = ["create", "--bundle", bundle, case.id()];
     assert!(command(case, &words).status().unwrap().success());
 }
 
-/// A running one.
+/// Starts a container.
 fn run(case: &Case, bundle: &str) {
     let words = ["run", "--detach", "--bundle", bundle, case.id()];
     assert!(command(case, &words).status().unwrap().success());
@@ -155,11 +140,11 @@ fn delete_is_killed(case: &Case) {
     at_every_moment(case, || run(case, &bundle), &words, itself);
 }
 
-/// Kills everything of this test but the command.
+/// Kills every process of this test but the command.
 fn all_others(case: &Case, child: &Child) {
     for (pid, _) in leftovers::processes(case.id()) {
         if pid.as_raw() != child.id() as i32 {
-            // It may have ended meanwhile.
+            // The process may have ended meanwhile.
             let _ = kill(pid, Signal::SIGKILL);
         }
     }
@@ -185,12 +170,12 @@ fn what_run_starts_is_killed(case: &Case) {
         let what = format!("what run starts killed after {moment:?}");
         let mut child = command(case, &words).spawn().unwrap();
         sleep(moment);
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while child.try_wait().unwrap().is_none() {
             assert!(Instant::now() < end, "{what}: run doesn't end");
             all_others(case, &child);
         }
         case.remove_container();
-        expect_nothing(case, &what);
+        case.expect_nothing(&what);
     }
 }

@@ -65,11 +65,12 @@ fn processes(case: &Case) {
     let pids = json(&case.command(&["ps", "--format", "json", case.id()]).ok());
     let pids = pids.as_array().unwrap();
     assert!(pids.contains(&pid.as_raw().into()), "{pids:?}, {pid}");
-    // Of a VM, those on the host: what stands for the container, the sandbox process, and QEMU.
+    // For a VM, the processes on the host: the stand-in, the sandbox process, the file server,
+    // the monitor, and QEMU.
     let count = match (case.isolation(), case.is_emulated()) {
         (Process, _) => 3,
-        (Vm, false) => 2,
-        (Vm, true) => 3,
+        (Vm, false) => 4,
+        (Vm, true) => 5,
     };
     assert_eq!(pids.len(), count, "{pids:?}");
     case.remove_container();

@@ -1,6 +1,7 @@
 //! The life of a container, from bundle to exit status: what a caller sees in both modes.
 
 mod cgroups;
+mod clock;
 mod console;
 mod create;
 mod cve;
@@ -12,15 +13,18 @@ mod devices;
 mod events;
 mod exec;
 mod failures;
+mod file_rights;
 mod files;
 mod filesystem;
 mod flags;
 mod foreground;
 mod hooks;
+mod inherited;
 mod installed;
 mod kernel_files;
 mod kill;
 mod killed;
+mod limits;
 mod list;
 mod namespaces;
 mod nested;
@@ -28,12 +32,15 @@ mod network;
 mod overlay;
 mod pause;
 mod process;
+mod rights;
+mod seccomp;
 mod signals;
 pub(crate) mod status;
 mod streams;
 mod stressors;
 mod systemd;
 mod terminal;
+mod trees;
 mod update;
 mod users;
 mod wall;
@@ -41,29 +48,43 @@ mod wall;
 use nacre_tests::Test;
 use nacre_tests::suite::{on_any_hypervisor, on_any_hypervisor_but};
 
-/// All tests here; each says if one mode only is meant.
+/// Returns all tests here; a test for one mode only says so.
 pub(crate) fn tests() -> Vec<Test> {
     [
         status::tests(),
         streams::tests(),
-        signals::tests(),
-        terminal::tests(),
+        on_any_hypervisor_but(
+            &["a_signal_before_the_workload_runs_isnt_fatal_to_the_cleanup"],
+            signals::tests(),
+        ),
+        on_any_hypervisor(terminal::tests()),
         on_any_hypervisor(process::tests()),
+        on_any_hypervisor(inherited::tests()),
         on_any_hypervisor(namespaces::tests()),
         network::tests(),
         nested::tests(),
+        on_any_hypervisor(file_rights::tests()),
         files::tests(),
-        filesystem::tests(),
+        on_any_hypervisor_but(
+            &[
+                "a_written_root_is_seen_on_the_host",
+                "a_bound_directory",
+                "files_behave_like_files",
+            ],
+            filesystem::tests(),
+        ),
+        on_any_hypervisor_but(&["mounts_below_are_there_from_the_start"], trees::tests()),
         on_any_hypervisor(kernel_files::tests()),
         on_any_hypervisor(installed::tests()),
         overlay::tests(),
+        limits::tests(),
         on_any_hypervisor(users::tests()),
         on_any_hypervisor(devices::tests()),
         on_any_hypervisor(cgroups::tests()),
-        detached::tests(),
+        on_any_hypervisor_but(&["from_run_to_delete"], detached::tests()),
         debian::tests(),
         on_any_hypervisor_but(&["in_the_root"], stressors::tests()),
-        failures::tests(),
+        on_any_hypervisor_but(&["a_memory_limit_too_small_to_start"], failures::tests()),
         on_any_hypervisor(exec::tests()),
         on_any_hypervisor_but(
             &["over_a_socket", "exec_in_the_foreground"],
@@ -75,14 +96,23 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(cve::tests()),
         on_any_hypervisor_but(&["with_an_interface"], cycles::tests()),
         on_any_hypervisor(flags::tests()),
-        kill::tests(),
+        on_any_hypervisor_but(
+            &[
+                "all_of_a_containers_processes",
+                "one_whose_output_nobody_takes",
+            ],
+            kill::tests(),
+        ),
         on_any_hypervisor(killed::tests()),
         pause::tests(),
+        clock::tests(),
         on_any_hypervisor(update::tests()),
         on_any_hypervisor(events::tests()),
         on_any_hypervisor(hooks::tests()),
         systemd::tests(),
         wall::tests(),
+        rights::tests(),
+        on_any_hypervisor(seccomp::tests()),
         descriptors::tests(),
     ]
     .into_iter()

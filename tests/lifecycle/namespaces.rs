@@ -1,4 +1,4 @@
-//! Namespaces, and what is set in them.
+//! Namespaces, and the settings in them.
 
 use std::fs;
 use std::process::Command;
@@ -20,8 +20,8 @@ const KINDS: [&str; 4] = ["ipc", "uts", "pid", "cgroup"];
 
 const SHOW: &str = "for n in ipc uts pid cgroup; do readlink /proc/self/ns/$n; done";
 
-/// What [`SHOW`] prints outside of the container: on the host, or in the guest, where it is the
-/// first namespaces of a kernel, which have fixed numbers (`include/linux/proc_ns.h`).
+/// Returns what [`SHOW`] prints outside the container: on the host, or in the guest, where the
+/// namespaces are the kernel's initial ones, which have fixed numbers (`include/linux/proc_ns.h`).
 fn outside(case: &Case) -> Vec<String> {
     let of_the_host = |kind: &str| {
         let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
@@ -66,15 +66,21 @@ fn processes_outside_arent_seen(case: &Case) {
 }
 
 fn host_and_domain_name(case: &Case) {
+    let own = || fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let before = own();
     let bundle = case
         .busybox()
         .set("/hostname", "some-host")
         .set("/domainname", "some.domain")
         .shell("hostname; cat /proc/sys/kernel/domainname");
     assert_eq!(case.run(&bundle).ok(), "some-host\nsome.domain\n");
+    assert_eq!(own(), before);
 }
 
 fn sysctls(case: &Case) {
+    let files = ["net/ipv4/ip_forward", "kernel/msgmax", "fs/mqueue/msg_max"];
+    let read = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap();
+    let before = files.map(read);
     let bundle = case
         .busybox()
         .set(
@@ -83,17 +89,24 @@ fn sysctls(case: &Case) {
                 "net.ipv4.ip_forward": "1",
                 "net.ipv4.ip_local_port_range": "20000 30000",
                 "kernel.shm_rmid_forced": "1",
+                "kernel.msgmax": "65536",
+                "fs/mqueue/msg_max": "17",
+                "kernel.domainname": "by.sysctl",
             }),
         )
         .shell(
             "cd /proc/sys; cat net/ipv4/ip_forward net/ipv4/ip_local_port_range \
-             kernel/shm_rmid_forced",
+             kernel/shm_rmid_forced kernel/msgmax fs/mqueue/msg_max kernel/domainname",
         );
-    assert_eq!(case.run(&bundle).ok(), "1\n20000\t30000\n1\n");
+    assert_eq!(
+        case.run(&bundle).ok(),
+        "1\n20000\t30000\n1\n65536\n17\nby.sysctl\n"
+    );
+    assert_eq!(files.map(read), before);
 }
 
-/// Namespaces by path that are the host's: those of the caller, and those of the first process where
-/// the caller has others. Were it allowed, the host's files would have other values afterwards.
+/// Namespaces by path that are the host's: the caller's, and the first process's where the caller
+/// has others. If it were allowed, the host's files would have other values afterwards.
 fn nothing_is_set_in_the_hosts_namespaces(case: &Case) {
     let file = |name: &str| fs::read_to_string(format!("/proc/sys/{name}")).unwrap();
     for (kind, namespace, pointer, value, name) in [
@@ -133,7 +146,7 @@ fn nothing_is_set_in_the_hosts_namespaces(case: &Case) {
             })
             .collect();
         let bundle = bundle.set("/linux/namespaces", namespaces);
-        // The first process, which not everybody may look at, is one of ours here.
+        // The first process, which not everybody may inspect, is one of ours here.
         for prefix in ["", "unshare --net --ipc --uts --"] {
             let mut command = case.mark(Command::new("unshare"));
             let script = format!("{prefix} \"$@\"; exit $?");

@@ -1,4 +1,4 @@
-//! Virtual machines in a VM's container: only where somebody asked for them.
+//! Virtual machines in a VM's container: only where they were asked for.
 
 use std::fs;
 
@@ -17,10 +17,10 @@ nacre_tests::tests![
 
 const NESTED: &str = "dev.nacre.vm.nested";
 
-/// Counts processors with VMX or SVM, and says whether there is a KVM.
+/// Counts processors with VMX or SVM, and prints whether there is a KVM.
 const LOOK: &str = "grep -cwE 'flags.*(vmx|svm)' /proc/cpuinfo; grep -w kvm /proc/misc";
 
-/// With `/dev/kvm`, as engines write it for `--device /dev/kvm`.
+/// Adds `/dev/kvm`, as engines do for `--device /dev/kvm`.
 fn with_kvm(bundle: Bundle) -> Bundle {
     let rule = json!({ "allow": true, "type": "c", "major": 10, "minor": 232, "access": "rwm" });
     bundle
@@ -31,14 +31,14 @@ fn with_kvm(bundle: Bundle) -> Bundle {
         .push("/linux/resources/devices", rule)
 }
 
-/// Has the configuration file say something about it.
+/// Sets `nested` in the configuration file.
 fn configure(case: &Case, nested: bool) {
     let text = fs::read_to_string(case.configuration()).unwrap();
     fs::write(case.configuration(), format!("{text}nested = {nested}\n")).unwrap();
 }
 
 fn a_guests_processor_shows_no_virtualization(case: &Case) {
-    // Neither by default, nor where it is turned down.
+    // There are none by default, nor where the annotation says no.
     for bundle in [case.busybox(), case.busybox().annotation(NESTED, "false")] {
         let outcome = case.run(&bundle.shell(LOOK));
         assert_eq!(outcome.text(), "0\n", "{outcome:?}");
@@ -52,7 +52,7 @@ fn a_container_that_asks_runs_a_virtual_machine(case: &Case) {
         .mount("/mnt", "bind", program.to_str().unwrap(), &["rbind"])
         .args(["/mnt/kvm"]);
     assert_eq!(case.run(&bundle).ok(), "port 0x10: O\nhalted\n");
-    // Without the device the right to it isn't there either.
+    // Without the device there is no right to it either.
     let bundle = case
         .busybox()
         .annotation(NESTED, "true")

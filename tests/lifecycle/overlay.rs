@@ -1,5 +1,4 @@
-//! Roots that are overlays: the host's directory is only read, and what the container writes is
-//! its own.
+//! Overlay roots: the host's directory is only read, and what the container writes is its own.
 
 use std::fs;
 use std::io::Write;
@@ -36,7 +35,7 @@ pub(super) fn overlay(bundle: Bundle, (name, size): (&str, &str)) -> Bundle {
         .annotation(name, size)
 }
 
-/// All that is below a directory: names, kinds, owners, modes, sizes and times, a line each.
+/// Lists everything below a directory: names, kinds, owners, modes, sizes and times, one line each.
 fn listing(root: &Path) -> String {
     let mut find = Command::new("find");
     find.arg(root)
@@ -130,14 +129,14 @@ fn two_containers_on_one_base(case: &Case) {
         container.wait_for_line("ready");
     }
     assert!(!root.join("file").exists());
-    // What the host adds to the base meanwhile both see, once they look for it.
+    // Both see what the host adds to the base meanwhile, once they look for it.
     fs::write(root.join("new"), "from the host\n").unwrap();
     for (container, mine) in running.iter_mut().zip(["first", "second"]) {
         writeln!(container.stdin.as_mut().unwrap()).unwrap();
         let seen = container.wait_for_line("ready");
         assert_eq!(seen, format!("{mine}\n{mine}\nfrom the host\n"));
     }
-    // And what it writes to a file, if the container hasn't.
+    // They also see what it writes to a file, unless the container has written to it.
     fs::write(root.join("etc/group"), "changed\n").unwrap();
     for mut container in running {
         writeln!(container.stdin.as_mut().unwrap()).unwrap();
@@ -174,7 +173,7 @@ fn a_disk_has_a_limit(case: &Case) {
 
 fn a_distribution_is_changed(case: &Case) {
     let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
-    // Also read-only on the host.
+    // The base may also be read-only on the host.
     let bundle = Bundle::read_only(case.directory(), root).set("/root/readonly", false);
     let bundle = overlay(bundle, ("dev.nacre.vm.rootfs.disk", "1G"))
         .annotation("dev.nacre.vm.memory", "512M")
@@ -201,14 +200,15 @@ fn a_distribution_is_changed(case: &Case) {
     assert!(root.join("usr/share/doc").is_dir());
 }
 
-/// What `nacre state` says of a difference.
+/// Returns a field of `difference` from `nacre state`.
 fn difference(case: &Case, field: &str) -> Value {
     case.inspect()["difference"][field].clone()
 }
 
 fn the_state_tells_how_much_was_written(case: &Case) {
     const MIB: u64 = 1 << 20;
-    // Files are written and removed when the test says so, and then its file is gone.
+    // Files are written and removed when the test says so; the test's own file disappears when that
+    // is done.
     let script = "while :; do
             [ -e /say/write ] && dd if=/dev/zero of=/big bs=1M count=8 && sync && rm /say/write
             [ -e /say/remove ] && rm /big && sync && rm /say/remove
@@ -239,14 +239,14 @@ fn the_state_tells_how_much_was_written(case: &Case) {
             "disk" => assert!(allocated().unwrap() >= 8 * MIB),
             _ => assert_eq!(allocated(), None),
         }
-        // A guest that stands still can't be asked.
+        // A paused guest can't be asked.
         assert_eq!(case.command(&["pause", case.id()]).ok(), "");
         assert_eq!(difference(case, "used"), Value::Null);
         assert_eq!(allocated().is_some(), storage == "disk");
         assert_eq!(case.command(&["resume", case.id()]).ok(), "");
         done("remove");
         assert!(used() < MIB);
-        // What isn't used any more is given back to the host.
+        // Space that isn't used any more is given back to the host.
         assert!(allocated().is_none_or(|bytes| bytes < 2 * MIB));
         assert_eq!(case.command(&["kill", case.id(), "KILL"]).ok(), "");
         case.wait_for_status("stopped");
@@ -256,7 +256,7 @@ fn the_state_tells_how_much_was_written(case: &Case) {
 }
 
 fn a_disk_is_gone_with_its_sandbox_process(case: &Case) {
-    // A file system of its own shows what is in files without a name.
+    // A separate file system shows the space that unnamed files take.
     let disks = case.directory().join("disks");
     fs::create_dir(&disks).unwrap();
     let (none, flags) = (None::<&str>, MsFlags::empty());
@@ -284,7 +284,7 @@ fn a_disk_is_gone_with_its_sandbox_process(case: &Case) {
     umount(&disks).unwrap();
 }
 
-/// The tests' configuration file, with another directory for disks.
+/// Returns the tests' configuration file with another directory for disks.
 fn configuration(case: &Case, disks: &str) -> PathBuf {
     let text = nacre_tests::nacre::configuration();
     let (others, _) = text.split_once("disk-directory").unwrap();
@@ -321,7 +321,7 @@ fn what_can_not_be_had_is_refused_by_name(case: &Case) {
             "{message}"
         );
     }
-    // A directory that has no room for a disk.
+    // This directory has no room for a disk.
     let configuration = configuration(case, "/proc");
     let bundle = overlay(case.busybox(), DISK);
     let mut command = case.nacre_with(&configuration);

@@ -1,8 +1,9 @@
-//! What `process` says in `config.json`.
+//! The settings of `process` in `config.json`.
 
 use std::fs;
+use std::process::Command;
 
-use nacre_tests::{Case, Isolation};
+use nacre_tests::{Case, Isolation, Running};
 use serde_json::json;
 
 use super::status::own_namespaces_but;
@@ -16,6 +17,7 @@ nacre_tests::tests![
     capabilities_of_root,
     capabilities_of_a_user_in_all_five_sets,
     resource_limits,
+    what_has_no_limit_has_the_callers,
     no_new_privileges,
     oom_score,
     orphans_are_reaped: Vm,
@@ -24,7 +26,16 @@ nacre_tests::tests![
 ];
 
 fn arguments_arrive_as_they_are(case: &Case) {
-    let arguments = ["", " ", "a b", "'\"$HOME`", "two\nlines", "äöü ☃", "-n"];
+    let arguments = [
+        "",
+        " ",
+        "a b",
+        "'\"$HOME`",
+        "two\nlines",
+        "*",
+        "äöü ☃",
+        "-n",
+    ];
     let bundle = case
         .busybox()
         .args(["printf", "<%s>"].into_iter().chain(arguments));
@@ -42,7 +53,8 @@ fn the_environment_is_exactly_the_given_one(case: &Case) {
     ];
     let bundle = case
         .busybox()
-        .set("/process/env", json!(environment))
+        // Of two values the later one counts.
+        .set("/process/env", json!([&["A=0"][..], &environment].concat()))
         .args(["env"]);
     let output = case.run(&bundle).ok();
     let mut lines: Vec<&str> = output.lines().collect();
@@ -59,7 +71,7 @@ fn the_program_is_found_in_path(case: &Case) {
         .args(["theirs"]);
     let directory = bundle.rootfs().join("elsewhere/bin");
     std::fs::create_dir_all(&directory).unwrap();
-    // A script, so that its interpreter is looked up too.
+    // It is a script, so that its interpreter is looked up too.
     let script = directory.join("theirs");
     std::fs::write(&script, "#!/bin/sh\necho found $0\n").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -77,16 +89,22 @@ fn the_working_directory(case: &Case) {
 }
 
 fn user_groups_and_umask(case: &Case) {
+    let shows = "grep -E '^(Uid|Gid|Groups):' /proc/self/status; umask; id -G";
+    assert_eq!(
+        case.run(&case.busybox().shell(shows)).ok(),
+        "Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t \n0022\n0\n"
+    );
     let bundle = case
         .busybox()
         .set(
             "/process/user",
             json!({ "uid": 1000, "gid": 1001, "additionalGids": [5, 2000], "umask": 0o027 }),
         )
-        .shell("id -u; id -g; id -G; umask; grep ^Groups: /proc/self/status");
+        .shell(shows);
     assert_eq!(
         case.run(&bundle).ok(),
-        "1000\n1001\n1001 5 2000\n0027\nGroups:\t5 2000 \n"
+        "Uid:\t1000\t1000\t1000\t1000\nGid:\t1001\t1001\t1001\t1001\n\
+         Groups:\t5 2000 \n0027\n1001 5 2000\n"
     );
 }
 
@@ -96,7 +114,7 @@ const KILL: u64 = 1 << 5;
 const NET_RAW: u64 = 1 << 13;
 const SYS_ADMIN: u64 = 1 << 21;
 
-/// What the workload finds in the five sets: inheritable, permitted, effective, bounding,
+/// Returns what the workload finds in the five sets: inheritable, permitted, effective, bounding,
 /// ambient.
 fn seen_capabilities(case: &Case, uid: u32, sets: serde_json::Value) -> Vec<u64> {
     let bundle = case
@@ -135,7 +153,7 @@ fn capabilities_of_a_user_in_all_five_sets(case: &Case) {
         "effective": ["CAP_KILL"],
         "ambient": ["CAP_KILL"],
     });
-    // An exec by anyone else keeps what is ambient.
+    // An exec by any other user keeps the ambient set.
     assert_eq!(
         seen_capabilities(case, 1000, sets),
         [CHOWN | KILL, KILL, KILL, CHOWN | KILL | NET_RAW, KILL]
@@ -149,6 +167,7 @@ fn resource_limits(case: &Case) {
         { "type": "RLIMIT_CORE", "soft": 0, "hard": 1_048_576 },
         { "type": "RLIMIT_NPROC", "soft": 77, "hard": 78 },
         { "type": "RLIMIT_FSIZE", "soft": 1_000_000, "hard": 2_000_000 },
+        { "type": "RLIMIT_STACK", "soft": 1_048_576, "hard": 4_194_304 },
     ]);
     let bundle = case
         .busybox()
@@ -166,6 +185,43 @@ fn resource_limits(case: &Case) {
     assert_eq!(limit("Max core file size"), pair("0", "1048576"));
     assert_eq!(limit("Max processes"), pair("77", "78"));
     assert_eq!(limit("Max file size"), pair("1000000", "2000000"));
+    assert_eq!(limit("Max stack size"), pair("1048576", "4194304"));
+}
+
+/// Returns a command that is started with these limits.
+fn limited(case: &Case, limits: &[&str], command: &Command) -> Running {
+    let mut limited = case.mark(Command::new("prlimit"));
+    limited
+        .args(limits)
+        .arg(command.get_program())
+        .args(command.get_args());
+    case.spawn(limited)
+}
+
+fn what_has_no_limit_has_the_callers(case: &Case) {
+    let shows = "echo $(ulimit -Su) $(ulimit -Hu) $(ulimit -Sc) $(ulimit -Sn) $(ulimit -Hn)";
+    let limits = json!([{ "type": "RLIMIT_NOFILE", "soft": 512, "hard": 4096 }]);
+    let bundle = case
+        .busybox()
+        .set("/process/rlimits", limits)
+        .shell(&format!("{shows}; echo ready; exec sleep 1000"));
+    let mut command = case.nacre();
+    command
+        .args(["run", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    let limits = ["--nproc=4321:54321", "--core=0:4096"];
+    let mut running = limited(case, &limits, &command);
+    assert_eq!(running.wait_for_line("ready"), "4321 54321 0 512 4096\n");
+    let mut command = case.nacre();
+    command.args(["exec", case.id(), "sh", "-c", shows]);
+    let executed = limited(case, &["--nproc=77:78"], &command).finish().ok();
+    assert!(
+        executed.starts_with("77 ") && executed.ends_with(" 512 4096\n"),
+        "{executed}"
+    );
+    case.command(&["kill", case.id(), "KILL"]).ok();
+    running.finish().expect(137);
 }
 
 fn no_new_privileges(case: &Case) {
@@ -188,12 +244,12 @@ fn oom_score(case: &Case) {
 }
 
 fn orphans_are_reaped(case: &Case) {
-    // Without a pid namespace, orphans become children of the guest's init; on the host
-    // they are its init's, which isn't ours.
+    // Without a pid namespace, orphans become children of the guest's init; on the host they become
+    // children of its init, which isn't ours.
     let bundle = case
         .busybox()
         .set("/linux/namespaces", own_namespaces_but("pid"))
-        // A zombie has its name still.
+        // A zombie still has its name.
         .shell(
             "i=0; while [ $i -lt 50 ]; do (sleep 0.01 & ) ; i=$((i+1)); done
              i=0; while grep -q '^Name:.sleep' /proc/[0-9]*/status 2>/dev/null && [ $i -lt 500 ]
@@ -203,7 +259,7 @@ fn orphans_are_reaped(case: &Case) {
     assert_eq!(case.run(&bundle).ok(), "0\n");
 }
 
-/// The last of the CPUs that the test may run on, which in a VM with one CPU is that.
+/// The last of the CPUs that the test may run on; in a VM with one CPU it is that one.
 fn cpus_of_a_later_process(case: &Case) {
     const FIELD: &str = "Cpus_allowed_list:\t";
     let status = fs::read_to_string("/proc/self/status").unwrap();

@@ -69,11 +69,11 @@ fn a_signal_before_the_workload_runs_isnt_fatal_to_the_cleanup(case: &Case) {
         .set("/linux/namespaces", own_namespaces_but("pid"))
         .args(["sleep", "1000"]);
     let running = case.start(&bundle);
-    // It is being made: the VM boots, if it is one.
+    // It is being created: if it is in a VM, that boots.
     case.wait_for("state", || !leftovers::files(&case.state()).is_empty());
     running.signal(Signal::SIGTERM);
     let outcome = running.finish();
-    // Kept until the workload was there, or taken as a wish to stop: it is over, and the
-    // harness sees that nothing is left.
+    // The signal was kept until the workload ran, or taken as a request to stop: it has ended, and
+    // the harness sees that nothing is left.
     assert_ne!(outcome.status(), Some(0), "{outcome:?}");
 }

@@ -33,7 +33,7 @@ fn a_killed_workload_gives_128_and_the_signal(case: &Case) {
     }
 }
 
-/// Every kind of namespace but one.
+/// Returns every kind of namespace but one.
 pub(crate) fn own_namespaces_but(kind: &str) -> Vec<serde_json::Value> {
     ["pid", "network", "ipc", "uts", "mount", "cgroup"]
         .into_iter()

@@ -91,7 +91,7 @@ fn twenty_megabytes_go_through_both_ways(case: &Case) {
     assert!(outcome.stdout == sent, "the bytes differ");
 }
 
-/// Bytes without a pattern (xorshift64).
+/// Returns bytes without a pattern (xorshift64).
 fn noise(size: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(size + 8);
@@ -113,7 +113,7 @@ fn a_slow_reader_slows_the_writer_and_loses_nothing(case: &Case) {
     let mut running = case.start(&bundle);
     running.wait_for_line("ready");
     thread::sleep(Duration::from_secs(3));
-    // What the processes have of their own, which the guest's memory isn't.
+    // Counts the processes' private memory, which doesn't include the guest's memory.
     let resident: u64 = leftovers::processes_of_nacre(case.id())
         .iter()
         .map(|pid| anonymous_memory(pid.as_raw()))
@@ -142,7 +142,7 @@ fn a_slow_reader_slows_the_writer_and_loses_nothing(case: &Case) {
     assert_eq!(outcome.stderr, "written\n");
 }
 
-/// In KiB.
+/// Returns a process's anonymous memory in KiB.
 fn anonymous_memory(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
@@ -182,7 +182,7 @@ fn output_goes_to_a_file(case: &Case) {
 }
 
 fn output_of_a_fast_end_isnt_lost(case: &Case) {
-    // A pipe's worth of output, and the end right behind it.
+    // Writes a pipe's worth of output and ends right after it.
     let bundle = case
         .busybox()
         .shell("head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2");

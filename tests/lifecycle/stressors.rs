@@ -1,4 +1,4 @@
-//! stress-ng's stressors of files, which no one here wrote, in the root and in a volume.
+//! stress-ng's stressors of files, which are third-party code, in the root and in a volume.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::files::privileged;
 
 nacre_tests::tests![in_the_root, in_a_volume];
 
-/// Those of its class `filesystem` that are left out.
+/// The stressors of its class `filesystem` that are left out.
 const WITHOUT: [&str; 7] = [
     // They have nothing to do with the files here.
     "eventfd",
@@ -25,8 +25,8 @@ const WITHOUT: [&str; 7] = [
     "symlink",
 ];
 
-/// Those of other classes that work on files. io-uring isn't among them: it asks for a file by a
-/// name that it has removed, and fails so on every file system.
+/// Stressors of other classes that work on files. io-uring isn't among them: it opens a file by a
+/// name that it has removed, and so fails on every file system.
 const OTHERS: [&str; 8] = [
     "aio",
     "mmap",
@@ -38,11 +38,11 @@ const OTHERS: [&str; 8] = [
     "splice",
 ];
 
-/// What the testbed runs, whose VMs are emulated twice.
+/// The stressors that run in the testbed, whose VMs are emulated twice.
 const IN_THE_TESTBED: [&str; 5] = ["dentry", "flock", "hdd", "mmap", "rename"];
 
-/// Every stressor does its work for a second, or less if it has done enough, checks it, and
-/// removes what it made.
+/// Runs every stressor, which works for a second, or less if it has done enough, checks its work,
+/// and removes what it made.
 const SCRIPT: &str = r#"
     mkdir -p "$0"; cd "$0"; count=0
     for stressor in ${3:-$(stress-ng --class 'filesystem?' | sed 's/.*: //') $2}; do
@@ -72,7 +72,7 @@ fn in_a_volume(case: &Case) {
     stress(case, "/volume", &volume);
 }
 
-/// Runs them in a directory of the container's, which the host has as `shared`.
+/// Runs them in a directory of the container, which is `shared` on the host.
 fn stress(case: &Case, directory: &str, shared: &Path) {
     let root = fixtures::debian().unwrap_or_else(|why| case.ignore(why));
     let mut bundle = privileged(case)
@@ -96,7 +96,7 @@ fn stress(case: &Case, directory: &str, shared: &Path) {
     if directory == "/volume" {
         bundle = bundle.mount(directory, "bind", shared.to_str().unwrap(), &["rbind"]);
     }
-    // What these two ask for and a VM's files don't have is in the README's table.
+    // What these two need and a VM's files don't have is in docs/vm-differences.md.
     let (count, skipped) = match case.isolation() {
         Isolation::Process => ("49", None),
         Isolation::Vm if in_testbed() => {

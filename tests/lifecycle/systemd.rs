@@ -15,7 +15,7 @@ nacre_tests::tests![
     a_created_one_has_nothing_unasked_open: Process,
 ];
 
-/// `nacre --systemd-cgroup` with a command.
+/// Returns `nacre --systemd-cgroup` with a command.
 fn nacre(case: &Case, words: &[&str]) -> Command {
     let mut command = case.nacre();
     command.arg("--systemd-cgroup").args(words);
@@ -27,7 +27,7 @@ fn run(systemd: &Systemd<'_>, case: &Case, words: &[&str]) -> Outcome {
     case.spawn(systemd.enter(&nacre(case, words))).finish()
 }
 
-/// Leaves a container behind that sleeps.
+/// Starts a detached container that sleeps.
 #[track_caller]
 fn detach(systemd: &Systemd<'_>, case: &Case, bundle: &Bundle) {
     let bundle = bundle.write();
@@ -60,7 +60,7 @@ fn a_container_is_a_scope(case: &Case) {
     assert!(!procs.is_empty());
     let quota = || fs::read_to_string(cgroup.join("cpu.max")).unwrap();
     assert_eq!(quota(), "50000 100000\n");
-    // systemd knows, so that it doesn't write another.
+    // systemd knows the limit, so it doesn't write another one.
     let known = || systemd.property(&scope, "CPUQuotaPerSecUSec");
     assert_eq!(known(), "500ms");
     run(
@@ -88,13 +88,13 @@ fn its_scope_is_what_the_configuration_names(case: &Case) {
     let scope = format!("libpod-{}.scope", case.id());
     assert_eq!(systemd.property(&scope, "Slice"), "machine.slice");
     assert!(systemd.cgroup("machine.slice").join(&scope).exists());
-    // That it ends by itself ends the scope, too.
+    // The scope ends when the container ends by itself.
     run(&systemd, case, &["kill", case.id(), "KILL"]).ok();
     case.wait_for("the end of the scope", || {
         systemd.property(&scope, "LoadState") == "not-found"
     });
     run(&systemd, case, &["delete", case.id()]).ok();
-    // And with a status of its own, in the foreground.
+    // The same in the foreground, with a status of its own.
     let bundle = case
         .busybox()
         .shell("exit 7")
@@ -130,7 +130,7 @@ fn what_names_no_scope_is_refused(case: &Case) {
     assert!(outcome.stderr.contains(message), "{outcome:?}");
 }
 
-/// As `descriptors.rs` has it, looked at from where systemd is.
+/// The same check as in `descriptors.rs`, made where systemd is.
 fn a_created_one_has_nothing_unasked_open(case: &Case) {
     let systemd = Systemd::start(case);
     let bundle = sleeping(case);

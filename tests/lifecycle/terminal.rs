@@ -8,8 +8,8 @@ use nacre_tests::console::in_shell;
 nacre_tests::tests![ctrl_c_arrives_once_and_the_terminal_comes_back];
 
 fn ctrl_c_arrives_once_and_the_terminal_comes_back(case: &Case) {
-    // Busybox's `read` doesn't notice a signal that comes right before it waits; one second later
-    // the shell does.
+    // Busybox's `read` doesn't notice a signal that comes right before it waits; the shell notices
+    // it one second later.
     let bundle = case.busybox().shell(
         "n=0; trap 'n=$((n+1)); echo interrupted $n' INT
          echo ready
@@ -19,7 +19,7 @@ fn ctrl_c_arrives_once_and_the_terminal_comes_back(case: &Case) {
     let mut nacre = case.nacre();
     nacre.args(["run", "--bundle"]).arg(bundle.write());
     nacre.arg(case.id());
-    // Ctrl-C reaches the shell too: by its trap it goes on, whichever shell it is.
+    // Ctrl-C reaches the shell too: with its trap any shell goes on.
     let session = format!(
         "trap : INT; stty -onlcr -echo; {}; echo status $?; read line; echo the shell reads $line",
         in_shell(&nacre)

@@ -1,4 +1,4 @@
-//! `nacre update`: other limits for a container that runs.
+//! `nacre update`: new limits for a running container.
 
 use std::fs;
 use std::io::Write;
@@ -19,7 +19,7 @@ nacre_tests::tests![
     a_lower_limit_holds,
 ];
 
-/// The directory of a process's cgroup: with version 1, of the controller's hierarchy.
+/// Returns the directory of a process's cgroup: with version 1, in the controller's hierarchy.
 pub(super) fn cgroup(case: &Case, pid: Pid, controller: &str) -> PathBuf {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
     let path = |wanted: &str| {
@@ -37,7 +37,7 @@ pub(super) fn cgroup(case: &Case, pid: Pid, controller: &str) -> PathBuf {
     }
 }
 
-/// What is in a file of the container's cgroup, if there is one: the guest's, of a VM.
+/// Returns the content of a file of the container's cgroup, if it exists: for a VM, the guest's.
 fn read(case: &Case, pid: Pid, controller: &str, name: &str) -> Option<String> {
     match case.isolation() {
         Isolation::Process => fs::read_to_string(cgroup(case, pid, controller).join(name)).ok(),
@@ -49,9 +49,9 @@ fn read(case: &Case, pid: Pid, controller: &str, name: &str) -> Option<String> {
     }
 }
 
-/// Fails unless these files of the container's cgroup say so: each is a controller, the name in
-/// version 1, the name in version 2, and what is in each. An empty name is one that this version
-/// hasn't.
+/// Fails unless these files of the container's cgroup have this content: each is a controller, the
+/// name in version 1, the name in version 2, and the content in each. A file that a version doesn't
+/// have has an empty name.
 #[track_caller]
 fn expect(case: &Case, pid: Pid, files: &[(&str, &str, &str, &str, &str)]) {
     for (controller, name1, value1, name2, value2) in files {
@@ -67,7 +67,7 @@ fn expect(case: &Case, pid: Pid, files: &[(&str, &str, &str, &str, &str)]) {
     }
 }
 
-/// `nacre update` with these flags, which must go well.
+/// Runs `nacre update` with these flags, which must succeed.
 #[track_caller]
 fn update(case: &Case, flags: &[&str]) {
     let mut words = vec!["update"];
@@ -114,7 +114,7 @@ fn memory(case: &Case) {
             ),
         ],
     );
-    // Above the old limit of memory and swap together, and below it again.
+    // First above the old limit of memory and swap together, then below it again.
     for bytes in ["268435456", "50331648"] {
         update(case, &["--memory", bytes, "--memory-swap", bytes]);
         expect(
@@ -167,7 +167,7 @@ fn cpu_time(case: &Case) {
             ("cpu", "cpu.shares", "512", "", ""),
         ],
     );
-    // One without the other.
+    // Sets one without the other.
     update(case, &["--cpu-quota", "30000"]);
     expect(
         case,
@@ -289,7 +289,7 @@ fn a_document_with_resources(case: &Case) {
     update(case, &["--resources", path.to_str().unwrap()]);
     expect(case, pid, &expected);
 
-    // From standard input.
+    // Reads the limits from standard input.
     update(case, &["--pids-limit", "44"]);
     let mut command = case.nacre();
     command.args(["update", "--resources", "-", case.id()]);

@@ -15,14 +15,14 @@ nacre_tests::tests![
     without_a_mount_namespace,
 ];
 
-/// What the container's id 0 is outside.
+/// The id outside that the container's id 0 is mapped to.
 const FIRST: u32 = 200_000;
 
 fn mappings(first: u32) -> Value {
     json!([{ "containerID": 0, "hostID": first, "size": 65536 }])
 }
 
-/// A container in a user namespace, whose files belong to its root, with the right to change
+/// Makes a container in a user namespace, whose files belong to its root, with the right to change
 /// owners.
 pub(super) fn mapped(case: &Case) -> Bundle {
     let bundle = case
@@ -58,19 +58,20 @@ fn a_user_namespace(case: &Case) {
     let data = case.directory().join("data");
     fs::create_dir(&data).unwrap();
     lchown(&data, Some(FIRST + 7), Some(FIRST + 8)).unwrap();
-    // Of nobody in the container: its root has no rights over it.
+    // The file's owner isn't mapped in the container: the container's root has no rights over it.
     fs::write(data.join("of-the-host"), "x").unwrap();
     let bundle = mapped(case)
         .mount("/data", "bind", data.to_str().unwrap(), &["rbind"])
         .shell(
-            "tr -s ' ' </proc/self/uid_map; stat -c '%u %g' /bin /data /data/of-the-host
+            "tr -s ' ' </proc/self/uid_map; tr -s ' ' </proc/self/gid_map; echo $(id -u; id -g; id -G)
+             stat -c '%u %g' /bin /data /data/of-the-host
              touch /made /data/made; chown 5:6 /data/made; chmod 4711 /data/made
              echo x >/dev/null; chown 0:0 /data/of-the-host; chown 70000 /data/made; echo end",
         );
     let outcome = case.run(&bundle);
     assert_eq!(
         outcome.expect(0),
-        " 0 200000 65536\n0 0\n7 8\n65534 65534\nend\n",
+        " 0 200000 65536\n 0 200000 65536\n0 0 0\n0 0\n7 8\n65534 65534\nend\n",
         "{}",
         outcome.stderr
     );
@@ -89,7 +90,7 @@ fn an_ordinary_user_in_a_user_namespace(case: &Case) {
             json!({ "uid": 5, "gid": 6, "additionalGids": [7] }),
         )
         .remove("/process/capabilities")
-        .shell("id -u; id -G; echo 1 >/tmp/made; cat /tmp/group; touch /bin/x; echo $?");
+        .shell("id -u; id -g; id -G; echo 1 >/tmp/made; cat /tmp/group; touch /bin/x; echo $?");
     let root = bundle.rootfs();
     lchown(root.join("tmp"), Some(FIRST + 5), Some(FIRST)).unwrap();
     fs::write(root.join("tmp/group"), "of a group\n").unwrap();
@@ -97,11 +98,11 @@ fn an_ordinary_user_in_a_user_namespace(case: &Case) {
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o640);
     fs::set_permissions(root.join("tmp/group"), private).unwrap();
     let outcome = case.run(&bundle);
-    assert_eq!(outcome.expect(0), "5\n6 7\nof a group\n1\n");
+    assert_eq!(outcome.expect(0), "5\n6\n6 7\nof a group\n1\n");
     assert_eq!(owner(&root.join("tmp/made")), (FIRST + 5, FIRST + 6));
 }
 
-/// A directory whose files are the host's root's and somebody else's.
+/// Makes a directory with files of the host's root and of somebody else.
 fn data(case: &Case) -> std::path::PathBuf {
     let data = case.directory().join("data");
     fs::create_dir(&data).unwrap();
@@ -133,11 +134,13 @@ fn owners_mapped_by_the_containers_mappings(case: &Case) {
     let data = data(case);
     let bundle = mapped(case)
         .mount("/data", "bind", data.to_str().unwrap(), &["rbind,ridmap"])
+        .mount("/one", "bind", data.to_str().unwrap(), &["bind", "idmap"])
+        .mount("/plain", "bind", data.to_str().unwrap(), &["bind"])
         .shell(
-            "stat -c '%u %g' /data/roots /data/others; touch /data/made /data/given
+            "stat -c '%u %g' /data/roots /data/others /one/others /plain/others; touch /data/made /data/given
              chown 5:6 /data/given",
         );
-    assert_eq!(case.run(&bundle).ok(), "0 0\n3 4\n");
+    assert_eq!(case.run(&bundle).ok(), "0 0\n3 4\n3 4\n65534 65534\n");
     assert_eq!(owner(&data.join("made")), (0, 0));
     assert_eq!(owner(&data.join("given")), (5, 6));
 }

@@ -1,4 +1,5 @@
-//! What can be had of the host by way of a VM container's processes: nothing but the container.
+//! What can be reached of the host through the processes of a VM's container: nothing but the
+//! container.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -32,13 +33,13 @@ nacre_tests::tests![
     an_exec_is_never_seen_outside: Vm,
 ];
 
-/// A variable of the caller's.
+/// An environment variable of the caller.
 const VARIABLE: &str = "NACRE_TEST_SECRET";
 
-/// How many directories up a walk goes, more than there are.
+/// How many directories a walk goes up: more than there are.
 const DEEP: usize = 40;
 
-/// A directory of the host's outside of the container's share, with a file.
+/// Makes a directory on the host outside the container's share, with a file.
 fn marker(case: &Case) -> PathBuf {
     let marker = case.directory().join("marker/file");
     fs::create_dir_all(marker.parent().unwrap()).unwrap();
@@ -46,7 +47,7 @@ fn marker(case: &Case) -> PathBuf {
     marker
 }
 
-/// A container with volumes, of which the second can't be written to.
+/// Makes a container with volumes, the second of which is read-only.
 fn with_volumes(case: &Case, script: &str) -> Bundle {
     let mut bundle = case.busybox().shell(script);
     for (name, flags) in [("volume", "rw"), ("sealed", "ro")] {
@@ -66,7 +67,7 @@ fn with_volumes(case: &Case, script: &str) -> Bundle {
 
 const IDLE: &str = "echo ready; exec sleep 1000";
 
-/// Has a process in it that was started later, too. Returns the container's pid and its.
+/// Starts a container and a later process in it. Returns the pids of both.
 fn start(case: &Case, bundle: &Bundle) -> [Pid; 2] {
     let pid = case.detach(bundle);
     case.wait_for_output("ready");
@@ -107,7 +108,7 @@ fn nothing_of_the_host_is_in_reach_with_users(case: &Case) {
     walk(case, bundle, &kinds);
 }
 
-/// Looks at every process of a container from all sides.
+/// Inspects every process of a container in all ways.
 #[track_caller]
 fn walk(case: &Case, bundle: Bundle, of_stand_ins: &[&str]) {
     let marker = marker(case);
@@ -119,12 +120,16 @@ fn walk(case: &Case, bundle: Bundle, of_stand_ins: &[&str]) {
         (2, 1),
         "{processes:?}"
     );
+    assert_eq!(count(Role::Monitor), 1);
+    assert_eq!(count(Role::FileServer), 1);
     assert_eq!(count(Role::Qemu), usize::from(case.is_emulated()));
     assert_eq!(count(Role::Outside), 0);
     for (pid, role) in processes {
         let kinds = match role {
             Role::StandIn => of_stand_ins,
             Role::Qemu => &["mnt", "ipc", "uts", "net", "pid"],
+            Role::Monitor => &["mnt", "ipc", "uts", "net", "pid", "cgroup"],
+            Role::FileServer => &["mnt", "ipc", "uts", "net", "pid", "cgroup"],
             _ => &["mnt", "ipc", "uts", "net"],
         };
         assert_eq!(role == Role::StandIn, stand_ins.contains(&pid));
@@ -133,6 +138,9 @@ fn walk(case: &Case, bundle: Bundle, of_stand_ins: &[&str]) {
             assert_ne!(of(&pid.to_string()), of("self"), "{role:?}: {kind}");
         }
         look_at_mounts(case, pid, role);
+        if role == Role::Qemu {
+            vm::is_confined(pid);
+        }
         for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
             let thread = thread.unwrap().path();
             for link in ["root", "cwd"] {
@@ -141,7 +149,7 @@ fn walk(case: &Case, bundle: Bundle, of_stand_ins: &[&str]) {
         }
         for fd in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
             let fd = fd.unwrap().path();
-            // It may be closed meanwhile.
+            // The descriptor may be closed meanwhile.
             if fs::metadata(&fd).is_ok_and(|metadata| metadata.is_dir()) {
                 nothing_above(&fd, &marker);
                 is_of_its_root(&fd, pid);
@@ -161,12 +169,13 @@ fn nothing_above(directory: &Path, marker: &Path) {
         assert!(!found.exists(), "{}", found.display());
         above.push("..");
     }
-    // The walk up ended at a root, whatever it is.
+    // The walk up ended at some root.
     let id = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).unwrap();
     assert_eq!(id(&above), id(&above.join("..")));
 }
 
-/// Fails if a walk up from a descriptor ends elsewhere than at the process's root, or at itself.
+/// Fails unless a walk up from a descriptor ends at the process's root, or at the descriptor
+/// itself.
 #[track_caller]
 fn is_of_its_root(fd: &Path, pid: Pid) {
     let id = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
@@ -184,20 +193,28 @@ fn look_at_mounts(case: &Case, pid: Pid, role: Role) {
         let words: Vec<&str> = line.split(' ').collect();
         let (source, point) = (words[3], words[4]);
         let is_right = match role {
-            // Its own, of which it is jailed with no more than libraries.
+            // It has mounts of its own: its jail contains nothing but libraries.
             Role::Qemu => point != "/" || line.contains(" - tmpfs "),
+            Role::Monitor => point == "/" && line.contains(" - tmpfs "),
+            Role::FileServer => {
+                let of_container = source.contains(case.id()) || source.contains("cover");
+                of_container || point == "/"
+            }
             Role::Sandbox => {
                 let of_container = source.contains(case.id()) || point.contains(case.id());
                 of_container || ["/", "/dev/net/tun"].contains(&point)
             }
-            _ => source.contains(case.id()) || source.contains("cover") || point == "/proc",
+            _ => {
+                let of_container = source.contains(case.id()) || source.contains("cover");
+                of_container || point == "/proc" || line.contains(" - fuse ")
+            }
         };
         assert!(is_right, "{role:?}: {line}");
     }
 }
 
-/// A command with a descriptor of its caller's, which isn't to be closed by an exec, at a high
-/// number, and with a variable.
+/// Gives a command a descriptor of its caller, at a high number and not to be closed by an exec,
+/// and a variable.
 fn with_a_secret(mut command: Command, fd: &OwnedFd) -> Command {
     let fd = fd.as_raw_fd();
     command.env(VARIABLE, "1");
@@ -227,7 +244,7 @@ fn nothing_of_the_callers_is_kept(case: &Case) {
     exec(case, with_a_secret(case.nacre(), &writing));
     drop(writing);
     fcntl(&reading, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    // The end of the file, as nobody holds the other end.
+    // The read returns the end of the file, as nothing holds the other end.
     assert_eq!(File::from(reading).read(&mut [0]).unwrap(), 0);
     for (pid, role) in vm::processes(case.id()) {
         let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
@@ -248,7 +265,7 @@ fn a_stand_in_has_no_rights(case: &Case) {
         }
         assert_eq!(field("NoNewPrivs"), "1");
         assert_eq!(field("Groups"), "");
-        // An ordinary process's file is its user's, one's that nobody may look at root's.
+        // An ordinary process's file belongs to its user, and a non-dumpable one's to root.
         assert_eq!(
             fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid(),
             0
@@ -276,7 +293,7 @@ fn a_stand_in_has_no_rights(case: &Case) {
     case.remove_container();
 }
 
-/// What a shell does in the namespaces of a container's pid.
+/// Runs a shell script in the namespaces of a container's pid.
 fn enter(case: &Case, pid: Pid, script: &str) -> Outcome {
     let mut command = case.mark(Command::new("nsenter"));
     command.arg(format!("--target={pid}"));
@@ -292,15 +309,16 @@ fn who_enters_finds_the_container(case: &Case) {
     let script = "hostname; cat /etc/mark; echo; cat /volume/file /sealed/file; echo
                   echo new >/volume/new; echo new >/root/new
                   grep -E ' /(volume|sealed) ' /proc/self/mountinfo | cut -d ' ' -f 5,6
-                  cd /proc; ls -d [0-9]* | wc -l; ls -d [a-z]*; ls -A /sys /dev/shm /tmp";
+                  cd /proc; ls -d [0-9]* | wc -l; ls -d [a-z]*; ls -A /sys; ls -A /dev/shm /tmp 2>&1; :";
     let output = enter(case, pid, script).ok();
     // The shell, `ls` and `wc` are there too.
     let expected = "nacre\nthe root's\nvolumesealed\n\
                     /volume rw,nosuid,nodev,noexec,relatime\n\
                     /sealed ro,nosuid,nodev,noexec,relatime\n4\nself\nthread-self\n\
-                    /dev/shm:\n\n/sys:\nfs\n\n/tmp:\n";
+fs\nls: /dev/shm: Transport endpoint is not connected\n\
+                    ls: /tmp: Transport endpoint is not connected\n";
     assert_eq!(sorted(&output), sorted(expected), "{output}");
-    // They are the container's own files, for both.
+    // Both see the container's own files.
     let script = "cat /volume/new /root/new";
     let inside = case.command(&["exec", case.id(), "sh", "-c", script]);
     assert_eq!(inside.ok(), "new\nnew\n");
@@ -336,7 +354,7 @@ fn a_volatile_root_isnt_shown(case: &Case) {
     let root = PathBuf::from(format!("/proc/{pid}/root"));
     assert!(!root.join("bin").exists());
     fs::write(root.join("new"), "").unwrap_err();
-    // What is on the host is there.
+    // What is on the host is visible.
     assert_eq!(
         fs::read_to_string(root.join("volume/file")).unwrap(),
         "volume"
@@ -351,7 +369,7 @@ fn a_mount_of_the_guests_isnt_seen_through(case: &Case) {
     let root = bundle.rootfs();
     fs::create_dir(root.join("covered")).unwrap();
     fs::write(root.join("covered/below"), "").unwrap();
-    // An image that would have what is mounted in it elsewhere on the host.
+    // This image would have its mounts made elsewhere on the host.
     let marker = marker(case);
     let outside = marker.parent().unwrap();
     std::os::unix::fs::symlink(outside, root.join("away")).unwrap();
@@ -359,8 +377,10 @@ fn a_mount_of_the_guests_isnt_seen_through(case: &Case) {
     let bundle = bundle.push("/linux/maskedPaths", "/etc/passwd");
     let pid = case.detach(&bundle);
     case.wait_for_output("ready");
-    let script = "ls -A /covered; ls -A /away/; cat /etc/passwd; echo done";
-    assert_eq!(enter(case, pid, script).ok(), "done\n");
+    let script = "ls -A /covered 2>&1; ls -A /away/ 2>&1; cat /etc/passwd; echo done";
+    let unreachable = |path| format!("ls: {path}: Transport endpoint is not connected\n");
+    let expected = unreachable("/covered") + &unreachable("/away/") + "done\n";
+    assert_eq!(enter(case, pid, script).ok(), expected);
     case.remove_container();
     assert_eq!(fs::read_dir(outside).unwrap().count(), 1);
     let made = root.join(outside.strip_prefix("/").unwrap());
@@ -390,7 +410,7 @@ fn the_sandbox_process_is_killed(case: &Case) {
     case.wait_for("end", || {
         !Path::new(&format!("/proc/{pid}/ns/pid")).exists()
     });
-    // Whoever hears of the end finds the container ended.
+    // When the caller learns of the end, the container is stopped.
     assert_eq!(case.status(), "stopped");
     case.command(&["delete", case.id()]).ok();
 }
@@ -427,7 +447,7 @@ fn signals_get_through(case: &Case) {
         case.wait_for_output(word);
     }
     case.wait_for_status("stopped");
-    // It is nobody's child that this test could wait for.
+    // It isn't a child that this test could wait for.
     assert!(matches!(
         waitpid(pid, None),
         Err(nix::Error::ECHILD) | Ok(WaitStatus::Exited(_, 9))
@@ -447,8 +467,8 @@ fn a_foreground_run_is_killed(case: &Case) {
     assert!(nacre_tests::leftovers::cgroups_named(case.id()).is_empty());
 }
 
-/// Somebody with every right looks at all that there is in the container's pid namespace, while
-/// processes come and go there.
+/// A process with every right inspects everything in the container's pid namespace, while processes
+/// come and go there.
 fn an_exec_is_never_seen_outside(case: &Case) {
     let marker = marker(case);
     let pid = case.detach(&with_volumes(case, IDLE));
@@ -481,6 +501,6 @@ fn an_exec_is_never_seen_outside(case: &Case) {
 }
 
 fn libc_dup2(from: i32, to: i32) -> i32 {
-    // SAFETY: it takes no pointers.
+    // SAFETY: the call takes no pointers.
     unsafe { libc::dup2(from, to) }
 }

@@ -3,6 +3,7 @@
 mod commands;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
+mod rootless;
 
 use std::process::ExitCode;
 
@@ -10,6 +11,6 @@ use nacre_tests::place::Place;
 use nacre_tests::{Isolation, suite};
 
 fn main() -> ExitCode {
-    let tests = [lifecycle::tests(), commands::tests()];
+    let tests = [lifecycle::tests(), commands::tests(), rootless::tests()];
     suite::main(Place::Host, Isolation::Process, tests)
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-/// A bundle in the making.
+/// A bundle under construction.
 #[derive(Clone)]
 pub struct Bundle {
     directory: PathBuf,
@@ -15,8 +15,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// A bundle in `directory` with busybox as its root, which is the test's own and can be
-    /// written.
+    /// Makes a bundle in `directory` with a busybox root of the test's own, which can be written.
     pub fn busybox(directory: &Path) -> Self {
         let root = directory.join("rootfs");
         if !root.exists() {
@@ -28,7 +27,7 @@ impl Bundle {
         }
     }
 
-    /// A bundle in `directory` for a root elsewhere, which it doesn't write to.
+    /// Makes a bundle in `directory` for a root elsewhere, which it doesn't write to.
     pub fn read_only(directory: &Path, root: &Path) -> Self {
         let bundle = Self {
             directory: directory.to_owned(),
@@ -37,28 +36,28 @@ impl Bundle {
         bundle.set("/root/readonly", true)
     }
 
-    /// Its directory.
+    /// Returns the bundle's directory.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Its root directory, if it has one of its own.
+    /// Returns the bundle's root directory, if it has one of its own.
     pub fn rootfs(&self) -> PathBuf {
         self.directory.join("rootfs")
     }
 
-    /// The workload's arguments.
+    /// Sets the workload's arguments.
     pub fn args<S: AsRef<str>>(self, args: impl IntoIterator<Item = S>) -> Self {
         let args: Vec<Value> = args.into_iter().map(|a| a.as_ref().into()).collect();
         self.set("/process/args", args)
     }
 
-    /// A shell script as the workload.
+    /// Makes a shell script the workload.
     pub fn shell(self, script: &str) -> Self {
         self.args(["/bin/sh", "-c", script])
     }
 
-    /// Puts a value at a JSON pointer, making the objects on the way there.
+    /// Sets the value at a JSON pointer, and makes missing objects on the way there.
     pub fn set(mut self, pointer: &str, value: impl Into<Value>) -> Self {
         *place(&mut self.config, pointer) = value.into();
         self
@@ -74,7 +73,7 @@ impl Bundle {
         self
     }
 
-    /// Takes away what is at a JSON pointer, which names a member of an object.
+    /// Removes what is at a JSON pointer, which names a member of an object.
     pub fn remove(mut self, pointer: &str) -> Self {
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         let removed = place(&mut self.config, parent)
@@ -85,7 +84,7 @@ impl Bundle {
         self
     }
 
-    /// A mount.
+    /// Adds a mount.
     pub fn mount(self, destination: &str, kind: &str, source: &str, options: &[&str]) -> Self {
         let mount = json!({
             "destination": destination, "type": kind, "source": source, "options": options,
@@ -93,7 +92,7 @@ impl Bundle {
         self.push("/mounts", mount)
     }
 
-    /// An annotation.
+    /// Adds an annotation.
     pub fn annotation(mut self, name: &str, value: &str) -> Self {
         place(&mut self.config, "/annotations")[name] = value.into();
         self
@@ -107,7 +106,7 @@ impl Bundle {
     }
 }
 
-/// The value at a JSON pointer; missing members of objects are made.
+/// Returns the value at a JSON pointer, and makes missing members of objects.
 fn place<'a>(value: &'a mut Value, pointer: &str) -> &'a mut Value {
     pointer
         .split('/')
@@ -139,68 +138,21 @@ pub fn make_busybox(root: &Path) {
     fs::write(root.join("etc/group"), "root:x:0:\n").unwrap();
 }
 
-/// What callers commonly write: the container that `runc spec` describes, without a
-/// terminal.
+/// What `runc spec` writes, without a terminal. The engine's own tests begin with it too
+/// (`agent/tests/engine/bundle.rs`), but create containers of it themselves.
+const RUNC_SPEC: &str = include_str!("../../agent/src/container/config/testdata/runc-spec.json");
+
+/// Returns what callers commonly write: the container that `runc spec` describes, with a cgroup
+/// namespace and without ambient capabilities, as newer versions of runc do it.
 fn default_config(root: &str) -> Value {
-    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    json!({
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": false,
-            "user": { "uid": 0, "gid": 0 },
-            "args": ["/bin/true"],
-            "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
-            "cwd": "/",
-            "capabilities": {
-                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
-            },
-            "rlimits": [{ "type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024 }],
-            "noNewPrivileges": true,
-        },
-        "root": { "path": root, "readonly": false },
-        "hostname": "nacre",
-        "mounts": [
-            { "destination": "/proc", "type": "proc", "source": "proc" },
-            {
-                "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-                "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
-            },
-            {
-                "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-                "options":
-                    ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-            },
-            {
-                "destination": "/dev/shm", "type": "tmpfs", "source": "shm",
-                "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-            },
-            {
-                "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-                "options": ["nosuid", "noexec", "nodev"],
-            },
-            {
-                "destination": "/sys", "type": "sysfs", "source": "sysfs",
-                "options": ["nosuid", "noexec", "nodev", "ro"],
-            },
-            {
-                "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                "options": ["nosuid", "noexec", "nodev", "relatime", "ro"],
-            },
-        ],
-        "linux": {
-            "resources": { "devices": [{ "allow": false, "access": "rwm" }] },
-            "namespaces": [
-                { "type": "pid" }, { "type": "network" }, { "type": "ipc" },
-                { "type": "uts" }, { "type": "mount" }, { "type": "cgroup" },
-            ],
-            "maskedPaths": [
-                "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
-                "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
-                "/proc/scsi",
-            ],
-            "readonlyPaths": [
-                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
-            ],
-        },
-    })
+    let mut config: Value = serde_json::from_str(RUNC_SPEC).unwrap();
+    config["root"] = json!({ "path": root, "readonly": false });
+    config["hostname"] = "nacre".into();
+    let process = &mut config["process"];
+    process["args"] = json!(["/bin/true"]);
+    let capabilities = process["capabilities"].as_object_mut().unwrap();
+    capabilities.remove("ambient");
+    let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({ "type": "cgroup" }));
+    config
 }

@@ -24,7 +24,7 @@ pub struct Case {
 /// The configuration file in a test's directory.
 const CONFIGURATION: &str = "config.toml";
 
-/// What [`Case::ignore`] unwinds with.
+/// The value that [`Case::ignore`] unwinds with.
 pub(crate) struct Ignored(pub(crate) String);
 
 impl Case {
@@ -32,7 +32,7 @@ impl Case {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("nacre-test-{}-{number:03}", std::process::id());
-        // Sockets, and Podman's directories, can't have paths as long as one likes.
+        // The paths of sockets, and of Podman's directories, are limited in length.
         let name = &name[..name.len().min(16)];
         let directory = std::env::temp_dir().join(format!("{id}-{name}"));
         fs::create_dir(&directory).unwrap();
@@ -48,42 +48,42 @@ impl Case {
         }
     }
 
-    /// An id for a container, unique on this machine.
+    /// Returns an id for a container, unique on this machine.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What its containers are isolated by.
+    /// Returns how the test's containers are isolated.
     pub fn isolation(&self) -> Isolation {
         self.isolation
     }
 
-    /// Whether its containers are in VMs that QEMU emulates.
+    /// Returns whether the test's containers are in VMs that QEMU emulates.
     pub fn is_emulated(&self) -> bool {
         self.isolation == Isolation::Vm && place::is_emulated()
     }
 
-    /// Whether its containers have cgroup version 2, or else version 1 or both.
+    /// Returns whether the test's containers have cgroup version 2, and not version 1 or both.
     pub fn has_cgroup2(&self) -> bool {
         self.isolation == Isolation::Vm || Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
     }
 
-    /// A directory of the test's own, removed after it.
+    /// Returns a directory of the test's own, removed after it.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Ends the test, which can't run here.
+    /// Ends the test as ignored, because it can't run here.
     pub fn ignore(&self, why: &str) -> ! {
         panic::resume_unwind(Box::new(Ignored(why.into())))
     }
 
-    /// A bundle whose root is busybox.
+    /// Makes a bundle whose root is busybox.
     pub fn busybox(&self) -> Bundle {
         Bundle::busybox(&self.directory)
     }
 
-    /// A command with the mark of this test on it.
+    /// Puts this test's mark on a command.
     pub fn mark(&self, mut command: Command) -> Command {
         command
             .env(MARK, &self.id)
@@ -91,28 +91,28 @@ impl Case {
         command
     }
 
-    /// The state directory that [`Case::nacre`] gives to `nacre`.
+    /// Returns the state directory that [`Case::nacre`] gives to `nacre`.
     pub fn state(&self) -> PathBuf {
         self.directory.join("root")
     }
 
-    /// The log file that [`Case::nacre`] gives to `nacre`.
+    /// Returns the log file that [`Case::nacre`] gives to `nacre`.
     pub fn log(&self) -> PathBuf {
         self.directory.join("log")
     }
 
-    /// The configuration file that [`Case::nacre`] gives to `nacre`.
+    /// Returns the configuration file that [`Case::nacre`] gives to `nacre`.
     pub fn configuration(&self) -> PathBuf {
         self.directory.join(CONFIGURATION)
     }
 
-    /// `nacre` with the state directory, log file and configuration of this test, and no
+    /// Returns `nacre` with the state directory, log file and configuration of this test, and no
     /// command yet.
     pub fn nacre(&self) -> Command {
         self.nacre_with(&self.configuration())
     }
 
-    /// The same with another configuration.
+    /// Like [`Case::nacre`], with another configuration.
     pub fn nacre_with(&self, configuration: &Path) -> Command {
         let mut command = self.mark(Command::new(nacre::runtime()));
         command
@@ -153,12 +153,30 @@ impl Case {
         Running::spawn(command, &self.log())
     }
 
-    /// Ends every process of this test and says which they were.
+    /// Kills every process of this test and returns what they were.
     pub(crate) fn kill_all(&self) -> Vec<String> {
         leftovers::kill(&self.id)
     }
 
-    /// What the test left behind, a line each.
+    /// Fails if anything of the container is left.
+    ///
+    /// # Panics
+    ///
+    /// With `what`, and what is left.
+    #[track_caller]
+    pub fn expect_nothing(&self, what: &str) {
+        let processes = leftovers::settled_processes(&self.id, Duration::from_secs(30));
+        assert!(processes.is_empty(), "{what}: {processes:?}");
+        let files = leftovers::files(&self.state());
+        assert!(files.is_empty(), "{what}: {files:?}");
+        let cgroups = leftovers::cgroups_named(&self.id);
+        assert!(cgroups.is_empty(), "{what}: {cgroups:?}");
+        let mut mounts = leftovers::mounts();
+        mounts.retain(|mount| mount.contains(&self.id));
+        assert!(mounts.is_empty(), "{what}: {mounts:?}");
+    }
+
+    /// Returns what the test left behind, one line each.
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = self.settled_processes();
         left.extend(leftovers::files(&self.state()));
@@ -178,20 +196,20 @@ impl Case {
         left
     }
 
-    /// The processes that are still there after a moment.
+    /// Returns the processes that are still there after a moment.
     fn settled_processes(&self) -> Vec<String> {
         let left = leftovers::settled_processes(&self.id, Duration::from_secs(2));
         left.into_iter().map(|(_, line)| line).collect()
     }
 
-    /// Whether it is a mount of a test that runs at the same time.
+    /// Returns whether the mount belongs to a test that runs at the same time.
     fn is_anothers(&self, mount: &str) -> bool {
         let ours = self.id.rsplit_once('-').map_or("", |(run, _)| run);
         mount.contains(ours) && !mount.contains(&self.id)
     }
 
-    /// Removes everything that is this test's, wanted or left behind. Nothing can be done about
-    /// what resists; the run's last check will find it.
+    /// Removes everything that belongs to this test, wanted or left behind. What can't be removed
+    /// is found by the run's last check.
     pub(crate) fn remove(&self) {
         if !self.kill_all().is_empty() {
             self.settled_processes();

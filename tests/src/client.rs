@@ -1,4 +1,4 @@
-//! What other programs need that call a runtime: a binary whose name says the isolation, and
+//! What tests of programs that call a runtime need: a binary whose name selects the isolation, and
 //! daemons that end with the test.
 
 use std::fs;
@@ -17,11 +17,11 @@ use crate::nacre::{self, Isolation, Outcome};
 use crate::{leftovers, place};
 
 /// How long a daemon may take to come up, and to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 impl Case {
-    /// The path of the program under test by a name that says the isolation, for callers that
-    /// can name a binary and nothing else.
+    /// Returns the path of the program under test by a name that selects the isolation, for callers
+    /// that can name only a binary.
     pub fn binary(&self) -> PathBuf {
         if nacre::is_reference() {
             return nacre::runtime();
@@ -32,7 +32,7 @@ impl Case {
         }
     }
 
-    /// A link of this name to the program under test.
+    /// Makes a link with this name to the program under test.
     fn named(&self, name: &str) -> PathBuf {
         let link = self.directory().join(name);
         if !link.exists() {
@@ -41,7 +41,7 @@ impl Case {
         link
     }
 
-    /// The same for VMs, whose kernel and agent aren't installed where they are looked for: a
+    /// Does the same for VMs, whose kernel and agent aren't installed where nacre looks for them: a
     /// script in between names the configuration.
     fn configured(&self, name: &str) -> PathBuf {
         let directory = self.directory().join("bin");
@@ -68,7 +68,7 @@ impl Case {
     }
 }
 
-/// Where a program is.
+/// Returns where a program is.
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
@@ -77,14 +77,14 @@ pub fn which(program: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-/// A daemon, which ends when this is dropped.
+/// A daemon, which is ended when this is dropped.
 pub struct Daemon {
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
-    /// Starts one, its output in the file `daemon.log` in a directory.
+    /// Starts a daemon whose output goes to the file `daemon.log` in a directory.
     pub fn start(mut command: Command, directory: &Path) -> Self {
         let log = directory.join("daemon.log");
         let file = fs::File::create(&log).unwrap();
@@ -97,12 +97,11 @@ impl Daemon {
         Self { child, log }
     }
 
-    /// Waits until a question to it is answered well; otherwise says why not, with the end of
-    /// its log.
+    /// Waits until the daemon answers a question with success.
     ///
     /// # Errors
     ///
-    /// That.
+    /// Says why it doesn't, with the end of its log.
     pub fn wait_until(&mut self, mut asked: impl FnMut() -> Outcome) -> Result<(), String> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -122,7 +121,7 @@ impl Daemon {
         }
     }
 
-    /// The end of its log.
+    /// Returns the end of the daemon's log.
     pub fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
@@ -133,7 +132,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let pid = Pid::from_raw(self.child.id() as i32);
-        // It may have ended by itself.
+        // The daemon may have ended by itself.
         let _ = kill(pid, Signal::SIGTERM);
         let end = Instant::now() + PATIENCE;
         while self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
@@ -147,17 +146,17 @@ impl Drop for Daemon {
     }
 }
 
-/// A cgroup that a client makes for all its containers and leaves there. What is in it when
-/// this is dropped was left behind and stays, for the test's last check to find.
+/// A cgroup that a client makes for all its containers and leaves behind. If something is in it
+/// when this is dropped, it stays, for the test's last check to find.
 pub struct ParentCgroup(String);
 
 impl ParentCgroup {
-    /// The one of a test.
+    /// Names the parent cgroup of a test.
     pub fn of(case: &Case) -> Self {
         Self(format!("/{}", case.id()))
     }
 
-    /// Its path from the cgroups' root.
+    /// Returns its path from the cgroups' root.
     pub fn path(&self) -> &str {
         &self.0
     }
@@ -166,9 +165,17 @@ impl ParentCgroup {
 impl Drop for ParentCgroup {
     fn drop(&mut self) {
         let id = self.0.trim_start_matches('/');
-        leftovers::settled_processes(id, Duration::from_secs(10));
-        for name in [format!("{}/conmon", self.0), self.0.clone()] {
-            leftovers::remove_empty_cgroups(&name);
+        leftovers::settled_processes(id, PATIENCE);
+        // A process that ends has no command line for a moment before it leaves its cgroup.
+        let end = Instant::now() + PATIENCE;
+        loop {
+            for name in [format!("{}/conmon", self.0), self.0.clone()] {
+                leftovers::remove_empty_cgroups(&name);
+            }
+            if leftovers::cgroups_named(id).is_empty() || Instant::now() > end {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Terminals: the caller's end of a container's, and a caller's own.
+//! Terminals, the caller's end of a container's and a caller's own, and sockets that receive
+//! descriptors.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -16,18 +17,19 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use crate::case::Case;
 use crate::nacre::Running;
 
-/// How long a terminal, or what is written to it, may take to come: a VM boots first, perhaps in
-/// the testbed on a machine that has much else to do.
+/// How long a terminal, or what is written to it, may take to arrive: a VM boots first, perhaps in
+/// the testbed on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A socket at which a terminal is waited for, as `--console-socket` takes it.
+/// A socket that receives a descriptor: a terminal (`--console-socket`) or a pidfd
+/// (`--pidfd-socket`).
 pub struct ConsoleSocket {
     listener: UnixListener,
     path: PathBuf,
 }
 
 impl ConsoleSocket {
-    /// A socket in a directory.
+    /// Makes a socket in a directory.
     pub fn listen(directory: &Path) -> Self {
         let path = directory.join("console");
         let listener = UnixListener::bind(&path).unwrap();
@@ -35,7 +37,7 @@ impl ConsoleSocket {
         Self { listener, path }
     }
 
-    /// Where it is.
+    /// Returns the socket's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -47,6 +49,20 @@ impl ConsoleSocket {
     /// If none comes.
     #[track_caller]
     pub fn receive(&self) -> Terminal {
+        let (name, master) = self.receive_descriptor();
+        Terminal {
+            name,
+            master: File::from(master),
+        }
+    }
+
+    /// Waits for a descriptor. Returns the data that came with it, too.
+    ///
+    /// # Panics
+    ///
+    /// If none comes.
+    #[track_caller]
+    pub fn receive_descriptor(&self) -> (String, OwnedFd) {
         let end = Instant::now() + PATIENCE;
         let connection = loop {
             match self.listener.accept() {
@@ -77,29 +93,27 @@ impl ConsoleSocket {
             .collect();
         let length = message.bytes;
         assert_eq!(descriptors.len(), 1, "descriptors received");
-        // SAFETY: the kernel has just made it for this process, and nobody else knows it.
-        let master = unsafe { OwnedFd::from_raw_fd(descriptors[0]) };
-        Terminal {
-            name: String::from_utf8_lossy(&name[..length]).into_owned(),
-            master: File::from(master),
-        }
+        // SAFETY: the kernel has just made it for this process, and nothing else owns it.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptors[0]) };
+        let name = String::from_utf8_lossy(&name[..length]).into_owned();
+        (name, descriptor)
     }
 }
 
 /// A container's terminal.
 pub struct Terminal {
-    /// What came with it: its path in the container.
+    /// The data that came with it: its path in the container.
     pub name: String,
     master: File,
 }
 
 impl Terminal {
-    /// Types.
+    /// Types text.
     pub fn write(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Reads until a text has come, and returns everything up to there.
+    /// Reads until a text has come, and returns everything up to and including it.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
         let end = Instant::now() + PATIENCE;
@@ -113,14 +127,14 @@ impl Terminal {
             }
             match self.master.read(&mut byte) {
                 Ok(1) => seen.push(byte[0]),
-                // EIO: nobody has the other end open any more.
+                // EIO: the other end is closed everywhere.
                 end => panic!("{end:?}: no {text:?} in {so_far:?}"),
             }
         }
         String::from_utf8_lossy(&seen).into_owned()
     }
 
-    /// Whether there is something to read, or an end, within a moment.
+    /// Returns whether data or the end can be read within a moment.
     fn is_readable(&self) -> bool {
         let mut poll = libc::pollfd {
             fd: self.master.as_raw_fd(),
@@ -147,16 +161,19 @@ impl Terminal {
 }
 
 impl Case {
-    /// A shell with a script, at a terminal of its own, given by script(1), which types what it
+    /// Runs a shell script at a terminal of its own, provided by script(1), which types what it
     /// reads and ends with the script's status.
+    ///
+    /// Its input stays open until then: script(1) types an end of file at the end of its own, and
+    /// an engine that gets it early (Podman 4.3, with runc too) may drop what the container prints.
     pub fn at_a_terminal(&self, session: &str) -> Running {
         let mut script = self.mark(Command::new("script"));
         script.args(["--quiet", "--return", "--command", session, "/dev/null"]);
-        self.spawn(script)
+        self.spawn(script).attended()
     }
 }
 
-/// A command, with the environment it is given, as a shell reads it.
+/// Returns a command, with its environment, in shell syntax.
 pub fn in_shell(command: &Command) -> String {
     let quoted = |word: &OsStr| format!("'{}'", word.to_str().unwrap().replace('\'', r"'\''"));
     let variables = command

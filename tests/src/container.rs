@@ -1,4 +1,4 @@
-//! A test's container between commands: made, started, looked at, waited for.
+//! The container of a test between commands: made, started, inspected, waited for.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
@@ -12,7 +12,7 @@ use crate::bundle::Bundle;
 use crate::case::Case;
 use crate::nacre::Outcome;
 
-/// How long a container may take to get where it is expected, on a machine that has much else to do.
+/// How long a container may take to get into an expected state, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Case {
@@ -23,9 +23,9 @@ impl Case {
         self.spawn(command).finish()
     }
 
-    /// Gives a command that leaves a container behind streams that don't end with it: what the
-    /// container writes is in [`Case::output`]. Returns how the command ended, with what it
-    /// wrote itself to standard error among the output.
+    /// Runs a command that leaves a container behind. The streams don't end with it: what the
+    /// container writes is in [`Case::output`]. Returns the command's exit status; what the command
+    /// itself writes to standard error is in the output too.
     pub fn leave(&self, mut command: Command) -> i32 {
         let output = File::options()
             .create(true)
@@ -43,13 +43,13 @@ impl Case {
             .unwrap_or_else(|| panic!("{command:?}: {status}"))
     }
 
-    /// What the containers that were left behind have written.
+    /// Returns what the containers that were left behind have written.
     pub fn output(&self) -> String {
         fs::read_to_string(self.directory().join("output")).unwrap_or_default()
     }
 
-    /// Carries `command` out for a bundle, this test's container and a pid file, and fails
-    /// unless it ends well. Returns the pid.
+    /// Runs `command` for a bundle, with this test's container and a pid file, and fails unless it
+    /// succeeds. Returns the pid.
     #[track_caller]
     fn left_by(&self, words: &[&str], bundle: &Bundle) -> Pid {
         let file = self.directory().join("pid");
@@ -66,49 +66,49 @@ impl Case {
         Pid::from_raw(text.parse().unwrap_or_else(|e| panic!("{text:?}: {e}")))
     }
 
-    /// `nacre create`. Returns the container's pid.
+    /// Runs `nacre create`. Returns the container's pid.
     #[track_caller]
     pub fn create(&self, bundle: &Bundle) -> Pid {
         self.left_by(&["create"], bundle)
     }
 
-    /// `nacre run --detach`. Returns the container's pid.
+    /// Runs `nacre run --detach`. Returns the container's pid.
     #[track_caller]
     pub fn detach(&self, bundle: &Bundle) -> Pid {
         self.left_by(&["run", "--detach"], bundle)
     }
 
-    /// A container that does nothing until it is killed, running.
+    /// Starts a container that does nothing until it is killed.
     #[track_caller]
     pub fn idle(&self) -> Pid {
         self.detach(&self.busybox().args(["sleep", "1000"]))
     }
 
-    /// What `nacre state` says.
+    /// Returns what `nacre state` prints.
     #[track_caller]
     pub fn inspect(&self) -> Value {
         serde_json::from_str(&self.command(&["state", self.id()]).ok()).unwrap()
     }
 
-    /// Its status, as `nacre state` says.
+    /// Returns the container's status from `nacre state`.
     #[track_caller]
     pub fn status(&self) -> String {
         self.inspect()["status"].as_str().unwrap().to_owned()
     }
 
-    /// Waits until the container's state says so.
+    /// Waits until the container has this status.
     #[track_caller]
     pub fn wait_for_status(&self, status: &str) {
         self.wait_for(&format!("status {status}"), || self.status() == status);
     }
 
-    /// Waits until the output of what was left behind has this in it.
+    /// Waits until the output of what was left behind contains this.
     #[track_caller]
     pub fn wait_for_output(&self, text: &str) {
         self.wait_for(&format!("output {text:?}"), || self.output().contains(text));
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     #[track_caller]
     pub fn wait_for(&self, what: &str, mut is_so: impl FnMut() -> bool) {
         let end = Instant::now() + PATIENCE;
@@ -119,7 +119,23 @@ impl Case {
         }
     }
 
-    /// `nacre delete --force`.
+    /// Waits until the log of a paused container, which writes to it every 20 ms, stays the same
+    /// for so long that a running one would have added to it many times: at first its last lines
+    /// may be on their way. Returns the log.
+    #[track_caller]
+    pub fn wait_until_still(&self, log: impl Fn() -> String) -> String {
+        let mut before = log();
+        self.wait_for("standstill", || {
+            thread::sleep(Duration::from_millis(500));
+            let after = log();
+            let is_still = after == before;
+            before = after;
+            is_still
+        });
+        before
+    }
+
+    /// Runs `nacre delete --force`.
     #[track_caller]
     pub fn remove_container(&self) {
         assert_eq!(self.command(&["delete", "--force", self.id()]).ok(), "");

@@ -1,12 +1,11 @@
-//! What a process has open.
+//! Checks which descriptors a process has open.
 
 use std::fs;
 
 use nix::unistd::Pid;
 
-/// What a process that waits for its container's start has open besides its standard streams, the
-/// `preserved` descriptors behind them, and one socket: the line by which it hears of the start.
-/// Nothing else is right.
+/// Fails unless a process that waits for its container's start has open exactly its standard
+/// streams, the `preserved` descriptors after them, and one socket, over which it is told to start.
 #[track_caller]
 pub fn unasked(pid: Pid, preserved: u32) -> Vec<String> {
     let mut lines = 0;

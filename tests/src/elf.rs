@@ -1,11 +1,11 @@
 //! Programs of a few instructions, for x86-64.
 
-/// One that executes an undefined instruction.
+/// Returns a program that executes an undefined instruction.
 pub fn faults() -> Vec<u8> {
     executable(&[0x0f, 0x0b])
 }
 
-/// One that writes a line to its standard output and waits for ever.
+/// Returns a program that writes a line to its standard output and waits forever.
 pub fn talks(line: &str) -> Vec<u8> {
     #[rustfmt::skip]
     let mut code = vec![
@@ -22,8 +22,9 @@ pub fn talks(line: &str) -> Vec<u8> {
     executable(&code)
 }
 
-/// The smallest static x86-64 ELF executable with this code (System V gABI, chapters 4 and 5).
-fn executable(code: &[u8]) -> Vec<u8> {
+/// Returns the smallest static x86-64 ELF executable with this code (System V gABI, chapters 4 and
+/// 5).
+pub fn executable(code: &[u8]) -> Vec<u8> {
     const BASE: u64 = 0x40_0000;
     const HEADERS: u64 = 64 + 56;
     let size = HEADERS + code.len() as u64;

@@ -1,6 +1,7 @@
 //! File systems that all tests use.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -12,16 +13,16 @@ use crate::place;
 
 static DEBIAN: OnceLock<Result<PathBuf, String>> = OnceLock::new();
 
-/// Gives this process a mount namespace of its own, so that what is mounted here is gone when
-/// the tests are; mounts the Debian root, and in the testbed a place for the tests'
-/// directories. To be called before the first thread.
+/// Gives this process a mount namespace of its own, so that what is mounted here ends with the
+/// tests; mounts the Debian root and, in the testbed, a place for the tests' directories. Must be
+/// called before the first thread is started.
 ///
 /// # Panics
 ///
-/// If the mount namespace or that place can't be had.
+/// If the mount namespace or that place can't be made.
 pub fn mount_all() {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    // Shared again among themselves: a mount that a program under test makes where it
+    // Shared again within this namespace, so that a mount that a program under test makes where it
     // shouldn't is seen here.
     for propagation in [MsFlags::MS_PRIVATE, MsFlags::MS_SHARED] {
         let none = None::<&str>;
@@ -33,11 +34,11 @@ pub fn mount_all() {
     DEBIAN.get_or_init(mount_debian);
 }
 
-/// Where the Debian root is, read-only, or why it isn't.
+/// Returns the path of the Debian root, which is read-only.
 ///
 /// # Errors
 ///
-/// Why it isn't.
+/// Says why it isn't there.
 pub fn debian() -> Result<&'static Path, &'static str> {
     match DEBIAN.get() {
         Some(Ok(path)) => Ok(path),
@@ -54,10 +55,10 @@ fn mount_debian() -> Result<PathBuf, String> {
     Ok(target)
 }
 
-/// Puts the tests' directories on ext4, as containers' roots are. On the tmpfs of a kernel
-/// before 6.6 a directory's offsets change with what is removed from it, so that a guest that
-/// goes through a directory and removes what it sees misses some of it. So is `/var/tmp`, where VMs
-/// have their disks: the testbed's root, an overlay, has no files without a name.
+/// Puts the tests' directories on ext4, as containers' roots are. On the tmpfs of a kernel before
+/// 6.6 a directory's offsets change when entries are removed, so a guest that lists a directory and
+/// removes what it sees misses some entries. `/var/tmp`, where VMs have their disks, is put there
+/// too: the testbed's root, an overlay, has no unnamed files.
 fn mount_scratch() {
     let directory = std::env::temp_dir();
     let image = Path::new("/dev/shm/nacre-tests.ext4");
@@ -70,9 +71,10 @@ fn mount_scratch() {
     assert!(made.is_ok_and(|status| status.success()), "mke2fs failed");
     loop_mount(image, &directory, "loop").unwrap();
     fs::remove_dir(directory.join("lost+found")).unwrap();
+    fs::set_permissions(&directory, Permissions::from_mode(0o1777)).unwrap();
     let none = None::<&str>;
     mount(Some(&directory), "/var/tmp", none, MsFlags::MS_BIND, none).unwrap();
-    // The mount keeps it.
+    // The mount keeps the image.
     fs::remove_file(image).unwrap();
 }
 

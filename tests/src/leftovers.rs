@@ -1,4 +1,4 @@
-//! Finds what should be gone.
+//! Finds what should be gone after a test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,9 +15,9 @@ use crate::place;
 /// The environment variable that marks a test's processes, with the test's id.
 pub const MARK: &str = "NACRE_TEST_CASE";
 
-/// The processes, zombies apart, of the test with this id, each with a line that describes it:
-/// those that have its mark in their environment, and because a container's don't and a
-/// client's monitors may not, those with the id in their command line, their cgroup's path or
+/// Returns the processes, except zombies, of the test with this id, each with a line that describes
+/// it: those with its mark in their environment and, because a container's processes don't have it
+/// and a client's monitors may not, those with the id in their command line, their cgroup's path or
 /// what is mounted at their root.
 pub fn processes(id: &str) -> Vec<(Pid, String)> {
     let mark = format!("{MARK}={id}");
@@ -30,8 +30,8 @@ pub fn processes(id: &str) -> Vec<(Pid, String)> {
         else {
             continue;
         };
-        // A process may end while it is looked at; then, and when it is a zombie, there is
-        // nothing to read.
+        // A process may end while it is inspected; then, and when it is a zombie, there is nothing
+        // to read.
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let command = read("cmdline");
         if has_variable(&read("environ"), &mark)
@@ -46,9 +46,9 @@ pub fn processes(id: &str) -> Vec<(Pid, String)> {
     found
 }
 
-/// Those that are still there when all should be gone: one that was killed is listed until the
-/// kernel has torn it down, and a client's helper may end a moment after what it helped with. They
-/// have so long.
+/// Returns the processes that are still there when all should be gone, after waiting up to
+/// `patience`: a killed process is listed until the kernel has torn it down, and a client's helper
+/// may end a moment after what it helped with.
 pub fn settled_processes(id: &str, patience: Duration) -> Vec<(Pid, String)> {
     let end = Instant::now() + patience;
     loop {
@@ -60,7 +60,7 @@ pub fn settled_processes(id: &str, patience: Duration) -> Vec<(Pid, String)> {
     }
 }
 
-/// Those of them that aren't a QEMU which emulates a VM.
+/// Returns those of them that aren't a QEMU that emulates a VM.
 pub fn processes_of_nacre(id: &str) -> Vec<Pid> {
     let is_qemu = |pid: &Pid| {
         let name = fs::read_to_string(format!("/proc/{pid}/comm"));
@@ -71,7 +71,7 @@ pub fn processes_of_nacre(id: &str) -> Vec<Pid> {
     pids
 }
 
-/// Whether an environment has this variable with this value.
+/// Returns whether an environment has this variable with this value.
 fn has_variable(environment: &[u8], variable: &str) -> bool {
     environment
         .split(|byte| *byte == 0)
@@ -82,7 +82,7 @@ fn contains(bytes: &[u8], text: &str) -> bool {
     String::from_utf8_lossy(bytes).contains(text)
 }
 
-/// Whether `text` is in what a process has mounted at its root (proc_pid_mountinfo(5)).
+/// Returns whether `text` is in what a process has mounted at its root (proc_pid_mountinfo(5)).
 fn root_is_of(mounts: &[u8], text: &str) -> bool {
     String::from_utf8_lossy(mounts)
         .lines()
@@ -94,14 +94,14 @@ pub fn kill(id: &str) -> Vec<String> {
     processes(id)
         .into_iter()
         .map(|(pid, line)| {
-            // It may be gone already.
+            // The process may be gone already.
             let _ = signal(pid, Signal::SIGKILL);
             line
         })
         .collect()
 }
 
-/// The files below a directory.
+/// Returns the files below a directory.
 pub fn files(directory: &Path) -> Vec<String> {
     walk(directory)
         .iter()
@@ -109,13 +109,13 @@ pub fn files(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// This process's mounts.
+/// Returns this process's mounts.
 pub fn mounts() -> Vec<String> {
     let info = fs::read_to_string("/proc/self/mountinfo").unwrap();
     info.lines().map(str::to_owned).collect()
 }
 
-/// Unmounts what is mounted below a directory, the latest first: it may be on one before it.
+/// Unmounts what is mounted below a directory, the latest first, as it may be on an earlier mount.
 pub fn unmount(directory: &Path) {
     let mounts = mounts();
     let targets: Vec<&str> = mounts
@@ -124,20 +124,21 @@ pub fn unmount(directory: &Path) {
         .filter(|target| Path::new(target).starts_with(directory))
         .collect();
     for target in targets.into_iter().rev() {
-        // What resists keeps the directory, which the check at the end finds.
+        // A mount that resists keeps the directory, which the check at the end finds.
         let _ = umount2(target, MntFlags::MNT_DETACH);
     }
 }
 
-/// The cgroups with `name` in their path.
+/// Returns the cgroups with `name` in their path.
 pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
     let mut paths = cgroups();
     paths.retain(|path| path.to_string_lossy().contains(name));
     paths
 }
 
-/// Removes those that no process is in any more. One that was killed is in its cgroup until the
-/// kernel has torn it down, which takes a while on a busy machine, though it has no name any more.
+/// Removes those that have no processes any more. A killed process stays in its cgroup, though it
+/// can't be identified any more, until the kernel has torn it down, which takes a while on a busy
+/// machine.
 pub fn remove_cgroups_named(name: &str) {
     let end = Instant::now() + Duration::from_secs(30);
     loop {
@@ -145,7 +146,7 @@ pub fn remove_cgroups_named(name: &str) {
         // The inner ones first.
         paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
         for path in &paths {
-            // One that stays in use is found again by the check at the end.
+            // A cgroup that stays in use is found again by the check at the end.
             let _ = fs::remove_dir(path);
         }
         if paths.is_empty() || Instant::now() > end {
@@ -155,18 +156,18 @@ pub fn remove_cgroups_named(name: &str) {
     }
 }
 
-/// Removes the cgroups, of whatever hierarchy, with this end of their paths, if nothing is in
-/// them.
+/// Removes the cgroups, in any hierarchy, whose paths end like this, if they are empty.
 pub fn remove_empty_cgroups(end: &str) {
     for path in cgroups() {
         if path.to_string_lossy().ends_with(end) {
-            // What is in it is somebody's.
+            // If it isn't empty, somebody uses it.
             let _ = fs::remove_dir(path);
         }
     }
 }
 
-/// Directories that `ip netns`, Podman, containerd and Docker make where there are none, and leave.
+/// Directories that `ip netns`, Podman, containerd and Docker make where they are missing, and
+/// leave.
 const MADE_ONCE: [&str; 5] = [
     "/run/containerd",
     "/run/containers",
@@ -175,8 +176,8 @@ const MADE_ONCE: [&str; 5] = [
     "/run/netns",
 ];
 
-/// The state of the whole system as far as tests may leave something in it: cgroups, and
-/// the entries of places where programs put things. Where other programs run too, only what
+/// Returns the state of the whole system as far as tests may leave something in it: cgroups, and
+/// the entries of directories where programs put things. Where other programs run too, only what
 /// has the name of a test of this process counts.
 pub fn system() -> BTreeSet<String> {
     let mut paths = cgroups();
@@ -193,7 +194,7 @@ pub fn system() -> BTreeSet<String> {
         .collect()
 }
 
-/// What is in `after` and not in `before`.
+/// Returns what is in `after` and not in `before`.
 pub fn since(before: &BTreeSet<String>, after: &BTreeSet<String>) -> Vec<String> {
     after.difference(before).cloned().collect()
 }
@@ -204,8 +205,8 @@ fn cgroups() -> Vec<PathBuf> {
     all
 }
 
-/// Everything below a directory, without following symbolic links.
-fn walk(directory: &Path) -> Vec<PathBuf> {
+/// Returns everything below a directory, without following symbolic links.
+pub fn walk(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut left = vec![directory.to_owned()];
     while let Some(directory) = left.pop() {

@@ -19,11 +19,14 @@ pub mod descriptors;
 pub mod elf;
 pub mod fixtures;
 pub mod leftovers;
+pub mod mounts;
 pub mod nacre;
 pub mod network;
 pub mod place;
 pub mod suite;
 pub mod systemd;
+mod testbeds;
+pub mod user;
 pub mod vm;
 
 pub use bundle::Bundle;

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// The path of a binary that cargo built: in `NACRE_BIN_DIR`, or beside the tests.
+/// Returns the path of a binary that cargo built: in `NACRE_BIN_DIR`, or beside the tests.
 pub fn binary(name: &str) -> PathBuf {
     let directory = match std::env::var_os("NACRE_BIN_DIR") {
         Some(directory) => PathBuf::from(directory),
@@ -26,7 +26,7 @@ pub fn binary(name: &str) -> PathBuf {
     directory.join(name)
 }
 
-/// What a test's containers are isolated by.
+/// How a test's containers are isolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
     /// A microVM.
@@ -35,22 +35,22 @@ pub enum Isolation {
     Process,
 }
 
-/// The program under test: `NACRE_TESTS_RUNTIME`, a runtime of others' that shows whether what
-/// the tests of process mode expect is what callers are used to, or `nacre`.
+/// Returns the program under test: `nacre`, or the other runtime that `NACRE_TESTS_RUNTIME` names,
+/// which shows whether the tests of process mode expect what callers are used to.
 pub fn runtime() -> PathBuf {
     std::env::var_os("NACRE_TESTS_RUNTIME").map_or_else(|| binary("nacre"), PathBuf::from)
 }
 
-/// Whether the program under test isn't `nacre`.
+/// Returns whether the program under test isn't `nacre`.
 pub fn is_reference() -> bool {
     std::env::var_os("NACRE_TESTS_RUNTIME").is_some()
 }
 
-/// Whether what is tested has been built; otherwise a line that says what to do.
+/// Checks that what is tested has been built.
 ///
 /// # Errors
 ///
-/// That line.
+/// A line that says what to do.
 pub fn check_built() -> Result<(), String> {
     match ["nacre", "nacre-agent"]
         .map(binary)
@@ -65,20 +65,19 @@ pub fn check_built() -> Result<(), String> {
     }
 }
 
-/// The guest kernel: `NACRE_KERNEL`, which [`crate::place`] sets.
+/// Returns the path of the guest kernel: `NACRE_KERNEL`, which [`crate::place`] sets.
 pub fn kernel() -> PathBuf {
     PathBuf::from(std::env::var_os("NACRE_KERNEL").expect("NACRE_KERNEL is set"))
 }
 
-/// Seconds that a guest has to boot: the testbed emulates, perhaps on a machine that has much
-/// else to do.
+/// How many seconds a guest has to boot: the testbed is emulated, perhaps on a busy machine.
 const BOOT_TIMEOUT: u32 = 120;
 
-/// A configuration file's text, which names the kernel and agent under test.
+/// Returns a configuration file's text, which names the kernel and agent under test.
 pub fn configuration() -> String {
     let kernel = std::env::var("NACRE_KERNEL").unwrap_or_else(|_| "/nonexistent/vmlinux".into());
     let agent = binary("nacre-agent");
-    // In the testbed /var/tmp is an overlay, which has no O_TMPFILE.
+    // In the testbed /var/tmp is an overlay, which has no `O_TMPFILE`.
     let disks = std::env::temp_dir();
     format!(
         "[vm]\nkernel = \"{kernel}\"\nagent = {agent:?}\nboot-timeout = {BOOT_TIMEOUT}\n\
@@ -86,12 +85,14 @@ pub fn configuration() -> String {
     )
 }
 
-/// A process that is running, with pipes for its streams.
+/// A running process, with pipes for its streams.
 pub struct Running {
     child: Child,
     log: PathBuf,
-    /// How long the log was before.
+    /// The length of the log before it was started.
     logged: usize,
+    /// Whether its standard input stays open until it has ended.
+    is_attended: bool,
     /// Its standard input, until it is dropped or taken.
     pub stdin: Option<ChildStdin>,
     /// Its standard output, if [`Running::finish`] is not to collect it.
@@ -110,6 +111,7 @@ impl Running {
             .spawn()
             .unwrap_or_else(|e| panic!("{:?}: {e}", command.get_program()));
         Self {
+            is_attended: false,
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             stderr: child.stderr.take(),
@@ -119,7 +121,7 @@ impl Running {
         }
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id() as i32)
     }
@@ -129,8 +131,8 @@ impl Running {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Reads its standard output up to the line given, which a workload prints when it is
-    /// ready. Returns what came before.
+    /// Reads its standard output up to the given line, which a workload prints when it is ready.
+    /// Returns what came before.
     #[track_caller]
     pub fn wait_for_line(&mut self, line: &str) -> String {
         let stdout = self.stdout.as_mut().unwrap();
@@ -152,9 +154,29 @@ impl Running {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Waits for its end, with an end of file on its standard input.
+    /// Reads the next line of its standard output, without the line's end.
+    #[track_caller]
+    pub fn next_line(&mut self) -> String {
+        let stdout = self.stdout.as_mut().unwrap();
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while stdout.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+            line.extend(byte);
+        }
+        String::from_utf8(line).unwrap()
+    }
+
+    /// Has [`Running::finish`] leave its standard input open until its end.
+    pub(crate) fn attended(mut self) -> Self {
+        self.is_attended = true;
+        self
+    }
+
+    /// Closes its standard input, unless it is at a terminal, and waits for its end.
     pub fn finish(mut self) -> Outcome {
-        drop(self.stdin.take());
+        if !self.is_attended {
+            drop(self.stdin.take());
+        }
         let stdout = collect(self.stdout.take());
         let stderr = collect(self.stderr.take());
         let status = self.child.wait().unwrap();
@@ -174,12 +196,12 @@ impl Running {
         let _ = self.child.wait();
     }
 
-    /// Whether it is still running.
+    /// Returns whether it is still running.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits until it has ended, at most so long. Returns whether it has.
+    /// Waits until it has ended, for `limit` at most. Returns whether it has.
     pub fn ends_within(&mut self, limit: Duration) -> bool {
         let end = Instant::now() + limit;
         while self.is_running() {
@@ -210,22 +232,22 @@ pub struct Outcome {
     pub stdout: Vec<u8>,
     /// Its standard error.
     pub stderr: String,
-    /// What was written to the log file meanwhile.
+    /// What was written to the log file during the run.
     pub log: String,
 }
 
 impl Outcome {
-    /// Its exit status; `None` if a signal ended it.
+    /// Returns its exit status; `None` if a signal ended it.
     pub fn status(&self) -> Option<i32> {
         self.status.code()
     }
 
-    /// The signal that ended it.
+    /// Returns the signal that ended it.
     pub fn killed_by(&self) -> Option<i32> {
         self.status.signal()
     }
 
-    /// Its standard output as text.
+    /// Returns its standard output as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
@@ -253,9 +275,9 @@ impl Outcome {
         text
     }
 
-    /// Fails unless it was refused as every error must be: this exit status, nothing on
-    /// standard output, one line on standard error, and the same as the only error in the
-    /// log, in runc's JSON form. Returns the message.
+    /// Fails unless it was refused as every error must be: with this exit status, nothing on
+    /// standard output, one line on standard error, and the same line as the only error in the log,
+    /// in runc's JSON form. Returns the message.
     #[track_caller]
     pub fn refused(&self, status: i32) -> String {
         if is_reference() {
@@ -283,14 +305,14 @@ impl Outcome {
 }
 
 impl Outcome {
-    /// Fails unless it ended with an error, whichever, and said one.
+    /// Fails unless it ended with some error and printed a message.
     #[track_caller]
     pub fn refused_somehow(&self) {
         let failed = self.status.code().is_some_and(|status| status != 0);
         assert!(failed && !self.stderr.is_empty(), "{self:?}");
     }
 
-    /// The message of another runtime's error, of which only that is expected.
+    /// Returns the message of another runtime's error, of which nothing else is checked.
     #[track_caller]
     fn reference_refused(&self) -> String {
         assert_ne!(self.status.code(), Some(0), "{self:?}");
@@ -298,7 +320,8 @@ impl Outcome {
     }
 }
 
-/// Whether a time looks like `2006-01-02T15:04:05Z`, with a fraction or offset or not.
+/// Returns whether a time looks like `2006-01-02T15:04:05Z`, with or without a fraction or an
+/// offset.
 fn is_rfc3339(time: &str) -> bool {
     let shape: String = time
         .chars()

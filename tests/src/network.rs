@@ -1,4 +1,5 @@
-//! Where a test may make bridges, packet filters and name servers without touching the host's.
+//! Network namespaces in which a test may make bridges, packet filters and name servers without
+//! touching the host's.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,10 +11,10 @@ use nix::sched::{CloneFlags, setns};
 use crate::case::Case;
 use crate::nacre::Running;
 
-/// Where CNI's plugins are, by the packages of distributions and by hand.
+/// Where CNI's plugins are installed, by distributions' packages and by hand.
 const PLACES: [&str; 3] = ["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"];
 
-/// Where CNI's plugins are. Ends the test where they aren't.
+/// Returns where CNI's plugins are. Ends the test if they aren't installed.
 pub fn plugins(case: &Case) -> PathBuf {
     let mut places = PLACES.into_iter().map(PathBuf::from);
     places
@@ -21,7 +22,7 @@ pub fn plugins(case: &Case) -> PathBuf {
         .unwrap_or_else(|| case.ignore("no CNI plugins (containernetworking-plugins) here"))
 }
 
-/// Fails unless a text has all of these in it.
+/// Fails unless a text contains all of these.
 #[track_caller]
 pub fn has_all(text: &str, parts: &[&str]) {
     for part in parts {
@@ -29,18 +30,18 @@ pub fn has_all(text: &str, parts: &[&str]) {
     }
 }
 
-/// A network namespace of a test's own, without any interface but `lo`, and a mount namespace with
-/// empty places for what clients know about networks. They are gone, with all that is in them,
-/// when this is dropped and the last process in them has ended.
+/// A network namespace of the test's own, with no interface but `lo`, and a mount namespace with
+/// empty directories where clients keep what they know about networks. They are gone, with all that
+/// is in them, when this is dropped and the last process in them has ended.
 pub struct Network(Running);
 
 impl Network {
-    /// Makes one. Ends the test where no bridge can be made.
+    /// Makes the namespaces. Ends the test if no bridge can be made.
     pub fn new(case: &Case) -> Self {
         case.needs("nsenter", "util-linux");
         let mut holder = case.mark(Command::new("unshare"));
-        // Podman's addresses in use and name servers are in the one, whatever it is told; network
-        // namespaces in the other.
+        // Podman keeps addresses in use and name servers in the first directory, whatever it is
+        // told, and network namespaces in the second.
         let script = "ip link add probe type bridge && ip link delete probe && ip link set lo up \
                       && mkdir -p /run/containers /run/netns \
                       && mount -t tmpfs tmpfs /run/containers && mount -t tmpfs tmpfs /run/netns \
@@ -59,7 +60,7 @@ impl Network {
         Self(holder)
     }
 
-    /// A command in it.
+    /// Returns a command that runs in these namespaces.
     pub fn enter(&self, command: &Command) -> Command {
         let mut inside = Command::new("nsenter");
         inside
@@ -76,7 +77,7 @@ impl Network {
         inside
     }
 
-    /// A shell script in it, which must go well. Returns what it prints.
+    /// Runs a shell script in these namespaces, which must succeed. Returns its output.
     #[track_caller]
     pub fn shell(&self, case: &Case, script: &str) -> String {
         let mut command = case.mark(Command::new("sh"));
@@ -84,12 +85,12 @@ impl Network {
         case.spawn(self.enter(&command)).finish().expect(0)
     }
 
-    /// The path, from outside too, of a namespace that `ip netns add` made in it.
+    /// Returns the path, valid outside too, of a namespace that `ip netns add` made in it.
     pub fn named(&self, name: &str) -> PathBuf {
         format!("/proc/{}/root/run/netns/{name}", self.0.pid()).into()
     }
 
-    /// A thread of this process that is in it.
+    /// Starts a thread of this process in these namespaces.
     pub fn spawn<'scope, T: Send + 'scope>(
         &self,
         scope: &'scope thread::Scope<'scope, '_>,

@@ -1,4 +1,4 @@
-//! Runs tests, each within its time limit and with nothing left behind.
+//! Runs tests, each within its time limit, and checks that nothing is left behind.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -14,13 +14,13 @@ use nix::sys::signal::{SigHandler, Signal, signal};
 use crate::case::{Case, Ignored};
 use crate::nacre::Isolation;
 use crate::place::{self, Place};
-use crate::{fixtures, leftovers};
+use crate::{fixtures, leftovers, testbeds};
 
-/// How long a test may take. A VM's start takes about two seconds in the testbed.
+/// Returns how long a test may take. A VM's start takes about two seconds in the testbed.
 fn limit(isolation: Isolation) -> Duration {
     Duration::from_secs(match isolation {
         Isolation::Vm => 300,
-        // The machine itself is emulated there.
+        // The testbed itself is emulated.
         Isolation::Process if place::in_testbed() => 300,
         Isolation::Process => 120,
     })
@@ -28,20 +28,20 @@ fn limit(isolation: Isolation) -> Duration {
 
 /// A test and its name.
 pub struct Test {
-    /// Where it is, as `module_path!()` says.
+    /// The module it is in, from `module_path!()`.
     pub module: &'static str,
-    /// What it is called.
+    /// The test's name.
     pub name: &'static str,
-    /// The only isolation that it makes sense for, if it doesn't for both.
+    /// The only isolation that the test makes sense for, unless it does for both.
     pub only: Option<Isolation>,
     /// Whether it shows the same on every hypervisor.
     pub on_any_hypervisor: bool,
-    /// What it does. It panics if it fails.
+    /// The test's body, which panics if the test fails.
     pub run: fn(&Case),
 }
 
 impl Test {
-    /// Its name with its modules', from the target down.
+    /// Returns the test's name with its modules, from the target down.
     fn path(&self) -> String {
         let mut modules: Vec<&str> = self.module.split("::").skip(1).collect();
         modules.retain(|module| !["lifecycle", "clients"].contains(module));
@@ -50,8 +50,8 @@ impl Test {
     }
 }
 
-/// Lists a module's tests, as `tests()`. What makes sense for one isolation only has that
-/// behind its name: `name: Vm`.
+/// Lists a module's tests, as `tests()`. A test that makes sense for one isolation only has that
+/// after its name: `name: Vm`.
 #[macro_export]
 macro_rules! tests {
     (@only) => { None };
@@ -74,13 +74,13 @@ thread_local! {
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// The same tests, which are about nothing that a hypervisor has a part in: in VMs they are left to
-/// the emulated ones where KVM is emulated too, in the testbed.
+/// Marks tests of behaviour that doesn't depend on the hypervisor. Their run in VMs is left to the
+/// emulated ones where KVM is emulated too, in the testbed.
 pub fn on_any_hypervisor(tests: Vec<Test>) -> Vec<Test> {
     on_any_hypervisor_but(&[], tests)
 }
 
-/// The same, but for those with these names, which stand for the others in the testbed.
+/// Marks all but the tests with these names, which represent the others in the testbed.
 ///
 /// # Panics
 ///
@@ -95,11 +95,12 @@ pub fn on_any_hypervisor_but(names: &[&str], mut tests: Vec<Test>) -> Vec<Test> 
     tests
 }
 
-/// Does the same for each of these at once.
+/// Does the same work for each item at once.
 ///
 /// # Panics
 ///
-/// If that fails for one, as it did: a scoped thread's own panic would only say that there was one.
+/// If the work panics for one, with that panic: a scoped thread's own would only say that there was
+/// one.
 pub fn side_by_side<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
     let attempt = |one| {
         let done = panic::catch_unwind(AssertUnwindSafe(|| work(one)));
@@ -117,8 +118,8 @@ pub fn side_by_side<T: Sync>(all: &[T], work: impl Fn(&T) + Sync) {
     });
 }
 
-/// A target's `main`: runs those of its tests, by module, that the command line selects, in
-/// their place.
+/// Serves as a target's `main`: runs those of its tests, by module, that the command line selects,
+/// in their place.
 pub fn main<const N: usize>(place: Place, isolation: Isolation, tests: [Vec<Test>; N]) -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list {
@@ -130,7 +131,7 @@ pub fn main<const N: usize>(place: Place, isolation: Isolation, tests: [Vec<Test
     run(&arguments, isolation, tests.into_iter().flatten().collect())
 }
 
-/// Runs the tests that the arguments select, with this isolation. What is left behind when all
+/// Runs the tests that the arguments select, with this isolation. Something left behind when all
 /// are done fails the run too.
 pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) -> ExitCode {
     // Under nohup(1) this is ignored, and would be by all that tests start.
@@ -140,8 +141,9 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
         PANIC.set(Some(info.to_string()));
     }));
     tests.retain(|test| test.only.is_none_or(|only| only == isolation));
+    let tests = among(tests);
     let before = leftovers::system();
-    let trials = place::part(tests)
+    let trials = testbeds::part(tests, Test::path)
         .into_iter()
         .map(|test| Trial::ignorable_test(test.path(), move || one(&test, isolation)))
         .collect();
@@ -152,6 +154,26 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()
+}
+
+/// Returns the tests whose names begin with one of the words in `NACRE_TESTS_AMONG`, if that is set:
+/// a testbed boots once for all of them, and the command line takes one filter.
+///
+/// # Panics
+///
+/// If no test's name begins with one of the words.
+fn among(tests: Vec<Test>) -> Vec<Test> {
+    let Ok(words) = std::env::var("NACRE_TESTS_AMONG") else {
+        return tests;
+    };
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let begins = |test: &Test, word: &str| test.path().starts_with(word);
+    for word in &words {
+        assert!(tests.iter().any(|test| begins(test, word)), "no {word}");
+    }
+    let mut tests = tests;
+    tests.retain(|test| words.iter().any(|word| begins(test, word)));
+    tests
 }
 
 fn one(test: &Test, isolation: Isolation) -> Result<Completion, Failed> {
@@ -166,14 +188,14 @@ fn one(test: &Test, isolation: Isolation) -> Result<Completion, Failed> {
     let theirs = case.clone();
     thread::spawn(move || {
         let result = panic::catch_unwind(AssertUnwindSafe(|| run(&theirs)));
-        // Nobody listens any more after a timeout.
+        // Nobody receives after a timeout.
         let _ = done.send(result.map_err(reason));
     });
     let limit = limit(isolation);
     let result = outcome.recv_timeout(limit).unwrap_or_else(|_| {
         let limit = limit.as_secs();
         let killed = case.kill_all().join("\n");
-        // Its processes are gone, so it should come to an end; what it says may help.
+        // Its processes are gone, so it should end; what it says may help.
         let last = match outcome.recv_timeout(Duration::from_secs(5)) {
             Ok(Err(Stop::Failed(message))) => message,
             _ => String::new(),
@@ -195,7 +217,7 @@ fn one(test: &Test, isolation: Isolation) -> Result<Completion, Failed> {
     }
 }
 
-/// Why a test didn't come to its end.
+/// Why a test didn't pass.
 enum Stop {
     Ignored(String),
     Failed(String),
@@ -206,7 +228,7 @@ fn reason(payload: Box<dyn Any + Send>) -> Stop {
         Ok(ignored) => return Stop::Ignored(ignored.0),
         Err(payload) => payload,
     };
-    // Without a place, it comes from a thread that was joined.
+    // A panic without a location comes from a thread that was joined.
     let message = PANIC
         .take()
         .or_else(|| payload.downcast_ref::<String>().cloned());

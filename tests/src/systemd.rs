@@ -1,5 +1,5 @@
-//! A host that systemd manages: this one, or namespaces of a test's own with a systemd that has
-//! nothing but a bus and what it is asked for.
+//! A host that systemd manages: this one, or namespaces of the test's own with a systemd that has
+//! nothing but a bus and the units it is asked for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,40 +14,55 @@ use crate::nacre::{Outcome, Running};
 /// How long systemd may take to come up.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-const PROGRAM: &str = "/lib/systemd/systemd";
+pub(crate) const PROGRAM: &str = "/lib/systemd/systemd";
 
-/// Units that systemd can't do without, and the bus.
-const UNITS: [(&str, &str); 6] = [
-    ("nacre-test.target", "Requires=dbus.service\n"),
+/// The target that systemd is to bring up.
+pub(crate) const TARGET: &str = "nacre-test.target";
+
+/// Units that systemd can't do without.
+const UNITS: [(&str, &str); 5] = [
+    (TARGET, "Requires=dbus.service\n"),
     ("sysinit.target", ""),
     ("basic.target", ""),
     ("shutdown.target", ""),
-    (
-        "dbus.socket",
-        "[Socket]\nListenStream=/run/dbus/system_bus_socket\n",
-    ),
-    (
-        "dbus.service",
-        "Requires=dbus.socket\n[Service]\nType=notify\n\
-         ExecStart=/usr/bin/dbus-daemon --system --address=systemd: --nofork --nopidfile\n",
-    ),
+    ("exit.target", ""),
 ];
 
-/// A systemd, which ends with all that it manages when this is dropped.
+/// Makes a directory with the units of a systemd that has only a bus: `system`, or the `session` of
+/// a user.
+pub(crate) fn write_units(directory: &Path, bus: &str) {
+    let socket = match bus {
+        "system" => "%t/dbus/system_bus_socket",
+        _ => "%t/bus",
+    };
+    let socket = format!("[Socket]\nListenStream={socket}\n");
+    let service = format!(
+        "Requires=dbus.socket\n[Service]\nType=notify\n\
+         ExecStart=/usr/bin/dbus-daemon --{bus} --address=systemd: --nofork --nopidfile\n"
+    );
+    fs::create_dir(directory).unwrap();
+    let of_bus = [("dbus.socket", &*socket), ("dbus.service", &*service)];
+    for (name, text) in UNITS.into_iter().chain(of_bus) {
+        let text = format!("[Unit]\nDefaultDependencies=no\n{text}");
+        fs::write(directory.join(name), text).unwrap();
+    }
+}
+
+/// A systemd, which is ended with all that it manages when this is dropped.
 pub struct Systemd<'a> {
     case: &'a Case,
-    /// What is there of it if it isn't this host's.
+    /// The test's own systemd, unless it is this host's.
     own: Option<Own>,
 }
 
 struct Own {
     unshare: Running,
-    /// As seen from here.
+    /// The pid of systemd as seen from here.
     pid: String,
 }
 
 impl<'a> Systemd<'a> {
-    /// Finds or starts one. Ends the test where there can be none.
+    /// Finds or starts a systemd. Ends the test if that isn't possible.
     pub fn start(case: &'a Case) -> Self {
         if Path::new("/run/systemd/system").exists() {
             return Self { case, own: None };
@@ -59,11 +74,7 @@ impl<'a> Systemd<'a> {
         case.needs("systemd-run", "systemd");
         case.needs("dbus-daemon", "dbus-daemon");
         let units = case.directory().join("units");
-        fs::create_dir(&units).unwrap();
-        for (name, text) in UNITS {
-            let text = format!("[Unit]\nDefaultDependencies=no\n{text}");
-            fs::write(units.join(name), text).unwrap();
-        }
+        write_units(&units, "system");
         let cgroup = Path::new("/sys/fs/cgroup").join(case.id());
         fs::create_dir(&cgroup).unwrap();
         let script = format!(
@@ -74,7 +85,7 @@ impl<'a> Systemd<'a> {
              mount -t tmpfs tmpfs /run
              export container=nacre-test SYSTEMD_GENERATOR_PATH=/nonexistent
              export SYSTEMD_UNIT_PATH={}:/run/systemd/transient
-             exec {PROGRAM} --system --unit=nacre-test.target --log-target=null --show-status=no'",
+             exec {PROGRAM} --system --unit={TARGET} --log-target=null --show-status=no'",
             cgroup.display(),
             units.display(),
         );
@@ -104,7 +115,7 @@ impl<'a> Systemd<'a> {
         }
     }
 
-    /// A program there, which isn't one of its units.
+    /// Returns a program that runs where systemd is, outside its units.
     fn program(&self, name: &str) -> Command {
         match &self.own {
             None => Command::new(name),
@@ -119,14 +130,14 @@ impl<'a> Systemd<'a> {
         }
     }
 
-    /// Has such a program do something.
+    /// Runs such a program.
     pub fn run(&self, name: &str, arguments: &[&str]) -> Outcome {
         let mut command = self.case.mark(self.program(name));
         command.args(arguments);
         self.case.spawn(command).finish()
     }
 
-    /// A command carried out there, in no unit.
+    /// Returns a command that runs where systemd is, in no unit.
     pub fn enter(&self, command: &Command) -> Command {
         let mut inside = self.program(command.get_program().to_str().unwrap());
         inside.args(command.get_args());
@@ -136,38 +147,24 @@ impl<'a> Systemd<'a> {
         inside
     }
 
-    /// A property of a unit, as `systemctl show` says.
+    /// Returns a property of a unit from `systemctl show`.
     pub fn property(&self, unit: &str, name: &str) -> String {
         let shown = self.run("systemctl", &["show", "--value", "--property", name, unit]);
         shown.ok().trim_end().to_owned()
     }
 
-    /// A command carried out there, as a unit.
+    /// Returns a command that runs where systemd is, as a unit.
     pub fn as_unit(&self, command: &Command) -> Command {
-        let mut inside = self.program("systemd-run");
-        inside.args(["--quiet", "--wait", "--pipe", "--collect", "--same-dir"]);
-        for (name, value) in command.get_envs() {
-            if let (Some(name), Some(value)) = (name.to_str(), value.and_then(|v| v.to_str())) {
-                inside.arg(format!("--setenv={name}={value}"));
-            }
-        }
+        let mut launcher = self.program("systemd-run");
+        launcher.arg("--same-dir");
         for name in ["PATH", "HOME"] {
             let value = std::env::var(name).unwrap_or_default();
-            inside.arg(format!("--setenv={name}={value}"));
+            launcher.arg(format!("--setenv={name}={value}"));
         }
-        if let Some(directory) = command.get_current_dir() {
-            inside.current_dir(directory);
-        }
-        // Podman leaves conmon in a unit whose process it is, and it would end with that.
-        inside.args(["--", "env", "--unset=INVOCATION_ID"]);
-        inside.arg(command.get_program());
-        // Which would put its own variables in.
-        let arguments = command.get_args().map(|a| a.to_str().unwrap());
-        inside.args(arguments.map(|argument| argument.replace('$', "$$")));
-        self.case.mark(inside)
+        self.case.mark(unit(launcher, command))
     }
 
-    /// Where a cgroup of its is.
+    /// Returns the directory of a cgroup of this systemd.
     pub fn cgroup(&self, path: &str) -> PathBuf {
         let root = Path::new("/sys/fs/cgroup");
         match self.own {
@@ -177,10 +174,32 @@ impl<'a> Systemd<'a> {
     }
 }
 
+/// Returns a command that a `systemd-run` runs as a unit.
+pub(crate) fn unit(mut launcher: Command, command: &Command) -> Command {
+    launcher.args(["--quiet", "--wait", "--pipe", "--collect"]);
+    for (name, value) in command.get_envs() {
+        if let (Some(name), Some(value)) = (name.to_str(), value.and_then(|v| v.to_str())) {
+            launcher.arg(format!("--setenv={name}={value}"));
+        }
+    }
+    if let Some(directory) = command.get_current_dir() {
+        launcher.current_dir(directory);
+    }
+    // If this were set, Podman would leave conmon in the unit whose process Podman is, and conmon
+    // would end with that unit.
+    launcher.args(["--", "env", "--unset=INVOCATION_ID"]);
+    launcher.arg(command.get_program());
+    // systemd-run would expand its own variables in them.
+    let arguments = command.get_args().map(|a| a.to_str().unwrap());
+    launcher.args(arguments.map(|argument| argument.replace('$', "$$")));
+    launcher
+}
+
 impl Drop for Systemd<'_> {
     fn drop(&mut self) {
         let Some(own) = &mut self.own else { return };
-        // Its child ends with it, and everything with that, the first of its pid namespace.
+        // Its child ends with it and, as the first process of its pid namespace, ends everything
+        // else.
         own.unshare.kill();
         self.case.wait_for("the end of systemd", || {
             !Path::new("/proc").join(&own.pid).exists()

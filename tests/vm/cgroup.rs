@@ -18,6 +18,7 @@ nacre_tests::tests![
     no_cgroup_is_needed_where_none_is_mounted,
     the_vm_has_limits_on_the_host,
     a_container_without_limits_has_a_vm_with_them,
+    want_of_memory_shows_in_the_cgroup,
 ];
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -26,21 +27,21 @@ fn waiting(case: &Case) -> Bundle {
     case.busybox().shell("echo ready; exec sleep 1000")
 }
 
-/// A path for `linux.cgroupsPath`, two levels of which aren't there yet.
+/// Returns a path for `linux.cgroupsPath`, two levels of which don't exist yet.
 fn path(case: &Case) -> String {
     format!("/{0}/{0}.sub/vm", case.id())
 }
 
-/// Fails unless the processes are those of a VM, each with all of its threads in the cgroup
-/// whose path ends so, of every hierarchy.
+/// Fails unless the processes are those of a VM, each with all of its threads in the cgroup whose
+/// path ends like this, in every hierarchy.
 #[track_caller]
 fn are_in(case: &Case, processes: &[Pid], end: &str) {
-    // With the process that stands for the container.
-    let expected = if case.is_emulated() { 3 } else { 2 };
+    // These include the stand-in of the container and the file server.
+    let expected = if case.is_emulated() { 5 } else { 4 };
     assert_eq!(processes.len(), expected, "{processes:?}");
     for pid in processes {
         for thread in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-            // A thread may end while it is looked at.
+            // A thread may end while it is inspected.
             let file = thread.unwrap().path().join("cgroup");
             let cgroups = fs::read_to_string(file).unwrap_or_default();
             for line in cgroups.lines() {
@@ -50,14 +51,14 @@ fn are_in(case: &Case, processes: &[Pid], end: &str) {
     }
 }
 
-/// The processes of this test that a VM is made of.
+/// Returns the processes of this test that make up a VM.
 fn of_vm(case: &Case) -> Vec<Pid> {
     let all = vm::processes(case.id()).into_iter();
     let inside = all.filter(|(_, role)| *role != Role::Outside);
     inside.map(|(pid, _)| pid).collect()
 }
 
-/// The processes of this test but that one.
+/// Returns the processes of this test but that one.
 fn others(case: &Case, but: Option<Pid>) -> Vec<Pid> {
     let all = leftovers::processes(case.id());
     let pids = all.into_iter().map(|(pid, _)| pid);
@@ -116,7 +117,7 @@ fn delete_removes_what_a_killed_vm_leaves(case: &Case) {
         assert_eq!(case.command(&arguments).ok(), "");
         none_is_left(case);
     }
-    // Alive until then.
+    // The container runs until then.
     case.detach(&bundle);
     case.remove_container();
     none_is_left(case);
@@ -125,7 +126,7 @@ fn delete_removes_what_a_killed_vm_leaves(case: &Case) {
 fn run_replaces_what_a_killed_vm_leaves(case: &Case) {
     let mut running = case.start(&waiting(case));
     running.wait_for_line("ready");
-    // Nobody is to clean up.
+    // `nacre run` must not clean up.
     running.signal(Signal::SIGSTOP);
     for pid in others(case, Some(running.pid())) {
         kill(pid, Signal::SIGKILL).unwrap();
@@ -172,7 +173,7 @@ fn no_cgroup_is_needed_where_none_is_mounted(case: &Case) {
     assert!(message.contains("no cgroup file system"), "{message}");
 }
 
-/// The value of the limit on the host by its name in version 2 or in version 1.
+/// Returns a limit's value on the host, by its name in version 2 or in version 1.
 pub(super) fn limit(case: &Case, v2: &str, v1: &str) -> String {
     let directories = leftovers::cgroups_named(case.id());
     let files = directories.iter().flat_map(|d| [d.join(v2), d.join(v1)]);
@@ -196,12 +197,12 @@ fn the_vm_has_limits_on_the_host(case: &Case) {
         .set("/linux/resources/pids", json!({ "limit": 10 }))
         .set(
             "/linux/resources/cpu",
-            json!({ "quota": 50_000, "period": 100_000, "cpus": "0", "mems": "0" }),
+            json!({ "quota": 50_000, "period": 100_000, "cpus": "0", "mems": "0", "shares": 2 }),
         );
     case.detach(&bundle);
     case.wait_for_output("ready");
-    // The guest has 56 MiB for itself beside the container's; the VM takes half of its memory for
-    // what the guest knows of files, and something fixed.
+    // The guest has 56 MiB for itself on top of the container's memory; the VM gets half of the
+    // guest's memory for what the guest knows of files, and a fixed amount.
     let memory = memory_limit(case);
     assert!(
         (184 * MIB + 92 * MIB..184 * MIB + 92 * MIB + 300 * MIB).contains(&memory),
@@ -211,6 +212,15 @@ fn the_vm_has_limits_on_the_host(case: &Case) {
     assert_eq!(limit(case, "cpuset.cpus", "cpuset.cpus"), "0");
     let quota = limit(case, "cpu.max", "cpu.cfs_quota_us");
     assert_eq!(quota.split(' ').next(), Some("50000"));
+    let shares = limit(case, "cpu.weight", "cpu.shares");
+    assert!(["1", "2"].contains(&&*shares), "{shares}");
+    case.command(&["kill", case.id(), "KILL"]).ok();
+    case.wait_for_status("stopped");
+    // The limits that held the workload back don't delay the end of its VM.
+    let quota = limit(case, "cpu.max", "cpu.cfs_quota_us");
+    assert!(quota.starts_with("max") || quota == "-1", "{quota}");
+    let shares = limit(case, "cpu.weight", "cpu.shares");
+    assert!(shares.parse::<u64>().unwrap() > 30, "{shares}");
     case.remove_container();
 }
 
@@ -218,7 +228,7 @@ fn a_container_without_limits_has_a_vm_with_them(case: &Case) {
     case.detach(&waiting(case));
     case.wait_for_output("ready");
     let memory = memory_limit(case);
-    // vm.memory is 256 MiB if nothing else is said.
+    // `vm.memory` defaults to 256 MiB.
     assert!(
         (384 * MIB..384 * MIB + 300 * MIB).contains(&memory),
         "{memory}"
@@ -226,4 +236,43 @@ fn a_container_without_limits_has_a_vm_with_them(case: &Case) {
     let quota = limit(case, "cpu.max", "cpu.cfs_quota_us");
     assert!(quota.starts_with("max") || quota == "-1", "{quota}");
     case.remove_container();
+}
+
+/// Returns how many processes of the cgroup the host has killed for want of memory, as engines look
+/// it up.
+fn oom_kills(case: &Case) -> u64 {
+    let files = ["memory.events", "memory.oom_control"];
+    let directories = leftovers::cgroups_named(case.id());
+    let mut files = directories
+        .iter()
+        .flat_map(|directory| files.map(|file| directory.join(file)));
+    let text = files.find_map(|file| fs::read_to_string(file).ok());
+    let text = text.unwrap_or_else(|| panic!("no events in {directories:?}"));
+    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    line.unwrap().parse().unwrap()
+}
+
+fn want_of_memory_shows_in_the_cgroup(case: &Case) {
+    let takes = "dd if=/dev/zero of=/dev/null bs=300M count=1; echo $?; exit 7";
+    let blamed = "its memory limit killed";
+    for (limit, says, not) in [
+        (64 * MIB, blamed, "its VM's memory ran out"),
+        (0, "its VM's memory ran out", blamed),
+    ] {
+        let bundle = case
+            .busybox()
+            .set("/linux/resources/memory", json!({ "limit": limit }))
+            .shell(takes);
+        case.detach(&bundle);
+        case.wait_for_status("stopped");
+        assert!(case.output().ends_with("137\n"), "{}", case.output());
+        assert!(oom_kills(case) > 0);
+        let log = fs::read_to_string(case.log()).unwrap();
+        assert!(log.contains(says) && !log.contains(not), "{log}");
+        fs::remove_file(case.log()).unwrap();
+        // The state doesn't mention what the runtime did.
+        let state = case.inspect();
+        assert!(state["failure"].is_null(), "{state}");
+        case.command(&["delete", case.id()]).ok();
+    }
 }

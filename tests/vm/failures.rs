@@ -1,4 +1,4 @@
-//! What goes wrong only once there is a VM, or a KVM that can run one.
+//! Failures that need a VM, or a KVM that can run one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -43,7 +43,7 @@ nacre_tests::tests![
 
 const MIB: u64 = 1 << 20;
 
-/// Runs a container with lines of `[vm]` in place of the usual configuration.
+/// Starts a container with lines of `[vm]` in place of the usual configuration.
 fn start_with(case: &Case, lines: &str) -> Running {
     let path = case.directory().join("other.toml");
     fs::write(&path, format!("[vm]\n{lines}\n")).unwrap();
@@ -113,10 +113,12 @@ fn a_guest_that_never_says_hello(case: &Case) {
     );
 }
 
-/// A bundle whose processes see the guest's init and may do what they like with it and its kernel.
+/// Makes a bundle whose processes see the guest's init and may do anything to it and its kernel. The
+/// guest is small: using all its memory takes long where KVM itself is emulated.
 fn mighty(case: &Case) -> Bundle {
     let capabilities = json!(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
     case.busybox()
+        .annotation("dev.nacre.vm.memory", "64M")
         .set("/linux/namespaces", own_namespaces_but("pid"))
         .set("/linux/maskedPaths", json!([]))
         .set("/linux/readonlyPaths", json!([]))
@@ -125,9 +127,9 @@ fn mighty(case: &Case) -> Bundle {
         .set("/process/capabilities/effective", capabilities)
 }
 
-/// A script that writes into the memory of the guest's init, over all of its code, what `what`
-/// prints. The end of the process that does it makes init run; it may run at any time before, too,
-/// which is why the end of its code comes first.
+/// Returns a script that overwrites all code in the memory of the guest's init with the output of
+/// `what`. When the process that does it ends, init runs; it may also run at any time before, which
+/// is why the end of its code is written first.
 fn overwriting_init(what: &str) -> String {
     format!(
         "range=$(grep ' r-xp ' /proc/1/maps | head -n 1 | cut -d' ' -f1)
@@ -143,12 +145,12 @@ fn overwriting_init(what: &str) -> String {
     )
 }
 
-/// Code that does nothing, up to a jump to itself.
+/// Returns a script that overwrites init with no-ops, up to a jump to itself.
 fn freezing_init() -> String {
     overwriting_init(r"{ head -c $((size - 2)) /dev/zero | tr '\0' '\220'; printf '\353\376'; }")
 }
 
-/// Code that does nothing, up to `exit(3)`.
+/// Returns a script that overwrites init with no-ops, up to `exit(3)`.
 fn ending_init() -> String {
     overwriting_init(
         r"{ head -c $((size - 12)) /dev/zero | tr '\0' '\220'
@@ -156,7 +158,7 @@ fn ending_init() -> String {
     )
 }
 
-/// Makes the kernel panic: out of memory, when it isn't to kill anything for that.
+/// Makes the kernel panic: it runs out of memory while it may not kill anything for that.
 const PANICKING: &str =
     "echo 2 >/proc/sys/vm/panic_on_oom; dd if=/dev/zero of=/dev/null bs=1G count=1";
 
@@ -166,7 +168,7 @@ fn a_guest_that_panics(case: &Case) {
     assert!(message.contains("panic_on_oom"), "its reason: {message}");
 }
 
-/// It can't be killed, but broken; its kernel panics then.
+/// The agent can't be killed, but it can be broken; its kernel panics then.
 fn a_guest_whose_agent_ends(case: &Case) {
     for (script, status) in [
         (ending_init(), "exitcode=0x00000300"),
@@ -203,7 +205,7 @@ fn a_memory_limit_too_small_to_boot(case: &Case) {
 fn kvm_without_permission(case: &Case) {
     needs_kvm(case);
     case.busybox().write();
-    // Not another user: who may not be able to read the program under test, nor its kernel.
+    // Not run as another user, who might not be able to read the program under test or its kernel.
     let denied = "shift; mount -t tmpfs tmpfs /dev; mknod -m 000 /dev/kvm c 10 232; \
                   exec setpriv --bounding-set -dac_override,-dac_read_search \"$@\"";
     let message = in_shell(case, denied).refused(1);
@@ -253,7 +255,7 @@ fn qemu_killed(case: &Case) {
     assert!(message.contains("QEMU was killed by SIGKILL"), "{message}");
 }
 
-/// The process that emulates this test's VM.
+/// Returns the process that emulates this test's VM.
 fn qemu(case: &Case) -> Pid {
     let nacre = leftovers::processes_of_nacre(case.id());
     let all = leftovers::processes(case.id()).into_iter();
@@ -263,28 +265,28 @@ fn qemu(case: &Case) -> Pid {
     qemu[0]
 }
 
-/// Lines of `[vm]` with another QEMU.
+/// Returns lines of `[vm]` with another QEMU.
 fn with_qemu(qemu: &Path) -> String {
     let (kernel, agent) = (nacre::kernel(), nacre::binary("nacre-agent"));
     format!("kernel = {kernel:?}\nagent = {agent:?}\nqemu = {qemu:?}")
 }
 
-/// Skips the test where QEMU has no part in it.
+/// Skips the test if it doesn't use QEMU.
 fn needs_qemu(case: &Case) {
     if !case.is_emulated() {
         case.ignore("these VMs aren't emulated");
     }
 }
 
-/// Skips the test where KVM has no part in it.
+/// Skips the test if it doesn't use KVM.
 fn needs_kvm(case: &Case) {
     if case.is_emulated() {
         case.ignore("these VMs are emulated");
     }
 }
 
-/// Runs the container through a shell script in a mount namespace of its own, which gets the
-/// test's directory and the command as its arguments.
+/// Runs the container through a shell script in a mount namespace of its own, which gets the test's
+/// directory and the command as its arguments.
 fn in_shell(case: &Case, script: &str) -> Outcome {
     let nacre = case.nacre();
     let mut command = case.mark(Command::new("unshare"));
@@ -317,8 +319,8 @@ fn the_sandbox_is_killed(case: &Case) {
     outcome.expect(137);
 }
 
-/// What the state of a container says of its end, which is waited for. Nothing is left of it when
-/// it has been deleted.
+/// Waits for the end of a container, and returns what its state says about it. Nothing is left of
+/// it when it has been deleted.
 #[track_caller]
 fn failure(case: &Case) -> String {
     case.wait_for_status("stopped");
@@ -337,10 +339,10 @@ fn a_panic_is_in_the_state(case: &Case) {
     assert!(log.contains("Kernel panic - not syncing"), "{log}");
 }
 
-/// Has the guest's kernel panic by a process that is executed in the container.
+/// Makes the guest's kernel panic through an exec in the container.
 fn panic_by_exec(case: &Case) {
     let outcome = case.command(&["exec", case.id(), "sh", "-c", PANICKING]);
-    // As whatever is killed with its container.
+    // This is the status of whatever is killed with its container.
     outcome.expect(137);
 }
 
@@ -378,8 +380,16 @@ fn a_killed_sandbox_is_in_the_state(case: &Case) {
     for (role, expected) in [
         (Role::Sandbox, "the sandbox process was killed by SIGKILL"),
         (
+            Role::Monitor,
+            "the VM failed: the monitor was killed by SIGKILL",
+        ),
+        (
             Role::StandIn,
             "the process that stands for the container was killed",
+        ),
+        (
+            Role::FileServer,
+            "the process that serves files to the guest was killed by SIGKILL",
         ),
     ] {
         case.detach(&case.busybox().shell("echo ready; sleep 1000"));
@@ -445,7 +455,7 @@ fn a_full_disk(case: &Case) {
     assert_eq!(output, "No space left on device\nworks\n");
 }
 
-/// By whoever sees it and has all rights.
+/// A process that sees the agent and has all rights can't kill it.
 fn the_agent_cant_be_killed(case: &Case) {
     let capabilities = json!(["CAP_KILL", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"]);
     let bundle = case
@@ -461,7 +471,7 @@ fn the_agent_cant_be_killed(case: &Case) {
     assert_eq!(case.run(&bundle).expect(9), "init\n");
 }
 
-/// Without a limit of the container's: the kernel kills a process of the container, not the agent.
+/// The container has no limit: the kernel kills a process of the container, not the agent.
 fn the_guest_runs_out_of_memory(case: &Case) {
     let bundle = case.busybox().shell(
         "dd if=/dev/zero of=/dev/null bs=1G count=1 2>/dev/null; echo $?
@@ -471,7 +481,7 @@ fn the_guest_runs_out_of_memory(case: &Case) {
     assert_eq!(case.run(&bundle).expect(0), "137\nsurvived\n");
 }
 
-/// A container whose guest has so many seconds to say something.
+/// Returns a command for a container whose guest has so many seconds to respond.
 fn watched(case: &Case, words: &[&str], bundle: &Bundle, seconds: u32) -> Command {
     let lines = format!(
         "kernel = {:?}\nagent = {:?}\nboot-timeout = 120\nwatchdog = {seconds}",
@@ -489,7 +499,7 @@ fn watched(case: &Case, words: &[&str], bundle: &Bundle, seconds: u32) -> Comman
     command
 }
 
-/// Its agent does nothing any more.
+/// The guest's agent does nothing any more.
 fn a_frozen_guest(case: &Case) {
     let bundle = mighty(case).shell(&freezing_init());
     let began = Instant::now();
@@ -507,7 +517,7 @@ fn a_frozen_guest_is_in_the_state(case: &Case) {
     let bundle = mighty(case).args(["sleep", "1000"]);
     let command = watched(case, &["run", "--detach"], &bundle, 4);
     assert_eq!(case.leave(command), 0, "{}", case.output());
-    // The agent would answer at the latest when that has ended.
+    // The agent would answer once this has ended, at the latest.
     let freezing = freezing_init();
     let frozen = case.command(&["exec", case.id(), "sh", "-c", &freezing]);
     frozen.expect(137);

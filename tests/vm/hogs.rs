@@ -1,5 +1,5 @@
-//! Workloads that take all that they can get, without limits of their own: the host gives their
-//! VM no more than it was to have, and the agent still answers.
+//! Workloads that take everything they can get, without limits of their own: the host gives their
+//! VM no more than its size, and the agent still answers.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ nacre_tests::tests![
     a_guest_with_a_real_time_loop_answers,
 ];
 
-/// How long all answers may take, on a machine that emulates VMs and has much else to do: most of a
-/// minute was seen, and more once. A guest that doesn't answer never does.
+/// How long all answers may take, on a busy machine that emulates VMs: most of a minute was seen,
+/// and once more than that. A guest that doesn't answer never does.
 const BOUND: Duration = Duration::from_secs(200);
 
-/// Fails unless the container can be looked at, entered and ended, each in a bounded time.
+/// Fails unless the container can be inspected, entered and ended, each in a bounded time.
 #[track_caller]
 fn answers(case: &Case, can_be_entered: bool) {
     let began = Instant::now();
@@ -32,7 +32,7 @@ fn answers(case: &Case, can_be_entered: bool) {
     let processes = case.command(&["ps", "--format", "json", case.id()]).ok();
     assert!(processes.starts_with('['), "{processes}");
     lap("ps");
-    // As the container's, but for its scheduler.
+    // The process is like the container's, but with the default scheduler.
     let process = json!({
         "args": ["echo", "entered"], "cwd": "/", "user": { "uid": 0, "gid": 0 },
         "env": ["PATH=/bin"],
@@ -43,7 +43,7 @@ fn answers(case: &Case, can_be_entered: bool) {
     match entered.status() {
         Some(0) => assert_eq!(entered.ok(), "entered\n"),
         _ if can_be_entered => panic!("{entered:?}"),
-        // Its kernel may have no room for a further process, or take it back.
+        // Its kernel may have no room for a further process, or kill it again.
         Some(137) => assert_eq!(entered.text(), ""),
         _ => entered.refused_somehow(),
     }
@@ -54,7 +54,7 @@ fn answers(case: &Case, can_be_entered: bool) {
     assert_eq!(case.command(&["delete", case.id()]).ok(), "");
 }
 
-/// What the VM has used of the host's CPUs.
+/// Returns the CPU time that the VM has used on the host.
 fn cpu_time(case: &Case) -> Duration {
     let directories = leftovers::cgroups_named(case.id());
     let read = |file: &str| {
@@ -77,7 +77,7 @@ fn number(case: &Case, v2: &str, v1: &str) -> u64 {
 }
 
 fn memory_forks_and_cpus_stay_within_the_hosts_limits(case: &Case) {
-    // What is killed for want of memory isn't the container's first process.
+    // The process that is killed for want of memory isn't the container's first one.
     let bundle = case
         .busybox()
         .annotation("dev.nacre.vm.memory", "128M")
@@ -103,10 +103,10 @@ fn memory_forks_and_cpus_stay_within_the_hosts_limits(case: &Case) {
         assert!(number(case, "pids.current", "pids.current") < 256);
         cpu_time(case) - before > Duration::from_secs(2)
     });
-    // Half a CPU, which is given in tenths of a second.
+    // The limit is half a CPU, handed out every tenth of a second.
     let took = began.elapsed();
     assert!(took > Duration::from_millis(3500), "2 s of CPU in {took:?}");
-    // The guest's memory and what the VM itself needs; most of the former is in use.
+    // The guest's memory and what the VM itself needs; most of the guest's memory is in use.
     let most = number(case, "memory.max", "memory.limit_in_bytes");
     assert!((192 * MIB..192 * MIB + 300 * MIB).contains(&most), "{most}");
     case.wait_for("100 MiB in use", || {
@@ -117,7 +117,7 @@ fn memory_forks_and_cpus_stay_within_the_hosts_limits(case: &Case) {
     answers(case, false);
 }
 
-/// A guest of one vCPU, which its container has to itself as far as weights go.
+/// Makes a guest with one vCPU, which its container has to itself as far as weights go.
 fn of_one_vcpu(case: &Case) -> Bundle {
     case.busybox()
         .annotation("dev.nacre.vm.cpus", "1")
@@ -133,7 +133,7 @@ fn a_guest_of_busy_loops_answers(case: &Case) {
     answers(case, true);
 }
 
-/// The agent gets a twentieth of the time then.
+/// The agent then gets a twentieth of the time.
 fn a_guest_with_a_real_time_loop_answers(case: &Case) {
     if in_testbed() {
         case.ignore("no hypervisor has a part in it, and it is slow here: --test emulated runs it");

@@ -5,21 +5,23 @@ mod cgroup;
 mod clients;
 mod failures;
 mod hogs;
+mod hostile;
 mod killed;
 #[path = "../lifecycle/mod.rs"]
 mod lifecycle;
 mod machine;
+mod parts;
 mod refused;
 mod update;
 
 use std::process::ExitCode;
 
 use nacre_tests::place::Place;
-use nacre_tests::suite::{self, on_any_hypervisor};
+use nacre_tests::suite::{self, on_any_hypervisor, on_any_hypervisor_but};
 use nacre_tests::{Isolation, Test};
 
-/// Of the clients' tests, which are all run with emulated VMs, these say that KVM makes no
-/// difference. In the testbed each command takes long.
+/// Returns a few of the clients' tests, which are all run with emulated VMs: these show that KVM
+/// makes no difference. In the testbed each command takes long.
 fn a_few_of_clients() -> Vec<Test> {
     let few = |test: &Test| match test.name {
         "run_and_its_exit_status" => test.module.ends_with("containerd"),
@@ -36,7 +38,9 @@ fn main() -> ExitCode {
         cgroup::tests(),
         failures::tests(),
         hogs::tests(),
+        hostile::tests(),
         killed::tests(),
+        on_any_hypervisor_but(&["the_monitor_is_killed"], parts::tests()),
         on_any_hypervisor(refused::tests()),
         update::tests(),
         a_few_of_clients(),

@@ -1,4 +1,7 @@
-//! What README's table says is refused in a VM, by name, and leaves the container as it was.
+//! What docs/vm-differences.md lists as refused in a VM is refused by name, and leaves the
+//! container as it was.
+
+use std::process::Command;
 
 use nacre_tests::Case;
 
@@ -6,6 +9,7 @@ nacre_tests::tests![
     checkpoint_and_restore,
     what_a_paused_vm_would_have_to_answer,
     memory_policy,
+    too_few_open_files,
 ];
 
 fn checkpoint_and_restore(case: &Case) {
@@ -51,4 +55,22 @@ fn memory_policy(case: &Case) {
     let bundle = case.busybox().set("/linux/memoryPolicy", policy);
     let message = case.run(&bundle).refused(1);
     assert!(message.contains("linux.memoryPolicy: a VM"), "{message}");
+}
+
+/// The caller can't have more of them.
+fn too_few_open_files(case: &Case) {
+    let bundle = case.busybox().args(["true"]);
+    let nacre = case.nacre();
+    let mut command = case.mark(Command::new("setpriv"));
+    command
+        .args(["--bounding-set=-sys_resource", "--inh-caps=-sys_resource"])
+        .args(["prlimit", "--nofile=300:300"])
+        .arg(nacre.get_program())
+        .args(nacre.get_args())
+        .args(["run", "--bundle"])
+        .arg(bundle.write())
+        .arg(case.id());
+    let message = case.spawn(command).finish().refused(1);
+    let says = "RLIMIT_NOFILE lets this process have 300 open files, and a machine needs 3072";
+    assert!(message.contains(says), "{message}");
 }

@@ -1,4 +1,5 @@
-//! `nacre update` and `nacre events`: the container's limits in the guest, and its VM's on the host.
+//! `nacre update` and `nacre events`: the container's limits in the guest, and its VM's on the
+//! host.
 
 use std::fs;
 
@@ -16,8 +17,8 @@ nacre_tests::tests![
 
 const MIB: u64 = 1 << 20;
 
-/// A container that says, each time that it gets USR1, what is in a file of its cgroup, named by
-/// a file of its root.
+/// Starts a container that, at each USR1, prints a file of its cgroup, whose name is in a file of
+/// its root.
 fn telling(case: &Case) {
     let bundle = case
         .busybox()
@@ -34,7 +35,7 @@ fn telling(case: &Case) {
     case.wait_for_output("ready");
 }
 
-/// What it says.
+/// Returns what the container prints.
 #[track_caller]
 fn told(case: &Case) -> String {
     let before = case.output().len();
@@ -67,7 +68,7 @@ fn limits_change_in_the_guest_and_on_the_host(case: &Case) {
     assert_eq!(limit(case, "cpuset.cpus", "cpuset.cpus"), "0");
     // The VM keeps its memory.
     assert_eq!(limit(case, "memory.max", "memory.limit_in_bytes"), memory);
-    // Without a limit of its own the container has what the VM has.
+    // Without a limit of its own the container may use what the VM has.
     assert_eq!(
         case.command(&["update", "--memory=-1", "--cpu-quota=-1", case.id()])
             .ok(),
@@ -100,16 +101,16 @@ fn what_the_vm_does_not_have_is_refused(case: &Case) {
     case.remove_container();
 }
 
-/// The guest has no limit on the kernel's memory alone.
+/// The guest has no separate limit on socket buffers.
 fn a_half_that_fails_takes_the_other_back(case: &Case) {
     telling(case);
     let path = case.directory().join("resources.json");
-    let resources = json!({ "cpu": { "quota": 30_000 }, "memory": { "kernel": 4096 } });
+    let resources = json!({ "cpu": { "quota": 30_000 }, "memory": { "kernelTCP": 4096 } });
     fs::write(&path, resources.to_string()).unwrap();
     let message = case
         .command(&["update", "--resources", path.to_str().unwrap(), case.id()])
         .refused(1);
-    assert!(message.contains("memory.kernel"), "{message}");
+    assert!(message.contains("memory.kernelTCP"), "{message}");
     assert_eq!(quota_on_the_host(case), "50000");
     assert_eq!(told(case), format!("{}\n50000 100000\ntold\n", 64 * MIB));
     case.remove_container();
@@ -129,7 +130,7 @@ fn the_vm_is_told_of_apart(case: &Case) {
         number("/data/sandbox/memory/usage/limit").to_string(),
         limit
     );
-    // The guest's kernel alone takes more than that.
+    // The guest's kernel alone uses more than that.
     let of_vm = number("/data/sandbox/memory/usage/usage");
     assert!(of_vm > 12 * MIB, "{stats:#}");
     assert!(number("/data/memory/usage/usage") < of_vm, "{stats:#}");

@@ -79,6 +79,8 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
     }
     let began = Instant::now();
     let vm = Vm::new(VmConfig {
+        user: nacre_vmm::own_user(),
+        nic_throttles: Default::default(),
         hypervisor: options.hypervisor,
         name: String::new(),
         vcpus: options.vcpus,

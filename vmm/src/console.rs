@@ -1,27 +1,39 @@
-//! The guest's serial console: the last of its output is always kept, for error messages; all
-//! of it goes to a file if there is one.
+//! The guest's serial console: the end of its output is always kept, for error messages; all of it,
+//! up to a limit, goes to a file if there is one.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::allowance::Allowance;
 
 /// How much of the output is kept.
 const KEPT_BYTES: usize = 8 << 10;
-/// How many of its last lines [`Console::tail`] gives.
+/// How many of the last lines [`Console::tail`] returns.
 const TAIL_LINES: usize = 64;
 /// How much may wait for the end of its line before it goes to the file. A pipe that polls as
-/// writable takes this much without blocking (`PIPE_BUF`, pipe(7)).
+/// writable accepts this much without blocking (`PIPE_BUF`, pipe(7)).
 const LOG_CHUNK: usize = 4096;
 
-/// The last of the console's output.
+/// How many bytes of output go to the file: at once, the time after which there is one more, and in
+/// all. A guest prints some 30 KiB when it starts.
+const LOG_AT_ONCE: u64 = 1 << 20;
+const LOG_EACH: Duration = Duration::from_micros(100);
+const LOG_IN_ALL: u64 = 64 << 20;
+
+/// What the file gets, once, when output begins to be left out.
+const LEFT_OUT: &[u8] = b"nacre: the guest prints too much; from here on lines are missing\n";
+
+/// The end of the console's output.
 pub(crate) struct Console {
     kept: Mutex<VecDeque<u8>>,
 }
 
 impl Console {
-    /// A console, and what its output is written into; `log` gets a copy of it.
+    /// Makes a console, and the writer for its output; `log` gets a copy of the output.
     pub(crate) fn new(log: Option<File>) -> (Arc<Console>, ConsoleWriter) {
         let console = Arc::new(Console {
             kept: Mutex::new(VecDeque::new()),
@@ -33,8 +45,8 @@ impl Console {
         (console, writer)
     }
 
-    /// The last lines, without control characters: the guest wrote them, and they may end up
-    /// on a terminal.
+    /// Returns the last lines, without control characters: the guest wrote them, and they may end
+    /// up on a terminal.
     pub(crate) fn tail(&self) -> String {
         let kept = self.kept();
         let text: String = sanitise(kept.iter().copied());
@@ -51,15 +63,15 @@ impl Console {
     }
 }
 
-/// Printable ASCII and line ends as they are, escape sequences and other control characters
-/// left out, the rest as question marks.
+/// Keeps printable ASCII and line ends, drops escape sequences and other control characters, and
+/// turns everything else into question marks.
 fn sanitise(bytes: impl Iterator<Item = u8>) -> String {
     let mut text = String::new();
     let mut bytes = bytes.peekable();
     while let Some(byte) = bytes.next() {
         match byte {
             b'\n' | b'\t' | b' '..=b'~' => text.push(byte.into()),
-            // A control sequence: parameters, then one byte that ends it (ECMA-48, 5.4).
+            // A control sequence: parameters, then one final byte (ECMA-48, 5.4).
             0x1b if bytes.next_if_eq(&b'[').is_some() => {
                 while bytes.next_if(|b| (0x20..0x40).contains(b)).is_some() {}
                 bytes.next_if(|b| (0x40..0x7f).contains(b));
@@ -71,7 +83,7 @@ fn sanitise(bytes: impl Iterator<Item = u8>) -> String {
     text
 }
 
-/// Where the serial port's output goes.
+/// Takes the serial port's output.
 pub(crate) struct ConsoleWriter {
     console: Arc<Console>,
     log: Option<Log>,
@@ -90,7 +102,7 @@ impl Write for ConsoleWriter {
         Ok(bytes.len())
     }
 
-    /// Called after each byte: the log is written by the line.
+    /// Called after each byte: the log is written line by line.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -104,11 +116,13 @@ impl Drop for ConsoleWriter {
     }
 }
 
-/// The file that gets a copy, line by line. It never holds the guest up: what a full pipe
-/// doesn't take at once is dropped.
+/// The file that gets a copy, line by line. It never delays the guest: what a full pipe doesn't
+/// accept at once is dropped, and so is what exceeds the allowance.
 struct Log {
     file: File,
     line: Vec<u8>,
+    allowance: Allowance,
+    is_whole: bool,
 }
 
 impl Log {
@@ -116,6 +130,8 @@ impl Log {
         Log {
             file,
             line: Vec::new(),
+            allowance: Allowance::new(LOG_AT_ONCE, LOG_EACH).in_all(LOG_IN_ALL),
+            is_whole: true,
         }
     }
 
@@ -130,8 +146,17 @@ impl Log {
 
     fn write_out(&mut self) {
         if !self.line.is_empty() && self.writable() {
+            let is_allowed = self.allowance.take(self.line.len() as u64);
+            let text = if is_allowed {
+                self.line.as_slice()
+            } else if self.is_whole {
+                LEFT_OUT
+            } else {
+                &[]
+            };
+            self.is_whole &= is_allowed;
             // A log that can't be written (a full disk) is no reason to stop the machine.
-            let _ = self.file.write_all(&self.line);
+            let _ = self.file.write_all(text);
         }
         self.line.clear();
     }
@@ -196,6 +221,21 @@ mod tests {
         log.rewind().unwrap();
         log.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one\ntwo");
+    }
+
+    #[test]
+    fn the_log_has_a_bound() {
+        let log = tempfile::tempfile().unwrap();
+        let mut written = Log::new(log.try_clone().unwrap());
+        // An allowance for which no time passes.
+        written.allowance = Allowance::new(100, Duration::from_secs(3600)).in_all(LOG_IN_ALL);
+        for _ in 0..1000 {
+            written.write(b"123456789\n");
+        }
+        let bound = 100 + LEFT_OUT.len() as u64;
+        assert_eq!(log.metadata().unwrap().len(), bound);
+        // What a guest prints when it starts is kept.
+        assert!(Log::new(log).allowance.take(1 << 20));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How a machine ended, and waiting for its threads.
+//! Records how a machine ended, and waits for its threads.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -9,9 +9,9 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::error::Error;
-use crate::vm::Exit;
+use crate::exit::Exit;
 
-/// A machine's end. The first to say how it ended is believed.
+/// A machine's end. The first outcome to be reported counts.
 pub(crate) struct End {
     ended: AtomicBool,
     outcome: Mutex<Option<Result<Exit, Error>>>,
@@ -27,7 +27,7 @@ impl End {
         })
     }
 
-    /// Says how it ended; true if nobody had.
+    /// Sets how it ended; returns true if nobody had done so before.
     pub(crate) fn set(&self, outcome: Result<Exit, Error>) -> bool {
         if self.ended.swap(true, Ordering::SeqCst) {
             return false;
@@ -42,13 +42,13 @@ impl End {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Readable once it has ended.
+    /// Returns what is readable once it has ended.
     pub(crate) fn event(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor is the event's, which lives as long as `self`.
         unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) }
     }
 
-    /// How it ended, for the one who is told.
+    /// Takes how it ended, for the one caller that is told.
     pub(crate) fn take(&self) -> Result<Exit, Error> {
         self.outcome().take().unwrap_or(Ok(Exit::Stopped))
     }
@@ -58,7 +58,7 @@ impl End {
     }
 }
 
-/// How many threads a machine has, to wait for their end, but not for ever.
+/// The number of a machine's running threads, for waiting for their end with a limit.
 #[derive(Default)]
 pub(crate) struct Threads {
     running: Mutex<usize>,
@@ -66,18 +66,18 @@ pub(crate) struct Threads {
 }
 
 impl Threads {
-    /// There is one more.
+    /// Adds one thread.
     pub(crate) fn add(&self) {
         *self.running() += 1;
     }
 
-    /// One is through.
+    /// Records that a thread has finished.
     pub(crate) fn done(&self) {
         *self.running() -= 1;
         self.ended.notify_all();
     }
 
-    /// Waits until all are through, at most for `limit`; whether they are.
+    /// Waits until all have finished, at most for `limit`; returns whether they have.
     pub(crate) fn wait(&self, limit: Duration) -> bool {
         let (running, _) = self
             .ended

@@ -2,33 +2,32 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use crate::arch::BootError;
 use crate::devices::virtio::ActivateError;
 use crate::devices::virtio::mmio::TransportError;
-use crate::kvm::KvmError;
+use crate::kvm_error::KvmError;
 use crate::loader::LoadError;
 use crate::memory::MemoryError;
-use crate::qemu::QemuError;
-use crate::vm::MAX_DEVICES;
-use crate::{MAX_QEMU_DEVICES, MAX_VCPUS};
+use crate::qemu_error::QemuError;
 
 /// Why a machine could not be made, or didn't run to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// There is no KVM that could run it.
+    /// There is no KVM that can run it.
     #[error(transparent)]
     Kvm(#[from] KvmError),
-    /// It can't have so many vCPUs.
+    /// It can't have that many vCPUs.
     #[error("{requested} vCPUs: a machine has 1 to {max}")]
     Vcpus {
         /// How many were asked for.
         requested: u8,
-        /// The most that it can have: [`MAX_VCPUS`], or fewer if KVM says so.
+        /// The most that it can have: [`MAX_VCPUS`](crate::MAX_VCPUS), or fewer if KVM says so.
         max: u8,
     },
-    /// It can't have so many devices.
+    /// It can't have that many devices.
     #[error("{requested} virtio devices: such a machine has at most {max}")]
     Devices {
         /// How many were asked for.
@@ -48,18 +47,18 @@ pub enum Error {
     /// There is no slot for one more network device.
     #[error("every slot for a network device is taken")]
     NoSlot,
-    /// A network device has another number of queues than its slot.
+    /// A network device has a different number of queues than its slot.
     #[error("a network device of {found} pairs of queues: this machine's have {wanted}")]
     QueuePairs {
-        /// Those that it has.
+        /// The number that it has.
         found: usize,
-        /// Those that it must have: [`queue_pairs`](crate::devices::virtio::net::queue_pairs).
+        /// The number that it must have: [`queue_pairs`](crate::devices::virtio::net::queue_pairs).
         wanted: usize,
     },
-    /// A network device can't work on what the guest has set up.
+    /// A network device can't work with what the guest has set up.
     #[error("starting a network device")]
     Start(#[source] ActivateError),
-    /// The command line is too long, or holds what a command line can't.
+    /// The command line is too long, or contains what a command line can't.
     #[error("the kernel command line is not acceptable: {0}")]
     Cmdline(linux_loader::cmdline::Error),
     /// There is no guest memory.
@@ -80,13 +79,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The guest's processor had a fault while handling a fault while handling a fault.
+    /// The guest's processor had a triple fault.
     #[error("the guest's processor shut down (triple fault)")]
     TripleFault {
         /// The last lines of the serial console.
         console_tail: String,
     },
-    /// KVM could not go on (`KVM_EXIT_INTERNAL_ERROR`).
+    /// KVM could not continue (`KVM_EXIT_INTERNAL_ERROR`).
     #[error("KVM could not run the guest any further (internal error, suberror {suberror})")]
     InternalError {
         /// KVM's reason: 1 is an instruction that it couldn't emulate.
@@ -104,7 +103,7 @@ pub enum Error {
         /// The last lines of the serial console.
         console_tail: String,
     },
-    /// The vCPU stopped for a reason that isn't expected of a PC.
+    /// The vCPU exited for a reason that isn't expected of a PC.
     #[error("the guest stopped for an unexpected reason: {reason}")]
     UnexpectedExit {
         /// KVM's name for the reason.
@@ -121,10 +120,10 @@ pub enum Error {
         /// The last lines of the serial console.
         console_tail: String,
     },
-    /// There is no QEMU that could run it.
+    /// There is no QEMU that can run it.
     #[error(transparent)]
     Qemu(#[from] QemuError),
-    /// QEMU has no way to such a device of ours.
+    /// QEMU can't reach such a device of ours.
     #[error("virtio device {index} can't be reached from QEMU")]
     NotForQemu {
         /// Which device, from 0.
@@ -133,14 +132,14 @@ pub enum Error {
     /// QEMU ended, and not because the guest did.
     #[error("QEMU {how}{}", Said(.message))]
     QemuEnded {
-        /// What became of it: a status or a signal.
+        /// How it ended: a status or a signal.
         how: String,
         /// The last lines of what it said on standard error, without control characters.
         message: String,
         /// The last lines of the serial console.
         console_tail: String,
     },
-    /// A device, or what QEMU said to it, made it impossible to go on.
+    /// A device, or what QEMU sent it, made it impossible to continue.
     #[error("virtio device \"{device}\" failed: {reason}")]
     DeviceFailed {
         /// The device.
@@ -150,7 +149,30 @@ pub enum Error {
         /// The last lines of the serial console.
         console_tail: String,
     },
-    /// A vCPU, or QEMU, didn't stand still in time. The machine goes on.
+    /// The monitor, in a process of its own, says why.
+    #[error("{message}")]
+    Told {
+        /// What it says.
+        message: String,
+        /// Why.
+        #[source]
+        source: Option<Box<Error>>,
+        /// The last lines of the serial console, if the machine ran.
+        console_tail: Option<String>,
+    },
+    /// The monitor's process ended before the machine did.
+    #[error("the monitor {how}")]
+    MonitorEnded {
+        /// How: a status or a signal.
+        how: String,
+    },
+    /// What the monitor says makes no sense.
+    #[error("the monitor doesn't keep to what it may say")]
+    MonitorMisspoke,
+    /// The monitor says nothing.
+    #[error("the monitor said nothing for {} s", .0.as_secs())]
+    MonitorSilent(Duration),
+    /// A vCPU, or QEMU, didn't stop in time. The machine continues.
     #[error("the machine did not pause in time")]
     PauseTimeout,
     /// A thread of the machine, or QEMU, didn't end in time.
@@ -158,7 +180,10 @@ pub enum Error {
     StopTimeout,
 }
 
-/// What a program said, after what became of it.
+/// What was being done when this process couldn't give up what it needs no more.
+pub(crate) const CONFINING: &str = "confining the monitor";
+
+/// A program's output, following how it ended.
 struct Said<'a>(&'a str);
 
 impl fmt::Display for Said<'_> {
@@ -180,8 +205,8 @@ impl From<BootError> for Error {
 }
 
 impl Error {
-    /// The last lines of the guest's serial console, if the machine ran at all. They hold no
-    /// control characters.
+    /// Returns the last lines of the guest's serial console, if the machine ran at all. They
+    /// contain no control characters.
     pub fn console_tail(&self) -> Option<&str> {
         match self {
             Error::TripleFault { console_tail }
@@ -191,11 +216,12 @@ impl Error {
             | Error::Run { console_tail, .. }
             | Error::QemuEnded { console_tail, .. }
             | Error::DeviceFailed { console_tail, .. } => Some(console_tail),
+            Error::Told { console_tail, .. } => console_tail.as_deref(),
             _ => None,
         }
     }
 
-    /// For `map_err`: the host refused `what`.
+    /// Makes, for `map_err`, the error that the host refused `what`.
     pub(crate) fn host<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> Error {
         move |error| Error::Host {
             what,
@@ -203,5 +229,3 @@ impl Error {
         }
     }
 }
-
-const _: () = assert!(MAX_VCPUS >= 8 && MAX_DEVICES >= 15 && MAX_QEMU_DEVICES >= 8);

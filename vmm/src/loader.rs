@@ -1,4 +1,4 @@
-//! Puts a kernel and an initramfs into guest memory.
+//! Loads a kernel and an initramfs into guest memory.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use crate::memory::copy_from_file;
 
 const PAGE: u64 = 4096;
 
-// Offsets and values of the ELF header and its program headers (elf(5)), 64 bit.
+// Offsets and values of the 64-bit ELF header and its program headers (elf(5)).
 const EHDR_SIZE: usize = 64;
 const PHDR_SIZE: usize = 56;
 const ELFCLASS64: u8 = 2;
@@ -19,14 +19,14 @@ const ELFDATA2LSB: u8 = 1;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
-/// A vmlinux has half a dozen program headers. The bound keeps a file from costing more.
+/// A vmlinux has half a dozen program headers. The limit keeps a file from costing more.
 const MAX_PHDRS: u16 = 64;
 
 /// Why a kernel or an initramfs could not be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The file is no kernel that this monitor can boot.
+    /// The file isn't a kernel that this monitor can boot.
     #[error("the kernel is not an ELF vmlinux for this machine: {0}")]
     NotAKernel(&'static str),
     /// The kernel's file could not be read.
@@ -48,7 +48,7 @@ pub enum LoadError {
     TooSmall {
         /// Bytes from address 0 to the kernel's end, and those of the initramfs.
         needed: u64,
-        /// Bytes of memory, of which only those below 4 GiB count.
+        /// Bytes of memory; only those below 4 GiB count.
         available: u64,
     },
 }
@@ -58,7 +58,7 @@ pub enum LoadError {
 pub enum InitramfsPart {
     /// Bytes in memory.
     Bytes(Vec<u8>),
-    /// A regular file, from its beginning to its end, read straight into guest memory.
+    /// A regular file, from beginning to end, read directly into guest memory.
     File(File),
 }
 
@@ -74,7 +74,7 @@ impl InitramfsPart {
 /// A loaded kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Kernel {
-    /// Where it is entered.
+    /// Its entry point.
     pub(crate) entry: GuestAddress,
     /// The first address after it.
     pub(crate) end: u64,
@@ -86,15 +86,15 @@ struct Image {
     segments: Vec<Segment>,
 }
 
-/// Bytes of the file that go into memory.
+/// A segment's bytes in the file, which go into memory.
 struct Segment {
     offset: u64,
     address: GuestAddress,
     len: u64,
 }
 
-/// Loads an ELF vmlinux, each segment where its physical address says. Memory is zero where a
-/// segment has no bytes in the file.
+/// Loads an ELF vmlinux, each segment at its physical address. Memory is zero where a segment has
+/// no bytes in the file.
 pub(crate) fn load_kernel(
     memory: &GuestMemoryMmap,
     memory_size: u64,
@@ -115,8 +115,8 @@ pub(crate) fn load_kernel(
     Ok(kernel)
 }
 
-/// Checks that this is a kernel and not some other executable, and that all it says of its
-/// segments can be followed.
+/// Checks that this is a kernel and not some other executable, and that everything it says about
+/// its segments can be followed.
 fn parse_kernel(file: &File) -> Result<Image, LoadError> {
     let not = LoadError::NotAKernel;
     let metadata = file.metadata().map_err(LoadError::ReadKernel)?;
@@ -193,9 +193,9 @@ fn parse_kernel(file: &File) -> Result<Image, LoadError> {
     Ok(Image { kernel, segments })
 }
 
-/// Lays the parts end to end at the top of low memory, from a page's start.
+/// Places the parts end to end at the top of low memory, from the start of a page.
 ///
-/// Returns where they lie and how long they are.
+/// Returns their address and total length.
 pub(crate) fn load_initramfs(
     memory: &GuestMemoryMmap,
     memory_size: u64,
@@ -235,19 +235,19 @@ pub(crate) fn load_initramfs(
     Ok((GuestAddress(start), total))
 }
 
-/// How much of the memory lies below the hole.
+/// Returns how much of the memory lies below the hole.
 fn low_memory(memory_size: u64) -> u64 {
     memory_ranges(memory_size)
         .first()
         .map_or(0, |range| range.1)
 }
 
-/// The `N` bytes at `offset`; none where the file ends before them.
+/// Reads `N` bytes at `offset`; `None` if the file ends before them.
 fn read_at<const N: usize>(file: &File, offset: u64) -> Result<Option<[u8; N]>, LoadError> {
     let mut bytes = [0; N];
     match file.read_exact_at(&mut bytes, offset) {
         Ok(()) => Ok(Some(bytes)),
-        // An offset beyond what a file can have is refused as invalid.
+        // An offset beyond the maximum of a file is refused as invalid.
         Err(e)
             if matches!(
                 e.kind(),
@@ -260,7 +260,7 @@ fn read_at<const N: usize>(file: &File, offset: u64) -> Result<Option<[u8; N]>, 
     }
 }
 
-/// The integer at `offset` of a header, whose size the caller knows.
+/// Returns the integer at `offset` of a header, whose size the caller knows.
 fn u16_at<const N: usize>(header: &[u8; N], offset: usize) -> u16 {
     u64_at(header, offset) as u16
 }
@@ -303,7 +303,7 @@ mod tests {
         size: 0x3000,
     };
 
-    /// A vmlinux with one byte pattern as the content of every segment.
+    /// Builds a vmlinux that has the same byte pattern in every segment.
     fn elf(entry: u64, segments: &[Phdr]) -> Vec<u8> {
         let mut file = b"\x7fELF\x02\x01\x01".to_vec();
         file.resize(16, 0);

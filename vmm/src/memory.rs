@@ -13,9 +13,9 @@ use vm_memory::{
 
 use crate::arch::memory_ranges;
 
-/// The least memory that a machine has.
+/// The least memory that a machine can have.
 pub const MIN_MEMORY: u64 = 64 << 20;
-/// The most memory that a machine has.
+/// The most memory that a machine can have.
 pub const MAX_MEMORY: u64 = 1 << 40;
 /// A machine's memory is a multiple of this.
 pub const MEMORY_GRANULE: u64 = 4096;
@@ -41,7 +41,7 @@ pub enum MemoryError {
     Arrange(#[from] GuestRegionCollectionError),
 }
 
-/// Makes `size` bytes of guest memory. Nothing of it is resident yet.
+/// Creates `size` bytes of guest memory. None of it is resident yet.
 pub(crate) fn create(size: u64) -> Result<GuestMemoryMmap, MemoryError> {
     if !(MIN_MEMORY..=MAX_MEMORY).contains(&size) || !size.is_multiple_of(MEMORY_GRANULE) {
         return Err(MemoryError::Size(size));
@@ -62,8 +62,8 @@ pub(crate) fn create(size: u64) -> Result<GuestMemoryMmap, MemoryError> {
     Ok(GuestMemoryMmap::from_regions(regions)?)
 }
 
-/// A memfd of `size` bytes, for ever: a device process that is given it can't truncate it
-/// under us.
+/// Creates a memfd whose size is fixed to `size` bytes: a device process that is given it can't
+/// truncate it under us.
 fn memory_file(size: u64) -> io::Result<File> {
     // SAFETY: the name is a NUL-terminated string.
     let fd = unsafe {
@@ -88,13 +88,13 @@ fn memory_file(size: u64) -> io::Result<File> {
 
 /// Copies `len` bytes of `file`, from `offset`, to `address`.
 ///
-/// The kernel copies them from the page cache straight into the memory's file. Reading them
-/// into its mapping would cost a page fault a page, and each page would be zeroed before it
-/// is written over.
+/// The kernel copies them directly from the page cache into the memory's file. Reading them into
+/// the mapping would cost a page fault per page, and each page would be zeroed before it is
+/// overwritten.
 ///
 /// # Errors
 ///
-/// When the range isn't wholly in one region of guest memory, the file is too short
+/// If the range isn't wholly in one region of guest memory, or the file is too short
 /// ([`io::ErrorKind::UnexpectedEof`]) or can't be read.
 pub(crate) fn copy_from_file(
     memory: &GuestMemoryMmap,
@@ -132,7 +132,7 @@ pub(crate) fn copy_from_file(
             Ok(sent) => left -= sent,
             Err(_) => match io::Error::last_os_error() {
                 error if error.kind() == io::ErrorKind::Interrupted => {}
-                // A file system that can't do it.
+                // A file system that doesn't support it.
                 error if error.raw_os_error() == Some(libc::EINVAL) && left == len => {
                     return read_from_file(memory, address, file, offset, len);
                 }
@@ -143,7 +143,7 @@ pub(crate) fn copy_from_file(
     Ok(())
 }
 
-/// As [`copy_from_file`], for any file.
+/// Does the same as [`copy_from_file`], for any file.
 fn read_from_file(
     memory: &GuestMemoryMmap,
     address: GuestAddress,
@@ -167,10 +167,10 @@ fn read_from_file(
     Ok(())
 }
 
-/// Guest memory isn't for core dumps: it is large, and it is the guest's. Huge pages are
-/// welcome where the host gives them to such files (it doesn't by default, see
+/// Keeps guest memory out of core dumps: it is large, and it is the guest's. Asks for huge pages,
+/// which the host may give to such files (it doesn't by default, see
 /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled`): each saves up to 511 exits.
-fn advise(mapping: &MmapRegion) {
+pub(crate) fn advise(mapping: &MmapRegion) {
     for advice in [libc::MADV_DONTDUMP, libc::MADV_HUGEPAGE] {
         // SAFETY: the range is that of the mapping, and the advice changes none of its
         // contents. It is only advice: a failure changes nothing.
@@ -204,7 +204,7 @@ mod tests {
         assert!(memory.write_obj(1u64, GuestAddress(top.0 + 1)).is_err());
     }
 
-    /// A file with a byte pattern, and guest memory whose start has been filled from it by
+    /// Makes a file with a byte pattern, and guest memory whose start has been filled from it by
     /// `copy`, from offset 100 to address 0x1_0010.
     fn copied(
         len: u64,

@@ -5,9 +5,9 @@ use std::io::Write;
 
 use crate::{Hypervisor, MIN_MEMORY, VmConfig};
 
-/// Defines a kernel: a function of that name gives its code. It is entered in long mode with
-/// the first GiB mapped, and has no stack. `int3` isn't for it, nor what an emulator might
-/// not know.
+/// Defines a kernel: a function with that name returns its code. It is entered in long mode with
+/// the first GiB mapped, and has no stack. It must not use `int3`, nor anything that an emulator
+/// might not know.
 macro_rules! kernel {
     ($name:ident: $($line:literal)*) => {
         core::arch::global_asm!(
@@ -46,7 +46,7 @@ kernel!(hello:
     "ud2"
 );
 
-/// An ELF vmlinux of one segment.
+/// Builds an ELF vmlinux with one segment.
 pub(crate) fn vmlinux(code: &[u8]) -> File {
     let (entry, offset, len) = (0x100_0000u64, 120u64, code.len() as u64);
     let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
@@ -64,9 +64,11 @@ pub(crate) fn vmlinux(code: &[u8]) -> File {
     file
 }
 
-/// A machine of one vCPU and no devices, whose kernel is `code`.
+/// Configures a machine with one vCPU and no devices, whose kernel is `code`.
 pub(crate) fn config(code: &[u8]) -> VmConfig {
     VmConfig {
+        user: crate::own_user(),
+        nic_throttles: Default::default(),
         hypervisor: Hypervisor::Kvm,
         name: String::new(),
         vcpus: 1,

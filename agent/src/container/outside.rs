@@ -1,4 +1,4 @@
-//! What of the engine serves those who have a container run elsewhere, and stand for it here.
+//! Parts of the engine for programs that run a container elsewhere, and stand in for it here.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,17 +7,21 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Linux, Mount};
 
-use super::id_map::{self, IdMapError};
-use super::mount_options::MountOptions;
-use super::mounts::clean;
-use super::namespaces;
-use super::procfs::Proc;
-use super::safe_path::{self, Kind};
-use super::sys::{self, MountAttributes};
+use crate::container::config::mount_options::MountOptions;
+use crate::container::config::time_offsets::offsets;
+use crate::container::kernel::mount_calls::{MountAttributes, mount_setattr, set_unlocked};
+use crate::container::kernel::procfs::Proc;
+use crate::container::kernel::safe_path::{self, FileKind, clean};
+use crate::container::kernel::sys;
+use crate::container::namespaces::id_map::{self, IdMapError};
 
-pub use super::sys::Cloned;
+pub use crate::container::config::mount_options::bound_extent;
+pub use crate::container::kernel::cpu_list::ranges as cpu_ranges;
+pub use crate::container::kernel::mount_calls::Extent;
+pub use crate::container::kernel::mountinfo::{MountLine, mount_lines};
+pub use crate::container::kernel::sys::Cloned;
 
-/// Makes a process that is a copy of this one, as `clone3` does with these flags.
+/// Makes a copy of this process, as `clone3` does with these flags.
 ///
 /// # Errors
 ///
@@ -25,14 +29,14 @@ pub use super::sys::Cloned;
 ///
 /// # Safety
 ///
-/// As with `fork`: unless this process has a single thread, the child may call only what is safe
-/// in a signal handler.
+/// As with `fork`: unless this process has a single thread, the child may call only what is safe in
+/// a signal handler.
 pub unsafe fn clone_process(flags: u64) -> io::Result<Cloned> {
     // SAFETY: the caller's promise.
     unsafe { sys::clone3(flags, None) }
 }
 
-/// A descriptor of the process that has this pid now.
+/// Opens a pidfd of the process that has this pid now.
 ///
 /// # Errors
 ///
@@ -41,8 +45,8 @@ pub fn open_process(pid: i32) -> io::Result<OwnedFd> {
     sys::pidfd_open(pid)
 }
 
-/// Maps the ids of the new user namespace that a process of this one's is in, as the
-/// configuration says.
+/// Maps the ids of the new user namespace that a child of this process is in, as the configuration
+/// says.
 ///
 /// # Errors
 ///
@@ -56,9 +60,9 @@ pub fn map_ids(pid: Pid, linux: &Linux) -> Result<(), IdMapError> {
     id_map::write(&proc, pid, linux)
 }
 
-/// `linux.timeOffsets` as `/proc/self/timens_offsets` takes them.
+/// Returns `linux.timeOffsets` as `/proc/self/timens_offsets` takes them.
 pub fn time_offsets(linux: &Linux) -> String {
-    namespaces::offsets(linux)
+    offsets(linux)
 }
 
 /// Sets the NIS domain name of this process's UTS namespace.
@@ -79,8 +83,8 @@ pub fn open_in_root(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     Ok(safe_path::open(root, path)?)
 }
 
-/// As [`open_in_root`]; makes a directory or an empty file first if there is no such thing, and
-/// the directories that lead to it.
+/// As [`open_in_root`], but first makes a directory or an empty file if the path doesn't exist, and
+/// its parent directories.
 ///
 /// # Errors
 ///
@@ -90,31 +94,32 @@ pub fn open_or_make_in_root(
     path: &Path,
     is_directory: bool,
 ) -> io::Result<OwnedFd> {
-    let kind = match is_directory {
-        true => Kind::Directory,
-        false => Kind::File,
+    let kind = if is_directory {
+        FileKind::Directory
+    } else {
+        FileKind::File
     };
     Ok(safe_path::open_or_make(root, path, kind)?)
 }
 
-/// Where a mount of a configuration is in its container: absolute, without `.` and `..`.
+/// Returns the path of a configuration's mount in its container: absolute, without `.` and `..`.
 pub fn destination(mount: &Mount) -> PathBuf {
     clean(mount.destination())
 }
 
-/// What a mount's options forbid to do on it.
+/// What a mount's options forbid on it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Forbidden {
     /// On the mount itself: `MOUNT_ATTR_*`.
     pub there: u64,
-    /// On it and on those below.
+    /// On it and on the mounts below.
     pub below: u64,
-    /// The options are for what is mounted there already.
+    /// Whether the options are for an existing mount.
     pub remount: bool,
 }
 
 impl Forbidden {
-    /// What options forbid that are right.
+    /// Returns what valid options forbid.
     pub fn by(options: &[String]) -> Self {
         const ALL: u64 = libc::MOUNT_ATTR_RDONLY
             | libc::MOUNT_ATTR_NOSUID
@@ -130,24 +135,61 @@ impl Forbidden {
     }
 }
 
-/// Sets attributes (`MOUNT_ATTR_*`) of the mount that `mount` is the root of, and of those below
-/// it if `recursive`; has nothing propagate to it or from it if it is to be `private`.
+/// Returns those of a mount's options that are its file system's: a key, and a value where there is
+/// one.
+pub fn parameters(options: &[String]) -> Vec<(String, Option<String>)> {
+    let options = MountOptions::parse(options, false).unwrap_or_default();
+    options.parameters
+}
+
+/// Gives the mount whose root is `mount`, and with recursive options those below it, the flags that
+/// the options of a bind mount ask for, as the engine does. Propagation stays as it is.
+///
+/// # Errors
+///
+/// `InvalidInput` if they aren't options of a bind mount, or the kernel's.
+pub fn set_flags(mount: &OwnedFd, options: &[String]) -> io::Result<()> {
+    let options = MountOptions::parse(options, true)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    for (attributes, extent) in [
+        (options.recursive, Extent::Tree),
+        (options.attributes, Extent::Mount),
+    ] {
+        let flags = MountAttributes {
+            propagation: 0,
+            ..attributes
+        };
+        if flags != MountAttributes::default() {
+            set_unlocked(mount, flags, extent)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether mounts and unmounts propagate to a mount, and from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peers {
+    /// As before.
+    Keep,
+    /// No more.
+    Leave,
+}
+
+/// Sets attributes (`MOUNT_ATTR_*`) of the mount whose root is `mount`, or of its tree.
 ///
 /// # Errors
 ///
 /// The kernel's.
-pub fn restrict_mount(
-    mount: impl AsFd,
-    set: u64,
-    private: bool,
-    recursive: bool,
-) -> io::Result<()> {
+pub fn restrict_mount(mount: impl AsFd, set: u64, peers: Peers, extent: Extent) -> io::Result<()> {
     let attributes = MountAttributes {
         set,
         clear: 0,
-        propagation: if private { libc::MS_PRIVATE } else { 0 },
+        propagation: match peers {
+            Peers::Keep => 0,
+            Peers::Leave => libc::MS_PRIVATE,
+        },
     };
-    sys::mount_setattr(mount, attributes, recursive)
+    mount_setattr(mount, attributes, extent)
 }
 
 #[cfg(test)]

@@ -1,98 +1,21 @@
-//! What the server needs of the guest: the host's connections and the engine.
+//! What the server needs from the guest: the host's connections and the engine.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nacre_agent::container::cgroups::{Cgroup, OomWatch, Stats};
-use nacre_agent::container::{Container, ExecOptions, Options, Stdio, describe};
+use nacre_agent::container::cgroups::{Cgroup, CgroupError, OomWatch, Stats};
+use nacre_agent::container::{Container, CreateError, ExecOptions, Options, Stdio, describe};
 use nacre_agent::network::Network;
-use nacre_agent::protocol::{Create, Exec, Failure, ProcessEntry};
-use nix::sys::signal::{Signal, kill};
+use nacre_agent::protocol::{Correction, Create, Exec, Failure, ProcessEntry};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use super::failure::failure;
+use super::guest::{Guest, Started, Workload};
 use super::networks::Networks;
-use super::{mounts, overlay, processes, vsock};
-
-/// The guest as the server sees it. Tests have another one, without a guest.
-pub(super) trait Guest {
-    type Workload: Workload;
-
-    /// Connects to a port of the host.
-    fn connect(&self, port: u32) -> io::Result<OwnedFd>;
-
-    /// Prepares a container and stops before its workload's exec.
-    fn create(&self, create: &Create, stdio: Stdio) -> Result<Self::Workload, Failure>;
-
-    /// The bytes that are kept of what was written to a root that is an overlay, and how many
-    /// may be.
-    fn written(&self) -> Result<(u64, u64), Failure>;
-
-    /// Makes the network of a container what it is on the host; `pid` is the container's first
-    /// process, if it is there already.
-    fn set_network(&self, id: &str, pid: Option<Pid>, network: &Network) -> Result<(), Failure>;
-
-    /// Forgets what is cached of files that nobody uses.
-    fn forget_files(&self) -> Result<(), Failure>;
-
-    /// Writes back what file systems of the host's have cached.
-    fn sync(&self);
-}
-
-/// A container.
-pub(super) trait Workload {
-    fn pid(&self) -> Pid;
-    fn start(&mut self) -> Result<(), Failure>;
-    fn signal(&self, signal: i32) -> Result<(), Failure>;
-    fn oom_killed(&self) -> bool;
-
-    /// The master of its terminal, if it has one.
-    fn take_terminal(&mut self) -> Option<OwnedFd>;
-
-    /// Starts another process in the container of `spec`, in the session keyring of that name.
-    /// It is a child of this process, for the caller to reap.
-    fn exec(
-        &self,
-        spec: &Spec,
-        keyring: Option<&str>,
-        exec: &Exec,
-        stdio: Stdio,
-    ) -> Result<Started, Failure>;
-
-    /// Sends a signal to all of its processes.
-    fn signal_all(&self, signal: i32) -> Result<(), Failure>;
-
-    /// Its processes.
-    fn processes(&self) -> Result<Vec<ProcessEntry>, Failure>;
-
-    /// What it uses.
-    fn stats(&self) -> Result<Stats, Failure>;
-
-    /// Changes its limits.
-    fn update(&self, resources: &LinuxResources) -> Result<(), Failure>;
-
-    /// What tells when its memory has run out.
-    fn oom_watch(&self) -> Option<OomWatch>;
-
-    /// Kills what is left of it and removes it. Takes a bounded time.
-    fn destroy(self) -> Result<(), Failure>;
-}
-
-/// A process that was started in a container.
-pub(super) struct Started {
-    pub(super) pid: Pid,
-    /// The master of its terminal, if it has one.
-    pub(super) terminal: Option<OwnedFd>,
-}
-
-impl Started {
-    /// Kills it, to be reaped with all that have ended.
-    pub(super) fn kill(&self) {
-        let _ = kill(self.pid, Signal::SIGKILL);
-    }
-}
+use super::{clock, mounts, overlay, processes, vsock};
 
 /// The real guest.
 #[derive(Default)]
@@ -114,15 +37,20 @@ impl Guest for Machine {
         if let Some(upper) = create.upper {
             overlay::mount_root(upper).map_err(|error| failure(&error))?;
         }
+        mounts::complete(&create.mounts).map_err(|error| failure(&error))?;
         let options = Options {
             no_new_keyring: create.no_new_keyring,
             ..Options::new(&create.id, &create.bundle, stdio)
         };
         let networks = self.networks.borrow();
         let spec = networks.enter(&create.id, &create.spec);
-        Container::create(&spec, options).map_err(|error| Failure {
-            message: describe(&error),
-            status: error.exit_status(),
+        // SAFETY: the agent has one thread.
+        unsafe { Container::create(&spec, options) }.map_err(|error| match error {
+            CreateError::Cgroup(error) => of_guests_kernel(&error),
+            error => Failure {
+                message: describe(&error),
+                status: error.exit_status(),
+            },
         })
     }
 
@@ -140,9 +68,13 @@ impl Guest for Machine {
         mounts::forget_files().map_err(|error| failure(&error))
     }
 
-    fn sync(&self) {
-        overlay::abandon();
-        nix::unistd::sync();
+    fn clock(&self, correction: Option<Correction>) -> Result<i64, Failure> {
+        let corrected = correction.map_or(Ok(()), clock::correct);
+        corrected.map_err(|error| Failure {
+            message: format!("can't set the guest's clock: {error}"),
+            status: 1,
+        })?;
+        Ok(clock::now())
     }
 }
 
@@ -186,7 +118,8 @@ impl Workload for Container {
             cgroups: &cgroups,
             ..ExecOptions::new(stdio)
         };
-        let executed = Container::exec(self, spec, &exec.process, options);
+        // SAFETY: the agent has one thread.
+        let executed = unsafe { Container::exec(self, spec, &exec.process, options) };
         let executed = executed.map_err(|error| Failure {
             message: describe(&error),
             status: error.exit_status(),
@@ -214,11 +147,11 @@ impl Workload for Container {
 
     fn update(&self, resources: &LinuxResources) -> Result<(), Failure> {
         let updated = cgroup(self)?.update(resources);
-        updated.map_err(|error| failure(&error))
+        updated.map_err(|error| of_guests_kernel(&error))
     }
 
     fn oom_watch(&self) -> Option<OomWatch> {
-        // Without one the host isn't told of what it can do nothing about.
+        // Without a watch, the host isn't told of something that it can't do anything about.
         Container::cgroup(self)?.oom_watch().ok().flatten()
     }
 
@@ -234,10 +167,10 @@ fn cgroup(container: &Container) -> Result<&Cgroup, Failure> {
     })
 }
 
-/// A failure of no particular kind.
-pub(super) fn failure(error: &dyn std::error::Error) -> Failure {
+/// Makes the failure for something that this kernel lacks; another may have it.
+fn of_guests_kernel(error: &CgroupError) -> Failure {
     Failure {
-        message: describe(error),
+        message: format!("in the guest: {}", describe(error)),
         status: 1,
     }
 }

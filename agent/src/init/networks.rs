@@ -1,5 +1,5 @@
-//! The container's network: the VM's network devices, made in the container's namespace what
-//! its interfaces on the host are.
+//! Sets up the container's network: in the container's namespace, makes the VM's network devices
+//! what its interfaces are on the host.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use nacre_agent::container::bring_loopback_up;
-use nacre_agent::network::{Carried, CarryError, Netlink, Network, Nics};
+use nacre_agent::network::{CarriedNetwork, CarryError, Netlink, Network, Nics};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -33,16 +33,16 @@ pub(super) enum NetworkError {
 #[derive(Default)]
 pub(super) struct Networks(Option<Own>);
 
-/// A network, and whose it is.
+/// A network, and the container it belongs to.
 struct Own {
     id: String,
-    carried: Carried,
+    carried: CarriedNetwork,
     devices: Devices,
 }
 
 impl Networks {
-    /// Makes a container's network what it is on the host. Where the container isn't there yet,
-    /// it is made in a namespace that [`Networks::enter`] has the container join.
+    /// Makes a container's network what it is on the host. If the container doesn't exist yet, the
+    /// network is made in a namespace that [`Networks::enter`] has the container join.
     pub(super) fn set(
         &mut self,
         id: &str,
@@ -62,7 +62,7 @@ impl Networks {
                 };
                 none.insert(Own {
                     id: id.to_owned(),
-                    carried: Carried::new(namespace)?,
+                    carried: CarriedNetwork::new(namespace)?,
                     devices: Devices(Netlink::open().map_err(NetworkError::Devices)?),
                 })
             }
@@ -70,7 +70,7 @@ impl Networks {
         Ok(own.carried.set(&mut own.devices, network)?)
     }
 
-    /// A container's configuration, with the namespace that was made for it, if one was.
+    /// Returns a container's configuration, with the namespace that was made for it, if any.
     pub(super) fn enter<'a>(&self, id: &str, spec: &'a Spec) -> Cow<'a, Spec> {
         let mut spec = Cow::Borrowed(spec);
         let Some(own) = self.0.as_ref().filter(|own| own.id == id) else {
@@ -88,8 +88,8 @@ impl Networks {
     }
 }
 
-/// A new namespace with its loopback interface up. The agent has one thread, and is back in its
-/// own afterwards.
+/// Makes a new namespace with its loopback interface up. The agent has one thread, and is back in
+/// its own namespace afterwards.
 fn make_namespace() -> io::Result<File> {
     let open = || File::open("/proc/self/ns/net");
     let own = open()?;
@@ -99,7 +99,7 @@ fn make_namespace() -> io::Result<File> {
     made
 }
 
-/// The VM's network devices, which are in the agent's namespace until a container has them.
+/// The VM's network devices, which are in the agent's namespace until a container gets them.
 struct Devices(Netlink);
 
 impl Nics for Devices {

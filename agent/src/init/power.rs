@@ -1,4 +1,4 @@
-//! The end of the guest.
+//! Powers the guest off.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const POWER_OFF: u8 = 0x34;
 pub(super) fn off() -> ! {
     // SAFETY: ioperm touches no memory.
     if Errno::result(unsafe { libc::ioperm(EXIT_PORT.into(), 1, 1) }).is_ok() {
-        // SAFETY: the port is allowed to this process, and nothing but the monitor is behind it.
+        // SAFETY: this process may access the port, and only the monitor is behind it.
         unsafe {
             std::arch::asm!(
                 "out dx, al",
@@ -24,8 +24,8 @@ pub(super) fn off() -> ! {
             );
         }
     }
-    // Another monitor, or a kernel without ioperm. There is no ACPI to power off with; a reset
-    // ends the machine as well.
+    // Another monitor, or a kernel without ioperm. There is no ACPI to power off with; a reset ends
+    // the machine too.
     let _ = reboot(RebootMode::RB_AUTOBOOT);
     loop {
         sleep(Duration::from_secs(3600));

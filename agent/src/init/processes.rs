@@ -1,8 +1,8 @@
-//! What `/proc` says of processes, for the host's `ps`
+//! Reads what `/proc` says of processes, for the host's `ps`
 //! ([proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html)).
 //!
-//! What processes say of themselves is a workload's text: it is cut to a bound, and whoever
-//! shows it must expect any character in it.
+//! What a process says of itself is a workload's text: it is cut to a limit, and whoever shows it
+//! must expect any character in it.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -11,13 +11,13 @@ use std::os::unix::fs::MetadataExt;
 use nacre_agent::protocol::ProcessEntry;
 use nix::unistd::{SysconfVar, sysconf};
 
-/// How much of a process's arguments is told, in bytes.
+/// How much of a process's arguments is reported, in bytes.
 const COMMAND: u64 = 4096;
 
-/// The major number of pseudoterminals' slaves (linux/major.h).
+/// The first major number of pseudoterminals' slaves (linux/major.h).
 const PTY_SLAVE_MAJOR: u64 = 136;
 
-/// Describes those of these processes that are still there.
+/// Describes those of these processes that still exist.
 pub(super) fn describe(pids: &[i32]) -> Vec<ProcessEntry> {
     let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     let ticks = ticks
@@ -34,13 +34,14 @@ pub(super) fn describe(pids: &[i32]) -> Vec<ProcessEntry> {
     found
 }
 
-/// Describes a process, for one that can be: `uptime` is in seconds, `ticks` are those of a second.
+/// Describes one process, if that is possible: `uptime` is in seconds, `ticks` is clock ticks a
+/// second.
 fn one(pid: i32, uptime: u64, ticks: u64) -> Option<ProcessEntry> {
     let directory = format!("/proc/{pid}");
     let uid = fs::metadata(&directory).ok()?.uid();
     let stat = Stat::parse(&fs::read_to_string(format!("{directory}/stat")).ok()?)?;
     let mut arguments = Vec::new();
-    // A zombie has none, and neither has one that is ending.
+    // A zombie has none, and neither has a process that is ending.
     if let Ok(file) = File::open(format!("{directory}/cmdline")) {
         let _ = file.take(COMMAND).read_to_end(&mut arguments);
     }
@@ -55,7 +56,7 @@ fn one(pid: i32, uptime: u64, ticks: u64) -> Option<ProcessEntry> {
     })
 }
 
-/// The arguments as ps(1) shows them, or the name in brackets.
+/// Returns the arguments as ps(1) shows them, or the name in brackets.
 fn command(arguments: &[u8], stat: &Stat) -> String {
     let arguments = String::from_utf8_lossy(arguments);
     match arguments.trim_end_matches('\0') {
@@ -65,7 +66,7 @@ fn command(arguments: &[u8], stat: &Stat) -> String {
     }
 }
 
-/// What is of use of `/proc/PID/stat`, times in clock ticks.
+/// What is used of `/proc/PID/stat`; times are in clock ticks.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     name: String,
@@ -73,17 +74,17 @@ struct Stat {
     parent: i32,
     terminal: Option<String>,
     cpu_time: u64,
-    /// After the boot.
+    /// Since the boot.
     start: u64,
 }
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // The name may have spaces and parentheses itself.
+        // The name may itself contain spaces and parentheses.
         let (before, after) = text.rsplit_once(')')?;
         let name = before.split_once('(')?.1.to_owned();
         let fields: Vec<&str> = after.split_whitespace().collect();
-        // The first of them is the third of the manual page, the state.
+        // The first field is number 3 of the manual page, the state.
         let field = |number: usize| fields.get(number.checked_sub(3)?)?.parse::<u64>().ok();
         let terminal = fields.get(4)?.parse::<i32>().ok()? as u32;
         Some(Self {
@@ -97,13 +98,13 @@ impl Stat {
     }
 }
 
-/// The name of a terminal by its device number, as the kernel packs it into 32 bits.
+/// Returns a terminal's name by its device number, as the kernel packs it into 32 bits.
 fn terminal_name(device: u32) -> Option<String> {
     let major = u64::from(device >> 8 & 0xfff);
     let minor = u64::from(device & 0xff | device >> 12 & 0xf_ff00);
     match major {
         0 => None,
-        // Several majors in a row, of which each has 256 terminals, stand for them.
+        // Pseudoterminals have several majors in a row, with 256 terminals each.
         PTY_SLAVE_MAJOR..=143 => Some(format!("pts/{}", (major - PTY_SLAVE_MAJOR) * 256 + minor)),
         _ => Some("?".to_owned()),
     }

@@ -1,8 +1,8 @@
-//! One direction of a standard stream: from the host's connection to the workload's pipe, or
-//! back.
+//! Carries one direction of a standard stream: from the host's connection to the workload's pipe,
+//! or back.
 //!
-//! Bytes go from one to the other within the kernel (splice(2)). None are held here: what the
-//! reader doesn't take stays in the writer's pipe or in the connection, and slows the writer.
+//! Bytes go from one to the other within the kernel (splice(2)). None are buffered here: what the
+//! reader doesn't take stays in the writer's pipe or in the connection, and slows the writer down.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -11,13 +11,13 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{Shutdown, shutdown};
 
-/// Bytes for one splice: a pipe's usual capacity.
+/// Bytes for one splice: a pipe's default capacity.
 const CHUNK: usize = 64 << 10;
 
-/// Splices in a row before others get their turn.
+/// Splices in a row before other relays get their turn.
 const TURN: usize = 16;
 
-/// Which end a relay waits for.
+/// The end that a relay waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitsFor {
     Source,
@@ -27,13 +27,13 @@ enum WaitsFor {
 /// Whether a relay has more to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It has, once its descriptors are ready.
+    /// Yes, once its descriptors are ready.
     Waiting,
-    /// Everything has arrived, or can't any more because the reader is gone.
+    /// No: everything has arrived, or can't any more because the reader is gone.
     Done,
 }
 
-/// A stream's bytes on their way. Dropping it closes both ends.
+/// Carries a stream's bytes. Dropping it closes both ends.
 #[derive(Debug)]
 pub(super) struct Relay {
     source: OwnedFd,
@@ -43,7 +43,7 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// Relays from `source` to `destination`, of which one is a pipe.
+    /// Relays from `source` to `destination`, one of which is a pipe.
     pub(super) fn new(source: OwnedFd, destination: OwnedFd) -> nix::Result<Self> {
         for fd in [&source, &destination] {
             let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
@@ -57,14 +57,14 @@ impl Relay {
         })
     }
 
-    /// Takes an empty source for its end from now on: nobody is left to write to it, but
-    /// something may hold it open.
+    /// From here on, treats an empty source as ended: nobody is left to write to it, but something
+    /// may hold it open.
     pub(super) fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// What to poll for. The destination is always the last: that its reader is gone shows
-    /// there while the source is silent.
+    /// Returns what to poll for. The destination is always last: it shows that the reader is gone
+    /// even while the source is silent.
     pub(super) fn interests(&self) -> Vec<PollFd<'_>> {
         let source = self.source.as_fd();
         let destination = self.destination.as_fd();
@@ -78,7 +78,7 @@ impl Relay {
         }
     }
 
-    /// Goes on after `poll`, which found `events` at the destination.
+    /// Continues after `poll`, which found `events` at the destination.
     pub(super) fn advance(&mut self, events: PollFlags) -> Progress {
         if events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL) {
             return Progress::Done;
@@ -98,18 +98,19 @@ impl Relay {
                     };
                     return Progress::Waiting;
                 }
-                // The connection broke or the reader closed its end: either way it ends here.
+                // The connection broke or the reader closed its end: either way, the stream ends
+                // here.
                 Err(_) => return Progress::Done,
             }
         }
-        // Comes back at once, where it may find the source empty.
+        // Poll returns at once; the source may turn out to be empty then.
         self.waits_for = WaitsFor::Destination;
         Progress::Waiting
     }
 
-    /// The reader learns of the end, now that it has or will get all that came before.
+    /// Tells the reader of the end: it has received or will receive everything before that.
     fn finish(&self) -> Progress {
-        // A pipe is no socket; its end comes with the drop.
+        // A pipe isn't a socket; its end comes with the drop.
         let _ = shutdown(self.destination.as_raw_fd(), Shutdown::Write);
         Progress::Done
     }
@@ -135,13 +136,13 @@ mod tests {
 
     const SIZE: usize = 8 << 20;
 
-    /// Bytes without a period that fits a buffer's size.
+    /// Returns bytes without a period that fits a buffer's size.
     fn pattern() -> Vec<u8> {
         (0..SIZE).map(|i| (i % 251) as u8).collect()
     }
 
-    /// Polls, however often a signal of somebody's interrupts it (a machine that is stopped
-    /// and goes on does that too).
+    /// Polls, even if signals interrupt it again and again (stopping and continuing a machine does
+    /// that too).
     fn wait(interests: &mut [PollFd<'_>], milliseconds: u16) -> i32 {
         loop {
             match poll(interests, PollTimeout::from(milliseconds)) {
@@ -181,7 +182,7 @@ mod tests {
         (host, relay, reader.into())
     }
 
-    /// Reads to the end, in uneven pieces, and with pauses at first.
+    /// Reads to the end, in pieces of different sizes, and with pauses at first.
     fn read_slowly(from: &mut impl Read) -> Vec<u8> {
         let mut all = Vec::new();
         let mut piece = vec![0; 70_001];
@@ -270,7 +271,7 @@ mod tests {
         let mut got = String::new();
         host.read_to_string(&mut got).unwrap();
         assert_eq!(got, "the last words");
-        // Held open all the while.
+        // Held open until here.
         drop(workload);
     }
 

@@ -1,13 +1,13 @@
-//! The event loop: the host's requests, processes that end, and the containers' streams.
+//! The event loop: serves the host's requests, processes that end, and the containers' streams.
 //!
-//! The host is trusted, so that reading a request may wait for the rest of it. A workload
-//! isn't: nothing here waits for one without a bound.
+//! The host is trusted, so reading a request may wait for the rest of it. A workload isn't: nothing
+//! here waits for one without a limit.
 
 mod container;
 mod streams;
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 
 use nacre_agent::protocol::{
@@ -18,42 +18,24 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::utsname::uname;
 use nix::unistd::Pid;
 
-use super::machine::{Guest, Workload};
-use container::{Container, Process, State};
-use streams::{Carried, Connected};
+use super::error::ServeError;
+use super::failure::refused;
+use super::guest::{Guest, Workload};
+use container::{Process, ServedContainer, State};
+use streams::{Connected, StreamRelays};
 
-/// How many processes the host may have started in containers, besides their first ones, of
-/// which it hasn't been told the end. The streams of one take up to six descriptors, of which
-/// the agent can have 1024.
+/// How many processes the host may have started in containers, besides their first ones, whose ends
+/// haven't been reported to it. The streams of one take up to six descriptors, of which the agent
+/// can have 1024.
 const MAX_PROCESSES: usize = 128;
 
-/// Why there is nothing more to do for the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
-    /// It said so.
-    PowerOff,
-    /// It hung up.
-    HostGone,
-}
-
-/// What ends the guest before the host does.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ServeError {
-    #[error("can't read a request of the host")]
-    Receive(#[source] io::Error),
-    #[error("can't send to the host")]
-    Send(#[source] io::Error),
-    #[error("can't poll")]
-    Poll(#[source] io::Error),
-}
-
-/// Serves the host at the other end of `control` until it has no more use for the guest.
+/// Serves the host at the other end of `control` until it hangs up.
 /// `children` becomes readable, without blocking, when a child process has ended.
 pub(super) fn serve<G: Guest>(
     guest: G,
     control: OwnedFd,
     children: OwnedFd,
-) -> Result<Ended, ServeError> {
+) -> Result<(), ServeError> {
     let mut server = Server {
         guest,
         control: control.into(),
@@ -68,26 +50,23 @@ pub(super) fn serve<G: Guest>(
         ),
     };
     server.send(&hello)?;
-    loop {
-        if let Some(ended) = server.turn()? {
-            return Ok(ended);
-        }
-    }
+    while server.turn()? {}
+    Ok(())
 }
 
 struct Server<G: Guest> {
     guest: G,
     control: File,
     children: File,
-    /// Those of which the host hasn't been told everything.
-    containers: Vec<Container<G::Workload>>,
+    /// The containers that haven't been fully reported to the host.
+    containers: Vec<ServedContainer<G::Workload>>,
 }
 
 /// What poll found.
 struct Ready {
     control: bool,
     children: bool,
-    /// For each container that is watched for it, whether its memory may have run out.
+    /// For each container watched for it, whether its memory may have run out.
     oom: Vec<bool>,
     /// For each stream of each container, in order, what its last descriptor reports; `None` if
     /// there is nothing to do for it.
@@ -95,8 +74,8 @@ struct Ready {
 }
 
 impl<G: Guest> Server<G> {
-    /// Waits until something happens, and deals with it.
-    fn turn(&mut self) -> Result<Option<Ended>, ServeError> {
+    /// Waits until something happens, and handles it. Returns false if the host has hung up.
+    fn turn(&mut self) -> Result<bool, ServeError> {
         let ready = self.wait()?;
         let mut oom = ready.oom.into_iter();
         let mut found = ready.streams.into_iter();
@@ -121,7 +100,7 @@ impl<G: Guest> Server<G> {
         if ready.control {
             return self.serve_request();
         }
-        Ok(None)
+        Ok(true)
     }
 
     fn wait(&self) -> Result<Ready, ServeError> {
@@ -129,10 +108,10 @@ impl<G: Guest> Server<G> {
             PollFd::new(self.control.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.children.as_fd(), PollFlags::POLLIN),
         ];
-        fds.extend(self.containers.iter().filter_map(Container::oom));
+        fds.extend(self.containers.iter().filter_map(ServedContainer::oom));
         let watched = fds.len() - 2;
         let mut counts = Vec::new();
-        for interests in self.containers.iter().flat_map(Container::interests) {
+        for interests in self.containers.iter().flat_map(ServedContainer::interests) {
             counts.push(interests.len());
             fds.extend(interests);
         }
@@ -141,7 +120,7 @@ impl<G: Guest> Server<G> {
                 return Err(ServeError::Poll(error.into()));
             }
         }
-        // What has no name here is POLLRDHUP.
+        // The bit that nix has no name for is POLLRDHUP.
         let mut events = fds
             .iter()
             .map(|fd| fd.revents().unwrap_or(PollFlags::POLLHUP));
@@ -164,8 +143,8 @@ impl<G: Guest> Server<G> {
         })
     }
 
-    /// Collects every child process that has ended: those of containers, and orphans that fell
-    /// to PID 1.
+    /// Reaps every child process that has ended: those of containers, and orphans that PID 1 has
+    /// inherited.
     fn reap(&mut self) {
         let mut notices = [0; 1024];
         let _ = self.children.read(&mut notices);
@@ -176,17 +155,17 @@ impl<G: Guest> Server<G> {
         }
     }
 
-    fn serve_request(&mut self) -> Result<Option<Ended>, ServeError> {
+    fn serve_request(&mut self) -> Result<bool, ServeError> {
         let request = match protocol::receive(&mut self.control) {
             Ok(Some(request)) => request,
-            Ok(None) => return Ok(Some(Ended::HostGone)),
+            Ok(None) => return Ok(false),
             Err(e)
                 if matches!(
                     e.kind(),
                     ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
                 ) =>
             {
-                return Ok(Some(Ended::HostGone));
+                return Ok(false);
             }
             Err(error) => return Err(ServeError::Receive(error)),
         };
@@ -221,20 +200,17 @@ impl<G: Guest> Server<G> {
                 .map(|()| Answer::Done),
             Request::Network { id, network } => {
                 let container = self.containers.iter().find(|other| other.id == id);
-                let pid = container.and_then(Container::pid);
+                let pid = container.and_then(ServedContainer::pid);
                 self.guest
                     .set_network(&id, pid, &network)
                     .map(|()| Answer::Done)
             }
             Request::ForgetFiles => self.guest.forget_files().map(|()| Answer::Done),
+            Request::Clock(correction) => self.guest.clock(correction).map(Answer::Clock),
             Request::Ping => Ok(Answer::Done),
-            Request::PowerOff => {
-                self.guest.sync();
-                return Ok(Some(Ended::PowerOff));
-            }
         };
         self.send(&Event::Reply { result })?;
-        Ok(None)
+        Ok(true)
     }
 
     fn create(&mut self, create: Create) -> Result<Answer, Failure> {
@@ -252,7 +228,7 @@ impl<G: Guest> Server<G> {
             let _ = workload.destroy();
             return Err(error);
         }
-        self.containers.push(Container {
+        self.containers.push(ServedContainer {
             oom: workload.oom_watch(),
             id: create.id,
             spec: create.spec,
@@ -304,7 +280,7 @@ impl<G: Guest> Server<G> {
             .map_err(|error| refused(format!("can't connect the standard streams: {error}")))
     }
 
-    fn container(&mut self, id: &str) -> Result<&mut Container<G::Workload>, Failure> {
+    fn container(&mut self, id: &str) -> Result<&mut ServedContainer<G::Workload>, Failure> {
         let container = self.containers.iter_mut().find(|other| other.id == id);
         container.ok_or_else(|| refused(format!("the guest has no container {id:?}")))
     }
@@ -314,9 +290,9 @@ impl<G: Guest> Server<G> {
     }
 }
 
-/// Has the streams carry the terminal that a process has, if the host has a use for one.
+/// Adds a process's terminal to its streams, if it has one and the host has a use for it.
 fn carry_terminal(
-    streams: &mut Carried,
+    streams: &mut StreamRelays,
     master: Option<OwnedFd>,
     connection: Option<OwnedFd>,
 ) -> Result<(), Failure> {
@@ -334,13 +310,12 @@ fn carry_terminal(
     }
 }
 
-/// Reaps a child that has ended, if one has; its exit status is 128+n for signal n.
+/// Reaps one child that has ended, if there is one; its exit status is 128+n for signal n.
 fn reap_one() -> Option<(Pid, u8)> {
     loop {
         let mut status = 0;
-        // By the C library's call: nix doesn't know the realtime signals, which may have ended
-        // the process.
-        // SAFETY: `status` is valid for the call.
+        // With the C library's call: nix doesn't know the realtime signals, which may have ended
+        // the process. SAFETY: `status` is valid for the call.
         let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
         match Errno::result(pid) {
             Err(Errno::EINTR) => {}
@@ -351,10 +326,6 @@ fn reap_one() -> Option<(Pid, u8)> {
             Ok(pid) => return Some((Pid::from_raw(pid), libc::WEXITSTATUS(status) as u8)),
         }
     }
-}
-
-fn refused(message: String) -> Failure {
-    Failure { message, status: 1 }
 }
 
 #[cfg(test)]

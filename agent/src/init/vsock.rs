@@ -1,4 +1,4 @@
-//! Connections to the host.
+//! Connects to the host.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,10 +9,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, so
 /// The host's context id (vsock(7)).
 const HOST: u32 = libc::VMADDR_CID_HOST;
 
-/// Of linux/vm_sockets.h; with the C library's `timeval`.
+/// From linux/vm_sockets.h; with the C library's `timeval`.
 const SO_VM_SOCKETS_CONNECT_TIMEOUT: libc::c_int = 6;
 
-/// How long the host may take to accept a connection, in seconds. The kernel's two are not
+/// How long the host may take to accept a connection, in seconds. The kernel's default of two isn't
 /// enough on a host that is short of CPU.
 const CONNECT_BOUND: libc::time_t = 30;
 

@@ -1,53 +1,53 @@
-//! A container's network in a guest, made to be like the one on the host, and kept so.
+//! Makes a container's network in a guest like the one on the host, and keeps it so.
 //!
-//! What the container does to its network itself is left alone: what changes here is what has
-//! changed on the host.
+//! What the container itself does to its network is left alone: only what has changed on the host
+//! is changed here.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::is_name;
 use super::model::{Address, Interface, Neighbour, Network, Nic, Route};
+use super::name::is_name;
 use super::netlink::Netlink;
 
-/// How many interfaces a container can have, and how much they: more than anyone has, less than
-/// would keep a guest busy.
+/// How many interfaces a container can have, and how much of everything they can have: more than
+/// anyone has, and less than would keep a guest busy.
 const MAX_NICS: usize = 64;
 const MAX_OF_EACH: usize = 4096;
 
-/// What can't be made as it is on the host.
+/// Why something can't be made as it is on the host.
 #[derive(Debug, thiserror::Error)]
 pub enum CarryError {
-    /// The guest can't be asked.
+    /// The guest's kernel can't be asked.
     #[error("can't reach the container's network namespace")]
     Namespace(#[source] io::Error),
-    /// There are more than make sense.
+    /// There are more of something than is sensible.
     #[error("the container's network has {count} {what}, of which a VM can have {max}")]
     TooMany {
-        /// Of what.
+        /// What there is too much of.
         what: &'static str,
-        /// So many.
+        /// How many there are.
         count: usize,
-        /// So many are allowed.
+        /// How many are allowed.
         max: usize,
     },
-    /// Something of an interface.
+    /// A step failed for an interface.
     #[error("network interface {name:?}: can't {step}")]
     Interface {
-        /// The interface.
+        /// The interface's name.
         name: String,
-        /// What was tried.
+        /// The step.
         step: String,
         /// The kernel's reason.
         source: io::Error,
     },
-    /// A route.
+    /// A route can't be made.
     #[error("can't make the route to {destination}/{prefix}")]
     Route {
-        /// Where it goes.
+        /// The destination.
         destination: std::net::IpAddr,
-        /// How many bits of that count.
+        /// The length of its prefix, in bits.
         prefix: u8,
         /// The kernel's reason.
         source: io::Error,
@@ -56,42 +56,42 @@ pub enum CarryError {
 
 /// The guest's network devices.
 pub trait Nics {
-    /// A line to the namespace that they are in before a container has them.
+    /// Returns a line to the namespace that they are in before a container gets them.
     fn netlink(&mut self) -> &mut Netlink;
 
-    /// Has the device in a slot be an interface, and gives its number in that namespace.
+    /// Makes the device in a slot an interface, and returns its number in that namespace.
     ///
     /// # Errors
     ///
-    /// What the kernel answers, if there is none.
+    /// The kernel's error, if it can't be made one.
     fn take(&mut self, slot: u32) -> io::Result<u32>;
 
-    /// Has a device be an interface no longer, wherever that is now.
+    /// Makes a device's interface go away, wherever that is.
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     fn release(&mut self, slot: u32) -> io::Result<()>;
 }
 
 /// A container's network.
-pub struct Carried {
+pub struct CarriedNetwork {
     namespace: File,
     netlink: Netlink,
-    /// As they were asked for last, with their numbers here.
+    /// The interfaces as last requested, with their numbers here.
     nics: Vec<(Nic, u32)>,
     routes: Vec<Route>,
 }
 
-impl Carried {
-    /// The network of a namespace, to which nothing has been carried yet.
+impl CarriedNetwork {
+    /// Takes the network of a namespace to which nothing has been carried yet.
     ///
     /// # Errors
     ///
     /// If the namespace can't be reached.
     pub fn new(namespace: File) -> Result<Self, CarryError> {
         let netlink = Netlink::open_in(&namespace).map_err(CarryError::Namespace)?;
-        Ok(Carried {
+        Ok(CarriedNetwork {
             namespace,
             netlink,
             nics: Vec::new(),
@@ -99,21 +99,22 @@ impl Carried {
         })
     }
 
-    /// The namespace.
+    /// Returns the namespace.
     pub fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
 
-    /// Makes the network what it is on the host now.
+    /// Makes the network what it is on the host.
     ///
     /// # Errors
     ///
-    /// What can't be made so. What was done until there stays, and the next time goes on from
-    /// it.
+    /// If something can't be made so. What was done before that stays, and the next call continues
+    /// from there.
     pub fn set(&mut self, nics: &mut impl Nics, wanted: &Network) -> Result<(), CarryError> {
         check(wanted)?;
         self.remove_routes(|route| !wanted.routes.contains(route))?;
-        // First what is gone or must be made anew, since another may have its name now.
+        // First what is gone or must be made anew, since another interface may have its name by
+        // this time.
         let stays = |old: &Nic| {
             let mut same = wanted.nics.iter().filter(|new| new.slot == old.slot);
             same.any(|new| can_become(&old.interface, &new.interface))
@@ -124,7 +125,7 @@ impl Carried {
         for nic in &wanted.nics {
             self.set_nic(nics, nic)?;
         }
-        // Routers are reached by routes, those by which a link is.
+        // Routers are reached by the routes to their links.
         let (direct, routed): (Vec<_>, Vec<_>) = wanted
             .routes
             .iter()
@@ -182,7 +183,7 @@ impl Carried {
         Ok(index)
     }
 
-    /// Takes an interface away, and with it goes all that was set on it.
+    /// Takes an interface away, and with it all that was set on it.
     fn give_back(&mut self, nics: &mut impl Nics, place: usize) -> Result<(), CarryError> {
         let (nic, _) = self.nics.swap_remove(place);
         let name = &nic.interface.name;
@@ -222,11 +223,14 @@ fn index_of(nics: &[(Nic, u32)], name: &str) -> Option<u32> {
     found.map(|(_, index)| *index)
 }
 
-/// The host is trusted, but what its namespaces hold is others' work.
+/// Checks the limits: the host is trusted, but the contents of its namespaces are made by others.
 fn check(network: &Network) -> Result<(), CarryError> {
-    let bound = |what, count, max| match count > max {
-        true => Err(CarryError::TooMany { what, count, max }),
-        false => Ok(()),
+    let bound = |what, count, max| {
+        if count > max {
+            Err(CarryError::TooMany { what, count, max })
+        } else {
+            Ok(())
+        }
     };
     bound("interfaces", network.nics.len(), MAX_NICS)?;
     bound("routes", network.routes.len(), MAX_OF_EACH)?;
@@ -247,13 +251,13 @@ fn check(network: &Network) -> Result<(), CarryError> {
     Ok(())
 }
 
-/// Whether an interface can become another while it is in use. One that goes down loses most of
-/// what it has.
+/// Returns whether an interface can become another while it is in use. One that is set down loses
+/// most of what it has.
 fn can_become(old: &Interface, new: &Interface) -> bool {
     (&old.name, old.mac) == (&new.name, new.mac) && (new.up || !old.up)
 }
 
-/// Makes the interface what it is to be, step by step, with `is` what it is.
+/// Makes the interface what it is to be, step by step, recording in `is` what it has become.
 fn change(
     netlink: &mut Netlink,
     index: u32,
@@ -273,11 +277,11 @@ fn change(
             .set_arp(index, wanted.arp)
             .map_err(failed(name, "set whether it asks for neighbours"))?;
         is.arp = wanted.arp;
-        // The kernel forgets them.
+        // The kernel drops them.
         is.neighbours.clear();
     }
-    // Before it has addresses: the routes that come with IPv6's would be late otherwise, until
-    // the kernel has noticed that there is a carrier.
+    // Before addresses are added: otherwise, the routes that come with IPv6 addresses are delayed
+    // until the kernel has noticed that there is a carrier.
     if is.up != wanted.up {
         netlink.set_up(index).map_err(failed(name, "set it up"))?;
         is.up = true;

@@ -1,26 +1,26 @@
-//! Netlink messages: a fixed header of their kind, then attributes
+//! Builds and splits netlink messages: a fixed header for their kind, then attributes
 //! ([netlink(7)](https://man7.org/linux/man-pages/man7/netlink.7.html)).
 
-/// `struct nlmsghdr`'s size.
+/// The size of `struct nlmsghdr`.
 pub(super) const HEADER: usize = 16;
 
-/// The flags in an attribute's type: that it holds others, and that it is in network order.
+/// The flags in an attribute's type: nested, and in network byte order.
 const TYPE_FLAGS: u16 = 0xc000;
 
-/// A message's payload in the making.
+/// A message's payload under construction.
 #[derive(Debug, Clone)]
 pub struct Message(Vec<u8>);
 
 impl Message {
-    /// One with this fixed header, for instance a `struct rtmsg`, which is padded to four bytes.
+    /// Starts with this fixed header, for instance a `struct rtmsg`, padded to four bytes.
     pub fn new(header: &[u8]) -> Self {
         let mut bytes = header.to_vec();
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         Message(bytes)
     }
 
-    /// Adds an attribute. What is longer than its 16-bit length can say isn't, which no caller
-    /// makes: a kernel that is asked so refuses.
+    /// Adds an attribute. A value too long for the 16-bit length isn't encoded correctly; no caller
+    /// passes one, and the kernel would refuse it.
     pub fn put(&mut self, kind: u16, value: &[u8]) {
         let length = u16::try_from(4 + value.len()).unwrap_or(0);
         self.0.extend(length.to_ne_bytes());
@@ -29,24 +29,24 @@ impl Message {
         self.0.resize(self.0.len().next_multiple_of(4), 0);
     }
 
-    /// Adds an attribute that is a number.
+    /// Adds an attribute with a number.
     pub fn put_u32(&mut self, kind: u16, value: u32) {
         self.put(kind, &value.to_ne_bytes());
     }
 
-    /// Adds an attribute that is a string with its NUL.
+    /// Adds an attribute with a string and its NUL.
     pub fn put_name(&mut self, kind: u16, name: &str) {
         self.put(kind, &[name.as_bytes(), b"\0"].concat());
     }
 
-    /// Adds an attribute that holds others.
+    /// Adds an attribute that nests others.
     pub fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Message)) {
         let mut inner = Message(Vec::new());
         fill(&mut inner);
         self.put(kind, &inner.0);
     }
 
-    /// What has been put together.
+    /// Returns the payload so far.
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -57,12 +57,12 @@ impl Message {
 pub(super) struct Received<'a> {
     pub(super) kind: u16,
     pub(super) flags: u16,
-    /// The number of the request that it answers.
+    /// The sequence number of the request that it answers.
     pub(super) sequence: u32,
     pub(super) payload: &'a [u8],
 }
 
-/// The first message, and what comes after it.
+/// Returns the first message and what follows it.
 pub(super) fn split(messages: &[u8]) -> Option<(Received<'_>, &[u8])> {
     let length = u32::from_ne_bytes(*messages.first_chunk()?) as usize;
     let received = Received {
@@ -75,7 +75,7 @@ pub(super) fn split(messages: &[u8]) -> Option<(Received<'_>, &[u8])> {
     Some((received, messages.get(next..)?))
 }
 
-/// Attributes and their types, as far as they are well formed.
+/// Iterates over attributes with their types, as far as they are well formed.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
@@ -86,17 +86,17 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// The attribute of this type, among attributes.
+/// Returns the attribute of this type among `bytes`.
 pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(k, _)| *k == kind).map(|(_, v)| v)
 }
 
-/// The attribute of this type, as a number.
+/// Returns the attribute of this type, as a number.
 pub fn number(bytes: &[u8], kind: u16) -> Option<u32> {
     u32_at(attribute(bytes, kind)?, 0)
 }
 
-/// The attribute of this type, as a string.
+/// Returns the attribute of this type, as a string.
 pub(super) fn text(bytes: &[u8], kind: u16) -> Option<String> {
     let value = attribute(bytes, kind)?;
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
@@ -108,7 +108,7 @@ pub(super) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(*bytes))
 }
 
-/// The number at a place, if it isn't beyond the end.
+/// Returns the number at an offset, unless it extends beyond the end.
 pub fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     let bytes = bytes.get(offset..)?.first_chunk()?;
     Some(u32::from_ne_bytes(*bytes))

@@ -1,10 +1,10 @@
-//! A network as it is told from the host to the guest.
+//! A network, as the host describes it to the guest.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-/// A container's whole network, but for its loopback interface, which is the guest's own.
+/// A container's whole network, except for its loopback interface, which is the guest's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// Its interfaces.
@@ -13,12 +13,12 @@ pub struct Network {
     pub routes: Vec<Route>,
 }
 
-/// An interface, and the guest's device that it is to be.
+/// An interface, and the guest's device that is to become it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nic {
-    /// Which of the VM's network devices.
+    /// The slot of the VM's network device.
     pub slot: u32,
-    /// What it is to be like.
+    /// The interface to make of it.
     pub interface: Interface,
 }
 
@@ -33,37 +33,37 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
-    /// Whether its neighbours are asked for their MAC addresses.
+    /// Whether it resolves its neighbours' MAC addresses.
     pub arp: bool,
-    /// Its addresses, first the ones that the kernel lists first: the order matters to IPv4,
-    /// where the first of a network is the primary one.
+    /// Its addresses, in the order in which the kernel lists them. For IPv4 the order matters: the
+    /// first address of a network is the primary one.
     pub addresses: Vec<Address>,
-    /// Neighbours that somebody set for good.
+    /// Its permanent neighbours.
     pub neighbours: Vec<Neighbour>,
 }
 
 /// An address of an interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
-    /// The one that it has itself.
+    /// The interface's own address.
     pub local: IpAddr,
-    /// How many bits of it are its network's.
+    /// The length of its network's prefix, in bits.
     pub prefix: u8,
-    /// The one at the other end, if that is another.
+    /// The address at the other end, if it is a different one.
     pub peer: Option<IpAddr>,
     /// IPv4's broadcast address.
     pub broadcast: Option<Ipv4Addr>,
-    /// How far it means something (`RT_SCOPE_*`).
+    /// Its scope (`RT_SCOPE_*`).
     pub scope: u8,
-    /// Those of its flags (`IFA_F_*`) that say how it was asked for.
+    /// Those of its flags (`IFA_F_*`) that say how it was requested.
     pub flags: u32,
-    /// IPv4's name of it.
+    /// IPv4's label for it.
     pub label: Option<String>,
     /// The metric of the route that comes with it.
     pub metric: u32,
 }
 
-/// A neighbour that is known without being asked for.
+/// A neighbour that is known without being resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Neighbour {
     /// Its address.
@@ -77,27 +77,27 @@ pub struct Neighbour {
 /// A route.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
-    /// Where it goes; of the default route, the unspecified address.
+    /// The destination; for the default route, the unspecified address.
     pub destination: IpAddr,
-    /// How many bits of that count.
+    /// The length of its prefix, in bits.
     pub prefix: u8,
-    /// The type of service it is for.
+    /// The type of service that it is for.
     pub tos: u8,
     /// Unicast, blackhole or another kind (`RTN_*`).
     pub kind: u8,
-    /// How far away its destination is (`RT_SCOPE_*`).
+    /// The scope of its destination (`RT_SCOPE_*`).
     pub scope: u8,
-    /// Who made it (`RTPROT_*`).
+    /// The protocol that made it (`RTPROT_*`).
     pub protocol: u8,
-    /// The address that what is sent by it comes from.
+    /// The source address of what is sent by it.
     pub source: Option<IpAddr>,
     /// Its metric, IPv6's priority.
     pub metric: u32,
-    /// What it says of its path, by number (`RTAX_*`), such as the MTU.
+    /// The metrics of its path, by number (`RTAX_*`), such as the MTU.
     pub metrics: Vec<(u16, u32)>,
-    /// IPv6's preference of its router.
+    /// IPv6's preference for its router.
     pub preference: Option<u8>,
-    /// The ways that it takes; none for those that lead nowhere.
+    /// Its next hops; none for routes that lead nowhere.
     pub hops: Vec<Hop>,
 }
 
@@ -110,6 +110,6 @@ pub struct Hop {
     pub gateway: Option<IpAddr>,
     /// Whether the router is on the link although no address says so.
     pub on_link: bool,
-    /// How much of the traffic it gets, less one (`rtnh_hops`).
+    /// Its share of the traffic, minus one (`rtnh_hops`).
     pub weight: u8,
 }

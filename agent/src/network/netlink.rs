@@ -1,4 +1,4 @@
-//! The line to the kernel
+//! Talks to the kernel over netlink
 //! ([rtnetlink(7)](https://man7.org/linux/man-pages/man7/rtnetlink.7.html)).
 
 use std::fs::File;
@@ -21,24 +21,24 @@ const BOUND: i64 = 10;
 /// The largest datagram that the kernel sends (`NLMSG_GOODSIZE` is less).
 const MAX_DATAGRAM: usize = 64 << 10;
 
-/// How much one answer may have: whoever made the namespace may have filled it.
+/// The most answers to one request: whoever made the namespace may have filled it.
 const MAX_ANSWERS: usize = 16 << 10;
 
-/// How often a list is asked for again that changed while it was read.
+/// How often a list is requested again if it changed while it was read.
 const DUMP_ATTEMPTS: usize = 8;
 
-/// A line to the kernel about the interfaces of one network namespace.
+/// A netlink socket for the interfaces of one network namespace.
 pub struct Netlink {
     socket: OwnedFd,
     sequence: u32,
 }
 
 impl Netlink {
-    /// One about the namespace that this thread is in now.
+    /// Opens a socket for the namespace that this thread is in.
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn open() -> io::Result<Self> {
         let socket = open_socket(SockFlag::SOCK_CLOEXEC)?;
         setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(BOUND))?;
@@ -48,34 +48,34 @@ impl Netlink {
         })
     }
 
-    /// One about another namespace, which this thread enters for a moment.
+    /// Opens a socket for another namespace, which this thread enters for a moment.
     ///
     /// # Errors
     ///
-    /// What the kernel answers; among others, EPERM for one who has no right to enter it.
+    /// The kernel's error; among others, EPERM if the caller may not enter it.
     pub fn open_in(namespace: impl AsFd) -> io::Result<Self> {
         let own = File::open("/proc/thread-self/ns/net")?;
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
         let netlink = Netlink::open();
-        // Going back to where one was needs only what leaving needed.
+        // Returning to the own namespace needs only what leaving it needed.
         setns(&own, CloneFlags::CLONE_NEWNET)?;
         netlink
     }
 
-    /// Has the kernel do something.
+    /// Sends a request that the kernel is to carry out.
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn tell(&mut self, kind: u16, flags: i32, payload: &[u8]) -> io::Result<()> {
         self.ask(kind, flags, payload).map(drop)
     }
 
-    /// Asks for all there is of a kind.
+    /// Lists all there is of a kind.
     ///
     /// # Errors
     ///
-    /// What the kernel answers; EBUSY if it changes all the time, E2BIG if it is too much.
+    /// The kernel's error; EBUSY if the list keeps changing, E2BIG if it is too long.
     pub fn list(&mut self, kind: u16, payload: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         for _ in 0..DUMP_ATTEMPTS {
             match self.ask(kind, libc::NLM_F_DUMP, payload) {
@@ -86,8 +86,8 @@ impl Netlink {
         Err(Errno::EBUSY.into())
     }
 
-    /// Sends a request, and returns the payloads of what is answered. EINTR for a list that
-    /// changed meanwhile.
+    /// Sends a request, and returns the payloads of the answers. EINTR for a list that changed in
+    /// the meantime.
     pub(super) fn ask(
         &mut self,
         kind: u16,
@@ -117,14 +117,14 @@ impl Netlink {
             while !rest.is_empty() {
                 let (received, after) = split(rest).ok_or(Errno::EPROTO)?;
                 rest = after;
-                // It was given up, and is answered after all.
+                // An answer to a request that was given up.
                 if received.sequence != self.sequence {
                     continue;
                 }
                 let payload = received.payload;
                 changed |= i32::from(received.flags) & libc::NLM_F_DUMP_INTR != 0;
                 match i32::from(received.kind) {
-                    // An error of 0 says that all is well.
+                    // An error of 0 means success.
                     libc::NLMSG_ERROR | libc::NLMSG_DONE => {
                         let code = payload.first_chunk().map_or(0, |c| i32::from_ne_bytes(*c));
                         return match code {
@@ -142,17 +142,17 @@ impl Netlink {
     }
 }
 
-/// Tells that something of a namespace's network may have changed; not what, since the kernel
+/// Reports that something in a namespace's network may have changed; not what, since the kernel
 /// drops what isn't read soon enough.
 pub struct Watch(OwnedFd);
 
 impl Watch {
-    /// One of the namespace that this thread is in now: of its interfaces, addresses,
-    /// neighbours and routes.
+    /// Watches the namespace that this thread is in: its interfaces, addresses, neighbours and
+    /// routes.
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn open() -> io::Result<Self> {
         let socket = open_socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
         let groups = [
@@ -168,15 +168,15 @@ impl Watch {
         Ok(Watch(socket))
     }
 
-    /// Whether there was anything since the last time.
+    /// Returns whether anything was reported since the last call.
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn changed(&self) -> io::Result<bool> {
         let mut changed = false;
-        // One byte of each is enough to have it gone. No more than its buffer may hold, as
-        // there could be always more.
+        // Reading one byte of a message discards all of it. No more than its buffer may hold, as
+        // new ones could always arrive.
         for _ in 0..MAX_ANSWERS {
             match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN) => break,
@@ -189,7 +189,7 @@ impl Watch {
     }
 }
 
-/// Readable when there was something.
+/// Readable when something was reported.
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn what_answers_an_earlier_request_is_no_answer() {
         let mut netlink = Netlink::open().unwrap();
-        // One of a kind that there isn't, whose answer nobody takes.
+        // A request of an unknown kind, whose answer nobody reads.
         let mut earlier = vec![0; HEADER];
         let kind: u16 = 0xfff;
         let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16;

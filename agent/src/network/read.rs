@@ -1,4 +1,4 @@
-//! What a namespace has, as the kernel lists it.
+//! Reads what a network namespace has, as the kernel lists it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -9,8 +9,8 @@ use super::message::{Message, attribute, number, text, u16_at, u32_at};
 use super::model::{Address, Hop, Interface, Neighbour, Route};
 use super::netlink::Netlink;
 
-/// Of `linux/if_link.h`, `if_addr.h`, `rtnetlink.h` and `neighbour.h`, which the C library has
-/// in part.
+/// From `linux/if_link.h`, `if_addr.h`, `rtnetlink.h` and `neighbour.h`, of which the C library has
+/// only a part.
 pub(super) mod uapi {
     pub(in crate::network) const IFLA_MASTER: u16 = 10;
     pub(in crate::network) const IFLA_LINKINFO: u16 = 18;
@@ -33,19 +33,19 @@ pub(super) mod uapi {
 }
 use uapi::*;
 
-/// `struct ifinfomsg`'s, `ifaddrmsg`'s, `rtmsg`'s, `rtnexthop`'s and `ndmsg`'s sizes.
+/// The sizes of `struct ifinfomsg`, `ifaddrmsg`, `rtmsg`, `rtnexthop` and `ndmsg`.
 pub(super) const LINK: usize = 16;
 pub(super) const ADDRESS: usize = 8;
 pub(super) const ROUTE: usize = 12;
 pub(super) const NEXT_HOP: usize = 8;
 pub(super) const NEIGHBOUR: usize = 12;
 
-/// All of a namespace that can be carried, and interfaces of every kind.
+/// Everything in a namespace that can be carried, and interfaces of every kind.
 #[derive(Debug)]
 pub struct Namespace {
-    /// Its interfaces, in their order.
+    /// Its interfaces, in order.
     pub links: Vec<Link>,
-    /// The routes of its main table that didn't come with an address or a router's
+    /// The routes of its main table, except those that came with an address or a router's
     /// announcement.
     pub routes: Vec<Route>,
 }
@@ -53,36 +53,36 @@ pub struct Namespace {
 /// An interface of any kind.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Its number in its namespace.
+    /// Its index in its namespace.
     pub index: u32,
     /// What kind of device it is, as `ip -d link` says (`veth`), or "" for hardware.
     pub kind: String,
     /// Whether it is the loopback interface.
     pub is_loopback: bool,
-    /// Whether frames of Ethernet go through it; if not, its MAC address below means nothing.
+    /// Whether it is an Ethernet interface; if not, its MAC address below means nothing.
     pub is_ethernet: bool,
-    /// Whether it is part of another interface, such as a bridge.
+    /// Whether it is a port of another interface, such as a bridge.
     pub is_port: bool,
-    /// What can be carried of it.
+    /// The part of it that can be carried.
     pub interface: Interface,
 }
 
-/// An address, and whose it is.
-struct Found {
+/// An address, and the interface it belongs to.
+struct RawContents {
     index: u32,
     is_permanent: bool,
     address: Address,
 }
 
 impl Netlink {
-    /// Reads all of the namespace.
+    /// Reads the whole namespace.
     ///
     /// # Errors
     ///
-    /// What the kernel answers; EPROTO for what can't be understood.
+    /// The kernel's error; EPROTO for an answer that can't be understood.
     pub fn read(&mut self) -> io::Result<Namespace> {
         let mut links = self.links()?;
-        for Found { index, address, .. } in self.addresses()? {
+        for RawContents { index, address, .. } in self.addresses()? {
             if let Some(link) = links.iter_mut().find(|link| link.index == index) {
                 link.interface.addresses.push(address);
             }
@@ -108,22 +108,22 @@ impl Netlink {
         Ok(Namespace { links, routes })
     }
 
-    /// Every interface, without its addresses and neighbours.
+    /// Lists every interface, without addresses and neighbours.
     ///
     /// # Errors
     ///
-    /// What the kernel answers; EPROTO for what can't be understood.
+    /// The kernel's error; EPROTO for an answer that can't be understood.
     pub fn links(&mut self) -> io::Result<Vec<Link>> {
         let answers = self.list(libc::RTM_GETLINK, &[0; LINK])?;
         let links: Option<Vec<Link>> = answers.iter().map(|a| read_link(a)).collect();
         Ok(links.ok_or(Errno::EPROTO)?)
     }
 
-    /// The interface with this name.
+    /// Finds the interface with this name.
     ///
     /// # Errors
     ///
-    /// ENODEV if there is none; what else the kernel answers.
+    /// ENODEV if there is none; otherwise the kernel's error.
     pub fn link(&mut self, name: &str) -> io::Result<u32> {
         let mut message = Message::new(&[0; LINK]);
         message.put_name(libc::IFLA_IFNAME, name);
@@ -132,8 +132,8 @@ impl Netlink {
         Ok(u32_at(answer, 4).ok_or(Errno::EPROTO)?)
     }
 
-    /// The addresses of an interface that somebody gave it for good and that mean something
-    /// beyond its link: the others are made by the kernel or a daemon, for where it is.
+    /// Returns the addresses of an interface that somebody assigned for good and whose scope goes
+    /// beyond its link. The others are made by the kernel or a daemon, and depend on where it is.
     pub(crate) fn lasting_addresses(&mut self, index: u32) -> io::Result<Vec<Address>> {
         let mut found = self.addresses()?;
         found.retain(|found| {
@@ -143,14 +143,34 @@ impl Netlink {
         Ok(found.into_iter().map(|found| found.address).collect())
     }
 
-    /// Every address that can be carried.
-    fn addresses(&mut self) -> io::Result<Vec<Found>> {
+    /// Lists every address that can be carried.
+    fn addresses(&mut self) -> io::Result<Vec<RawContents>> {
         let answers = self.list(libc::RTM_GETADDR, &[0; ADDRESS])?;
         let found = answers.iter().filter_map(|answer| read_address(answer));
         let (first, mut rest): (Vec<_>, Vec<_>) = found.partition(|f| f.address.local.is_ipv4());
-        // IPv6 lists its latest first.
+        // IPv6 lists the latest first.
         rest.reverse();
         Ok(first.into_iter().chain(rest).collect())
+    }
+}
+
+/// Reads messages as each kind of answer.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_answers(mut messages: &[u8]) {
+    let mut links = Vec::new();
+    while let Some((received, rest)) = super::message::split(messages) {
+        let answer = received.payload;
+        links.extend(read_link(answer));
+        // What one doesn't say is left out.
+        let _ = (
+            read_address(answer),
+            read_neighbour(answer),
+            read_route(answer, &links),
+        );
+        if rest.len() == messages.len() {
+            break;
+        }
+        messages = rest;
     }
 }
 
@@ -178,8 +198,8 @@ fn read_link(answer: &[u8]) -> Option<Link> {
     })
 }
 
-/// `None` for one that isn't carried: one that a router announced, or that another has too.
-fn read_address(answer: &[u8]) -> Option<Found> {
+/// Returns `None` for one that isn't carried: a router announced it, or another host has it too.
+fn read_address(answer: &[u8]) -> Option<RawContents> {
     let [family, prefix, flags, scope, index @ ..] = *answer.first_chunk::<ADDRESS>()?;
     let attributes = answer.get(ADDRESS..)?;
     let flags = number(attributes, libc::IFA_FLAGS).unwrap_or(flags.into());
@@ -205,14 +225,14 @@ fn read_address(answer: &[u8]) -> Option<Found> {
         label: text(attributes, IFA_LABEL),
         metric: number(attributes, IFA_RT_PRIORITY).unwrap_or(0),
     };
-    Some(Found {
+    Some(RawContents {
         index: u32::from_ne_bytes(index),
         is_permanent: flags & libc::IFA_F_PERMANENT != 0,
         address,
     })
 }
 
-/// `None` for one that isn't carried: one that the kernel asked for, or for other hardware.
+/// Returns `None` for one that isn't carried: the kernel resolved it, or it is for other hardware.
 fn read_neighbour(answer: &[u8]) -> Option<(u32, Neighbour)> {
     let family = *answer.first()?;
     let index = u32_at(answer, 4)?;
@@ -230,7 +250,7 @@ fn read_neighbour(answer: &[u8]) -> Option<(u32, Neighbour)> {
     Some((index, neighbour))
 }
 
-/// `None` for one that isn't carried.
+/// Returns `None` for one that isn't carried.
 fn read_route(answer: &[u8], links: &[Link]) -> Option<Route> {
     let [family, prefix, _, tos, table, protocol, scope, kind, ..] =
         *answer.first_chunk::<ROUTE>()?;
@@ -279,7 +299,7 @@ fn read_route(answer: &[u8], links: &[Link]) -> Option<Route> {
     })
 }
 
-/// A route's next hops; `None` if one can't be carried.
+/// Reads a route's next hops; `None` if one can't be carried.
 fn read_hops(family: u8, flags: u32, attributes: &[u8], links: &[Link]) -> Option<Vec<Hop>> {
     let hop = |index: u32, flags: u8, weight: u8, attributes: &[u8]| {
         let link = links.iter().find(|link| link.index == index)?;
@@ -311,7 +331,7 @@ fn read_hops(family: u8, flags: u32, attributes: &[u8], links: &[Link]) -> Optio
     Some(hops)
 }
 
-/// An address of this family.
+/// Reads an address of this family.
 fn ip(family: u8, bytes: &[u8]) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => Some(<[u8; 4]>::try_from(bytes).ok()?.into()),

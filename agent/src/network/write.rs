@@ -1,4 +1,4 @@
-//! What a namespace is to have, as the kernel is told.
+//! Tells the kernel what a network namespace is to have.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,18 +14,18 @@ use super::read::uapi::*;
 
 const NEW: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 
-/// Takes the place of one that is there already.
+/// Replaces what exists already.
 const SET: i32 = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
 
-/// Of `linux/if_link.h` and `if_addr.h`.
+/// From `linux/if_link.h` and `if_addr.h`.
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFA_F_NODAD: u32 = 0x02;
 
 impl Netlink {
-    /// Moves an interface to a network namespace, with a name there. It goes down by that, and
-    /// loses its addresses.
+    /// Moves an interface to a network namespace, with a name there. That sets it down and removes
+    /// its addresses.
     pub(crate) fn move_to(
         &mut self,
         index: u32,
@@ -39,8 +39,8 @@ impl Netlink {
         self.tell(libc::RTM_NEWLINK, 0, message.bytes())
     }
 
-    /// Gives an interface that is down its MAC address, and has it make no address of its own
-    /// when it goes up.
+    /// Sets the MAC address of an interface that is down, and keeps it from making an address of
+    /// its own when it goes up.
     pub(super) fn prepare(&mut self, index: u32, mac: [u8; 6]) -> io::Result<()> {
         let mut message = link(index, 0, 0);
         message.put(libc::IFLA_ADDRESS, &mac);
@@ -48,12 +48,12 @@ impl Netlink {
         self.have_no_link_local_address(index)
     }
 
-    /// Has an interface make no address of its own when it goes up. Nothing on a kernel
-    /// without IPv6.
+    /// Keeps an interface from making an address of its own when it goes up. Does nothing on a
+    /// kernel without IPv6.
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn have_no_link_local_address(&mut self, index: u32) -> io::Result<()> {
         let mut message = link(index, 0, 0);
         message.nest(IFLA_AF_SPEC, |families| {
@@ -71,7 +71,7 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn set_mtu(&mut self, index: u32, mtu: u32) -> io::Result<()> {
         let mut message = link(index, 0, 0);
         message.put_u32(libc::IFLA_MTU, mtu);
@@ -82,21 +82,21 @@ impl Netlink {
     ///
     /// # Errors
     ///
-    /// What the kernel answers.
+    /// The kernel's error.
     pub fn set_up(&mut self, index: u32) -> io::Result<()> {
         let up = libc::IFF_UP as u32;
         self.tell(libc::RTM_NEWLINK, 0, link(index, up, up).bytes())
     }
 
-    /// Has an interface ask for its neighbours' MAC addresses, or not.
+    /// Sets whether an interface resolves its neighbours' MAC addresses.
     pub(super) fn set_arp(&mut self, index: u32, arp: bool) -> io::Result<()> {
         let no_arp = libc::IFF_NOARP as u32;
         let flags = if arp { 0 } else { no_arp };
         self.tell(libc::RTM_NEWLINK, 0, link(index, flags, no_arp).bytes())
     }
 
-    /// Gives an interface another address. An IPv6 address can be used at once: whoever gave it
-    /// to the interface that this one stands for has seen that nobody else has it.
+    /// Adds an address to an interface. An IPv6 address is usable at once: whoever gave it to the
+    /// interface that this one stands for has checked that nobody else has it.
     pub(crate) fn add_address(&mut self, index: u32, address: &Address) -> io::Result<()> {
         let message = address_message(index, address);
         self.tell(libc::RTM_NEWADDR, NEW, message.bytes())
@@ -117,7 +117,7 @@ impl Netlink {
         gone(self.tell(libc::RTM_DELNEIGH, 0, message.bytes()))
     }
 
-    /// Makes a route. `index` knows interfaces by their names.
+    /// Makes a route. `index` gives interfaces' numbers by their names.
     pub(super) fn set_route(
         &mut self,
         route: &Route,
@@ -132,7 +132,7 @@ impl Netlink {
         route: &Route,
         index: impl Fn(&str) -> Option<u32>,
     ) -> io::Result<()> {
-        // Without its interface it is gone.
+        // Without its interface the route is gone.
         match route_message(route, index) {
             Ok(message) => gone(self.tell(libc::RTM_DELROUTE, 0, message.bytes())),
             Err(_) => Ok(()),
@@ -140,7 +140,8 @@ impl Netlink {
     }
 }
 
-/// What isn't there any more needn't be removed: the container may have done it, or the kernel.
+/// Ignores that something to be removed doesn't exist any more: the container or the kernel may
+/// have removed it.
 fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed.as_ref().map_err(io::Error::raw_os_error) {
         Err(Some(libc::ENOENT | libc::ESRCH | libc::EADDRNOTAVAIL | libc::ENODEV)) => Ok(()),
@@ -148,13 +149,13 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// With a `struct ifinfomsg`.
+/// Builds a message with a `struct ifinfomsg`.
 fn link(index: u32, flags: u32, changed: u32) -> Message {
     let words = [0, index, flags, changed].map(u32::to_ne_bytes);
     Message::new(&words.concat())
 }
 
-/// With a `struct ifaddrmsg`.
+/// Builds a message with a `struct ifaddrmsg`.
 fn address_message(index: u32, address: &Address) -> Message {
     let mut header = vec![family(address.local), address.prefix, 0, address.scope];
     header.extend(index.to_ne_bytes());
@@ -180,7 +181,7 @@ fn address_message(index: u32, address: &Address) -> Message {
     message
 }
 
-/// With a `struct ndmsg`.
+/// Builds a message with a `struct ndmsg`.
 fn neighbour_message(index: u32, neighbour: &Neighbour) -> Message {
     let mut header = vec![family(neighbour.address), 0, 0, 0];
     header.extend(index.to_ne_bytes());
@@ -192,7 +193,7 @@ fn neighbour_message(index: u32, neighbour: &Neighbour) -> Message {
     message
 }
 
-/// With a `struct rtmsg`. ENODEV if an interface isn't known.
+/// Builds a message with a `struct rtmsg`. ENODEV if an interface isn't known.
 fn route_message(route: &Route, index: impl Fn(&str) -> Option<u32>) -> io::Result<Message> {
     let index = |hop: &Hop| index(&hop.interface).ok_or(Errno::ENODEV);
     let flags = |hop: &Hop| if hop.on_link { RTNH_F_ONLINK } else { 0 };
@@ -258,7 +259,7 @@ fn put_gateway(message: &mut Message, route: &Route, hop: &Hop) {
         Some(gateway) if gateway.is_ipv4() == route.destination.is_ipv4() => {
             message.put(libc::RTA_GATEWAY, &octets(gateway));
         }
-        // An IPv4 route by way of an IPv6 router.
+        // An IPv4 route through an IPv6 router.
         Some(gateway) => {
             let family = u16::from(family(gateway)).to_ne_bytes();
             message.put(RTA_VIA, &[&family[..], &octets(gateway)].concat());

@@ -1,35 +1,41 @@
-//! A container to try things with: busybox, and what `runc spec` writes.
+//! Test containers: busybox, and the configuration that `runc spec` writes.
+//!
+//! The behaviour tests have a builder of their own (`tests/src/bundle.rs`), whose bundles are files
+//! for another program. These are containers that this very process creates, with streams and
+//! options of its choice, in a root with nothing in it that the engine didn't make. What both have
+//! in common is the configuration, which is one file.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nacre_agent::container::{Container, CreateError, Options, Stdio, config, describe};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What busybox is asked to be in the tests.
+/// The busybox applets that the tests use.
 const APPLETS: [&str; 34] = [
     "sh", "cat", "ls", "id", "env", "echo", "grep", "hostname", "readlink", "stat", "touch",
     "mkdir", "sleep", "true", "false", "mount", "umount", "dd", "ip", "ps", "kill", "sort", "wc",
     "test", "mkfifo", "chroot", "cut", "sed", "head", "seq", "uname", "ionice", "stty", "tty",
 ];
 
-/// How long a container may run in a test.
-const LIMIT_MS: u16 = 20_000;
+/// How long a container may run in a test, on a busy machine.
+const LIMIT_MS: u16 = 60_000;
 
-/// A bundle in a directory of its own. `config` is for the test to change.
+/// A bundle in a directory of its own, with a `config` for the test to change.
 pub(crate) struct Bundle {
     directory: TempDir,
     pub(crate) config: Value,
 }
 
-/// What became of a container.
+/// How a container ended and what it printed.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) status: i32,
@@ -38,7 +44,7 @@ pub(crate) struct Outcome {
 }
 
 impl Bundle {
-    /// One whose workload is a shell that runs `script`.
+    /// Makes a bundle whose workload is a shell that runs `script`.
     pub(crate) fn new(script: &str) -> Self {
         let spec = include_str!("../../src/container/config/testdata/runc-spec.json");
         let mut bundle = Bundle {
@@ -52,44 +58,29 @@ impl Bundle {
             symlink("busybox", bin.join(applet)).unwrap();
         }
         bundle.config["root"] = json!({"path": "rootfs", "readonly": false});
+        // It has a limit of 1024, which this process's own may be below.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let limit = &mut bundle.config["process"]["rlimits"][0];
+        for kind in ["soft", "hard"] {
+            limit[kind] = json!(hard.min(limit[kind].as_u64().unwrap()));
+        }
         bundle.config["process"]["args"] = json!(["sh", "-c", script]);
         bundle
     }
 
-    /// Where it is.
+    /// Returns the bundle's directory.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// A path in its root.
+    /// Returns a path in its root.
     pub(crate) fn at(&self, path: &str) -> PathBuf {
         self.directory.path().join("rootfs").join(path)
     }
 
-    /// A path beside its root.
+    /// Returns a path beside its root.
     pub(crate) fn beside(&self, path: &str) -> PathBuf {
         self.directory.path().join(path)
-    }
-
-    /// Puts a program of this machine code into its root.
-    pub(crate) fn program(&self, path: &str, code: &[u8]) {
-        // An ELF header and one segment, the whole file at 4 MiB.
-        let start: u64 = 0x40_0000;
-        let header_size: u64 = 64 + 56;
-        let size = header_size + code.len() as u64;
-        let mut file = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-        file.extend([2, 0, 62, 0, 1, 0, 0, 0]);
-        file.extend([start + header_size, 64, 0].map(u64::to_le_bytes).concat());
-        file.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 64, 0, 0, 0, 0, 0]);
-        file.extend([1, 0, 0, 0, 5, 0, 0, 0]);
-        file.extend(
-            [0, start, start, size, size, 4096]
-                .map(u64::to_le_bytes)
-                .concat(),
-        );
-        file.extend(code);
-        fs::write(self.at(path), file).unwrap();
-        fs::set_permissions(self.at(path), fs::Permissions::from_mode(0o755)).unwrap();
     }
 
     /// Writes its `config.json`, for another process.
@@ -110,7 +101,7 @@ impl Bundle {
         namespaces.push(namespace);
     }
 
-    /// Gives the workload all capabilities that this process has itself.
+    /// Gives the workload all capabilities that this process itself has.
     pub(crate) fn all_capabilities(&mut self) {
         let held = caps::read(None, caps::CapSet::Permitted).unwrap();
         let names: Vec<String> = held.iter().map(ToString::to_string).collect();
@@ -123,7 +114,7 @@ impl Bundle {
         self.create_with(stdio, |_| {})
     }
 
-    /// Creates it with options that `set` sets.
+    /// Creates the container with options that `set` sets.
     pub(crate) fn create_with(
         &self,
         stdio: Stdio,
@@ -136,10 +127,11 @@ impl Bundle {
         config::resolve_paths(&mut spec, self.directory.path());
         let mut options = Options::new(&id, self.directory.path(), stdio);
         set(&mut options);
-        Container::create(&spec, options)
+        // SAFETY: the test's other threads change nothing that the child needs; if it hangs, the test fails.
+        unsafe { Container::create(&spec, options) }
     }
 
-    /// Creates it with nothing to read and nobody to read it, to see it fail.
+    /// Tries to create the container, without streams, and returns the error.
     pub(crate) fn error(&self) -> (String, u8) {
         match self.create(null_stdio()) {
             Err(error) => (describe(&error), error.exit_status()),
@@ -150,14 +142,14 @@ impl Bundle {
         }
     }
 
-    /// Starts it.
+    /// Starts a container.
     pub(crate) fn start(&self) -> Running<'_> {
         let mut running = self.created();
         running.container().start().unwrap();
         running
     }
 
-    /// Creates it.
+    /// Creates a container.
     pub(crate) fn created(&self) -> Running<'_> {
         let created = self.try_created();
         created.unwrap_or_else(|e| panic!("{}", describe(&e)))
@@ -179,19 +171,19 @@ impl Bundle {
         })
     }
 
-    /// Runs it to its end.
+    /// Runs a container to its end.
     pub(crate) fn run(&self) -> Outcome {
         self.start().wait()
     }
 
-    /// Runs it to its end, unless it can't be created.
+    /// Runs a container to its end, unless it can't be created.
     pub(crate) fn try_run(&self) -> Result<Outcome, String> {
         let mut running = self.try_created().map_err(|e| describe(&e))?;
         running.container().start().unwrap();
         Ok(running.wait())
     }
 
-    /// Runs it to its end, which must be a good one, for what it prints.
+    /// Runs a container to its end, which must be a success, and returns what it prints.
     pub(crate) fn output(&self) -> String {
         let outcome = self.run();
         assert_eq!(outcome.status, 0, "{outcome:?}");
@@ -216,9 +208,9 @@ pub(crate) fn null_stdio() -> Stdio {
     }
 }
 
-/// A container that is destroyed at the end of the test, whatever that is.
+/// A container that is destroyed at the end of the test, however that ends.
 pub(crate) struct Running<'a> {
-    /// Its files are removed with it.
+    /// Held because its files are removed with it.
     _bundle: &'a Bundle,
     container: Option<Container>,
     stdout: File,
@@ -230,7 +222,7 @@ impl Running<'_> {
         self.container.as_mut().unwrap()
     }
 
-    /// What it has written so far.
+    /// Returns what it has written so far.
     pub(crate) fn stdout(&mut self) -> String {
         read(&self.stdout)
     }
@@ -266,7 +258,7 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Waits for the first process to end. Its status is 128+n for a signal.
+/// Waits for the first process to end, and returns its status: 128+n for a signal.
 pub(crate) fn wait_for_exit(container: &Container) -> i32 {
     let mut fds = [PollFd::new(container.pidfd().unwrap(), PollFlags::POLLIN)];
     let ready = poll(&mut fds, PollTimeout::from(LIMIT_MS)).unwrap();
@@ -278,15 +270,15 @@ pub(crate) fn wait_for_exit(container: &Container) -> i32 {
     }
 }
 
-/// All that was written to a file, whose offset is the workload's too and stays where it is.
+/// Returns all that was written to a file without moving its offset, which is the workload's too.
 pub(crate) fn read(file: &File) -> String {
     let mut text = vec![0; file.metadata().unwrap().len() as usize];
     file.read_exact_at(&mut text, 0).unwrap();
     String::from_utf8(text).unwrap()
 }
 
-/// The line of `mountinfo` for what is mounted at `path`: its options, its file system's type,
-/// and that one's options.
+/// Returns the line of `mountinfo` for what is mounted at `path`: the mount's options, the file
+/// system's type, and the file system's options.
 pub(crate) fn mounted(mountinfo: &str, path: &str) -> (String, String, String) {
     let line = mountinfo
         .lines()
@@ -300,17 +292,17 @@ pub(crate) fn mounted(mountinfo: &str, path: &str) -> (String, String, String) {
     (options, kind, fields.nth(1).unwrap().to_owned())
 }
 
-/// Whether a comma-separated list has an item.
+/// Returns whether a comma-separated list has an item.
 pub(crate) fn has(list: &str, item: &str) -> bool {
     list.split(',').any(|i| i == item)
 }
 
-/// A path as a JSON string.
+/// Returns a path as a JSON string.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Lets exec leave a descriptor open, as a careless caller does.
+/// Lets a descriptor stay open across an exec, as a careless caller does.
 pub(crate) fn leak(fd: impl AsFd) {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
 }

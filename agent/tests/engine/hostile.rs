@@ -1,11 +1,11 @@
-//! Images and configurations that mean harm.
+//! Malicious images and configurations.
 
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, parent_id};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
 
 use nacre_agent::container::{Container, ExecOptions, Options, config, protect_executable};
 use nix::sys::stat::Mode;
@@ -14,7 +14,6 @@ use serde_json::json;
 use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio, text};
 use crate::cve;
-use crate::devices;
 use crate::exec;
 use crate::raced;
 use crate::rootless;
@@ -31,10 +30,13 @@ tests![
     a_passwd_that_blocks_is_not_waited_for,
 ];
 
-/// What this program does as another process of a test: a function of the words that follow.
-type Part = fn(std::iter::Skip<std::env::Args>) -> ExitCode;
+/// The words on the command line of another process of a test.
+pub(crate) type Words = std::iter::Skip<std::env::Args>;
 
-/// The part that a word on the command line stands for.
+/// What this program does as another process of a test: a function of the remaining words.
+type Part = fn(Words) -> ExitCode;
+
+/// Returns the part that a word on the command line stands for.
 pub(crate) fn part(word: &str) -> Option<Part> {
     match word {
         "--run-protected" => Some(|bundle| {
@@ -48,51 +50,97 @@ pub(crate) fn part(word: &str) -> Option<Part> {
         "--create" => Some(create_and_leave),
         "--attack" => Some(attack),
         "--exchange" => Some(cve::exchange),
-        "--replace" => Some(devices::replace),
         "--look" => Some(raced::look),
         _ => None,
     }
 }
 
-fn create(mut words: std::iter::Skip<std::env::Args>) -> Container {
+/// A process that works against the engine until this is dropped: this program in one of its
+/// [parts](part).
+pub(crate) struct Adversary(Child);
+
+impl Adversary {
+    pub(crate) fn start<const N: usize>(part: &str, paths: [&Path; N]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.arg(part).arg(std::process::id().to_string());
+        Adversary(command.args(paths).spawn().unwrap())
+    }
+
+    /// Returns whether the process that it is itself should go on: if the test is killed, it isn't
+    /// dropped.
+    pub(crate) fn is_wanted(words: &mut Words) -> impl Fn() -> bool + use<> {
+        let test: u32 = words.next().unwrap().parse().unwrap();
+        move || parent_id() == test
+    }
+
+    pub(crate) fn goes_on(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Adversary {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn create(mut words: Words) -> Container {
     let bundle = PathBuf::from(words.next().unwrap());
     let config = fs::read(bundle.join("config.json")).unwrap();
     let mut spec = config::load(&config).unwrap();
     config::resolve_paths(&mut spec, &bundle);
     let options = Options::new("unused", &bundle, null_stdio());
-    Container::create(&spec, options).unwrap()
+    // SAFETY: the test's other threads change nothing that the child needs; if it hangs, the test fails.
+    unsafe { Container::create(&spec, options) }.unwrap()
 }
 
 /// Starts a container and leaves it running.
-fn run_and_leave(words: std::iter::Skip<std::env::Args>) -> ExitCode {
+fn run_and_leave(words: Words) -> ExitCode {
     create(words).start().unwrap();
     ExitCode::SUCCESS
 }
 
-/// Creates a container, says its init's pid, and ends.
-fn create_and_leave(words: std::iter::Skip<std::env::Args>) -> ExitCode {
+/// Creates a container, prints its init's pid, and ends.
+fn create_and_leave(words: Words) -> ExitCode {
     println!("{}", create(words).pid());
     ExitCode::SUCCESS
 }
 
-/// In the container: opens the engine's program, and when it runs no more, writes to it.
-fn attack(_: std::iter::Skip<std::env::Args>) -> ExitCode {
+/// Runs in the container: opens the engine's program, and tries to write to it, the last times when
+/// it isn't running any more: then there is a file `/left`. [`result_of_attack`] waits for it.
+fn attack(_: Words) -> ExitCode {
     let executable = fs::File::open("/proc/self/exe").unwrap();
     leak(&executable);
     let fd = executable.as_raw_fd();
     let script = format!(
-        "for i in $(seq 200); do
-             if echo overwritten > /proc/self/fd/{fd}; then break; fi
+        "left=0
+         for i in $(seq 3000); do
+             if echo overwritten > /proc/self/fd/{fd} || [ $left = 20 ]; then break; fi
+             if [ -e /left ]; then left=$((left + 1)); fi
              sleep 0.02
          done 2> /result; echo done >> /result"
     );
     panic!("{}", Command::new("/bin/sh").args(["-c", &script]).exec());
 }
 
+/// Tells an [attack] that the engine has ended. Returns what it has to say, once it is done.
+pub(crate) fn result_of_attack(bundle: &Bundle) -> String {
+    let [left, result] = ["left", "result"].map(|name| bundle.at(name));
+    fs::write(&left, "").unwrap();
+    let read = || fs::read_to_string(&result).unwrap_or_default();
+    wait_until(|| read().ends_with("done\n"));
+    let said = read();
+    for file in [left, result] {
+        fs::remove_file(file).unwrap();
+    }
+    said
+}
+
 // CVE-2019-5736.
 fn cve_2019_5736_the_engines_program_cannot_be_overwritten() -> Result<(), Skipped> {
     let mut bundle = Bundle::new("");
-    // It runs as a script's interpreter, which a look at the program alone would not see.
+    // It runs as a script's interpreter, which a check of the program alone would miss.
     fs::write(bundle.at("script"), "#!/proc/self/exe --attack\n").unwrap();
     fs::set_permissions(bundle.at("script"), fs::Permissions::from_mode(0o755)).unwrap();
     bundle.config["process"]["args"] = json!(["/script"]);
@@ -101,21 +149,19 @@ fn cve_2019_5736_the_engines_program_cannot_be_overwritten() -> Result<(), Skipp
     let original = fs::read(std::env::current_exe().unwrap()).unwrap();
     for (part, overwritten) in [("--run-unprotected", true), ("--run-protected", false)] {
         let engine = bundle.beside("engine");
-        let _ = fs::remove_file(bundle.at("result"));
         fs::write(&engine, &original).unwrap();
         fs::set_permissions(&engine, fs::Permissions::from_mode(0o755)).unwrap();
         let run = Command::new(&engine).arg(part).arg(bundle.write()).status();
         assert!(run.unwrap().success());
-        let result = || fs::read_to_string(bundle.at("result")).unwrap_or_default();
-        wait_until(|| result().ends_with("done\n"));
+        let result = result_of_attack(&bundle);
         remove_cgroup(&cgroup);
         assert_eq!(
             fs::read(&engine).unwrap() != original,
             overwritten,
             "{}",
-            result()
+            result
         );
-        assert_eq!(result().contains("Read-only file system"), !overwritten);
+        assert_eq!(result.contains("Read-only file system"), !overwritten);
     }
     Ok(())
 }
@@ -131,7 +177,7 @@ fn an_init_does_not_outlive_its_engine() -> Result<(), Skipped> {
         .output();
     let pid = String::from_utf8(run.unwrap().stdout).unwrap();
     let stat = format!("/proc/{}/stat", pid.trim());
-    // Whoever inherits it may leave it a zombie for a while.
+    // The process that inherits it may leave it a zombie for a while.
     wait_until(|| {
         fs::read_to_string(&stat).is_ok_and(|s| s.contains(") Z ")) || !Path::new(&stat).exists()
     });
@@ -140,8 +186,8 @@ fn an_init_does_not_outlive_its_engine() -> Result<(), Skipped> {
     Ok(())
 }
 
-/// Removes a cgroup that an engine has left, once what was in it has ended: on cgroup2, and in
-/// each hierarchy of version 1.
+/// Removes a cgroup that an engine has left, once its processes have ended: on cgroup2, and in each
+/// hierarchy of version 1.
 fn remove_cgroup(name: &str) {
     let top = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(top).unwrap().flatten();
@@ -154,7 +200,7 @@ fn remove_cgroup(name: &str) {
 }
 
 pub(crate) fn wait_until(is_so: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if is_so() {
             return;
         }
@@ -225,7 +271,17 @@ fn proc_is_not_covered() -> Result<(), Skipped> {
         assert!(message.contains(words), "{message}");
         bundle.config = config;
     }
-    // What shows the container's limits is welcome.
+    // Through a link in /proc to another file, and what isn't on runc's list.
+    fs::write(bundle.beside("file"), "").unwrap();
+    for at in ["net/dev", "sys/kernel/hostname", "sys/kernel/osrelease"] {
+        let config = bundle.config.clone();
+        let at = format!("/proc/{at}");
+        bundle.mount(json!({"destination": at, "source": "file", "options": ["bind"]}));
+        let (message, _) = bundle.error();
+        assert!(message.contains("it is inside of /proc"), "{message}");
+        bundle.config = config;
+    }
+    // A file that shows the container's limits is allowed.
     fs::write(bundle.beside("meminfo"), "little\n").unwrap();
     bundle.mount(json!({
         "destination": "/proc/meminfo", "source": text(&bundle.beside("meminfo")), "options": ["bind"],
@@ -235,7 +291,7 @@ fn proc_is_not_covered() -> Result<(), Skipped> {
     Ok(())
 }
 
-/// Files that a label could be written to, if it was looked for in the container.
+/// Files that a label would be written to if they were looked up in the container.
 const LABELS: [&str; 4] = [
     "proc/self/attr/exec",
     "proc/self/attr/apparmor/exec",
@@ -269,7 +325,7 @@ fn cve_2025_52881_labels_are_not_written_elsewhere() -> Result<(), Skipped> {
 
 // CVE-2019-16884, CVE-2025-52881.
 fn cve_2025_52881_labels_of_later_processes_are_not_written_elsewhere() -> Result<(), Skipped> {
-    // What the image couldn't do, the workload does.
+    // The image can't do it, but the workload does.
     let mut script = "mount -t tmpfs t /proc".to_owned();
     for path in LABELS {
         let directory = Path::new(path).parent().unwrap();
@@ -297,7 +353,7 @@ fn cve_2024_21626_a_leaked_directory_is_no_cwd() -> Result<(), Skipped> {
     let leaked = fs::File::open("/").unwrap();
     leak(&leaked);
     let mut bundle = Bundle::new("ls");
-    // Whatever numbers the engine's own descriptors have by then.
+    // Tries whatever numbers the engine's own descriptors have by then.
     for fd in 3..40 {
         bundle.config["process"]["cwd"] = json!(format!("/proc/self/fd/{fd}"));
         let (message, _) = bundle.error();

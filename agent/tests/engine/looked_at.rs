@@ -1,24 +1,21 @@
-//! What a process of the engine's has open whenever the image has a say in what is looked for:
-//! another process traces all that it does, and looks at its descriptors before each system call
-//! that takes a path in the container's root.
+//! The descriptors that the engine's processes have open while they look up paths that the image
+//! controls: another process traces everything they do, and checks their descriptors before each
+//! system call that takes a path in the container's root.
 
 use std::collections::BTreeMap;
-use std::ffi::c_void;
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nacre_agent::container::{Container, ExecOptions, Options, config};
-use nix::sys::ptrace;
-use nix::sys::signal::{Signal, raise};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::Skipped;
 use crate::bundle::{Bundle, leak, null_stdio};
-use crate::user_namespaces;
+use crate::{traced, user_namespaces};
 
 tests![
     nothing_of_the_host_is_open_while_paths_of_the_image_are_looked_for,
@@ -30,10 +27,10 @@ tests![
     nor_without_a_mount_namespace,
 ];
 
-/// What is to be kept open for the workload, from descriptor 3 on.
+/// How many descriptors are preserved for the workload, from descriptor 3 on.
 const PRESERVED: u32 = 1;
 
-/// System calls that take a path, and which of their arguments it is, and its directory.
+/// System calls that take a path: which of their arguments it is, and which its directory.
 const LOOKING: [(i64, usize, Option<usize>); 12] = [
     (libc::SYS_execve, 0, None),
     (libc::SYS_execveat, 1, Some(0)),
@@ -52,83 +49,45 @@ const LOOKING: [(i64, usize, Option<usize>); 12] = [
 /// What was seen of all processes.
 #[derive(Default)]
 struct Seen {
-    /// How often which path was looked for.
+    /// How often each path was looked up.
     paths: BTreeMap<String, u32>,
-    /// What should not have been open.
+    /// Descriptors that should not have been open.
     found: Vec<String>,
 }
 
-/// Creates, starts and executes in another process that is traced, which `set` prepares.
+/// Creates, starts and executes in another, traced process, with options that `set` sets.
 fn trace(bundle: &Bundle, set: impl FnOnce(&mut Options<'_>)) -> Seen {
     let spec = config::load(bundle.config.to_string().as_bytes()).unwrap();
-    // SAFETY: the tests have one thread.
-    match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                ptrace::traceme().unwrap();
-                raise(Signal::SIGSTOP).unwrap();
-                live(bundle, spec, set);
-            }));
-            // SAFETY: it ends here.
-            unsafe { libc::_exit(i32::from(status.is_err())) }
-        }
-        ForkResult::Parent { child } => watch(child),
-    }
+    let host = root_of(Pid::this()).unwrap();
+    let mut seen = Seen::default();
+    traced::run(
+        || live(bundle, spec, set),
+        |call| look(call, host, &mut seen),
+    );
+    seen
 }
 
-/// The whole life of a container with a further process.
+/// Runs the whole life of a container with a further process.
 fn live(bundle: &Bundle, mut spec: oci_spec::runtime::Spec, set: impl FnOnce(&mut Options<'_>)) {
     config::resolve_paths(&mut spec, bundle.directory());
     let preserved = fs::File::open("/dev/null").unwrap();
-    // SAFETY: nothing owns descriptor 3 that is used here.
+    // SAFETY: descriptor 3 has no owner that is used here.
     assert_eq!(unsafe { libc::dup2(preserved.as_raw_fd(), 3) }, 3);
     leak(&preserved);
     let mut options = Options::new("nacre-test-traced", bundle.directory(), null_stdio());
     options.preserve_fds = PRESERVED;
     set(&mut options);
-    let mut container = Container::create(&spec, options).unwrap();
+    // SAFETY: the test's other threads change nothing that the child needs; if it hangs, the test fails.
+    let mut container = unsafe { Container::create(&spec, options) }.unwrap();
     container.start().unwrap();
     let mut process = spec.process().clone().unwrap();
     process.set_args(Some(vec!["true".into()]));
     let mut options = ExecOptions::new(null_stdio());
     options.preserve_fds = PRESERVED;
-    let executed = container.exec(&spec, &process, options).unwrap();
+    // SAFETY: the test's other threads change nothing that the child needs; if it hangs, the test fails.
+    let executed = unsafe { container.exec(&spec, &process, options) }.unwrap();
     waitpid(executed.pid, None).unwrap();
     container.destroy().unwrap();
-}
-
-/// Traces a process and all that come of it, to the end of all.
-fn watch(first: Pid) -> Seen {
-    use ptrace::Options as O;
-    let mut seen = Seen::default();
-    let host = root_of(Pid::this()).unwrap();
-    waitpid(first, None).unwrap();
-    let options = O::PTRACE_O_TRACESYSGOOD
-        | O::PTRACE_O_TRACEFORK
-        | O::PTRACE_O_TRACEVFORK
-        | O::PTRACE_O_TRACECLONE
-        | O::PTRACE_O_TRACEEXEC
-        | O::PTRACE_O_EXITKILL;
-    ptrace::setoptions(first, options).unwrap();
-    ptrace::syscall(first, None).unwrap();
-    loop {
-        let (pid, signal) = match waitpid(None, Some(WaitPidFlag::__WALL)).unwrap() {
-            WaitStatus::Exited(pid, status) if pid == first => {
-                assert_eq!(status, 0, "the engine failed, traced");
-                return seen;
-            }
-            WaitStatus::PtraceSyscall(pid) => {
-                look(pid, host, &mut seen);
-                (pid, None)
-            }
-            WaitStatus::Stopped(pid, Signal::SIGSTOP) => (pid, None),
-            WaitStatus::Stopped(pid, signal) => (pid, Some(signal)),
-            WaitStatus::PtraceEvent(pid, _, _) => (pid, None),
-            _ => continue,
-        };
-        // It may have been killed meanwhile.
-        let _ = ptrace::syscall(pid, signal);
-    }
 }
 
 fn root_of(pid: Pid) -> Option<(u64, u64)> {
@@ -136,25 +95,16 @@ fn root_of(pid: Pid) -> Option<(u64, u64)> {
     Some((root.dev(), root.ino()))
 }
 
-/// At a system call's entry: if it takes a path of the image's, looks at the descriptors.
-fn look(pid: Pid, host: (u64, u64), seen: &mut Seen) {
-    let Ok(registers) = ptrace::getregs(pid) else {
+/// At a system call's entry: if it takes a path that the image controls, checks the descriptors.
+fn look(call: &traced::Call, host: (u64, u64), seen: &mut Seen) {
+    let pid = call.process;
+    let Some((_, path, directory)) = LOOKING.iter().find(|(number, ..)| *number == call.number)
+    else {
         return;
     };
-    // At the exit there is another value.
-    if registers.rax as i64 != -i64::from(libc::ENOSYS) {
-        return;
-    }
-    let number = registers.orig_rax as i64;
-    let Some((_, path, directory)) = LOOKING.iter().find(|(call, ..)| *call == number) else {
-        return;
-    };
-    let argument = |index: usize| match index {
-        0 => registers.rdi,
-        _ => registers.rsi,
-    };
-    let of_working_directory = directory.is_none_or(|d| argument(d) as i32 == libc::AT_FDCWD);
-    let path = read_string(pid, argument(*path));
+    let of_working_directory =
+        directory.is_none_or(|directory| call.arguments[directory] as i32 == libc::AT_FDCWD);
+    let path = call.string(*path);
     let is_the_engines = fs::read_link(format!("/proc/{pid}/exe"))
         .is_ok_and(|exe| exe == std::env::current_exe().unwrap());
     if !of_working_directory
@@ -171,21 +121,8 @@ fn look(pid: Pid, host: (u64, u64), seen: &mut Seen) {
     *seen.paths.entry(path).or_default() += 1;
 }
 
-fn read_string(pid: Pid, address: u64) -> String {
-    let mut bytes = Vec::new();
-    while let Ok(word) = ptrace::read(pid, (address + bytes.len() as u64) as *mut c_void) {
-        for byte in word.to_ne_bytes() {
-            match byte {
-                0 => return String::from_utf8(bytes).unwrap(),
-                byte => bytes.push(byte),
-            }
-        }
-    }
-    panic!("{pid} looks for a path that can't be read");
-}
-
-/// What is open there and should not be: more than the standard streams, what is to be preserved,
-/// one line, and what a hook has for its streams.
+/// Returns the descriptors that should not be open: those beyond the standard streams, the
+/// preserved ones, one socket to the engine, and a hook's streams.
 fn open_in(pid: Pid) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let mut lines = 0;
@@ -212,7 +149,8 @@ fn open_in(pid: Pid) -> Vec<String> {
     found
 }
 
-/// Traces a container's life, in which at least these paths are looked for.
+/// Traces a container's life, and fails unless at least these paths are looked up, with nothing
+/// found.
 fn assert_nothing_found(bundle: &Bundle, paths: &[(&str, u32)]) {
     let seen = trace(bundle, |_| {});
     assert!(seen.found.is_empty(), "{:#?}", seen.found);
@@ -226,7 +164,7 @@ fn assert_nothing_found(bundle: &Bundle, paths: &[(&str, u32)]) {
     }
 }
 
-/// Both processes look for a home, a directory, and a program.
+/// Both processes look up a home, a directory, and a program.
 const PATHS: [(&str, u32); 4] = [
     ("/etc/passwd", 2),
     ("/tmp", 2),

@@ -20,10 +20,13 @@ mod hostile;
 mod leftovers;
 mod lifecycle;
 mod looked_at;
+mod mount_namespaces;
+mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
 mod network;
+mod owners;
 mod process;
 mod raced;
 mod rights;
@@ -31,6 +34,7 @@ mod rootless;
 mod scheduling;
 mod seccomp;
 mod terminal;
+mod traced;
 mod user_namespaces;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,12 +44,13 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, umask};
 
-/// A test: what it is called, and what it does. It panics if it fails; it may say why it
-/// can't be run here.
+/// A test's name, and its function. It panics if the test fails; it may return why it can't be run
+/// here.
 type Test = (&'static str, fn() -> Result<(), Skipped>);
 
-/// Why a test can't be run on this machine.
+/// The reason why a test can't be run on this machine.
 struct Skipped(&'static str);
 
 fn main() -> ExitCode {
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
     if let Some(part) = words.next().and_then(|word| hostile::part(&word)) {
         return part(words);
     }
+    // The files in the tests' bundles are for other users, too.
+    umask(Mode::from_bits_truncate(0o022));
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     let lacking = lacking();
@@ -64,6 +71,9 @@ fn main() -> ExitCode {
         ("terminal", terminal::TESTS),
         ("hooks", hooks::TESTS),
         ("mounts", mounts::TESTS),
+        ("mount_options", mount_options::TESTS),
+        ("mount_namespaces", mount_namespaces::TESTS),
+        ("owners", owners::TESTS),
         ("devices", devices::TESTS),
         ("namespaces", namespaces::TESTS),
         ("net_devices", net_devices::TESTS),
@@ -82,10 +92,27 @@ fn main() -> ExitCode {
         .into_iter()
         .flat_map(|(module, tests)| tests.iter().map(move |test| trial(module, *test, lacking)))
         .collect();
-    libtest_mimic::run(&arguments, trials).exit_code()
+    libtest_mimic::run(&arguments, among(trials)).exit_code()
 }
 
-/// What keeps every test from being run here.
+/// Returns the tests whose names begin with one of the words in `NACRE_TESTS_AMONG`, if that is set,
+/// as the behaviour tests do.
+fn among(mut trials: Vec<Trial>) -> Vec<Trial> {
+    let Ok(words) = std::env::var("NACRE_TESTS_AMONG") else {
+        return trials;
+    };
+    let words: Vec<&str> = words.split_whitespace().collect();
+    for word in &words {
+        assert!(
+            trials.iter().any(|t| t.name().starts_with(word)),
+            "no {word}"
+        );
+    }
+    trials.retain(|trial| words.iter().any(|word| trial.name().starts_with(word)));
+    trials
+}
+
+/// Returns what keeps all tests from being run here.
 fn lacking() -> Option<&'static str> {
     if !nix::unistd::geteuid().is_root() {
         return Some("it needs root");
@@ -99,8 +126,9 @@ fn lacking() -> Option<&'static str> {
     }
 }
 
-/// Mounts propagate here as on a host with systemd, so that one that should have stayed in a
-/// container, or an unmount, is seen. In a mount namespace of our own, lest it does harm.
+/// Makes mounts propagate as on a host with systemd, so that a mount that should have stayed in a
+/// container, or an unmount, is seen. This is done in a mount namespace of our own, lest it do
+/// harm.
 fn share_mounts() -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     for flags in [MsFlags::MS_SLAVE, MsFlags::MS_SHARED] {

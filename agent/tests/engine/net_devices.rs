@@ -1,6 +1,6 @@
 //! `linux.netDevices`: interfaces that a container is given.
 //!
-//! Each test is in a network namespace of its own, so that the host's interfaces are out of it.
+//! Each test is in a network namespace of its own, so that the host's interfaces aren't affected.
 
 use std::fs::{self, File};
 use std::process::Command;
@@ -20,7 +20,7 @@ tests![
     a_name_that_is_taken_is_an_error,
 ];
 
-/// In a network namespace of its own, with a pair of interfaces, for as long as this lives.
+/// A network namespace of the test's own, with a pair of interfaces, which lasts as long as this.
 struct Scene(File);
 
 impl Scene {
@@ -53,7 +53,7 @@ impl Drop for Scene {
     }
 }
 
-/// What `ip` prints, and whether it is content.
+/// Returns what `ip` prints, and whether it succeeded.
 fn ip(line: &str) -> (String, bool) {
     match Command::new("ip").args(line.split(' ')).output() {
         Ok(output) => (
@@ -80,7 +80,7 @@ fn assert_given(output: &str) {
     ] {
         assert!(output.contains(words), "{words}: {output}");
     }
-    // What is of a link only stays behind.
+    // Link-local addresses stay behind.
     assert!(!output.contains("169.254.0.7"), "{output}");
 }
 
@@ -109,7 +109,7 @@ fn one_is_taken_back_if_the_container_fails() -> Result<(), Skipped> {
     let mut bundle = Bundle::new("true");
     bundle.config["linux"]["netDevices"] = json!({"veth0": {"name": "net7"}});
     bundle.config["process"]["args"] = json!(["/no/such"]);
-    // However soon it fails.
+    // The interface is taken back however soon the container fails.
     for _ in 0..20 {
         let (message, _) = bundle.error();
         assert!(message.contains("no such file"), "{message}");
@@ -125,7 +125,7 @@ fn one_that_is_not_there_is_named() -> Result<(), Skipped> {
     let (message, _) = bundle.error();
     let expected = "linux.netDevices.zero0: can't find it: No such device";
     assert!(message.starts_with(expected), "{message}");
-    // And the first is back.
+    // The first interface is back.
     assert_given(&ip("addr show veth0").0);
     Ok(())
 }

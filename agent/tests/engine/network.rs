@@ -1,5 +1,5 @@
-//! A namespace's network is read, and made anew in another: what a VM's host and guest do, here
-//! with a pair of interfaces in the place of the guest's device.
+//! Reads a namespace's network and recreates it in another one: what a VM's host and guest do, here
+//! with a pair of interfaces in place of the guest's device.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nacre_agent::container::describe;
-use nacre_agent::network::{Carried, Netlink, Network, Nic, Nics, Watch};
+use nacre_agent::network::{CarriedNetwork, Netlink, Network, Nic, Nics, Watch};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::Skipped;
@@ -65,7 +65,7 @@ impl Scene {
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
     }
 
-    /// What `ip` says in a namespace.
+    /// Returns what `ip` prints in a namespace.
     fn ip_in(&self, namespace: &File, line: &str) -> String {
         self.enter(namespace);
         let output = ip(line);
@@ -73,7 +73,7 @@ impl Scene {
         output
     }
 
-    /// What is to be carried from the host: the interfaces named, in this order.
+    /// Reads the host's network to be carried: the interfaces named, in this order.
     fn read(&self, names: &[&str]) -> Network {
         let namespace = Netlink::open().unwrap().read().unwrap();
         let nics = (0..).zip(names).map(|(slot, name)| {
@@ -93,8 +93,8 @@ impl Scene {
         links.iter().any(|link| link.interface.name == name)
     }
 
-    fn carried(&self) -> (Carried, Devices) {
-        let carried = Carried::new(self.container.try_clone().unwrap()).unwrap();
+    fn carried(&self) -> (CarriedNetwork, Devices) {
+        let carried = CarriedNetwork::new(self.container.try_clone().unwrap()).unwrap();
         let devices = Devices {
             guest: self.guest.try_clone().unwrap(),
             netlink: Netlink::open_in(&self.guest).unwrap(),
@@ -102,7 +102,7 @@ impl Scene {
         (carried, devices)
     }
 
-    /// The network of the container, as `ip` shows it, is that of the host.
+    /// Fails unless the container's network, as `ip` shows it, is that of the host.
     #[track_caller]
     fn assert_alike(&self) {
         for what in [
@@ -112,9 +112,15 @@ impl Scene {
             "neigh show nud permanent",
             "addr",
         ] {
-            let host = plain(&self.ip_in(&self.host, what));
-            let container = plain(&self.ip_in(&self.container, what));
-            assert_eq!(container, host, "ip {what}");
+            let seen = || [&self.container, &self.host].map(|of| plain(&self.ip_in(of, what)));
+            // What the kernel adds by itself takes a moment.
+            let end = Instant::now() + Duration::from_secs(60);
+            let mut last = seen();
+            while last[0] != last[1] && Instant::now() < end {
+                sleep(Duration::from_millis(50));
+                last = seen();
+            }
+            assert_eq!(last[0], last[1], "ip {what}");
         }
     }
 }
@@ -125,8 +131,8 @@ impl Drop for Scene {
     }
 }
 
-/// Without what can't be the same: numbers, the device at the other end, the interface's queue,
-/// and how an IPv6 address came about.
+/// Removes what can't be the same: numbers, the device at the other end, the interface's queue, and
+/// the origin of an IPv6 address.
 fn plain(output: &str) -> Vec<String> {
     let words_of = |line: &str| {
         let line = line.replace(" proto kernel_ll", "");
@@ -151,12 +157,12 @@ fn plain(output: &str) -> Vec<String> {
             *line = rest.replace("<BROADCAST,MULTICAST,UP,LOWER_UP>", "<UP>");
         }
     }
-    // IPv6's are listed by when they came.
+    // IPv6 addresses are listed in the order in which they were added.
     lines.sort();
     lines
 }
 
-/// Interfaces in the place of the guest's devices.
+/// Interfaces in place of the guest's devices.
 struct Devices {
     guest: File,
     netlink: Netlink,
@@ -174,7 +180,7 @@ impl Nics for Devices {
     fn release(&mut self, slot: u32) -> io::Result<()> {
         let own = current();
         setns(&self.guest, CloneFlags::CLONE_NEWNET)?;
-        // One end takes the other with it.
+        // Deleting one end deletes the other too.
         ip(&format!("link del end{slot}"));
         make_device(slot);
         setns(&own, CloneFlags::CLONE_NEWNET)?;
@@ -199,7 +205,7 @@ fn ip(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Interfaces such as clients make, with everything that is carried.
+/// Makes interfaces such as clients make, with everything that is carried.
 fn furnish(scene: &Scene) {
     for slot in 0..2 {
         let host = format!("/proc/{}/fd/{}", std::process::id(), scene.host.as_raw_fd());
@@ -238,26 +244,40 @@ fn furnish(scene: &Scene) {
     settle();
 }
 
-/// Waits until no address is tentative any more.
+/// Waits until the kernel has added what it adds by itself to each interface that is up, which it
+/// does once it has noticed the carrier: a link-local address, which it first looks for elsewhere,
+/// and its route.
 fn settle() {
-    let end = Instant::now() + Duration::from_secs(10);
-    while ip("-6 addr show tentative").contains("inet6") {
+    let end = Instant::now() + Duration::from_secs(60);
+    while !is_settled() {
         assert!(Instant::now() < end, "{}", ip("-6 addr"));
         sleep(Duration::from_millis(50));
     }
+}
+
+fn is_settled() -> bool {
+    let links = ip("-o link show up");
+    let up = links.lines().filter(|line| !line.contains("LOOPBACK"));
+    let mut names = up.filter_map(|line| line.split([':', '@']).nth(1));
+    let is_complete = |name: &str| {
+        let name = name.trim();
+        ip(&format!("-6 addr show dev {name}")).contains("inet6 fe80:")
+            && ip(&format!("-6 route show dev {name}")).contains("fe80::/64")
+    };
+    names.all(is_complete) && !ip("-6 addr show tentative").contains("inet6")
 }
 
 fn a_network_is_made_like_another() -> Result<(), Skipped> {
     let scene = Scene::new()?;
     furnish(&scene);
     let network = scene.read(&["net0", "net1"]);
-    // It goes by the protocol.
+    // It is sent by the protocol.
     let told = serde_json::to_string(&network).unwrap();
     let network: Network = serde_json::from_str(&told).unwrap();
     let (mut carried, mut devices) = scene.carried();
     carried.set(&mut devices, &network).unwrap();
     scene.assert_alike();
-    // Once more changes nothing.
+    // Setting it again changes nothing.
     carried.set(&mut devices, &network).unwrap();
     scene.assert_alike();
     Ok(())
@@ -298,7 +318,7 @@ fn it_follows_what_changes() -> Result<(), Skipped> {
             "route add default via 192.0.2.1 dev x0",
             "neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 nud permanent dev x0",
         ],
-        // The kernel forgets the neighbour.
+        // The kernel forgets the neighbour entry.
         &[
             "link set x0 arp off",
             "neigh add 192.0.2.9 lladdr 02:00:00:00:00:99 nud permanent dev x0",
@@ -317,7 +337,7 @@ fn it_follows_what_changes() -> Result<(), Skipped> {
             .unwrap();
         scene.assert_alike();
     }
-    // One goes, and comes again.
+    // One interface goes, and comes again.
     let all = scene.read(&["x0", "net1"]);
     let mut less = all.clone();
     less.nics.remove(0);
@@ -376,7 +396,7 @@ fn what_cannot_be_made_is_named() -> Result<(), Skipped> {
         error.contains("65 interfaces, of which a VM can have 64"),
         "{error}"
     );
-    // What went wrong before doesn't stand in the way.
+    // The earlier failure doesn't get in the way.
     carried.set(&mut devices, &good).unwrap();
     scene.assert_alike();
     Ok(())

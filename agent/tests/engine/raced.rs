@@ -1,5 +1,5 @@
-//! What somebody in a container sees of the engine's processes on their way in, who may trace
-//! them all (CAP_SYS_PTRACE) and does nothing else than to look for them.
+//! The engine's processes on their way into a container, as seen by a process there that may trace
+//! them all (CAP_SYS_PTRACE) and does nothing but look for them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::Skipped;
 use crate::bundle::{Bundle, Running, null_stdio, text};
 use crate::exec;
+use crate::hostile::Words;
 use crate::user_namespaces::mapped;
 
 tests![
@@ -24,29 +25,29 @@ tests![
     nor_is_one_that_waits_for_its_start,
 ];
 
-/// How many processes are started in a container that looks for them, and how many if it hasn't
-/// seen [`SEEN`] of them by then.
+/// How many processes are started in a container that looks for them, and how many in all if it
+/// hasn't seen [`SEEN`] of them by then.
 const PROCESSES: u32 = 200;
 const PROCESSES_MAX: u32 = 2000;
 
 /// How many containers join its pid namespace.
 const CONTAINERS: u32 = 40;
 
-/// How often it must have seen one, or nothing was tried.
+/// How often the container must have seen one for the test to count.
 const SEEN: u32 = 10;
 
-/// How long it looks at most.
-const BOUND: Duration = Duration::from_secs(60);
+/// How long the container looks at most, should the test be killed.
+const BOUND: Duration = Duration::from_secs(600);
 
-/// How many descriptors it keeps that it has taken.
+/// How many of the descriptors that it has taken the container keeps.
 const STOLEN: usize = 100;
 
 const KINDS: [&str; 6] = ["mnt", "ipc", "uts", "net", "cgroup", "user"];
 
-/// In the container: looks at each process as soon as it has a pid there, and writes down what of
-/// the host is found by way of it, until there is a file `/stop`. `words` are the inode of the
-/// engine's program, the path of a file of the host's, and the host's namespaces.
-pub(crate) fn look(words: std::iter::Skip<std::env::Args>) -> ExitCode {
+/// Runs in the container: inspects each process as soon as it has a pid there, and records what of
+/// the host is reachable through it, until there is a file `/stop`. `words` are the inode of the
+/// engine's program, the path of a file on the host, and the host's namespaces.
+pub(crate) fn look(words: Words) -> ExitCode {
     let words: Vec<String> = words.collect();
     let [engine, secret, hosts @ ..] = &words[..] else {
         panic!("{words:?}");
@@ -65,7 +66,7 @@ pub(crate) fn look(words: std::iter::Skip<std::env::Args>) -> ExitCode {
         for _ in 0..2000 {
             let newest = last_pid();
             for pid in std::mem::replace(&mut last, newest) + 1..=newest {
-                // Whose program can't be looked at is none of the container's either.
+                // A program that can't be inspected isn't the container's either.
                 let is_engines = |exe: Option<u64>| exe.is_none_or(|exe| exe == host.engine);
                 if let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status"))
                     && is_engines(inode(Path::new(&format!("/proc/{pid}/exe"))))
@@ -84,21 +85,21 @@ pub(crate) fn look(words: std::iter::Skip<std::env::Args>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What there is of the host to be found.
+/// What could be found of the host.
 struct Host<'a> {
     engine: u64,
     secret: &'a str,
     namespaces: &'a [String],
 }
 
-/// The pid that was given to somebody last, in this pid namespace.
+/// Returns the pid that was given out last in this pid namespace.
 fn last_pid() -> u32 {
     let line = fs::read_to_string("/proc/loadavg").unwrap();
     line.split_whitespace().last().unwrap().parse().unwrap()
 }
 
-/// Takes a copy of what a process has open besides its streams, and with that of its line to the
-/// engine, which waits for the end of it.
+/// Takes a copy of a process's descriptors besides its streams, which include its line to the
+/// engine, which waits for the end of that line.
 fn steal(pid: u32) -> Vec<OwnedFd> {
     let numbers = fs::read_dir(format!("/proc/{pid}/fd"))
         .into_iter()
@@ -109,9 +110,9 @@ fn steal(pid: u32) -> Vec<OwnedFd> {
         .filter(|number| *number > 2)
         .collect();
     let call = |number, a: i32, b: i32| {
-        // SAFETY: the calls that are made take no pointers.
+        // SAFETY: the calls made here take no pointers.
         let fd = unsafe { libc::syscall(number, a, b, 0) };
-        // SAFETY: the descriptor was just made, and nothing else knows of it.
+        // SAFETY: the descriptor was just made, and nothing else owns it.
         (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd as i32) })
     };
     let Some(process) = call(libc::SYS_pidfd_open, pid as i32, 0) else {
@@ -128,7 +129,7 @@ fn inode(path: &Path) -> Option<u64> {
     fs::metadata(path).ok().map(|file| file.ino())
 }
 
-/// What should not be seen of a process.
+/// Records what should not be visible of a process.
 fn examine(pid: u32, status: &str, own: &str, host: &Host<'_>, found: &mut BTreeSet<String>) {
     let at = |name: &str| format!("/proc/{pid}/{name}");
     for way in ["root", "cwd"] {
@@ -159,7 +160,7 @@ fn examine(pid: u32, status: &str, own: &str, host: &Host<'_>, found: &mut BTree
         }
     }
     if fs::read(at("environ")).is_ok_and(|environ| environ.iter().any(|byte| *byte != 0)) {
-        // Or it is the program's by now.
+        // Unless the environment belongs to the workload's program by now.
         if inode(Path::new(&at("exe"))) == Some(host.engine) {
             found.insert("an environment".to_owned());
         }
@@ -180,7 +181,7 @@ fn bits(status: &str, set: &str) -> u64 {
     u64::from_str_radix(line.unwrap().trim_start_matches(":\t"), 16).unwrap()
 }
 
-/// Makes a container one that looks.
+/// Makes a container's workload the one that looks.
 fn looking(mut bundle: Bundle) -> Bundle {
     fs::copy(std::env::current_exe().unwrap(), bundle.at("looker")).unwrap();
     fs::write(bundle.beside("secret"), "").unwrap();
@@ -196,7 +197,7 @@ fn looking(mut bundle: Bundle) -> Bundle {
         args.push(text(&link).to_owned());
     }
     if fs::read_link("/proc/self/ns/user").is_ok() && !has_user_namespace(&bundle) {
-        // It is the container's too.
+        // The container is in the same user namespace.
         args.pop();
     }
     bundle.config["process"]["args"] = json!(args);
@@ -212,7 +213,7 @@ fn has_user_namespace(bundle: &Bundle) -> bool {
         .any(|namespace| namespace["type"] == "user")
 }
 
-/// Gives it the right to trace, and a filter that takes a right of the engine's to load.
+/// Gives the container the right to trace, and a filter that the engine needs a right to load.
 fn prepare(bundle: &mut Bundle) {
     for set in ["bounding", "effective", "permitted"] {
         let set = bundle.config["process"]["capabilities"][set].as_array_mut();
@@ -222,13 +223,13 @@ fn prepare(bundle: &mut Bundle) {
     bundle.config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
 }
 
-/// How often it has seen a process.
+/// Returns how often the container has seen a process.
 fn seen(bundle: &Bundle) -> u32 {
     let seen = fs::read_to_string(bundle.at("seen"));
     seen.ok().and_then(|seen| seen.parse().ok()).unwrap_or(0)
 }
 
-/// What it has seen is nothing of the host.
+/// Fails if the container has seen anything of the host.
 fn assert_nothing_found(bundle: &Bundle, running: Running<'_>, least: u32) {
     fs::write(bundle.at("stop"), "").unwrap();
     let outcome = running.wait();
@@ -274,7 +275,8 @@ fn nor_in_a_user_namespace() -> Result<(), Skipped> {
     Ok(())
 }
 
-/// A container in the pid namespace of another, with hooks that run on both sides of its wall.
+/// Puts a container in another's pid namespace, with hooks that run inside and outside the
+/// container.
 fn joining(running: &mut Running<'_>, mut bundle: Bundle) -> Bundle {
     let path = format!("/proc/{}/ns/pid", running.container().pid());
     bundle.namespace(json!({"type": "pid", "path": path}));
@@ -294,7 +296,8 @@ fn nor_is_a_container_that_joins_the_pid_namespace() -> Result<(), Skipped> {
         let other = joining(&mut running, Bundle::new("test -e /proc/self/status"));
         assert_eq!(other.run().status, 0);
     }
-    // With a user namespace that has no right to the pid namespace, which it enters early then.
+    // With a user namespace that has no right to the pid namespace, which is therefore entered
+    // early.
     for with_hooks in [true, false] {
         let mut other = joining(&mut running, mapped("true"));
         other.config["mounts"] = json!([]);

@@ -1,4 +1,5 @@
-//! What a process of a container ends with, of each field: the table in docs/rights.md, measured.
+//! The rights that a process of a container ends with: each field of the table in docs/rights.md,
+//! measured.
 
 use std::fs;
 
@@ -15,7 +16,7 @@ tests![
 
 const TABLE: &str = include_str!("../../../docs/rights.md");
 
-/// Prints a line for each field that can be asked of a process from inside.
+/// Prints a line for each field that can be read from inside the process.
 const PROBE: &str = "cd /proc/self; s() { grep $1: status | sed 's/.*:[ \\t]*//'; }
     echo uid $(s Uid) $(s Gid); echo groups $(s Groups); echo umask $(umask)
     for set in Bnd Eff Prm Inh Amb; do echo $set $(s Cap$set); done
@@ -24,7 +25,7 @@ const PROBE: &str = "cd /proc/self; s() { grep $1: status | sed 's/.*:[ \\t]*//'
     echo nice $(cut -d' ' -f19 stat); echo io $(ionice -p $$)
     echo fds $(ls fd | grep -vx [0-2] | wc -l)";
 
-/// The table's rows: the field, and what each of the three has of it.
+/// Returns the table's rows: the field, and what each of the three processes has of it.
 fn rows() -> Vec<[&'static str; 4]> {
     let lines = TABLE.lines().filter(|line| line.starts_with("| "));
     let rows = lines.map(|line| {
@@ -34,8 +35,8 @@ fn rows() -> Vec<[&'static str; 4]> {
     rows.skip(1).collect()
 }
 
-/// What a probe that found all as it was asked for prints for a row of the table; where it is
-/// found otherwise, as the cell says.
+/// Returns what a probe prints for a row of the table if everything is as it was asked for, or as
+/// the cell says where it differs.
 fn expected(field: &str, cell: &str) -> Option<(&'static str, String)> {
     let is_asked = cell == "as asked";
     let bits = |bits: u64| format!("{bits:016x}");
@@ -43,7 +44,7 @@ fn expected(field: &str, cell: &str) -> Option<(&'static str, String)> {
         "user.uid, user.gid" => ("uid", "7 7 7 7 8 8 8 8".into()),
         "user.additionalGids" => ("groups", "9 10".into()),
         "user.umask" => ("umask", "0037".into()),
-        // KILL and NET_BIND_SERVICE; of an ordinary user an exec leaves what is ambient.
+        // KILL and NET_BIND_SERVICE; an exec by an ordinary user keeps the ambient ones.
         "capabilities.bounding" => ("Bnd", bits(1 << 5 | 1 << 10)),
         "capabilities.effective" => ("Eff", bits(1 << 5)),
         "capabilities.permitted" => ("Prm", bits(1 << 5)),
@@ -58,7 +59,7 @@ fn expected(field: &str, cell: &str) -> Option<(&'static str, String)> {
         "cwd" => ("cwd", "/somewhere".into()),
         "env" if is_asked => ("env", "VARIABLE=process".into()),
         "env" => ("env", "VARIABLE=hook".into()),
-        // Two are the shell's, with its script, and the one for reading the list.
+        // Two are the shell's, for its script and for reading the list.
         "descriptors from 3 on" if is_asked => ("fds", "3".into()),
         "descriptors from 3 on" => ("fds", "2".into()),
         _ => return None,
@@ -95,7 +96,7 @@ fn bundle() -> Bundle {
     bundle
 }
 
-/// What the three have printed.
+/// Returns what the three processes have printed.
 fn measure(bundle: &Bundle) -> [String; 3] {
     let mut running: Running<'_> = bundle.start();
     running.wait_for("done");
@@ -118,7 +119,7 @@ fn each_process_ends_with_what_the_table_says() -> Result<(), Skipped> {
                 panic!("{field} isn't measured");
             };
             if name == "fds" && who == "first" {
-                // It is created with nothing to be preserved.
+                // The first process is created with nothing to be preserved.
                 value = "2".into();
             }
             let line = format!("{name} {value}");
@@ -131,7 +132,7 @@ fn each_process_ends_with_what_the_table_says() -> Result<(), Skipped> {
     Ok(())
 }
 
-/// That root has a capability that is asked for, and nobody else, whatever hands them on.
+/// Only root gets a capability that is asked for; nobody else does, however it would be passed on.
 fn what_is_asked_for_is_given_to_nobody_else() -> Result<(), Skipped> {
     let mut bundle = Bundle::new("sleep 20");
     for set in ["bounding", "effective", "permitted"] {

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::Skipped;
 use crate::bundle::{Bundle, Outcome, has, mounted, text, wait_for_exit};
 use crate::exec;
-use crate::hostile::wait_until;
+use crate::hostile::{Words, result_of_attack};
 
 tests![
     what_runc_writes_for_it_runs,
@@ -29,17 +29,17 @@ tests![
     what_is_read_only_for_the_user_stays_so,
 ];
 
-/// Who has no entry anywhere.
+/// The user's id, which has no entry anywhere.
 const USER: u32 = 64_321;
 
-/// The first of the ids that are given to that user, and how many there are.
+/// The first of the user's subordinate ids, and how many there are.
 const SUBORDINATE: (u32, u32) = (300_000, 1000);
 
-/// Instead of a script: leaves the container running.
+/// Given in place of a script: leaves the container running.
 const LEAVE: &str = "leave";
 
 /// Runs a bundle to its end, and if asked a further process in it.
-pub(crate) fn run_bundle(mut words: std::iter::Skip<std::env::Args>) -> ExitCode {
+pub(crate) fn run_bundle(mut words: Words) -> ExitCode {
     protect_executable().unwrap();
     let bundle = PathBuf::from(words.next().unwrap());
     match try_run(&bundle, words.next()) {
@@ -57,7 +57,8 @@ fn try_run(bundle: &Path, script: Option<String>) -> Result<i32, String> {
     let mut spec = config::load(&config).map_err(|e| text(&e))?;
     config::resolve_paths(&mut spec, bundle);
     let options = Options::new("rootless", bundle, Stdio::inherit().unwrap());
-    let mut container = Container::create(&spec, options).map_err(|e| text(&e))?;
+    // SAFETY: the test's other threads change nothing that the child needs; if it hangs, the test fails.
+    let mut container = unsafe { Container::create(&spec, options) }.map_err(|e| text(&e))?;
     assert!(container.cgroup().is_none());
     container.start().map_err(|e| text(&e))?;
     if script.as_deref() == Some(LEAVE) {
@@ -68,7 +69,8 @@ fn try_run(bundle: &Path, script: Option<String>) -> Result<i32, String> {
         process["args"] = json!(["sh", "-c", script]);
         let process = serde_json::from_value(process).unwrap();
         let options = ExecOptions::new(Stdio::inherit().unwrap());
-        let executed = container.exec(&spec, &process, options);
+        // SAFETY: the test's other threads change nothing that the child needs; if it hangs, the test fails.
+        let executed = unsafe { container.exec(&spec, &process, options) };
         let executed = executed.map_err(|e| text(&e))?;
         assert_eq!(exec::wait(&executed), 0);
     }
@@ -77,7 +79,7 @@ fn try_run(bundle: &Path, script: Option<String>) -> Result<i32, String> {
     Ok(status)
 }
 
-/// As `runc spec --rootless` has it, for [`USER`].
+/// Makes a bundle like that of `runc spec --rootless`, for [`USER`].
 fn bundle(script: &str) -> Bundle {
     let mut bundle = Bundle::new(script);
     let config = &mut bundle.config;
@@ -114,7 +116,7 @@ fn give(path: &Path) {
     }
 }
 
-/// Runs it as [`USER`], whom the files of this mount namespace know.
+/// Runs it as [`USER`], whom the files of this mount namespace define.
 fn run(bundle: &Bundle, script: Option<&str>) -> Outcome {
     run_in(bundle, script, "/usr/sbin:/usr/bin:/sbin:/bin")
 }
@@ -158,7 +160,7 @@ fn run_in(bundle: &Bundle, script: Option<&str>, path: &str) -> Outcome {
     }
 }
 
-/// What keeps these tests from being run here.
+/// Skips the tests that can't be run here.
 fn check() -> Result<(), Skipped> {
     if !Path::new("/usr/bin/setpriv").exists() || !Path::new("/usr/bin/unshare").exists() {
         return Err(Skipped(
@@ -176,9 +178,10 @@ fn check() -> Result<(), Skipped> {
     let is = |(file, value): &(&str, &str)| {
         fs::read_to_string(file).is_ok_and(|found| found.trim() == *value)
     };
-    match denied.iter().any(is) {
-        true => Err(Skipped("ordinary users may have no user namespaces here")),
-        false => Ok(()),
+    if denied.iter().any(is) {
+        Err(Skipped("ordinary users may have no user namespaces here"))
+    } else {
+        Ok(())
     }
 }
 
@@ -216,7 +219,7 @@ fn what_runc_writes_for_it_runs() -> Result<(), Skipped> {
     }
     use std::os::unix::fs::MetadataExt;
     assert_eq!(fs::metadata(bundle.at("made")).unwrap().uid(), USER);
-    // The image and its directories once more, as the first left them.
+    // The image and its directories are used again, as the first run left them.
     assert_eq!(run(&bundle, None).status, 7);
     Ok(())
 }
@@ -246,9 +249,10 @@ fn with_range(script: &str) -> Bundle {
 
 fn check_helper() -> Result<(), Skipped> {
     check()?;
-    match Path::new("/usr/bin/newuidmap").exists() {
-        true => Ok(()),
-        false => Err(Skipped("it needs newuidmap (Debian's uidmap)")),
+    if Path::new("/usr/bin/newuidmap").exists() {
+        Ok(())
+    } else {
+        Err(Skipped("it needs newuidmap (Debian's uidmap)"))
     }
 }
 
@@ -332,9 +336,8 @@ fn the_engines_program_cannot_be_overwritten() -> Result<(), Skipped> {
     fs::set_permissions(bundle.at("script"), fs::Permissions::from_mode(0o755)).unwrap();
     bundle.config["process"]["args"] = json!(["/script"]);
     run(&bundle, Some(LEAVE));
-    let result = || fs::read_to_string(bundle.at("result")).unwrap_or_default();
-    wait_until(|| result().ends_with("done\n"));
-    assert!(result().contains("Operation not permitted"), "{}", result());
+    let result = result_of_attack(&bundle);
+    assert!(result.contains("Operation not permitted"), "{result}");
     let original = fs::read(std::env::current_exe().unwrap()).unwrap();
     assert!(fs::read(bundle.beside("engine")).unwrap() == original);
     Ok(())
@@ -360,7 +363,7 @@ fn what_is_read_only_for_the_user_stays_so() -> Result<(), Skipped> {
     let locked = bundle.beside("locked");
     fs::create_dir(&locked).unwrap();
     fs::write(locked.join("file"), "seen\n").unwrap();
-    // Clients write `rw` and `suid` for whatever isn't to be something else.
+    // Clients write `rw` and `suid` for whatever isn't to be otherwise.
     bundle.mount(json!({
         "destination": "/x", "source": text(&locked), "options": ["bind", "rw", "suid", "noexec"],
     }));

@@ -1,4 +1,4 @@
-//! When and where the workload runs, and of which memory: `process.scheduler`,
+//! When and where the workload runs, and on which memory: `process.scheduler`,
 //! `process.ioPriority`, `process.execCPUAffinity`, `linux.memoryPolicy`.
 
 use std::fs;
@@ -20,11 +20,11 @@ tests![
     the_memory_policy_is_set_or_refused,
 ];
 
-/// Nice value and scheduling policy, of lines of `/proc/PID/stat`.
+/// Returns nice values and scheduling policies from lines of `/proc/PID/stat`.
 fn schedule(stat: &str) -> Vec<(i32, i32)> {
     let of_line = |line: &str| {
         let fields: Vec<&str> = line.rsplit(") ").next().unwrap().split(' ').collect();
-        // The fields 19 and 41; the first one here is the third.
+        // Fields 19 and 41; the first one here is the third.
         (fields[16].parse().unwrap(), fields[38].parse().unwrap())
     };
     stat.lines().map(of_line).collect()
@@ -32,8 +32,9 @@ fn schedule(stat: &str) -> Vec<(i32, i32)> {
 
 fn the_scheduler_is_set() -> Result<(), Skipped> {
     let mut bundle = Bundle::new("cat /proc/self/stat");
+    let own = schedule(&fs::read_to_string("/proc/self/stat").unwrap())[0];
     for (scheduler, expected) in [
-        (Value::Null, (0, libc::SCHED_OTHER)),
+        (Value::Null, own),
         (
             json!({"policy": "SCHED_OTHER", "nice": 7}),
             (7, libc::SCHED_OTHER),
@@ -42,7 +43,8 @@ fn the_scheduler_is_set() -> Result<(), Skipped> {
             json!({"policy": "SCHED_BATCH", "nice": -3}),
             (-3, libc::SCHED_BATCH),
         ),
-        (json!({"policy": "SCHED_IDLE"}), (0, libc::SCHED_IDLE)),
+        // The kernel leaves an idle one's nice value alone.
+        (json!({"policy": "SCHED_IDLE"}), (own.0, libc::SCHED_IDLE)),
     ] {
         bundle.config["process"]["scheduler"] = scheduler;
         assert_eq!(schedule(&bundle.output()), [expected]);
@@ -98,7 +100,7 @@ fn the_affinity_is_for_later_processes() -> Result<(), Skipped> {
     assert_eq!(allowed(&running.stdout()), allowed(&own));
     for (affinity, expected) in [
         (json!({"final": first}), Some(first)),
-        // A cpuset of the container's would have its own say then.
+        // A cpuset of the container would then decide too.
         (json!({"initial": first}), None),
         (
             json!({"initial": first, "final": allowed(&own)}),
@@ -141,6 +143,16 @@ fn the_memory_policy_is_set_or_refused() -> Result<(), Skipped> {
     if std::path::Path::new("/proc/self/numa_maps").exists() {
         let output = bundle.output();
         assert!(output.contains(" bind=static:0 "), "{output}");
+        // These modes take no nodes.
+        for (mode, shown) in [
+            ("MPOL_DEFAULT", " default "),
+            ("MPOL_LOCAL", " local "),
+            ("MPOL_PREFERRED", " local "),
+        ] {
+            bundle.config["linux"]["memoryPolicy"] = json!({"mode": mode});
+            let output = bundle.output();
+            assert!(output.contains(shown), "{mode}: {output}");
+        }
     } else {
         let (message, _) = bundle.error();
         let words = "can't set linux.memoryPolicy: Function not implemented";

@@ -1,20 +1,20 @@
-//! User namespaces: new ones with mapped ids, and those of others.
+//! User namespaces: new ones with mapped ids, and joined ones.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nacre_agent::container::{ExecOptions, Stdio};
+use nix::mount::MsFlags;
 use nix::unistd::pipe;
 use serde_json::json;
 
 use crate::Skipped;
-use crate::bundle::{Bundle, null_stdio, text, wait_for_exit};
+use crate::bundle::{Bundle, has, mounted, null_stdio, text, wait_for_exit};
 use crate::exec;
 use crate::terminal::read_all;
 
 tests![
-    ids_are_mapped,
     the_root_may_be_out_of_reach_of_others,
     limits_above_the_callers_are_set,
     every_namespace_is_the_new_ones,
@@ -25,20 +25,19 @@ tests![
     the_clock_is_set_off_by_its_root,
     namespaces_of_others_are_joined_before,
     one_is_joined,
+    one_is_joined_beside_namespaces_of_the_callers,
+    what_a_source_forbids_stays_so,
     one_with_other_mappings_is_refused,
     streams_belong_to_the_mapped_user,
     a_process_is_started_in_it,
     a_process_has_a_terminal_in_it,
     a_failing_process_is_told_of,
-    a_mount_namespace_is_joined,
-    without_a_mount_namespace_the_root_is_a_directory,
-    what_needs_a_mount_namespace_is_refused_without,
 ];
 
-/// What the container's id 0 is outside.
+/// The id outside that the container's id 0 is mapped to.
 const FIRST: u32 = 200_000;
 
-/// A container in a user namespace, whose files belong to its root.
+/// Makes a container in a user namespace, whose files belong to its root.
 pub(crate) fn mapped(script: &str) -> Bundle {
     let mut bundle = Bundle::new(script);
     give(&bundle.at(""), FIRST);
@@ -65,34 +64,13 @@ fn give(path: &Path, id: u32) {
     }
 }
 
-fn ids_are_mapped() -> Result<(), Skipped> {
-    let mut bundle = mapped(
-        "cat /proc/self/uid_map /proc/self/gid_map; id -u; id -g; touch /made; echo $(id -G)",
-    );
-    let output = bundle.output();
-    let words: Vec<&str> = output.split_whitespace().collect();
-    assert_eq!(
-        words,
-        [
-            "0", "200000", "65536", "0", "200000", "65536", "0", "0", "0"
-        ]
-    );
-    let made = fs::metadata(bundle.at("made")).unwrap();
-    assert_eq!((made.uid(), made.gid()), (FIRST, FIRST));
-
-    bundle.config["process"]["user"] = json!({"uid": 5, "gid": 6, "additionalGids": [7]});
-    bundle.config["process"]["args"] = json!(["sh", "-c", "id -u; id -g; id -G"]);
-    assert_eq!(bundle.output(), "5\n6\n6 7\n");
-    Ok(())
-}
-
 fn the_root_may_be_out_of_reach_of_others() -> Result<(), Skipped> {
     let mut bundle = mapped("cat /bound/file; cat /single");
     let private = bundle.beside("private");
     fs::create_dir(&private).unwrap();
     fs::write(private.join("file"), "bound\n").unwrap();
     fs::set_permissions(&private, fs::Permissions::from_mode(0o755)).unwrap();
-    // The bundle itself, and so both on their paths.
+    // The bundle's own directory, which is on both paths.
     fs::set_permissions(bundle.beside(""), fs::Permissions::from_mode(0o700)).unwrap();
     let source = text(&private).to_owned();
     bundle.mount(json!({"destination": "/bound", "source": source, "options": ["rbind", "ro"]}));
@@ -112,7 +90,7 @@ fn limits_above_the_callers_are_set() -> Result<(), Skipped> {
         json!([{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]);
     bundle.config["process"]["oomScoreAdj"] = json!(321);
     assert_eq!(bundle.output(), "100\n200\n321\n");
-    // Higher than this process's own, which only its rights can do.
+    // A limit above this process's own, which only its privileges allow.
     let limit = nix::sys::resource::Resource::RLIMIT_CORE;
     let (soft, hard) = nix::sys::resource::getrlimit(limit).unwrap();
     let held = caps::read(None, caps::CapSet::Effective).unwrap();
@@ -154,13 +132,13 @@ fn devices_are_the_callers() -> Result<(), Skipped> {
         .concat()
         + "3\n";
     assert_eq!(bundle.output(), expected);
-    // In the root itself, twice: what the first leaves is no device.
+    // In the root itself, twice: what the first run leaves isn't a device.
     let mounts = bundle.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
     for _ in 0..2 {
         assert_eq!(bundle.output(), expected);
     }
-    // One that the caller has under another number.
+    // A device that the caller has under another number.
     bundle.config["linux"]["devices"] =
         json!([{"path": "/dev/null", "type": "c", "major": 1, "minor": 5}]);
     let (message, _) = bundle.error();
@@ -229,7 +207,7 @@ fn the_clock_is_set_off_by_its_root() -> Result<(), Skipped> {
 
 const LIST: &str = "for n in user pid net ipc uts mnt; do readlink /proc/self/ns/$n; done";
 
-/// Which of the lines of two lists are the same.
+/// Returns the lines that two lists have in common.
 fn common(a: &str, b: &str) -> Vec<String> {
     let same = a.lines().zip(b.lines()).filter(|(a, b)| a == b);
     same.map(|(a, _)| a.split(':').next().unwrap().to_owned())
@@ -246,7 +224,7 @@ fn namespaces_of_others_are_joined_before() -> Result<(), Skipped> {
     for (kind, file) in [("network", "net"), ("ipc", "ipc"), ("pid", "pid")] {
         guest.namespace(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
     }
-    // Which then can't be mounted anew.
+    // These can't be mounted anew then.
     let mounts = guest.config["mounts"].as_array_mut().unwrap();
     mounts.retain(|m| !["sysfs", "mqueue", "proc"].contains(&m["type"].as_str().unwrap()));
     guest.mount(json!({"destination": "/proc", "source": "/proc", "options": ["rbind"]}));
@@ -281,8 +259,8 @@ fn one_is_joined() -> Result<(), Skipped> {
     assert_eq!(common(&running.stdout(), &output), ["user"]);
     assert!(output.ends_with("\n0\n"), "{output}");
 
-    // With others of it, and without saying how ids are mapped.
-    // Podman says it like that.
+    // With other namespaces of the container too, and without id mappings, which Podman writes like
+    // this.
     guest.config["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
     guest.config["linux"]["gidMappings"] = json!([]);
     for (kind, file) in [
@@ -302,6 +280,52 @@ fn one_is_joined() -> Result<(), Skipped> {
     };
     assert!(message.contains("executable file not found"), "{message}");
     assert_eq!(status, 127);
+    Ok(())
+}
+
+/// The right to join those is lost with the caller's user namespace.
+fn one_is_joined_beside_namespaces_of_the_callers() -> Result<(), Skipped> {
+    let host = mapped("echo .; sleep 60");
+    let mut running = host.start();
+    running.wait_for(".\n");
+    let path = format!("/proc/{}/ns/user", running.container().pid());
+    let mut guest = mapped(LIST);
+    guest.namespace(json!({"type": "user", "path": path}));
+    guest.namespace(json!({"type": "network", "path": "/proc/self/ns/net"}));
+    // sysfs is of the network namespace, and can't be mounted anew.
+    let mounts = guest.config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| mount["type"] != "sysfs");
+    let links = [path.as_str(), "/proc/self/ns/net"].map(|path| fs::read_link(path).unwrap());
+    let output = guest.output();
+    for link in links {
+        assert!(output.lines().any(|line| line == text(&link)), "{output}");
+    }
+    Ok(())
+}
+
+/// As it is for the root of a user namespace whose mounts come from the one above.
+fn what_a_source_forbids_stays_so() -> Result<(), Skipped> {
+    let mut bundle = mapped("cat /proc/self/mountinfo");
+    let source = bundle.beside("source");
+    let below = source.join("below");
+    let mount = |at: &Path, flags| {
+        fs::create_dir(at).unwrap();
+        nix::mount::mount(Some("t"), at, Some("tmpfs"), flags, None::<&str>).unwrap();
+    };
+    mount(&source, MsFlags::MS_NOSUID);
+    mount(&below, MsFlags::MS_NODEV);
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID;
+    nix::mount::mount(None::<&str>, &source, None::<&str>, flags, None::<&str>).unwrap();
+    let options = ["rbind", "rw", "suid", "rdev", "noexec"];
+    bundle.mount(json!({"destination": "/x", "source": "source", "options": options}));
+    let outcome = bundle.try_run();
+    nix::mount::umount2(&source, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    let seen = outcome.unwrap().stdout;
+    let (own, below) = (mounted(&seen, "/x").0, mounted(&seen, "/x/below").0);
+    for option in ["ro", "nosuid", "noexec"] {
+        assert!(has(&own, option), "{own}");
+    }
+    assert!(has(&below, "nodev"), "{below}");
     Ok(())
 }
 
@@ -396,94 +420,5 @@ fn a_failing_process_is_told_of() -> Result<(), Skipped> {
             127
         )
     );
-    Ok(())
-}
-
-/// A container that uses a directory as it is.
-fn without_mounts(script: &str) -> Bundle {
-    let mut bundle = Bundle::new(script);
-    bundle.config["mounts"] = json!([]);
-    let linux = bundle.config["linux"].as_object_mut().unwrap();
-    linux.remove("maskedPaths");
-    linux.remove("readonlyPaths");
-    let namespaces = linux["namespaces"].as_array_mut().unwrap();
-    namespaces.retain(|namespace| namespace["type"] != "mount");
-    bundle
-}
-
-fn a_mount_namespace_is_joined() -> Result<(), Skipped> {
-    let mut host = Bundle::new("mkdir /below && ls /; echo .; sleep 60");
-    host.mount(json!({"destination": "/seen", "type": "tmpfs", "source": "t"}));
-    let mut running = host.start();
-    running.wait_for(".\n");
-    let pid = running.container().pid();
-    let mut guest = without_mounts("ls /; readlink /proc/self/ns/mnt; pwd");
-    guest.namespace(json!({"type": "pid", "path": format!("/proc/{pid}/ns/pid")}));
-    guest.namespace(json!({"type": "mount", "path": format!("/proc/{pid}/ns/mnt")}));
-    // By its path in there.
-    guest.config["root"]["path"] = json!("/");
-    guest.config["process"]["cwd"] = json!("/below");
-    let output = guest.output();
-    assert!(
-        output.starts_with(running.stdout().trim_end_matches(".\n")),
-        "{output}"
-    );
-    let link = fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap();
-    assert!(output.contains(text(&link)), "{output}");
-    assert!(output.ends_with("/below\n"), "{output}");
-    guest.config["root"]["path"] = json!("/not/there");
-    let (message, _) = guest.error();
-    assert!(
-        message.contains("open root.path /not/there: No such"),
-        "{message}"
-    );
-    Ok(())
-}
-
-fn without_a_mount_namespace_the_root_is_a_directory() -> Result<(), Skipped> {
-    let mut bundle = without_mounts("ls -a /; pwd; echo .; sleep 60");
-    bundle.config["process"]["cwd"] = json!("/new");
-    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mut running = bundle.start();
-    running.wait_for("/new\n.\n");
-    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
-    assert!(
-        running.stdout().starts_with(".\n..\nbin\nnew\n/new\n"),
-        "{}",
-        running.stdout()
-    );
-    // A process that is started in it later has that root too.
-    let seen = exec::output(&bundle, &mut running, "ls -a /; pwd; echo .");
-    assert_eq!(seen, running.stdout());
-    // It can't get out of it: that takes the right to change the root once more.
-    let out = exec::output(&bundle, &mut running, "cd ../../..; pwd; ls -d /bin/sh");
-    assert_eq!(out, "/\n/bin/sh\n");
-    Ok(())
-}
-
-fn what_needs_a_mount_namespace_is_refused_without() -> Result<(), Skipped> {
-    for (pointer, value) in [
-        (
-            "/mounts",
-            json!([{"destination": "/proc", "type": "proc", "source": "proc"}]),
-        ),
-        ("/root/readonly", json!(true)),
-        ("/linux/maskedPaths", json!(["/proc/kcore"])),
-        ("/linux/readonlyPaths", json!(["/proc/sys"])),
-        ("/linux/rootfsPropagation", json!("shared")),
-        (
-            "/linux/devices",
-            json!([{"path": "/dev/x", "type": "c", "major": 1, "minor": 3}]),
-        ),
-    ] {
-        let mut bundle = without_mounts("true");
-        let (parent, name) = pointer.rsplit_once('/').unwrap();
-        bundle.config.pointer_mut(parent).unwrap()[name] = value;
-        let field = pointer[1..].replace('/', ".");
-        assert_eq!(
-            bundle.error().0,
-            format!("{field}: it needs a new mount namespace, which the container lacks")
-        );
-    }
     Ok(())
 }

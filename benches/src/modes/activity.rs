@@ -1,6 +1,6 @@
-//! Whether a VM does anything but compute. In the testbed a guest may wait for ever for a lock that
-//! it holds (tests/testbed/README.md), and so slowly passes the time there that no limit of time
-//! will do.
+//! Detects whether a VM does anything but compute. In the testbed a guest may wait forever for a
+//! lock that it holds (tests/testbed/README.md), and time passes so slowly there that a time limit
+//! doesn't work.
 
 use std::error::Error;
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub(super) struct Activity(Vec<PathBuf>);
 
 impl Activity {
-    /// Of a process. One that is no sandbox process has none.
+    /// Finds those of a process. A process that isn't a sandbox process has none.
     pub(super) fn of(pid: &str) -> Result<Self, Box<dyn Error>> {
         let mut processors = 0;
         let mut others = Vec::new();
@@ -27,7 +27,7 @@ impl Activity {
         }))
     }
 
-    /// What changes when one of them runs; none if it can't be told.
+    /// Returns a value that changes when one of them runs; none if that can't be told.
     pub(super) fn look(&self) -> Result<Option<String>, Box<dyn Error>> {
         let times = self.0.iter().map(fs::read_to_string);
         let times: String = times.collect::<Result<_, _>>()?;

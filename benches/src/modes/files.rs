@@ -1,5 +1,5 @@
-//! Files of the root file system: over virtio-fs in a VM. Each measurement has a container of
-//! its own, so that a guest has nothing in its page cache.
+//! Files in the root file system, which a VM reaches over virtio-fs. Each measurement has a
+//! container of its own, so that a guest has nothing in its page cache.
 
 use std::error::Error;
 use std::fs;
@@ -9,7 +9,7 @@ use crate::bundle::Container;
 use crate::clock::Taken;
 use crate::comparison::Comparison;
 
-/// What is done, the words of the workload, and how many containers do it, one after another.
+/// What is measured, the workload's arguments, and how many containers do it, one after another.
 type Work = (&'static str, &'static [&'static str], usize);
 
 const WORK: [Work; 4] = [
@@ -31,14 +31,14 @@ const WORK: [Work; 4] = [
     ),
 ];
 
-/// In several containers, since few guests get through all of it (tests/testbed/README.md).
+/// Split over several containers, since few guests get through all of it (tests/testbed/README.md).
 const SMALL: Work = (
     "10,000 small files made, 1,000 in each of ten containers",
     &["small-files", "/data/many", "1000"],
     10,
 );
 
-/// How often a guest may hang while one thing is measured.
+/// How often a guest may hang during one measurement.
 const HANGS: usize = 20;
 
 pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), Box<dyn Error>> {
@@ -81,7 +81,7 @@ fn carry_out(
     Ok(())
 }
 
-/// Of one container, unless its guest hung.
+/// Measures one container, unless its guest hangs.
 fn once(mode: &Mode<'_>, words: &[&str]) -> Result<Option<Taken>, Box<dyn Error>> {
     let args = [&["nacre-bench", "workload"], words].concat();
     let bundle = mode.bundle("files", &Container::of(&args))?;

@@ -13,7 +13,7 @@ use crate::bundle::Container;
 use crate::clock::{Moment, Taken};
 use crate::comparison::Comparison;
 
-/// What a workload writes, in bytes.
+/// How much a workload writes, in bytes.
 const OUTPUT: u64 = 100_000_000;
 
 pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), Box<dyn Error>> {
@@ -37,7 +37,7 @@ pub(super) fn measure_output(
     Ok(())
 }
 
-/// What is timed of a container's life.
+/// The steps of a container's life that are timed.
 const STEPS: [&str; 4] = [
     "`create`",
     "`create` and `start`, to the first byte",
@@ -50,7 +50,7 @@ fn lives(mode: &Mode<'_>) -> Result<Vec<[Taken; 4]>, Box<dyn Error>> {
         "life",
         &Container::of(&["sh", "-c", "echo; exec sleep 1000"]),
     )?;
-    // The first fills caches and isn't counted.
+    // The first life fills caches and isn't counted.
     let mut lives = Vec::new();
     for _ in 0..=RUNS {
         let pid_file = mode.work.join("pid");
@@ -93,7 +93,7 @@ fn lives(mode: &Mode<'_>) -> Result<Vec<[Taken; 4]>, Box<dyn Error>> {
     Ok(lives)
 }
 
-/// Waits for the end of a process that came to be this one's child.
+/// Waits for the end of a process that has become this one's child.
 fn wait_for(pid: Pid) -> Result<(), Box<dyn Error>> {
     loop {
         match waitpid(pid, None::<WaitPidFlag>) {
@@ -104,7 +104,7 @@ fn wait_for(pid: Pid) -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// How long its output takes, from a first byte to the last.
+/// Returns how long a container's output takes, from the first byte to the last.
 fn output(mode: &Mode<'_>) -> Result<Taken, Box<dyn Error>> {
     let count = OUTPUT.to_string();
     let words = ["nacre-bench", "workload", "print", &count];

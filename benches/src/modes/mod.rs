@@ -1,4 +1,4 @@
-//! What a container costs in a microVM beside the same container on the host's kernel.
+//! Compares what a container costs in a microVM with the same container on the host's kernel.
 //!
 //! Meant for the instruction-counting testbed, where a nanosecond is an instruction. Programs,
 //! bundles and root file systems are on a tmpfs.
@@ -25,15 +25,16 @@ use crate::comparison::Comparison;
 use crate::vm::Installation;
 use activity::Activity;
 
-/// How often what is short is measured. What is long is measured once: a clock that counts
-/// instructions has little to average.
+/// How often short steps are measured. Long ones are measured once: a clock that counts
+/// instructions leaves little to average.
 const RUNS: usize = 3;
 
-/// How often it is looked whether a guest hangs. No workload here leaves all devices alone for that
+/// How often a guest is checked for a hang. No workload here leaves all devices alone for that
 /// long.
 const LOOKS_EVERY: Duration = Duration::from_millis(20);
 
-/// Within what time a guest starts its workload, and ends, or hangs: twice and more what it takes.
+/// The time within which a guest starts its workload, and ends, or else hangs: at least twice what
+/// it takes.
 const LONGEST_START: Duration = Duration::from_millis(500);
 const LONGEST_END: Duration = Duration::from_millis(200);
 
@@ -45,7 +46,7 @@ pub(crate) struct Mode<'a> {
     work: PathBuf,
 }
 
-/// What there is to measure.
+/// The parts that can be measured.
 const PARTS: [(&str, Part); 5] = [
     ("life", life::measure),
     ("output", life::measure_output),
@@ -81,7 +82,7 @@ pub(crate) fn measure(bin: &Path, kernel: &Path, parts: &[&str]) -> Result<(), B
 }
 
 impl Mode<'_> {
-    /// A bundle of a container for this mode, in a folder of its own.
+    /// Makes a container's bundle for this mode, in a folder of its own.
     fn bundle(&self, name: &str, container: &Container<'_>) -> Result<Bundle, Box<dyn Error>> {
         let path = self.work.join(name);
         fs::create_dir_all(&path)?;
@@ -91,7 +92,7 @@ impl Mode<'_> {
         Ok(bundle)
     }
 
-    /// A command of nacre's.
+    /// Returns a nacre command.
     fn nacre(&self, words: &[&str]) -> Command {
         let mut command = self.installed.nacre();
         command
@@ -102,7 +103,7 @@ impl Mode<'_> {
         command
     }
 
-    /// Carries one out that prints nothing.
+    /// Runs a nacre command that prints nothing.
     fn carry_out(&self, words: &[&str]) -> Result<(), Box<dyn Error>> {
         let mut command = self.nacre(words);
         let status = command
@@ -115,8 +116,8 @@ impl Mode<'_> {
         }
     }
 
-    /// Runs a container whose workload is [`crate::workload`]'s; how long that took, between its
-    /// marks, unless its guest hung.
+    /// Runs a container whose workload is [`crate::workload`]'s. Returns the time between the
+    /// workload's marks, unless the guest hung.
     fn time_workload(&self, bundle: &Bundle, id: &str) -> Result<Option<Taken>, Box<dyn Error>> {
         let pid_file = bundle.path.join("pid");
         let mut command = self.nacre(&["run", "--bundle", bundle.path()?]);
@@ -145,17 +146,17 @@ impl Mode<'_> {
         Ok(Some(took))
     }
 
-    /// Leaves nothing of a container whose guest hangs.
+    /// Removes everything of a container whose guest hangs.
     fn give_up(&self, mut run: Run, id: &str) -> Result<Option<Taken>, Box<dyn Error>> {
         run.child.kill()?;
         run.child.wait()?;
-        // There may be nothing of it to delete.
+        // There may be nothing to delete.
         let _ = self.carry_out(&["delete", "--force", id]);
         Ok(None)
     }
 }
 
-/// A command of which the output is read.
+/// A running command whose output is read.
 struct Run {
     command: Command,
     child: Child,
@@ -187,14 +188,14 @@ impl Run {
         }
     }
 
-    /// Whether there is something to read, or its end, before that has passed.
+    /// Returns whether output, or its end, comes within the limit.
     fn writes_within(&self, limit: Duration) -> Result<bool, Box<dyn Error>> {
         let mut output = [PollFd::new(self.stdout.as_fd(), PollFlags::POLLIN)];
         let limit = PollTimeout::try_from(limit)?;
         Ok(poll(&mut output, limit)? > 0)
     }
 
-    /// Reads on to the end.
+    /// Reads to the end.
     fn end(mut self) -> Result<(), Box<dyn Error>> {
         std::io::copy(&mut self.stdout, &mut std::io::sink())?;
         let status = self.child.wait()?;
@@ -205,7 +206,7 @@ impl Run {
     }
 }
 
-/// How long something takes in each mode.
+/// Returns how long something takes in each mode.
 fn in_each(
     modes: &[Mode<'_>],
     what: impl Fn(&Mode<'_>) -> Result<Taken, Box<dyn Error>>,

@@ -1,4 +1,4 @@
-//! Two containers on one bridge, each in a network namespace that somebody made for it.
+//! Two containers on one bridge, each in a network namespace that was made for it in advance.
 
 use std::error::Error;
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::bundle::Container;
 use crate::clock::Taken;
 use crate::comparison::Comparison;
 
-/// What is done, and the words of the workload.
+/// What is measured, and the workload's arguments.
 const WORK: [(&str, &[&str]); 2] = [
     (
         "1,000 requests of 64 bytes and their responses, between two containers",
@@ -35,7 +35,7 @@ pub(super) fn measure(modes: &[Mode<'_>], table: &mut Comparison) -> Result<(), 
     Ok(())
 }
 
-/// The time of a client in the second namespace, whose server is in the first.
+/// Measures a client in the second namespace, whose server is in the first.
 fn time(mode: &Mode<'_>, words: &[&str]) -> Result<Taken, Box<dyn Error>> {
     let container = |words: &[&str], namespace: &str| {
         let args = [&["nacre-bench", "workload"], words].concat();
@@ -48,12 +48,12 @@ fn time(mode: &Mode<'_>, words: &[&str]) -> Result<Taken, Box<dyn Error>> {
     serving.byte()?;
     let took = mode.time_workload(&client, "client");
     mode.carry_out(&["kill", "server", "KILL"])?;
-    // It was killed, so its status says nothing.
+    // The server was killed, so its status says nothing.
     let _ = serving.end();
     Ok(took?.ok_or("the guest hung; try again")?)
 }
 
-/// A bridge with a namespace at each of its ends, until this is dropped.
+/// A bridge with a namespace at each of its ends, which is removed when this is dropped.
 struct Bridge;
 
 impl Bridge {

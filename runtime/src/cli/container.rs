@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Format, id_and_rest};
+use super::words::{Format, id_and_rest};
 
 #[derive(Debug, Args)]
 pub(crate) struct Create {
@@ -18,6 +18,9 @@ pub(crate) struct Create {
     /// its sandbox process)
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
+    /// An AF_UNIX socket that is sent a pidfd of the process whose pid that is
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// Don't use pivot_root to enter the root file system, as where that is a ramdisk's (a VM
     /// never needs this)
     #[arg(long)]

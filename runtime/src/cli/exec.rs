@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::id_and_rest;
+use super::words::id_and_rest;
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
@@ -37,6 +37,9 @@ pub(crate) struct Exec {
     /// that stands for it)
     #[arg(long, value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
+    /// An AF_UNIX socket that is sent a pidfd of the process whose pid that is
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) pidfd_socket: Option<PathBuf>,
     /// The process's SELinux label (refused in a VM, whose kernel has no SELinux)
     #[arg(long, value_name = "LABEL")]
     pub(crate) process_label: Option<String>,

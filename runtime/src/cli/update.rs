@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;
 
-use crate::config::size::{Bytes, NotASize};
+use crate::config::{Bytes, NotASize};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -2,12 +2,17 @@
 
 use crate::{
     cli::{Checkpoint, Global, Restore},
-    error::Error,
+    config::Isolation,
     id::Id,
-    isolation::{Isolation, process},
+    isolation::process,
 };
 
-use super::{create::Prepared, delete::remove, on_host, store};
+use super::{
+    containers::{on_host, store},
+    create::Prepared,
+    delete::{IfRunning, remove},
+    error::Error,
+};
 
 pub(super) fn checkpoint(global: &Global, arguments: &Checkpoint) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
@@ -16,9 +21,9 @@ pub(super) fn checkpoint(global: &Global, arguments: &Checkpoint) -> Result<u8, 
     let found = on_host(&store, &id, &seen.record, "checkpoint")?;
     let ended = process::checkpoint(&found, seen.status, &global.criu, arguments)?;
     if ended {
-        // As runc has it: what there was of the container is in the images.
+        // As in runc: what there was of the container is in the images.
         let seen = store.look(&id)?;
-        remove(&store, &id, seen, true)?;
+        remove(&store, &id, seen, IfRunning::Kill)?;
     }
     Ok(0)
 }

@@ -1,29 +1,39 @@
-//! `nacre create`: a container up to its workload's exec.
+//! `nacre create`: creates a container, up to its workload's exec.
 
 use std::{env, path::Path};
 
 use crate::{
     cli::{Create, Global, Rootless},
-    config::{Config, ConfigError, annotations::Annotations, bundle::Bundle},
-    error::Error,
+    config::{
+        Choice, Config, ConfigError, Isolation, annotations::Annotations, bundle::Bundle,
+        hypervisor::HypervisorChoice,
+    },
     id::Id,
     isolation::{
-        Isolation,
-        process::{self, Request},
-        vm::{self, How},
+        process::{self, CreateRequest},
+        told::Told,
+        vm::{self, RunMode, VmOptions},
     },
 };
 
-use super::{protect, store};
+use super::{containers::store, error::Error, protect::protect};
 
 pub(super) fn create(global: &Global, arguments: &Create) -> Result<u8, Error> {
     let prepared = Prepared::new(global, &arguments.id, &arguments.bundle)?;
     match prepared.isolation {
-        Isolation::Vm => prepared.run_vm(global, arguments, How::Create),
+        Isolation::Vm => prepared.run_vm(global, arguments, RunMode::Create),
         Isolation::Process => {
             process::create(&store(global)?, prepared.request(global, arguments))?;
             Ok(0)
         }
+    }
+}
+
+/// Returns who is to be told of the process that stands for the container.
+fn told(arguments: &Create) -> Told {
+    Told {
+        pid_file: arguments.pid_file.clone(),
+        pidfd_socket: arguments.pidfd_socket.clone(),
     }
 }
 
@@ -37,7 +47,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Reads and checks all there is to read before something is made.
+    /// Reads and checks everything before anything is created.
     pub(super) fn new(global: &Global, id: &str, bundle: &Path) -> Result<Self, Error> {
         let id = Id::new(id)?;
         let binary = Isolation::from_binary(env::args_os().next().as_deref());
@@ -45,14 +55,26 @@ impl Prepared {
         let bundle = Bundle::load(bundle)?;
         let annotations =
             Annotations::parse(bundle.spec.annotations().as_ref()).map_err(ConfigError::from)?;
-        let isolation = Isolation::choose(
-            global.isolation,
-            annotations.isolation,
+        let isolation = Choice {
+            flag: global.isolation,
+            annotation: annotations.isolation,
             binary,
-            config.isolation,
-        )?;
-        // Of either kind a process of this program can be seen from a container's namespaces.
+            config: config.isolation,
+            annotation_may_lower: config.annotation_may_lower_isolation,
+        }
+        .isolation()?;
+        tracing::debug!(
+            "container {id}: of the bundle {}, isolation {}",
+            bundle.directory.display(),
+            isolation.name()
+        );
+        // With either isolation, a process of this program can be seen from a container's
+        // namespaces.
         protect()?;
+        // Not earlier, since `protect` may run the program anew.
+        for line in &bundle.left_out {
+            tracing::warn!("{}: {line}", bundle.directory.join("config.json").display());
+        }
         Ok(Self {
             id,
             bundle,
@@ -62,16 +84,26 @@ impl Prepared {
         })
     }
 
-    /// Makes it in a VM, and goes on as `how` says; returns the exit status.
-    pub(super) fn run_vm(self, global: &Global, arguments: &Create, how: How) -> Result<u8, Error> {
-        let options = vm::Options {
-            how,
-            pid_file: arguments.pid_file.clone(),
+    /// Creates the container in a VM, and continues as `mode` says; returns the exit status.
+    pub(super) fn run_vm(
+        self,
+        global: &Global,
+        arguments: &Create,
+        mode: RunMode,
+    ) -> Result<u8, Error> {
+        let options = VmOptions {
+            mode,
+            told: told(arguments),
             console_socket: arguments.console_socket.clone(),
             preserve_fds: arguments.preserve_fds,
             no_new_keyring: arguments.no_new_keyring,
             debug: global.debug,
-            hypervisor: global.hypervisor,
+            hypervisor: HypervisorChoice {
+                flag: global.hypervisor,
+                annotation: self.annotations.hypervisor,
+                config: self.config.vm.hypervisor,
+                annotation_may_lower: self.config.annotation_may_lower_isolation,
+            },
             systemd_cgroup: global.systemd_cgroup,
         };
         let Self {
@@ -92,12 +124,12 @@ impl Prepared {
         )?)
     }
 
-    /// What is asked of process isolation.
-    pub(super) fn request(self, global: &Global, arguments: &Create) -> Request {
-        Request {
+    /// Builds the request for process isolation.
+    pub(super) fn request(self, global: &Global, arguments: &Create) -> CreateRequest {
+        CreateRequest {
             id: self.id,
             bundle: self.bundle,
-            pid_file: arguments.pid_file.clone(),
+            told: told(arguments),
             console_socket: arguments.console_socket.clone(),
             preserve_fds: arguments.preserve_fds,
             no_pivot: arguments.no_pivot,

@@ -4,34 +4,29 @@ use std::time::{Duration, Instant};
 
 use crate::{
     cli::{Delete, Global},
-    error::Error,
     id::Id,
-    isolation::{Found, StatusError, hooks, process, vm},
+    isolation::{FoundContainer, StatusError, hooks, process, remains, vm},
     state::{Folder, Record, Seen, StateError, Status, Store},
 };
 
-use super::store;
+use super::{containers::store, error::Error};
 
-/// How long whoever holds the container may take to be done with it.
-const TIMEOUT: Duration = Duration::from_secs(45);
+/// How long whoever holds the container may take to finish with it.
+const TIMEOUT: Duration = Duration::from_secs(9);
+
+/// After how much of that a container that doesn't end when killed is ended as a last resort.
+const LAST_RESORT: Duration = Duration::from_secs(4);
 
 pub(super) fn delete(global: &Global, arguments: &Delete) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let deleted = match store.look(&id) {
-        Ok(seen) => remove(&store, &id, seen, arguments.force),
-        // A command that was killed may have left a folder, which is no container.
-        Err(StateError::NoContainer(_)) => store
-            .take(&id)
-            .and_then(|folder| match folder {
-                Some(folder) => {
-                    folder.remove_cgroup_of_remains(&id)?;
-                    folder.remove()
-                }
-                None => Ok(()),
-            })
-            .and(Err(StateError::NoContainer(id)))
-            .map_err(Error::from),
+        Ok(seen) if arguments.force => remove(&store, &id, seen, IfRunning::Kill),
+        Ok(seen) => remove(&store, &id, seen, IfRunning::Refuse),
+        // A command that was killed may have left a folder that isn't a container.
+        Err(StateError::NoContainer(_)) => {
+            remove_remains(&store, &id).and(Err(StateError::NoContainer(id).into()))
+        }
         Err(error) => Err(error.into()),
     };
     match deleted {
@@ -40,29 +35,50 @@ pub(super) fn delete(global: &Global, arguments: &Delete) -> Result<u8, Error> {
     }
 }
 
-/// Removes a container that has ended or was never started; with `force` one that runs too.
-pub(super) fn remove(store: &Store, id: &Id, mut seen: Seen, force: bool) -> Result<(), Error> {
+/// Removes a folder that isn't a container.
+fn remove_remains(store: &Store, id: &Id) -> Result<(), Error> {
+    if let Some(folder) = store.take(id)? {
+        remains::remove(&folder, id)?;
+        folder.remove()?;
+    }
+    Ok(())
+}
+
+/// What is done about a container that is to be removed, and runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IfRunning {
+    Kill,
+    Refuse,
+}
+
+/// Removes a container that has ended or was never started, or that runs and may be killed.
+pub(super) fn remove(
+    store: &Store,
+    id: &Id,
+    mut seen: Seen,
+    if_running: IfRunning,
+) -> Result<(), Error> {
     let begun = Instant::now();
     loop {
-        let as_last_resort = begun.elapsed() > TIMEOUT / 2;
+        let as_last_resort = begun.elapsed() > LAST_RESORT;
         match seen.status {
             Status::Stopped => {}
             Status::Created => end(store, id, &seen, as_last_resort)?,
-            _ if force => end(store, id, &seen, as_last_resort)?,
+            _ if if_running == IfRunning::Kill => end(store, id, &seen, as_last_resort)?,
             status => {
                 let id = id.to_string();
                 return Err(StatusError::NotStopped { id, status }.into());
             }
         }
         match store.take(id) {
-            // Somebody else was faster.
+            // Somebody else has removed it first.
             Err(StateError::NoContainer(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
             Ok(Some(folder)) => match folder.record()? {
                 Some(record) if record.is_of_same(&seen.record) => {
                     return destroy(store, id, folder, &record);
                 }
-                // It was deleted meanwhile, and made anew.
+                // It was deleted in the meantime, and created anew.
                 Some(_) => {}
                 None => return Ok(folder.remove()?),
             },
@@ -81,20 +97,21 @@ pub(super) fn remove(store: &Store, id: &Id, mut seen: Seen, force: bool) -> Res
     }
 }
 
-/// Kills a container, as the last resort not caring for what it has written.
+/// Kills a container; as the last resort, without regard for what it has written.
 fn end(store: &Store, id: &Id, seen: &Seen, as_last_resort: bool) -> Result<(), Error> {
-    match Found::new(store, id, &seen.record) {
-        Found::Process(found) => process::end(&found)?,
-        Found::Vm(found) => vm::end(&found, seen.status, as_last_resort)?,
+    match FoundContainer::new(store, id, &seen.record) {
+        FoundContainer::Process(found) => process::end(&found)?,
+        FoundContainer::Vm(found) if as_last_resort => vm::end_as_last_resort(&found)?,
+        FoundContainer::Vm(found) => vm::end(&found, seen.status)?,
     }
     Ok(())
 }
 
-/// Removes all that is left of a container, and its folder.
+/// Removes everything that is left of a container, and its folder.
 fn destroy(store: &Store, id: &Id, folder: Folder, record: &Record) -> Result<(), Error> {
-    match Found::new(store, id, record) {
-        Found::Process(found) => process::destroy(&found, &folder, id)?,
-        Found::Vm(_) => folder.remove_cgroup_of_remains(id)?,
+    match FoundContainer::new(store, id, record) {
+        FoundContainer::Process(found) => process::destroy(&found, &folder, id)?,
+        FoundContainer::Vm(_) => remains::remove(&folder, id)?,
     }
     folder.remove()?;
     hooks::poststop(record);

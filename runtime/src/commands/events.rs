@@ -1,15 +1,19 @@
-//! `nacre events`: what a container uses, and that it ran out of memory, a line of JSON each.
+//! `nacre events`: prints what a container uses, and when it runs out of memory, as JSON, one line
+//! each.
 
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Events, Global},
-    error::Error,
     id::Id,
-    isolation::{Found, process, vm},
+    isolation::{
+        FoundContainer,
+        process::{self, HostEvent},
+        vm::{self, VmEvent},
+    },
 };
 
-use super::{print, store};
+use super::{containers::store, error::Error, output::print};
 
 pub(super) fn events(global: &Global, arguments: &Events) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
@@ -17,43 +21,44 @@ pub(super) fn events(global: &Global, arguments: &Events) -> Result<u8, Error> {
     let seen = store.look(&id)?;
     let (status, interval) = (seen.status, arguments.interval.0);
     let tell = |event| print(&format!("{event}\n"));
-    match Found::new(&store, &id, &seen.record) {
-        Found::Process(found) if arguments.stats => {
+    match FoundContainer::new(&store, &id, &seen.record) {
+        FoundContainer::Process(found) if arguments.stats => {
             tell(of_process(&id, process::stats(&found, status)?))?;
         }
-        Found::Process(found) => {
+        FoundContainer::Process(found) => {
             process::watch(&found, status, interval, |event| {
                 tell(of_process(&id, event))
             })?;
         }
-        Found::Vm(found) if arguments.stats => {
+        FoundContainer::Vm(found) if arguments.stats => {
             tell(of_vm(&id, vm::stats(&found, status)?))?;
         }
-        Found::Vm(found) => {
+        FoundContainer::Vm(found) => {
             vm::watch(&found, status, interval, |event| tell(of_vm(&id, event)))?;
         }
     }
     Ok(0)
 }
 
-fn of_process(id: &Id, event: process::Event) -> Value {
+fn of_process(id: &Id, event: HostEvent) -> Value {
     let id = id.as_str();
     match event {
-        process::Event::Stats(stats) => json!({"type": "stats", "id": id, "data": stats}),
-        process::Event::Oom => json!({"type": "oom", "id": id}),
+        HostEvent::Stats(stats) => json!({"type": "stats", "id": id, "data": stats}),
+        HostEvent::Oom => json!({"type": "oom", "id": id}),
     }
 }
 
-/// What the VM uses on the host is apart, and so is that it ran out of memory there.
-fn of_vm(id: &Id, event: vm::Event) -> Value {
+/// Formats a VM's event. What it uses on the host is reported separately, and so is running out of
+/// memory there.
+fn of_vm(id: &Id, event: VmEvent) -> Value {
     let id = id.as_str();
     match event {
-        vm::Event::Stats { container, sandbox } => {
+        VmEvent::Stats { container, sandbox } => {
             let mut data = json!(container);
             data["sandbox"] = json!(sandbox);
             json!({"type": "stats", "id": id, "data": data})
         }
-        vm::Event::Oom => json!({"type": "oom", "id": id}),
-        vm::Event::SandboxOom => json!({"type": "oom", "id": id, "sandbox": true}),
+        VmEvent::Oom => json!({"type": "oom", "id": id}),
+        VmEvent::SandboxOom => json!({"type": "oom", "id": id, "sandbox": true}),
     }
 }

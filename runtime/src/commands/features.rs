@@ -1,4 +1,4 @@
-//! `nacre features`: what this runtime supports (OCI runtime spec, features.md).
+//! `nacre features`: reports what this runtime supports (OCI runtime spec, features.md).
 
 use nacre_agent::container::{mount_options, seccomp};
 use serde_json::{Value, json};
@@ -6,25 +6,26 @@ use serde_json::{Value, json};
 use crate::{
     cli::Global,
     config::{
-        Config,
-        annotations::{
-            CPUS, HYPERVISOR, ISOLATION, MEMORY, NESTED, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY,
+        Config, Isolation,
+        hypervisor::Hypervisor,
+        keys::{
+            CPUS, DISK_BANDWIDTH, DISK_OPERATIONS, FILES_BANDWIDTH, FILES_OPERATIONS, HYPERVISOR,
+            ISOLATION, MEMORY, NESTED, NETWORK_BANDWIDTH, NETWORK_OPERATIONS, ROOTFS, ROOTFS_DISK,
+            ROOTFS_MEMORY,
         },
     },
-    error::Error,
-    isolation::{Isolation, vm::hypervisor::Hypervisor},
 };
 
-use super::{OCI_VERSION, print_json};
+use super::{containers::isolation, error::Error, output::print_json, spec::OCI_VERSION};
 
 pub(super) fn features(global: &Global) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let usable = Hypervisor::usable(&config.vm.qemu());
-    print_json(&document(super::isolation(global)?, &usable))?;
+    print_json(&document(isolation(global)?, &usable))?;
     Ok(0)
 }
 
-/// Hypervisors as an annotation's value: only strings can be one.
+/// Joins hypervisors' names into an annotation's value, which can only be a string.
 fn names(hypervisors: impl Iterator<Item = Hypervisor>) -> String {
     hypervisors
         .map(Hypervisor::name)
@@ -32,8 +33,8 @@ fn names(hypervisors: impl Iterator<Item = Hypervisor>) -> String {
         .join(",")
 }
 
-/// What containers can ask for that are isolated so, whatever the host can do; and the
-/// hypervisors that this host could run a VM with.
+/// Describes what containers with this isolation can ask for, whatever the host can do, and the
+/// hypervisors with which this host could run a VM.
 fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
     let on_host = isolation == Isolation::Process;
     json!({
@@ -63,8 +64,11 @@ fn document(isolation: Isolation, usable: &[Hypervisor]) -> Value {
             "dev.nacre.vm.hypervisors": names(Hypervisor::ALL.into_iter()),
             "dev.nacre.vm.hypervisors.usable": names(usable.iter().copied()),
         },
-        "potentiallyUnsafeConfigAnnotations":
-            [ISOLATION, HYPERVISOR, CPUS, MEMORY, NESTED, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY]
+        "potentiallyUnsafeConfigAnnotations": [
+            ISOLATION, HYPERVISOR, CPUS, MEMORY, NESTED, ROOTFS, ROOTFS_DISK, ROOTFS_MEMORY,
+            DISK_BANDWIDTH, DISK_OPERATIONS, FILES_BANDWIDTH, FILES_OPERATIONS, NETWORK_BANDWIDTH,
+            NETWORK_OPERATIONS
+        ]
     })
 }
 
@@ -139,11 +143,11 @@ mod tests {
 
     use super::*;
 
-    /// The default configuration, changed.
+    /// Returns whether the default configuration is accepted after `change`.
     fn accepts(change: impl FnOnce(&mut Value)) -> bool {
-        let mut spec = super::super::spec::document(false);
+        let mut spec = super::super::spec::document();
         change(&mut spec);
-        config::load(spec.to_string().as_bytes()).is_ok()
+        config::read(spec.to_string().as_bytes()).is_ok_and(|(_, left_out)| left_out.is_empty())
     }
 
     #[test]
@@ -180,7 +184,8 @@ mod tests {
         assert!(!version("0.9.0") && !version("1.4.0"));
     }
 
-    /// Says whether what a feature stands for is taken.
+    /// Checks that the document says correctly whether a configuration with the feature is
+    /// accepted.
     fn agrees(pointer: &str, change: impl Fn(&mut Value)) {
         let document = document(Isolation::Process, &[]);
         let said = document.pointer(pointer).and_then(Value::as_bool);

@@ -1,19 +1,20 @@
-//! `nacre kill`: a signal to a container's first process, or to all of them.
+//! `nacre kill`: sends a signal to a container's first process, or to all of them.
 
 use std::str::FromStr;
 
+use nacre_agent::container::config::has_new_namespace;
 use nix::sys::signal::Signal;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::{
     cli::{Global, Kill},
-    error::Error,
     id::Id,
-    isolation::{Found, process, vm},
+    isolation::{FoundContainer, Recipients, process, vm},
 };
 
-use super::store;
+use super::{containers::store, error::Error};
 
-/// The number of the last signal, as Linux has them.
+/// The highest signal number on Linux.
 const MAX_SIGNAL: i32 = 64;
 
 pub(super) fn kill(global: &Global, arguments: &Kill) -> Result<u8, Error> {
@@ -22,17 +23,30 @@ pub(super) fn kill(global: &Global, arguments: &Kill) -> Result<u8, Error> {
         parse(&arguments.signal).ok_or_else(|| Error::UnknownSignal(arguments.signal.clone()))?;
     let store = store(global)?;
     let record = store.record(&id)?;
-    match Found::new(&store, &id, &record) {
-        Found::Process(found) => process::kill(&found, signal, arguments.all)?,
-        Found::Vm(found) => {
+    // Without a pid namespace of its own, a container doesn't end with its first process.
+    let all = arguments.all || signal == libc::SIGKILL && !has_own_pid_namespace(&store.spec(&id)?);
+    let to = if all {
+        Recipients::All
+    } else {
+        Recipients::First
+    };
+    match FoundContainer::new(&store, &id, &record) {
+        FoundContainer::Process(found) => process::kill(&found, signal, to)?,
+        FoundContainer::Vm(found) => {
             let status = store.look(&id)?.status;
-            vm::kill(&found, status, signal, arguments.all)?;
+            vm::kill(&found, status, signal, to)?;
         }
     }
     Ok(0)
 }
 
-/// A signal's number, from that or its name with or without `SIG`.
+/// Returns whether a container's pid namespace is one in which no other process is at first.
+fn has_own_pid_namespace(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    linux.is_some_and(|linux| has_new_namespace(linux, LinuxNamespaceType::Pid))
+}
+
+/// Parses a signal's number, or its name with or without `SIG`.
 fn parse(text: &str) -> Option<i32> {
     if let Ok(number) = text.parse::<i32>() {
         return (0..=MAX_SIGNAL).contains(&number).then_some(number);

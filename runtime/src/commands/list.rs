@@ -1,17 +1,17 @@
-//! `nacre list`: all containers.
+//! `nacre list`: lists all containers.
 
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Format, Global, List},
-    error::Error,
     state::Seen,
 };
 
 use super::{
-    print, print_json,
+    containers::store,
+    error::Error,
+    output::{print, print_json},
     state::{document, pid},
-    store,
     table::Table,
 };
 
@@ -37,10 +37,10 @@ fn entry(seen: &Seen) -> Value {
     entry
 }
 
-/// The name of who created the container, or `#UID` if the user has none.
+/// Returns the name of the user who created the container, or `#UID` if the user has none.
 ///
-/// By the file alone: to ask other services, the C library loads parts of itself at run time,
-/// which a static program has no place for.
+/// Only the file is read: to ask other services, the C library loads parts of itself at run time,
+/// which a static program can't do.
 fn owner(seen: &Seen) -> String {
     let uid = seen.record.owner;
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();

@@ -2,20 +2,19 @@
 
 use crate::{
     cli::{Container, Global},
-    error::Error,
     id::Id,
-    isolation::{Found, process, vm},
+    isolation::{FoundContainer, process, vm},
 };
 
-use super::store;
+use super::{containers::store, error::Error};
 
 pub(super) fn pause(global: &Global, arguments: &Container) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
-    match Found::new(&store, &id, &seen.record) {
-        Found::Process(found) => process::pause(&found, seen.status)?,
-        Found::Vm(found) => vm::pause(&found, seen.status)?,
+    match FoundContainer::new(&store, &id, &seen.record) {
+        FoundContainer::Process(found) => process::pause(&found, seen.status)?,
+        FoundContainer::Vm(found) => vm::pause(&found, seen.status)?,
     }
     Ok(0)
 }
@@ -24,9 +23,9 @@ pub(super) fn resume(global: &Global, arguments: &Container) -> Result<u8, Error
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
-    match Found::new(&store, &id, &seen.record) {
-        Found::Process(found) => process::resume(&found, seen.status)?,
-        Found::Vm(found) => vm::resume(&found, seen.status)?,
+    match FoundContainer::new(&store, &id, &seen.record) {
+        FoundContainer::Process(found) => process::resume(&found, seen.status)?,
+        FoundContainer::Vm(found) => vm::resume(&found, seen.status)?,
     }
     Ok(0)
 }

@@ -1,23 +1,25 @@
-//! Keeping this program out of its containers' reach (CVE-2019-5736), where it gets into one.
+//! Keeps this program out of reach of its containers (CVE-2019-5736) if it enters one.
 
 use std::ffi::OsString;
 
 use nacre_agent::container::protect_executable;
 
-use crate::{binary, error::Error, isolation::Isolation};
+use crate::{binary, config::Isolation};
+
+use super::error::Error;
 
 /// The commands that clone a process into a container.
 const ENTERING: [&str; 4] = ["create", "run", "exec", "restore"];
 
-/// Runs this program anew from a file that no container can write to, unless that was done.
+/// Runs this program anew from a file that no container can write to, unless that has been done.
 pub(crate) fn protect() -> Result<(), Error> {
-    // SAFETY: nothing that comes before makes a thread.
+    // SAFETY: nothing before this creates a thread.
     unsafe { binary::tell(protect_executable) }.map_err(Error::Executable)
 }
 
-/// Whether a command line, which may not be right, tells at a glance that a process of this
-/// program is to become one of a container on the host's kernel. An annotation or the
-/// configuration file may say so as well, which shows later.
+/// Returns whether a command line, which may be invalid, shows at a glance that a process of this
+/// program will become a process of a container on the host's kernel. An annotation or the
+/// configuration file may say so too, which turns out later.
 pub(crate) fn surely_enter_a_container(arguments: impl Iterator<Item = OsString>) -> bool {
     let mut arguments = arguments.peekable();
     let binary = Isolation::from_binary(arguments.peek().map(OsString::as_os_str));

@@ -1,25 +1,26 @@
-//! `nacre ps`: a container's processes.
+//! `nacre ps`: lists a container's processes.
 
 use crate::{
     cli::{Format, Global, Ps},
-    error::Error,
     id::Id,
-    isolation::{Found, process, vm},
+    isolation::{FoundContainer, process, vm},
 };
 
-use super::{print, store};
+use super::{containers::store, error::Error, output::print};
 
 pub(super) fn ps(global: &Global, arguments: &Ps) -> Result<u8, Error> {
     let (id, of_ps) = arguments.words();
     let id = Id::new(id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
-    let found = Found::new(&store, &id, &seen.record);
+    let found = FoundContainer::new(&store, &id, &seen.record);
     let text = match (arguments.format, &found) {
-        (Format::Json, Found::Process(found)) => json(&process::pids(found)?),
-        (Format::Table, Found::Process(found)) => process::table(&process::pids(found)?, of_ps)?,
-        (Format::Json, Found::Vm(found)) => json(&vm::pids(found, seen.status)?),
-        (Format::Table, Found::Vm(found)) => {
+        (Format::Json, FoundContainer::Process(found)) => json(&process::pids(found)?),
+        (Format::Table, FoundContainer::Process(found)) => {
+            process::table(&process::pids(found)?, of_ps)?
+        }
+        (Format::Json, FoundContainer::Vm(found)) => json(&vm::pids(found, seen.status)?),
+        (Format::Table, FoundContainer::Vm(found)) => {
             vm::ps_table(&vm::processes(found, seen.status)?, of_ps)?
         }
     };

@@ -1,23 +1,22 @@
-//! `nacre state`: a container's state (OCI runtime spec, runtime.md, "State").
+//! `nacre state`: prints a container's state (OCI runtime spec, runtime.md, "State").
 
 use serde_json::{Value, json};
 
 use crate::{
     cli::{Container, Global},
-    error::Error,
     id::Id,
-    isolation::{Found, vm},
+    isolation::{FoundContainer, vm},
     state::{By, Seen, Status},
 };
 
-use super::{print_json, store};
+use super::{containers::store, error::Error, output::print_json};
 
 pub(super) fn state(global: &Global, arguments: &Container) -> Result<u8, Error> {
     let id = Id::new(&arguments.id)?;
     let store = store(global)?;
     let seen = store.look(&id)?;
     let mut document = document(&seen);
-    if let Found::Vm(found) = Found::new(&store, &id, &seen.record)
+    if let FoundContainer::Vm(found) = FoundContainer::new(&store, &id, &seen.record)
         && let Some(difference) = vm::difference(&found, seen.status)
     {
         document["difference"] = json!(difference);
@@ -26,7 +25,7 @@ pub(super) fn state(global: &Global, arguments: &Container) -> Result<u8, Error>
     Ok(0)
 }
 
-/// The state, with runc's additions, the isolation that was obtained and a guest's kernel.
+/// Describes the state, with runc's additions, the isolation in effect and a guest's kernel.
 pub(super) fn document(seen: &Seen) -> Value {
     let record = &seen.record;
     let mut document = json!({
@@ -50,7 +49,7 @@ pub(super) fn document(seen: &Seen) -> Value {
     document
 }
 
-/// The process that stands for a container, 0 if it has ended.
+/// Returns the pid of the process that stands for the container, 0 if it has ended.
 pub(super) fn pid(seen: &Seen) -> i32 {
     match seen.status {
         Status::Stopped => 0,

@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-/// A table's columns are at least this wide.
+/// The minimum width of a column.
 const MIN_WIDTH: usize = 12;
 
-/// What is between columns at least.
+/// The minimum space between columns.
 const PADDING: usize = 3;
 
-/// Rows of cells, the first of which is the header.
+/// Rows of cells; the first is the header.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize>(Vec<[String; N]>);
 

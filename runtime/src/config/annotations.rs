@@ -1,35 +1,24 @@
-//! The annotations of `config.json` that are nacre's own: `dev.nacre.*`.
+//! nacre's own annotations of `config.json`: `dev.nacre.*`.
 
 use std::collections::HashMap;
 
-use crate::isolation::{Isolation, vm::hypervisor::Hypervisor};
+use super::{
+    asked_rate::AskedRate,
+    bytes::Bytes,
+    hypervisor::Hypervisor,
+    isolation::Isolation,
+    keys::{
+        CPUS, DISK_BANDWIDTH, DISK_OPERATIONS, FILES_BANDWIDTH, FILES_OPERATIONS, HYPERVISOR,
+        ISOLATION, MEMORY, NESTED, NETWORK_BANDWIDTH, NETWORK_OPERATIONS, PREFIX, ROOTFS,
+        ROOTFS_DISK, ROOTFS_MEMORY,
+    },
+    root_kind::RootKind,
+};
 
-use super::{rootfs, size::Bytes};
-
-/// The annotation that chooses the isolation.
-pub(crate) const ISOLATION: &str = "dev.nacre.isolation";
-/// The annotation that chooses what runs the VM.
-pub(crate) const HYPERVISOR: &str = "dev.nacre.vm.hypervisor";
-/// The annotation with the VM's number of vCPUs.
-pub(crate) const CPUS: &str = "dev.nacre.vm.cpus";
-/// The annotation with the VM's memory.
-pub(crate) const MEMORY: &str = "dev.nacre.vm.memory";
-/// The annotation that says whether the container can make VMs of its own.
-pub(crate) const NESTED: &str = "dev.nacre.vm.nested";
-
-/// The annotation that says what is done with a VM's container's root.
-pub(crate) const ROOTFS: &str = "dev.nacre.vm.rootfs";
-/// The annotation with the size of the disk for what is written over the root.
-pub(crate) const ROOTFS_DISK: &str = "dev.nacre.vm.rootfs.disk";
-/// The annotation with the most guest memory for what is written over the root.
-pub(crate) const ROOTFS_MEMORY: &str = "dev.nacre.vm.rootfs.memory";
-
-/// What is expected of a size.
+/// How a valid size looks, for error messages.
 const A_SIZE: &str = "a size: bytes, or with K, M, G or T at the end";
 
-const PREFIX: &str = "dev.nacre.";
-
-/// What a container's annotations say to nacre.
+/// The contents of a container's nacre annotations.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Annotations {
     pub(crate) isolation: Option<Isolation>,
@@ -37,9 +26,12 @@ pub(crate) struct Annotations {
     pub(crate) cpus: Option<u32>,
     pub(crate) memory: Option<Bytes>,
     pub(crate) nested: Option<bool>,
-    pub(crate) rootfs: Option<rootfs::Kind>,
+    pub(crate) rootfs: Option<RootKind>,
     pub(crate) rootfs_disk: Option<Bytes>,
     pub(crate) rootfs_memory: Option<Bytes>,
+    pub(crate) disk: AskedRate,
+    pub(crate) files: AskedRate,
+    pub(crate) network: AskedRate,
 }
 
 /// Why the annotations can't be honoured.
@@ -47,7 +39,8 @@ pub(crate) struct Annotations {
 pub(crate) enum AnnotationError {
     #[error(
         "annotations: {0:?} isn't known; {ISOLATION}, {HYPERVISOR}, {CPUS}, {MEMORY}, {NESTED}, \
-         {ROOTFS}, {ROOTFS_DISK} and {ROOTFS_MEMORY} are"
+         {ROOTFS}, {ROOTFS_DISK}, {ROOTFS_MEMORY}, {DISK_BANDWIDTH}, {DISK_OPERATIONS}, \
+         {FILES_BANDWIDTH}, {FILES_OPERATIONS}, {NETWORK_BANDWIDTH} and {NETWORK_OPERATIONS} are"
     )]
     Unknown(String),
     #[error("annotations.{name}: {value:?} isn't {expected}")]
@@ -59,8 +52,9 @@ pub(crate) enum AnnotationError {
 }
 
 impl Annotations {
-    /// Reads what is nacre's and ignores the rest, as the OCI runtime spec has it; what begins
-    /// like nacre's own but isn't known is refused, so that a slip of the pen isn't ignored.
+    /// Reads nacre's annotations and ignores the rest, as the OCI runtime spec requires. An
+    /// annotation with nacre's prefix that isn't known is refused, so that a typo doesn't go
+    /// unnoticed.
     pub(crate) fn parse(
         annotations: Option<&HashMap<String, String>>,
     ) -> Result<Self, AnnotationError> {
@@ -72,6 +66,7 @@ impl Annotations {
                 expected,
             };
             let size = |name| value.parse().map_err(|_| wrong(name, A_SIZE));
+            let number = |name| value.parse().map_err(|_| wrong(name, "a number"));
             match name.as_str() {
                 ISOLATION => {
                     let isolation = Isolation::from_name(value)
@@ -97,12 +92,18 @@ impl Annotations {
                     parsed.nested = Some(nested);
                 }
                 ROOTFS => {
-                    let kind = rootfs::Kind::from_name(value)
+                    let kind = RootKind::from_name(value)
                         .ok_or_else(|| wrong(ROOTFS, "a kind of root: shared, overlay"))?;
                     parsed.rootfs = Some(kind);
                 }
                 ROOTFS_DISK => parsed.rootfs_disk = Some(size(ROOTFS_DISK)?),
                 ROOTFS_MEMORY => parsed.rootfs_memory = Some(size(ROOTFS_MEMORY)?),
+                DISK_BANDWIDTH => parsed.disk.bandwidth = Some(size(DISK_BANDWIDTH)?),
+                DISK_OPERATIONS => parsed.disk.operations = Some(number(DISK_OPERATIONS)?),
+                FILES_BANDWIDTH => parsed.files.bandwidth = Some(size(FILES_BANDWIDTH)?),
+                FILES_OPERATIONS => parsed.files.operations = Some(number(FILES_OPERATIONS)?),
+                NETWORK_BANDWIDTH => parsed.network.bandwidth = Some(size(NETWORK_BANDWIDTH)?),
+                NETWORK_OPERATIONS => parsed.network.operations = Some(number(NETWORK_OPERATIONS)?),
                 name if name.starts_with(PREFIX) => {
                     return Err(AnnotationError::Unknown(name.into()));
                 }
@@ -125,6 +126,13 @@ mod tests {
         Annotations::parse(Some(&map))
     }
 
+    fn rate(bandwidth: u64, operations: u64) -> AskedRate {
+        AskedRate {
+            bandwidth: Some(Bytes(bandwidth)),
+            operations: Some(operations),
+        }
+    }
+
     #[test]
     fn ours_are_read_and_others_ignored() {
         assert_eq!(
@@ -137,6 +145,12 @@ mod tests {
                 ("dev.nacre.vm.rootfs", "overlay"),
                 ("dev.nacre.vm.rootfs.disk", "1G"),
                 ("dev.nacre.vm.rootfs.memory", "64M"),
+                ("dev.nacre.vm.disk.bandwidth", "1M"),
+                ("dev.nacre.vm.disk.operations", "200"),
+                ("dev.nacre.vm.files.bandwidth", "3M"),
+                ("dev.nacre.vm.files.operations", "400"),
+                ("dev.nacre.vm.network.bandwidth", "5M"),
+                ("dev.nacre.vm.network.operations", "600"),
                 ("io.kubernetes.pod", "x"),
             ]),
             Ok(Annotations {
@@ -145,9 +159,12 @@ mod tests {
                 cpus: Some(4),
                 memory: Some(Bytes(512 << 20)),
                 nested: Some(true),
-                rootfs: Some(rootfs::Kind::Overlay),
+                rootfs: Some(RootKind::Overlay),
                 rootfs_disk: Some(Bytes(1 << 30)),
                 rootfs_memory: Some(Bytes(64 << 20)),
+                disk: rate(1 << 20, 200),
+                files: rate(3 << 20, 400),
+                network: rate(5 << 20, 600),
             })
         );
         assert_eq!(Annotations::parse(None), Ok(Annotations::default()));
@@ -174,6 +191,9 @@ mod tests {
             ("dev.nacre.vm.rootfs", "disk"),
             ("dev.nacre.vm.rootfs.disk", "large"),
             ("dev.nacre.vm.rootfs.memory", "-1"),
+            ("dev.nacre.vm.disk.bandwidth", "fast"),
+            ("dev.nacre.vm.files.operations", "-1"),
+            ("dev.nacre.vm.network.operations", "1K"),
         ] {
             let error = parse(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

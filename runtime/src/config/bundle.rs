@@ -2,7 +2,7 @@
 //! bundle.md).
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -11,14 +11,16 @@ use std::{
 use nacre_agent::{container::config, protocol::MAX_MESSAGE};
 use oci_spec::runtime::Spec;
 
-/// A bundle whose `config.json` holds nothing that would have to be refused.
+/// A bundle whose `config.json` has nothing that must be refused.
 #[derive(Debug)]
 pub(crate) struct Bundle {
-    /// Its directory, absolute and without links.
+    /// Its directory, absolute and without symbolic links.
     pub(crate) directory: PathBuf,
     pub(crate) spec: Spec,
     /// What `spec` was read from.
     pub(crate) json: Vec<u8>,
+    /// The parts of it that are left out, as lines for the log.
+    pub(crate) left_out: Vec<String>,
 }
 
 /// Why a bundle can't be used.
@@ -56,42 +58,58 @@ impl Bundle {
             source,
         })?;
         let path = directory.join("config.json");
-        let json = read_json(&path)?;
-        let spec = config::load(&json).map_err(|source| BundleError::Config { path, source })?;
+        let json = read_config(&path)?;
+        let read = config::read(&json);
+        let (spec, left_out) = read.map_err(|source| BundleError::Config { path, source })?;
         Ok(Self {
             directory,
             spec,
             json,
+            left_out,
         })
     }
 }
 
-/// Reads a file that is as long as a `config.json` may be.
-pub(crate) fn read_json(path: &Path) -> Result<Vec<u8>, BundleError> {
-    let failed = |source| BundleError::Read {
-        path: path.into(),
-        source,
-    };
-    // Opening a FIFO would otherwise wait for its writer.
+/// Reads a `config.json`, which is a regular file.
+fn read_config(path: &Path) -> Result<Vec<u8>, BundleError> {
+    // Otherwise, opening a FIFO would wait for its writer.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
-        .map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+        .map_err(failed(path))?;
+    let metadata = file.metadata().map_err(failed(path))?;
     if !metadata.is_file() {
         return Err(BundleError::NotAFile { path: path.into() });
     }
-    // With room for one byte more, the end of the file is seen by the read that reads it all.
-    let length = metadata.len().min(MAX_MESSAGE as u64) as usize;
+    read_to_end(path, file, metadata.len())
+}
+
+/// Reads a file of any kind, no longer than a `config.json` may be.
+pub(crate) fn read_json(path: &Path) -> Result<Vec<u8>, BundleError> {
+    let file = File::open(path).map_err(failed(path))?;
+    read_to_end(path, file, 0)
+}
+
+/// Reads a file that is probably `likely` bytes long.
+fn read_to_end(path: &Path, file: File, likely: u64) -> Result<Vec<u8>, BundleError> {
+    // With room for one byte more, the read that gets everything also sees the end of the file.
+    let length = likely.min(MAX_MESSAGE as u64) as usize;
     let mut json = Vec::with_capacity(length + 1);
     file.take(MAX_MESSAGE as u64 + 1)
         .read_to_end(&mut json)
-        .map_err(failed)?;
+        .map_err(failed(path))?;
     if json.len() > MAX_MESSAGE {
         return Err(BundleError::TooLong { path: path.into() });
     }
     Ok(json)
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> BundleError {
+    move |source| BundleError::Read {
+        path: path.into(),
+        source,
+    }
 }
 
 #[cfg(test)]

@@ -1,61 +1,43 @@
-//! What a VM's container does with its root file system. This is the one place that decides it.
+//! Decides what a container in a VM does with its root file system. This is the one place that
+//! does.
 //!
-//! *Kind*: the annotation `dev.nacre.vm.rootfs`; else `vm.rootfs` of the configuration file; else
-//! `shared`: what the container writes to its root, it writes to the host's directory. With
-//! `overlay` the host's directory is only read, and what the container writes is its own and
-//! ends with it.
+//! *RootKind*: the annotation `dev.nacre.vm.rootfs`; else `vm.rootfs` of the configuration file; else
+//! `shared`: what the container writes to its root goes to the host's directory. With `overlay` the
+//! host's directory is only read, and what the container writes is its own and ends with it.
 //!
-//! *Where that is kept*: on a disk, an image of the host's, with the annotation
+//! *Where that is kept*: on a disk, an image on the host, with the annotation
 //! `dev.nacre.vm.rootfs.disk`, which is the disk's size; in the guest's memory with
-//! `dev.nacre.vm.rootfs.memory`, which is the most that it takes; else as the configuration
-//! file's `vm.rootfs-disk` or `vm.rootfs-memory` say; else in memory, up to half of the guest's.
+//! `dev.nacre.vm.rootfs.memory`, which is the most that it takes; else as the configuration file's
+//! `vm.rootfs-disk` or `vm.rootfs-memory` say; else in memory, up to half of the guest's.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Vm,
-    annotations::{Annotations, ROOTFS_DISK, ROOTFS_MEMORY},
-    size::Bytes,
+    annotations::Annotations,
+    bytes::Bytes,
+    file::VmSettings,
+    keys::{ROOTFS_DISK, ROOTFS_MEMORY},
+    root_kind::RootKind,
 };
 
-/// The smallest disk: a file system of less has little room besides itself.
+/// The smallest disk: a smaller file system has little room for anything but itself.
 const MIN_DISK: u64 = 8 << 20;
 
-/// The largest: the most that the guest's file system has room for with blocks of 4 KiB, but one.
+/// The largest disk: with blocks of 4 KiB, the maximum of the guest's file system, less one
+/// granule.
 const MAX_DISK: u64 = (1 << 44) - DISK_GRANULE;
 
-/// What a disk's size is a multiple of.
+/// The unit of a disk's size.
 const DISK_GRANULE: u64 = 1 << 20;
 
-/// The least memory: a page for the root directory and one for something in it.
+/// The least memory: one page for the root directory and one for something in it.
 const MIN_UPPER: u64 = 64 << 10;
 
 /// Where the images of disks are, unless the configuration file says otherwise: on a disk of the
-/// host's, where they have no name.
+/// host, where they have no names.
 const DISKS: &str = "/var/tmp";
-
-/// What is done with a container's root file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
-    /// It is the host's.
-    Shared,
-    /// It is the host's, read-only, below what the container writes.
-    Overlay,
-}
-
-impl Kind {
-    /// The kind of that name.
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "shared" => Some(Self::Shared),
-            "overlay" => Some(Self::Overlay),
-            _ => None,
-        }
-    }
-}
 
 /// Where what a container writes over its root is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,19 +45,19 @@ impl Kind {
 pub(crate) enum Upper {
     /// In the guest's memory.
     Memory {
-        /// The most that it takes, in bytes.
+        /// The most memory that it takes, in bytes.
         limit: u64,
     },
     /// On a disk.
     Disk {
-        /// Bytes, a multiple of 1 MiB.
+        /// Its size in bytes, a multiple of 1 MiB.
         size: u64,
-        /// Where its image is.
+        /// The directory of its image.
         directory: PathBuf,
     },
 }
 
-/// Why a root can't be had as it is asked for.
+/// Why a root can't be as requested.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum RootfsError {
     #[error("{by}: the root is shared, and has no differences to keep; ask for an overlay too")]
@@ -101,11 +83,11 @@ const BY_CONFIG_DISK: &str = "vm.rootfs-disk in the configuration file";
 const BY_CONFIG_MEMORY: &str = "vm.rootfs-memory in the configuration file";
 
 impl Upper {
-    /// Where what the container writes to its root goes, in a guest with that much memory, in
-    /// bytes; `None` if it goes to the host's directory.
+    /// Decides where the container's writes to its root go, in a guest with that much memory, in
+    /// bytes; `None` if they go to the host's directory.
     pub(crate) fn choose(
         annotations: &Annotations,
-        config: &Vm,
+        config: &VmSettings,
         memory: u64,
     ) -> Result<Option<Self>, RootfsError> {
         let sizes = |disk, memory, by_disk, by_memory| match (disk, memory) {
@@ -121,9 +103,12 @@ impl Upper {
         let asked = sizes(disk, limit, ROOTFS_DISK, ROOTFS_MEMORY)?;
         let (disk, limit) = (config.rootfs_disk, config.rootfs_memory);
         let configured = sizes(disk, limit, BY_CONFIG_DISK, BY_CONFIG_MEMORY)?;
-        let kind = annotations.rootfs.or(config.rootfs).unwrap_or(Kind::Shared);
-        if kind == Kind::Shared {
-            // The configuration file's sizes are for those containers that have an overlay.
+        let kind = annotations
+            .rootfs
+            .or(config.rootfs)
+            .unwrap_or(RootKind::Shared);
+        if kind == RootKind::Shared {
+            // The configuration file's sizes are for the containers that have an overlay.
             return match asked {
                 Some((_, _, by)) => Err(RootfsError::Shared { by }),
                 None => Ok(None),
@@ -156,8 +141,8 @@ impl Upper {
     }
 }
 
-impl Vm {
-    /// Where the images of disks are made.
+impl VmSettings {
+    /// Returns where the images of disks are created.
     fn disks(&self) -> PathBuf {
         let configured = self.disk_directory.as_deref();
         configured.unwrap_or(DISKS.as_ref()).into()
@@ -171,11 +156,11 @@ mod tests {
     const MEMORY: u64 = 256 << 20;
 
     fn choose(annotations: Annotations, config: &str) -> Result<Option<Upper>, String> {
-        let config: Vm = toml::from_str(config).unwrap();
+        let config: VmSettings = toml::from_str(config).unwrap();
         Upper::choose(&annotations, &config, MEMORY).map_err(|error| error.to_string())
     }
 
-    fn annotations(kind: Option<Kind>, disk: Option<u64>, memory: Option<u64>) -> Annotations {
+    fn annotations(kind: Option<RootKind>, disk: Option<u64>, memory: Option<u64>) -> Annotations {
         Annotations {
             rootfs: kind,
             rootfs_disk: disk.map(Bytes),
@@ -187,7 +172,7 @@ mod tests {
     #[test]
     fn roots_are_shared_unless_an_overlay_is_asked_for() {
         let none = Annotations::default;
-        let overlay = || annotations(Some(Kind::Overlay), None, None);
+        let overlay = || annotations(Some(RootKind::Overlay), None, None);
         let memory = |limit| Ok(Some(Upper::Memory { limit }));
         let disk = |size, directory: &str| {
             let directory = directory.into();
@@ -196,7 +181,7 @@ mod tests {
         assert_eq!(choose(none(), ""), Ok(None));
         assert_eq!(choose(none(), "rootfs-disk = \"1G\""), Ok(None));
         assert_eq!(choose(none(), "rootfs = \"overlay\""), memory(MEMORY / 2));
-        let shared = annotations(Some(Kind::Shared), None, None);
+        let shared = annotations(Some(RootKind::Shared), None, None);
         assert_eq!(choose(shared, "rootfs = \"overlay\""), Ok(None));
         assert_eq!(choose(overlay(), ""), memory(MEMORY / 2));
         assert_eq!(choose(overlay(), "rootfs-memory = \"1M\""), memory(1 << 20));
@@ -204,9 +189,9 @@ mod tests {
             choose(overlay(), "rootfs-disk = \"1G\"\ndisk-directory = \"/d\""),
             disk(1 << 30, "/d")
         );
-        let nearer = annotations(Some(Kind::Overlay), None, Some(2 << 20));
+        let nearer = annotations(Some(RootKind::Overlay), None, Some(2 << 20));
         assert_eq!(choose(nearer, "rootfs-disk = \"1G\""), memory(2 << 20));
-        let nearer = annotations(Some(Kind::Overlay), Some((9 << 20) + 1), None);
+        let nearer = annotations(Some(RootKind::Overlay), Some((9 << 20) + 1), None);
         assert_eq!(
             choose(nearer, "rootfs-memory = \"1M\""),
             disk(10 << 20, DISKS)
@@ -215,7 +200,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused_by_name() {
-        let overlay = Some(Kind::Overlay);
+        let overlay = Some(RootKind::Overlay);
         for (annotations, config, name) in [
             (annotations(None, Some(1 << 30), None), "", ROOTFS_DISK),
             (annotations(None, None, Some(1 << 20)), "", ROOTFS_MEMORY),

@@ -1,90 +1,39 @@
-//! How large a container's VM is. This is the one place that decides it.
+//! Decides how large a container's VM is. This is the one place that does.
 //!
-//! *vCPUs*: the annotation `dev.nacre.vm.cpus`; else the container's CPU limits, that is, its
-//! quota over its period rounded up, or the number of CPUs in its cpuset, or the smaller of
-//! both; else `vm.cpus` of the configuration file; else 1. CPU shares have no say.
+//! *vCPUs*: the annotation `dev.nacre.vm.cpus`; else the container's CPU limits, that is, its quota
+//! over its period rounded up, or the number of CPUs in its cpuset, or the smaller of both; else
+//! `vm.cpus` of the configuration file; else 1. CPU shares aren't considered.
 //!
 //! *Memory*: the annotation `dev.nacre.vm.memory`; else the container's memory limit and room
 //! for the guest's kernel and agent ([`overhead`]), so that the container meets its own limit
 //! before the guest runs out; else `vm.memory` of the configuration file; else 256 MiB. It is
 //! rounded up to a multiple of 2 MiB.
 //!
-//! What is asked for by annotation or in the configuration file must lie between what can
-//! boot and what the host has. A container's limit is a ceiling and not a wish, so one that is
-//! above what the host has is lowered to that.
+//! A size requested by annotation or in the configuration file must lie between what can boot and
+//! what the host has. A container's limit is a ceiling rather than a request, so a limit above what
+//! the host has is lowered to that.
 
-use std::{fmt, str::FromStr};
-
+use nacre_agent::container::outside::cpu_ranges;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
-use super::{Vm, annotations::Annotations};
+use super::{
+    annotations::Annotations,
+    bytes::Bytes,
+    cpu_list::count,
+    file::VmSettings,
+    keys::{CPUS, MEMORY},
+};
 
 const MIB: u64 = 1 << 20;
 
-/// What guest memory is a multiple of: a huge page.
+/// The unit of guest memory: a huge page.
 const GRANULE: u64 = 2 * MIB;
 
-/// The least memory that a guest boots with, in bytes.
+/// The least memory with which a guest boots, in bytes.
 pub(crate) const MIN_MEMORY: u64 = 64 * MIB;
 
-/// A number of bytes; as text, a number and perhaps K, M, G or T (powers of 1024).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub(crate) struct Bytes(pub(crate) u64);
-
-/// A text that isn't a size.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} isn't a size: bytes, or with K, M, G or T at the end")]
-pub(crate) struct NotASize(String);
-
-impl NotASize {
-    pub(crate) fn new(text: &str) -> Self {
-        Self(text.into())
-    }
-}
-
-impl FromStr for Bytes {
-    type Err = NotASize;
-
-    fn from_str(text: &str) -> Result<Self, NotASize> {
-        let (digits, shift) = match text.bytes().last() {
-            Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
-            Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
-            Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
-            Some(b'T' | b't') => (&text[..text.len() - 1], 40),
-            _ => (text, 0),
-        };
-        // u64's own parser takes a leading plus.
-        let number = digits.bytes().all(|b| b.is_ascii_digit());
-        match digits.parse::<u64>() {
-            Ok(n) if number => n
-                .checked_mul(1 << shift)
-                .map(Self)
-                .ok_or_else(|| NotASize(text.into())),
-            _ => Err(NotASize(text.into())),
-        }
-    }
-}
-
-impl TryFrom<String> for Bytes {
-    type Error = NotASize;
-
-    fn try_from(text: String) -> Result<Self, NotASize> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            bytes if bytes % MIB == 0 => write!(f, "{} MiB", bytes / MIB),
-            bytes => write!(f, "{bytes} bytes"),
-        }
-    }
-}
-
-/// What the host has to give.
+/// What the host can give.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Host {
     /// CPUs that this process may run on.
@@ -104,7 +53,7 @@ pub(crate) struct Size {
     pub(crate) memory: u64,
 }
 
-/// Why a VM can't have the size that is asked for.
+/// Why a VM can't have the size requested.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SizeError {
     #[error("{by}: {asked} is too little memory to boot a guest, {least} is the least",
@@ -131,19 +80,19 @@ pub(crate) enum SizeError {
 const BY_CONFIG_CPUS: &str = "vm.cpus in the configuration file";
 const BY_CONFIG_MEMORY: &str = "vm.memory in the configuration file";
 
-/// What a guest needs besides a container of `limit` bytes: its kernel's code and data and
-/// the unpacked initramfs (48 MiB, measured with room to spare), and page tables, page
-/// descriptors and file system caches that grow with it (a sixteenth).
+/// Returns what a guest needs in addition to a container of `limit` bytes: its kernel's code and
+/// data and the unpacked initramfs (48 MiB, measured with room to spare), and page tables, page
+/// descriptors and file system caches, which grow with it (a sixteenth).
 fn overhead(limit: u64) -> u64 {
     48 * MIB + limit / 16
 }
 
 impl Size {
-    /// The size of the VM for a container with these limits.
+    /// Chooses the size of the VM for a container with these limits.
     pub(crate) fn choose(
         annotations: &Annotations,
         resources: Option<&LinuxResources>,
-        config: &Vm,
+        config: &VmSettings,
         host: Host,
     ) -> Result<Self, SizeError> {
         Ok(Self {
@@ -156,11 +105,11 @@ impl Size {
 fn cpus(
     annotations: &Annotations,
     resources: Option<&LinuxResources>,
-    config: &Vm,
+    config: &VmSettings,
     host: Host,
 ) -> Result<u32, SizeError> {
     let (asked, by) = match (annotations.cpus, limit_of_cpus(resources)?) {
-        (Some(cpus), _) => (cpus, super::annotations::CPUS),
+        (Some(cpus), _) => (cpus, CPUS),
         (None, Some(limit)) => return Ok(limit.min(host.cpus).clamp(1, host.max_vcpus)),
         (None, None) => (config.cpus, BY_CONFIG_CPUS),
     };
@@ -174,12 +123,12 @@ fn cpus(
     Ok(asked)
 }
 
-/// How many CPUs a container can use at once, if it is limited.
+/// Returns how many CPUs a container can use at once, if that is limited.
 fn limit_of_cpus(resources: Option<&LinuxResources>) -> Result<Option<u32>, SizeError> {
     let Some(cpu) = resources.and_then(|r| r.cpu().as_ref()) else {
         return Ok(None);
     };
-    // The kernel's period is 100 ms unless told otherwise; a quota that isn't positive is none.
+    // The kernel's period is 100 ms by default; a quota that isn't positive means no limit.
     let by_quota = cpu
         .quota()
         .and_then(|quota| u64::try_from(quota).ok())
@@ -191,8 +140,10 @@ fn limit_of_cpus(resources: Option<&LinuxResources>) -> Result<Option<u32>, Size
     let by_set = match cpu.cpus().as_deref() {
         None | Some("") => None,
         Some(list) => {
-            let cpus = parse_cpu_list(list).ok_or_else(|| SizeError::CpuList(list.into()))?;
-            Some(count(&cpus))
+            // Not every kernel takes a list with an empty part.
+            let is_whole = list.split(',').all(|part| !part.is_empty());
+            let cpus = cpu_ranges(list).filter(|cpus| is_whole && !cpus.is_empty());
+            Some(count(&cpus.ok_or_else(|| SizeError::CpuList(list.into()))?))
         }
     };
     Ok(match (by_quota, by_set) {
@@ -204,7 +155,7 @@ fn limit_of_cpus(resources: Option<&LinuxResources>) -> Result<Option<u32>, Size
 fn memory(
     annotations: &Annotations,
     resources: Option<&LinuxResources>,
-    config: &Vm,
+    config: &VmSettings,
     host: Host,
 ) -> Result<u64, SizeError> {
     let limit = resources
@@ -212,7 +163,7 @@ fn memory(
         .and_then(|m| m.limit())
         .filter(|limit| *limit != -1); // no limit, as Docker and Podman write it
     let (asked, by) = match (annotations.memory, limit) {
-        (Some(Bytes(memory)), _) => (memory, super::annotations::MEMORY),
+        (Some(Bytes(memory)), _) => (memory, MEMORY),
         (None, Some(limit)) => {
             let bytes = u64::try_from(limit).map_err(|_| SizeError::Limit(limit))?;
             let memory = bytes.saturating_add(overhead(bytes)).min(host.memory);
@@ -236,44 +187,9 @@ fn memory(
     Ok(round(asked))
 }
 
-/// Rounds up to a multiple of [`GRANULE`]; what is passed fits in the host's memory.
+/// Rounds up to a multiple of [`GRANULE`]; the values passed fit in the host's memory.
 fn round(memory: u64) -> u64 {
     memory.div_ceil(GRANULE).saturating_mul(GRANULE)
-}
-
-/// The ranges of a list of CPUs in the kernel's form, such as `0-3,8`, as first and last CPU;
-/// at most 1024 ranges. `None` if it is not such a list.
-pub(crate) fn parse_cpu_list(list: &str) -> Option<Vec<(u32, u32)>> {
-    let mut ranges = Vec::new();
-    for range in list.trim().split(',') {
-        let number = |text: &str| {
-            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            digits.then(|| text.parse::<u32>().ok()).flatten()
-        };
-        let (first, last) = match range.split_once('-') {
-            Some((first, last)) => (number(first)?, number(last)?),
-            None => (number(range)?, number(range)?),
-        };
-        if first > last || ranges.len() == 1024 {
-            return None;
-        }
-        ranges.push((first, last));
-    }
-    Some(ranges)
-}
-
-/// How many different CPUs the ranges name.
-fn count(ranges: &[(u32, u32)]) -> u32 {
-    let mut sorted = ranges.to_vec();
-    sorted.sort_unstable();
-    let (mut total, mut next) = (0u64, 0u64);
-    for (first, last) in sorted {
-        let first = u64::from(first).max(next);
-        let end = u64::from(last) + 1;
-        total += end.saturating_sub(first);
-        next = next.max(end);
-    }
-    u32::try_from(total).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -290,36 +206,7 @@ mod tests {
 
     fn choose(json: &str, annotations: Annotations) -> Result<Size, SizeError> {
         let resources: LinuxResources = serde_json::from_str(json).unwrap();
-        Size::choose(&annotations, Some(&resources), &Vm::default(), HOST)
-    }
-
-    #[test]
-    fn texts_are_sizes() {
-        for (text, bytes) in [
-            ("1", 1),
-            ("536870912", 512 * MIB),
-            ("512M", 512 * MIB),
-            ("512m", 512 * MIB),
-            ("4K", 4096),
-            ("1G", 1024 * MIB),
-            ("1T", 1 << 40),
-        ] {
-            assert_eq!(text.parse(), Ok(Bytes(bytes)), "{text}");
-        }
-        for text in [
-            "",
-            "M",
-            "1.5G",
-            "-1",
-            "+1",
-            "1 G",
-            "1GB",
-            "0x10",
-            "99999999999T",
-            "é",
-        ] {
-            assert!(text.parse::<Bytes>().is_err(), "{text}");
-        }
+        Size::choose(&annotations, Some(&resources), &VmSettings::default(), HOST)
     }
 
     #[test]
@@ -374,7 +261,7 @@ mod tests {
             let size = Size::choose(
                 &Annotations::default(),
                 Some(&resources),
-                &Vm::default(),
+                &VmSettings::default(),
                 HOST,
             );
             assert_eq!(size.map(|s| s.memory / MIB), Ok(expected), "{limit}");

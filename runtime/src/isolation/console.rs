@@ -1,5 +1,5 @@
-//! Terminals on the host: the socket over which a container's is given away, and the caller's
-//! own, which is raw for as long as a container's shows at it.
+//! Terminals on the host: the socket over which a container's is given away, and the caller's own,
+//! which is raw while it shows a container's.
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use std::{
 use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::termios::{OptionalActions, Termios, Winsize, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// Why a terminal goes nowhere. Callers look for runc's words.
+/// Why a terminal can't be given to anybody. Callers look for runc's words.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConsoleError {
     #[error("cannot allocate tty if nacre will detach without setting console socket")]
@@ -29,8 +29,8 @@ pub(crate) enum ConsoleError {
     },
 }
 
-/// Connects to the console socket, if there is to be one: who detaches from a terminal has to
-/// give it to somebody, and nobody else may.
+/// Connects to the console socket, if there is to be one: a caller that detaches from a terminal
+/// must give it to somebody, and no other caller may.
 pub(super) fn connect(
     path: Option<&Path>,
     terminal: bool,
@@ -55,7 +55,7 @@ pub(super) fn has_terminal(process: Option<&Process>) -> bool {
     process.and_then(Process::terminal) == Some(true)
 }
 
-/// Has a process's terminal be so large from the beginning.
+/// Gives a process's terminal this size from the beginning.
 pub(super) fn fit(process: &mut Process, size: Winsize) {
     let new = BoxBuilder::default()
         .height(u64::from(size.ws_row))
@@ -79,11 +79,11 @@ impl Raw {
     ///
     /// `ENXIO` if it has none.
     pub(super) fn new() -> io::Result<Self> {
-        Self::of(find()?)
+        Self::make(find()?)
     }
 
     /// Makes a terminal raw.
-    pub(super) fn of(terminal: OwnedFd) -> io::Result<Self> {
+    pub(super) fn make(terminal: OwnedFd) -> io::Result<Self> {
         let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
         raw.make_raw();
@@ -91,7 +91,7 @@ impl Raw {
         Ok(Self { terminal, before })
     }
 
-    /// Its size.
+    /// Returns its size.
     pub(super) fn size(&self) -> Option<Winsize> {
         tcgetwinsize(&self.terminal).ok()
     }
@@ -104,7 +104,7 @@ impl Drop for Raw {
     }
 }
 
-/// This process's terminal: one of the standard streams, or else the controlling one.
+/// Finds this process's terminal: one of the standard streams, or else the controlling terminal.
 ///
 /// # Errors
 ///

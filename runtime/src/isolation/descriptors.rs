@@ -3,7 +3,7 @@
 
 use std::env;
 
-/// How many descriptors from 3 on are meant for this process.
+/// Returns how many descriptors, from 3 on, are meant for this process.
 pub(super) fn listen_fds() -> Option<u32> {
     let number = |name| env::var(name).ok()?.parse::<u32>().ok();
     let count = number("LISTEN_FDS").filter(|count| *count > 0)?;

@@ -1,4 +1,4 @@
-//! A further process for a container that runs, as `nacre exec` asks for it.
+//! A further process for a running container, as `nacre exec` asks for it.
 
 use std::path::Path;
 
@@ -6,15 +6,16 @@ use oci_spec::runtime::Process;
 
 use crate::state::Status;
 
-use super::StatusError;
+use super::{status_error::StatusError, told::Told};
 
-/// A process to be started, besides what its `process` says.
+/// A process to start, besides what its `process` says.
 #[derive(Debug)]
 pub(crate) struct ExecRequest<'a> {
     pub(crate) process: &'a Process,
     /// Return once it runs.
     pub(crate) detach: bool,
-    pub(crate) pid_file: Option<&'a Path>,
+    /// Who is to be told of the process.
+    pub(crate) told: Told,
     pub(crate) console_socket: Option<&'a Path>,
     pub(crate) preserve_fds: u32,
     /// Cgroups below the container's, each with its controller, or an empty name for all.
@@ -22,8 +23,8 @@ pub(crate) struct ExecRequest<'a> {
     pub(crate) ignore_paused: bool,
 }
 
-/// What `nacre exec` exits with if it fails for what another command would exit with `status`. As
-/// runc has it, which a program hardly exits with, except that the program's absence can be told.
+/// Returns `nacre exec`'s exit status for what another command would exit with `status` for: runc's
+/// 255, which programs hardly use, unless `status` says that the program is missing.
 pub(crate) fn exec_failed(status: u8) -> u8 {
     match status {
         0 | 1 => 255,
@@ -32,7 +33,7 @@ pub(crate) fn exec_failed(status: u8) -> u8 {
 }
 
 impl ExecRequest<'_> {
-    /// Whether it can be started in a container that stands so.
+    /// Checks that it can be started in a container with this status.
     pub(super) fn check(&self, status: Status) -> Result<(), StatusError> {
         match status {
             Status::Stopped | Status::Creating => Err(StatusError::ExecStopped),

@@ -1,22 +1,21 @@
 //! The hooks that commands run on the host, whatever the container is isolated by: those of a
-//! creation for a VM's, as the engine runs them for others, and those that follow a start and a
-//! deletion.
+//! creation for a VM's container, as the engine runs them for other containers, and those that
+//! follow a start and a deletion.
 
 use nacre_agent::container::hooks::{self, HookError};
 use oci_spec::runtime::{ContainerState, Hook, Spec, State};
 
 use crate::{log::chain, state::Record};
 
-/// The hooks of a creation that are run in the runtime's namespaces, once the container's are
-/// there.
+/// The hooks of a creation that run in the runtime's namespaces, once the container's exist.
 #[derive(Debug)]
-pub(super) struct OfCreation {
+pub(super) struct CreationHooks {
     prestart: Vec<Hook>,
     create_runtime: Vec<Hook>,
 }
 
-impl OfCreation {
-    pub(super) fn of(spec: &Spec) -> Self {
+impl CreationHooks {
+    pub(super) fn new(spec: &Spec) -> Self {
         let hooks = spec.hooks().as_ref();
         Self {
             prestart: list(hooks.map(|hooks| hooks.prestart())),
@@ -36,8 +35,7 @@ impl OfCreation {
     }
 }
 
-/// What is kept of a container's hooks for the commands that come later: `poststart` and
-/// `poststop`.
+/// Returns the hooks of a container that are kept for later commands: `poststart` and `poststop`.
 pub(super) fn kept(spec: &Spec) -> (Vec<Hook>, Vec<Hook>) {
     let hooks = spec.hooks().as_ref();
     (
@@ -46,7 +44,7 @@ pub(super) fn kept(spec: &Spec) -> (Vec<Hook>, Vec<Hook>) {
     )
 }
 
-/// How long those may take that run when the container starts, in seconds.
+/// Returns how long the hooks that run at the container's start may take, in seconds.
 pub(super) fn seconds_of_start(spec: &Spec) -> u64 {
     let hooks = spec.hooks().as_ref();
     let at_start = list(hooks.map(|hooks| hooks.start_container()));
@@ -57,8 +55,8 @@ fn list(list: Option<&Option<Vec<Hook>>>) -> Vec<Hook> {
     list.cloned().flatten().unwrap_or_default()
 }
 
-/// Runs those that follow a start.
-pub(super) fn poststart(record: &Record) -> Result<(), HookError> {
+/// Runs the hooks that follow a start.
+pub(crate) fn poststart(record: &Record) -> Result<(), HookError> {
     if record.poststart.is_empty() {
         return Ok(());
     }
@@ -66,8 +64,8 @@ pub(super) fn poststart(record: &Record) -> Result<(), HookError> {
     hooks::run(&record.poststart, "hooks.poststart", &state)
 }
 
-/// Runs those that follow a deletion. That one fails keeps neither the others nor the deletion
-/// from being done.
+/// Runs the hooks that follow a deletion. If one fails, the others and the deletion are carried out
+/// all the same.
 pub(crate) fn poststop(record: &Record) {
     if record.poststop.is_empty() {
         return;
@@ -78,7 +76,7 @@ pub(crate) fn poststop(record: &Record) {
     }
 }
 
-/// A container's state as others are told of it.
+/// Returns a container's state as hooks and callers are told it.
 pub(super) fn state(record: &Record, status: ContainerState, pid: Option<i32>) -> State {
     let mut state = State::default();
     state

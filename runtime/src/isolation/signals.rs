@@ -1,5 +1,5 @@
-//! The signals that a waiting `nacre` gets, which are meant for the workload: they are blocked
-//! and read from a signalfd.
+//! The signals that a waiting `nacre` gets, which are meant for the workload: they are blocked and
+//! read from a signalfd.
 
 use std::{
     io,
@@ -9,19 +9,27 @@ use std::{
 use nix::{
     errno::Errno,
     sys::{
-        signal::SigSet,
+        signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd, siginfo},
     },
 };
 
-/// The `si_code` of what no process has sent, such as what a terminal sends (sigaction(2)).
+/// The `si_code` of a signal that no process has sent, such as a terminal's (sigaction(2)).
 const SI_KERNEL: i32 = 0x80;
+
+/// Which processes of a container a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recipients {
+    /// The first one.
+    First,
+    All,
+}
 
 /// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Received {
     pub(super) number: i32,
-    /// Whether it is from the kernel, as those of a terminal are.
+    /// Whether it is from the kernel, as a terminal's are.
     pub(super) by_kernel: bool,
 }
 
@@ -30,18 +38,18 @@ pub(super) struct Received {
 pub(super) struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks all that can be, in this thread, and so in all that are made of it from now on:
-    /// they are the workload's.
+    /// Blocks all signals that can be blocked, in this thread, and so in all that it makes from
+    /// here on: they are the workload's.
     pub(super) fn block() -> io::Result<Self> {
-        // A fault of its own ends this process all the same.
+        // A fault in this process ends it all the same.
         let signals = SigSet::all();
         signals.thread_block()?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self(SignalFd::with_flags(&signals, flags)?))
     }
 
-    /// A signal that has arrived, if one has. SIGPIPE for what this process has written itself
-    /// is none: the write has failed, too.
+    /// Returns a signal that has arrived, if one has. SIGPIPE for what this process has written
+    /// itself is skipped: the write has failed, too.
     pub(super) fn next(&self) -> io::Result<Option<Received>> {
         let own = |info: &siginfo| {
             info.ssi_signo == libc::SIGPIPE as u32 && info.ssi_pid == std::process::id()
@@ -64,6 +72,17 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// Returns the signal if it ends a creation: those signals do that end a process without a handler,
+/// and are meant to.
+pub(super) fn ends_a_start(signal: i32) -> Option<Signal> {
+    Signal::try_from(signal).ok().filter(|signal| {
+        matches!(
+            signal,
+            Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT
+        )
+    })
 }
 
 #[cfg(test)]

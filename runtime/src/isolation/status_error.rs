@@ -1,9 +1,8 @@
-//! A container that isn't in the status that a command needs.
+//! The error of a command that a container's status doesn't allow.
 
 use crate::state::Status;
 
-/// Why a command can't be carried out on a container that stands as it does. Callers look for
-/// runc's words.
+/// Why a container's status doesn't allow a command. Callers look for runc's words.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StatusError {
     #[error("cannot start an already running container")]

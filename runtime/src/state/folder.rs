@@ -11,11 +11,7 @@ use std::{
     time::Duration,
 };
 
-use nacre_agent::container::{
-    Gate,
-    cgroups::{Cgroup, CgroupError, cgroup_path},
-    config,
-};
+use nacre_agent::container::{Gate, config, is_ordinary_user};
 use oci_spec::runtime::Spec;
 use rustix::{
     fs::{CWD, Mode, OFlags, openat},
@@ -24,29 +20,30 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 
-use crate::{
-    id::Id,
-    isolation::{hooks, vm::SOCKET},
-};
+use crate::id::Id;
 
-use super::{By, Record, StateError, remains};
+use super::{error::StateError, record::Record};
 
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
 const CONFIG: &str = "config.json";
 const SHARE: &str = "share";
 
-/// How often a lock is tried for, and how long after one another: a command that looks at a
-/// container holds its lock for an instant.
+/// The name of the socket in the folder at which the container's process of nacre's, if it has one,
+/// serves commands. Nobody but the folder's owner can reach it.
+pub(crate) const SOCKET: &str = "sandbox";
+
+/// How often taking a lock is tried, and at what interval: a command that looks at a container
+/// holds its lock for only an instant.
 const ATTEMPTS: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// About where descriptors are above what a process has open before it serves a guest, and how far
-/// below its limit on descriptors they must begin.
+/// Around this number, descriptors are above what a process has open before it serves a guest; and
+/// they must start this far below its limit on descriptors.
 const HIGH: u64 = 1024;
 const LOW: u64 = 16;
 
-/// A container's folder, locked for as long as this process or one that it forked since holds
+/// A container's folder, locked for as long as this process, or one that it has forked since, holds
 /// this.
 #[derive(Debug)]
 pub(crate) struct Folder {
@@ -55,8 +52,17 @@ pub(crate) struct Folder {
     lock: File,
 }
 
+/// The locked folder of an id that was claimed for a new container.
+#[derive(Debug)]
+pub(crate) enum Claim {
+    New(Folder),
+    /// Of a container that has ended and isn't kept, or of a command that was killed. What is in it
+    /// and what it names are to be removed.
+    Remains(Folder),
+}
+
 impl Folder {
-    pub(super) fn claim(root: &Path, id: &Id) -> Result<Self, StateError> {
+    pub(super) fn claim(root: &Path, id: &Id) -> Result<Claim, StateError> {
         let path = root.join(id.as_str());
         for _ in 0..ATTEMPTS {
             let created = match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -65,23 +71,27 @@ impl Folder {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
                     fs::DirBuilder::new()
                         .recursive(true)
-                        .mode(0o700)
+                        // Because of the sticky bit, it isn't cleaned up in an XDG_RUNTIME_DIR.
+                        .mode(0o1700)
                         .create(root)
-                        .map_err(failed("can't create the state directory", root))?;
+                        .map_err(|e| denied("can't create the state directory", root, e))?;
                     continue;
                 }
-                Err(e) => return Err(failed("can't create", &path)(e)),
+                Err(e) => return Err(denied("can't create", &path, e)),
             };
             match lock(&path)? {
                 Lock::Held(lock) => {
                     let folder = Self { path, lock };
-                    if !created {
-                        folder.reclaim(id)?;
+                    if created {
+                        return Ok(Claim::New(folder));
                     }
-                    return Ok(folder);
+                    return match folder.record()? {
+                        Some(record) if record.is_kept() => Err(StateError::InUse(id.clone())),
+                        _ => Ok(Claim::Remains(folder)),
+                    };
                 }
                 Lock::Busy => std::thread::sleep(PAUSE),
-                // Its owner removed it just now.
+                // Its owner has just removed it.
                 Lock::Gone => {}
             }
         }
@@ -100,8 +110,8 @@ impl Folder {
         Ok(None)
     }
 
-    /// The empty directory in the folder that the sandbox process mounts the guest's share
-    /// on, in a mount namespace of its own.
+    /// Creates the empty directory in the folder where the sandbox process mounts the guest's
+    /// share, in a mount namespace of its own.
     pub(crate) fn share(&self) -> Result<PathBuf, StateError> {
         let path = self.path.join(SHARE);
         match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -112,9 +122,9 @@ impl Folder {
         }
     }
 
-    /// Has the lock be free before anything else of this process's is closed by its end, even by
-    /// `SIGKILL`: the kernel closes the files of a process from the highest descriptor down. So
-    /// whoever hears of the end by a socket finds the lock free.
+    /// Makes the lock the first thing that is released when this process ends, even by `SIGKILL`:
+    /// the kernel closes a process's files from the highest descriptor down. So whoever learns of
+    /// the end through a socket finds the lock free.
     pub(crate) fn unlock_first(&mut self) -> Result<(), StateError> {
         let failed = |source: Errno| failed("can't move the lock of", &self.path)(source.into());
         let most = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
@@ -125,18 +135,18 @@ impl Folder {
         Ok(())
     }
 
-    /// Its path.
+    /// Returns its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its record; `None` if it has none.
+    /// Reads its record; `None` if it has none.
     pub(crate) fn record(&self) -> Result<Option<Record>, StateError> {
         read_record(&self.path)
     }
 
-    /// Writes the record, in place of what there was. It isn't synced: no container outlives
-    /// the memory that it is written to.
+    /// Writes the record, replacing the old one. It isn't synced: no container outlives the memory
+    /// that it is written to.
     pub(crate) fn write(&self, record: &Record) -> Result<(), StateError> {
         let new = self.path.join(NEW_RECORD);
         let json = serde_json::to_vec(record).map_err(|source| StateError::Record {
@@ -148,70 +158,29 @@ impl Folder {
             .map_err(failed("can't write", &new))
     }
 
-    /// Keeps the container's `config.json`, for the commands that come later. Nobody reads it
-    /// before the container is there.
+    /// Saves the container's `config.json`, for later commands. Nobody reads it before the
+    /// container exists.
     pub(crate) fn write_config(&self, json: &[u8]) -> Result<(), StateError> {
         let path = self.path.join(CONFIG);
         create(&path, json).map_err(failed("can't write", &path))
     }
 
-    /// Lets go of the folder, even if a process that was forked since has the lock's
-    /// descriptor too.
+    /// Reads the container's configuration, as in its bundle or as changed since.
+    pub(crate) fn spec(&self) -> Result<Spec, StateError> {
+        read_config(&self.path)
+    }
+
+    /// Unlocks the folder, even if a process forked since has the lock's descriptor too.
     pub(crate) fn release(self) -> Result<(), StateError> {
         flock(&self.lock, libc::LOCK_UN)
             .map(drop)
             .map_err(failed("can't unlock", &self.path))
     }
 
-    /// Takes over what a container has left that has ended, or a command that was killed.
-    fn reclaim(&self, id: &Id) -> Result<(), StateError> {
-        let record = self.record()?;
-        if record.as_ref().is_some_and(Record::is_kept) {
-            return Err(StateError::InUse(id.clone()));
-        }
-        self.remove_cgroup_of_remains(id)?;
-        self.clear()?;
-        if let Some(record) = &record {
-            hooks::poststop(record);
-        }
-        Ok(())
-    }
-
-    /// Removes the cgroup that a VM's sandbox process has left as it was killed, with what it has
-    /// left in the network, or the cgroup of a container on the host's kernel whose creation was
-    /// cut short.
-    pub(crate) fn remove_cgroup_of_remains(&self, id: &Id) -> Result<(), StateError> {
-        match self.record()?.map(|record| record.by) {
-            // It was removed, or never there.
-            None => Ok(()),
-            Some(By::Vm(vm)) => remains::remove(&vm, id),
-            Some(By::Process(_)) => {
-                self.remove_configured_cgroup(id)
-                    .map_err(|source| StateError::Remains {
-                        id: id.clone(),
-                        source: source.into(),
-                    })
-            }
-        }
-    }
-
-    /// Removes the cgroup of a container of which nothing but its configuration says which that
-    /// was.
-    fn remove_configured_cgroup(&self, id: &Id) -> Result<(), CgroupError> {
-        // What isn't there in full was being written, before there was a cgroup.
-        let Ok(spec) = read_config(&self.path) else {
-            return Ok(());
-        };
-        let linux = spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let path = path.filter(|path| !path.as_os_str().is_empty());
-        Cgroup::remove_remains(&cgroup_path(path, id.as_str())?)
-    }
-
-    /// Removes the folder. Only what nacre puts there is removed, by name: the sandbox
-    /// process has the container's root file system mounted below this path.
+    /// Removes the folder. Only what nacre puts there is removed, by name: the sandbox process has
+    /// the container's root file system mounted below this path.
     pub(crate) fn remove(self) -> Result<(), StateError> {
-        // Most have no more than these. Without its record a folder stands for nothing.
+        // Most folders have no more than these. A folder without its record stands for nothing.
         self.remove_file(CONFIG)?;
         self.remove_file(RECORD)?;
         if fs::remove_dir(&self.path).is_ok() {
@@ -221,7 +190,8 @@ impl Folder {
         self.remove_directory(&self.path)
     }
 
-    fn clear(&self) -> Result<(), StateError> {
+    /// Removes what nacre puts into the folder.
+    pub(crate) fn clear(&self) -> Result<(), StateError> {
         for name in [CONFIG, NEW_RECORD, RECORD, SOCKET] {
             self.remove_file(name)?;
         }
@@ -245,8 +215,8 @@ impl Folder {
     }
 }
 
-/// Whether a container's folder is locked: its sandbox process lives, or a command makes or
-/// removes it just now.
+/// Returns whether a container's folder is locked: its sandbox process is alive, or a command is
+/// creating or removing it.
 pub(super) fn is_locked(path: &Path) -> Result<bool, StateError> {
     let folder = match open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -265,7 +235,7 @@ fn create(path: &Path, content: &[u8]) -> io::Result<()> {
         .write_all(content)
 }
 
-/// A folder's record; `None` if it has none.
+/// Reads a folder's record; `None` if it has none.
 pub(super) fn read_record(folder: &Path) -> Result<Option<Record>, StateError> {
     let path = folder.join(RECORD);
     match fs::read(&path) {
@@ -277,7 +247,7 @@ pub(super) fn read_record(folder: &Path) -> Result<Option<Record>, StateError> {
     }
 }
 
-/// The configuration that [`Folder::write_config`] wrote.
+/// Reads the configuration that [`Folder::write_config`] wrote.
 pub(super) fn read_config(folder: &Path) -> Result<Spec, StateError> {
     let path = folder.join(CONFIG);
     let json = fs::read(&path).map_err(failed("can't read", &path))?;
@@ -301,7 +271,7 @@ fn lock(path: &Path) -> Result<Lock, StateError> {
     if !flock(&folder, libc::LOCK_EX).map_err(failed("can't lock", path))? {
         return Ok(Lock::Busy);
     }
-    // It may have been removed, and made anew, between the two calls.
+    // It may have been removed and created anew between the two calls.
     let locked = folder.metadata().map_err(failed("can't stat", path))?;
     match fs::symlink_metadata(path) {
         Ok(now) if (now.dev(), now.ino()) == (locked.dev(), locked.ino()) => Ok(Lock::Held(folder)),
@@ -318,9 +288,9 @@ fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Opens it such that it is no way to what lies around it: by a mount of its own, which is attached
-/// nowhere. An ordinary user, who can't do that, has no process that keeps it open, nor has anybody
-/// where a mount can't be copied.
+/// Opens it so that it gives no access to what is around it: through a mount of its own, which
+/// isn't attached anywhere. Where that isn't possible, no process keeps it open: for an ordinary
+/// user, and where a mount can't be copied.
 fn open_alone(path: &Path) -> io::Result<File> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -335,7 +305,7 @@ fn open_alone(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Whether the lock could be had, without waiting.
+/// Applies `how` to the lock without waiting; returns whether that was possible.
 fn flock(file: &File, how: libc::c_int) -> io::Result<bool> {
     // SAFETY: flock takes no pointers; the descriptor is open.
     if unsafe { libc::flock(file.as_raw_fd(), how | libc::LOCK_NB) } == 0 {
@@ -347,6 +317,16 @@ fn flock(file: &File, how: libc::c_int) -> io::Result<bool> {
     }
 }
 
+/// As `failed`, but says what an ordinary user may lack.
+fn denied(what: &'static str, path: &Path, source: io::Error) -> StateError {
+    let what = if source.kind() == io::ErrorKind::PermissionDenied && is_ordinary_user() {
+        "neither XDG_RUNTIME_DIR nor --root names a directory of this user's: can't create"
+    } else {
+        what
+    };
+    failed(what, path)(source)
+}
+
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateError {
     move |source| StateError::Io {
         what,
@@ -356,190 +336,4 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StateErr
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use nacre_agent::container::Identity;
-    use nix::unistd::Pid;
-
-    use super::super::record::{Process, Progress, Vm};
-    use super::super::{Status, Store};
-    use super::*;
-
-    fn record(id: &Id, by: By) -> Record {
-        Record {
-            oci_version: "1.2.1".into(),
-            id: id.to_string(),
-            bundle: "/b".into(),
-            rootfs: "/b/rootfs".into(),
-            created: "2026-01-01T00:00:00Z".into(),
-            owner: 0,
-            annotations: HashMap::new(),
-            poststart: Vec::new(),
-            poststop: Vec::new(),
-            by,
-        }
-    }
-
-    fn vm(progress: Progress, keep: bool) -> By {
-        By::Vm(Vm {
-            progress,
-            keep,
-            ..Vm::example()
-        })
-    }
-
-    const STARTED: Progress = Progress::Started;
-
-    fn store() -> (tempfile::TempDir, Store, Id) {
-        let root = tempfile::tempdir().unwrap();
-        let store = Store::new(&root.path().join("run")).unwrap();
-        (root, store, Id::new("a").unwrap())
-    }
-
-    #[test]
-    fn an_id_has_one_owner() {
-        let (_root, store, id) = store();
-        let folder = store.claim(&id).unwrap();
-        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
-        assert!(store.take(&id).unwrap().is_none());
-        folder.write(&record(&id, vm(STARTED, false))).unwrap();
-        assert_eq!(store.look(&id).unwrap().status, Status::Running);
-        folder.remove().unwrap();
-        assert!(matches!(store.look(&id), Err(StateError::NoContainer(_))));
-        store.claim(&id).unwrap();
-    }
-
-    #[test]
-    fn what_a_killed_process_left_is_reclaimed() {
-        let (root, store, id) = store();
-        let folder = store.claim(&id).unwrap();
-        folder.share().unwrap();
-        folder.write(&record(&id, vm(STARTED, false))).unwrap();
-        drop(folder); // as the kernel does when the process is killed
-        fs::write(root.path().join("run/a").join(NEW_RECORD), "half a rec").unwrap();
-        assert!(store.list().unwrap().is_empty());
-        assert!(matches!(store.look(&id), Err(StateError::NoContainer(_))));
-        let folder = store.claim(&id).unwrap();
-        assert_eq!(fs::read_dir(root.path().join("run/a")).unwrap().count(), 0);
-        folder.remove().unwrap();
-        assert_eq!(fs::read_dir(root.path().join("run")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn what_is_to_be_kept_is_kept() {
-        let (_root, store, id) = store();
-        let folder = store.claim(&id).unwrap();
-        folder.write(&record(&id, vm(STARTED, true))).unwrap();
-        drop(folder);
-        assert_eq!(store.look(&id).unwrap().status, Status::Stopped);
-        assert_eq!(store.list().unwrap().len(), 1);
-        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
-        store.take(&id).unwrap().unwrap().remove().unwrap();
-        assert!(matches!(store.take(&id), Err(StateError::NoContainer(_))));
-    }
-
-    #[test]
-    fn what_was_never_made_in_full_is_not_kept() {
-        let (_root, store, id) = store();
-        let folder = store.claim(&id).unwrap();
-        let by = vm(Progress::Creating, true);
-        folder.write(&record(&id, by)).unwrap();
-        assert_eq!(store.look(&id).unwrap().status, Status::Creating);
-        drop(folder);
-        assert_eq!(store.look(&id).unwrap().status, Status::Stopped);
-        store.claim(&id).unwrap();
-    }
-
-    #[test]
-    fn a_first_process_tells_how_its_container_stands() {
-        let (root, store, id) = store();
-        let status = || store.look(&id).unwrap().status;
-        let by = |init| {
-            By::Process(Process {
-                init,
-                cgroup: None,
-                own_keyring: true,
-            })
-        };
-        let folder = store.claim(&id).unwrap();
-        folder.write(&record(&id, by(None))).unwrap();
-        assert_eq!(status(), Status::Creating);
-        let this = Identity::of(Pid::this()).unwrap();
-        let gate = Gate::make(folder.path()).unwrap();
-        folder.write(&record(&id, by(Some(this)))).unwrap();
-        // Whoever was forked meanwhile has the lock's descriptor too.
-        let forked = folder.lock.try_clone().unwrap();
-        folder.release().unwrap();
-        assert_eq!(status(), Status::Created);
-        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
-        Gate::remove(&root.path().join("run/a")).unwrap();
-        drop((gate, forked));
-        assert_eq!(status(), Status::Running);
-        let folder = store.take(&id).unwrap().unwrap();
-        let gone = Identity {
-            start_time: 1,
-            ..this
-        };
-        folder.write(&record(&id, by(Some(gone)))).unwrap();
-        assert_eq!(status(), Status::Stopped);
-        folder.release().unwrap();
-        assert!(matches!(store.claim(&id), Err(StateError::InUse(_))));
-    }
-
-    #[test]
-    fn the_remains_of_a_creation_are_seen_and_reclaimed() {
-        let (_root, store, id) = store();
-        let folder = store.claim(&id).unwrap();
-        let by = By::Process(Process {
-            init: None,
-            cgroup: None,
-            own_keyring: true,
-        });
-        folder.write(&record(&id, by)).unwrap();
-        folder.write_config(b"{}").unwrap();
-        drop(Gate::make(folder.path()).unwrap());
-        drop(folder);
-        assert_eq!(store.look(&id).unwrap().status, Status::Stopped);
-        store.claim(&id).unwrap().remove().unwrap();
-    }
-
-    #[test]
-    fn what_cannot_be_read_does_not_hide_the_others() {
-        let (root, store, id) = store();
-        let folder = store.claim(&id).unwrap();
-        folder.write(&record(&id, vm(STARTED, false))).unwrap();
-        let run = root.path().join("run");
-        fs::write(run.join("file"), "").unwrap();
-        fs::create_dir(run.join("folder")).unwrap();
-        fs::write(run.join("folder").join(RECORD), "{").unwrap();
-        let broken = Id::new("folder").unwrap();
-        assert!(matches!(
-            store.look(&broken),
-            Err(StateError::Record { .. })
-        ));
-        let listed = store.list().unwrap();
-        assert_eq!(listed.len(), 1);
-        assert_eq!(listed[0].record.id, "a");
-    }
-
-    #[test]
-    fn nothing_that_nacre_did_not_put_there_is_removed() {
-        let (root, store, id) = store();
-        let folder = store.claim(&id).unwrap();
-        let share = folder.share().unwrap();
-        fs::write(share.join("file"), "of the container's").unwrap();
-        assert!(folder.remove().is_err());
-        assert!(root.path().join("run/a/share/file").exists());
-    }
-
-    #[test]
-    fn a_link_in_place_of_a_folder_is_not_followed() {
-        let (root, store, id) = store();
-        store.claim(&id).unwrap().remove().unwrap();
-        let elsewhere = root.path().join("elsewhere");
-        fs::create_dir(&elsewhere).unwrap();
-        std::os::unix::fs::symlink(&elsewhere, root.path().join("run/a")).unwrap();
-        assert!(matches!(store.claim(&id), Err(StateError::Io { .. })));
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What is written down of a container.
+//! The record of a container.
 
 use std::{
     collections::HashMap,
@@ -10,18 +10,17 @@ use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{rootfs::Upper, size::Size},
+    config::{Isolation, hypervisor::Hypervisor, rootfs::Upper, size::Size},
     id::Id,
-    isolation::{Isolation, vm::hypervisor::Hypervisor},
 };
 
-use super::{StateError, Status};
+use super::{error::StateError, status::Status};
 
-/// What is kept of a container.
+/// What is recorded of a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Record {
-    /// The version of the OCI runtime spec that the container's `config.json` is for.
+    /// The OCI runtime spec version of the container's `config.json`.
     pub(crate) oci_version: String,
     pub(crate) id: String,
     /// The bundle's directory.
@@ -43,77 +42,77 @@ pub(crate) struct Record {
     pub(crate) by: By,
 }
 
-/// What the container is isolated by, and what there is to know of that.
+/// What isolates the container, and the details of that.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum By {
-    Vm(Vm),
-    Process(Process),
+    Vm(VmRecord),
+    Process(HostRecord),
 }
 
 /// A container in a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Vm {
+pub(crate) struct VmRecord {
     /// The sandbox process.
     pub(crate) sandbox: Identity,
-    /// The process that stands for the container, whose pid others are given; `None` before there
+    /// The process that stands for the container, whose pid is given to others; `None` before there
     /// is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stand_in: Option<Identity>,
-    /// The cgroup of the sandbox process and its VM, from before it is made.
+    /// The cgroup of the sandbox process and its VM, recorded before it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup: Option<Cgroup>,
-    /// The network namespace that is carried into the VM, if it isn't its own: what is left in
-    /// it is removed.
+    /// The network namespace that is carried into the VM, unless it was made for the container:
+    /// what is left in it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<PathBuf>,
     /// What runs the VM.
     pub(crate) hypervisor: Hypervisor,
     pub(crate) size: Size,
-    /// The container's limit on memory, in bytes, as it was configured or changed last.
+    /// The container's memory limit, in bytes, as configured or last changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory_limit: Option<i64>,
-    /// The guest kernel's release, once the guest has said it.
+    /// The guest kernel's release, once the guest has reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) guest_kernel: Option<String>,
-    /// How many seconds the hooks may take that the guest runs when the container starts.
+    /// How many seconds the hooks that the guest runs at the container's start may take.
     #[serde(default)]
     pub(crate) start_hooks: u64,
     /// How far the container had come when this was written.
     pub(crate) progress: Progress,
-    /// Whether its vCPUs are stopped, until they are resumed.
+    /// Whether its vCPUs are stopped until they are resumed.
     #[serde(default)]
     pub(crate) paused: bool,
-    /// Where what the container writes to its root is kept; `None` if that is the host's.
+    /// Where the container's writes to its root are kept; `None` if the root is the host's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) upper: Option<Upper>,
     /// Whether the record outlives the container, until `nacre delete`.
     pub(crate) keep: bool,
-    /// How it ended, which its sandbox process writes last. If that has ended without, it was
-    /// killed.
+    /// How it ended, which its sandbox process writes last. A sandbox process that has ended
+    /// without writing this was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) end: Option<End>,
 }
 
-/// How a VM's container ended.
+/// How a container in a VM ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct End {
     /// The sandbox process's exit status.
     pub(crate) status: u8,
-    /// What went wrong, if it wasn't the workload that ended.
+    /// What went wrong, if something other than the workload ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failure: Option<String>,
 }
 
-/// How far a VM's container has come.
+/// How far a container in a VM has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Progress {
-    /// Its VM is booting, or the container in it is being made.
+    /// Its VM is booting, or the container in it is being created.
     Creating,
-    /// It waits in its VM to be started.
+    /// It is waiting in its VM to be started.
     Created,
     /// Its workload has been started.
     Started,
@@ -122,17 +121,17 @@ pub(crate) enum Progress {
 /// A container on the host's kernel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Process {
-    /// The first process; `None` until it is ready. If whoever creates the container dies
-    /// before that, it ends by itself.
+pub(crate) struct HostRecord {
+    /// The first process; `None` until it is ready. If whoever creates the container dies before
+    /// that, the first process ends by itself.
     pub(crate) init: Option<Identity>,
     pub(crate) cgroup: Option<Cgroup>,
-    /// Whether it has a session keyring of its own, which later processes join.
+    /// Whether it has its own session keyring, which later processes join.
     pub(crate) own_keyring: bool,
 }
 
 impl Record {
-    /// What the container is isolated by.
+    /// Returns what the container is isolated by.
     pub(crate) fn isolation(&self) -> Isolation {
         match self.by {
             By::Vm(_) => Isolation::Vm,
@@ -140,8 +139,8 @@ impl Record {
         }
     }
 
-    /// The process that stands for the container: its first, or one of the host's for a VM. `None`
-    /// before it has one.
+    /// Returns the pid of the process that stands for the container: its first process, or one on
+    /// the host for a VM. `None` before there is one.
     pub(crate) fn pid(&self) -> Option<i32> {
         match &self.by {
             By::Vm(vm) => vm.stand_in.map(|stand_in| stand_in.pid),
@@ -149,8 +148,8 @@ impl Record {
         }
     }
 
-    /// Whether this and another record are of the same container, not of two that had the id
-    /// one after the other.
+    /// Returns whether this record and another are of the same container, not of two that had the
+    /// id one after the other.
     pub(crate) fn is_of_same(&self, other: &Self) -> bool {
         match (&self.by, &other.by) {
             (By::Vm(ours), By::Vm(theirs)) => ours.sandbox == theirs.sandbox,
@@ -159,8 +158,8 @@ impl Record {
         }
     }
 
-    /// Whether this stays when the container has ended, until it is deleted: one that never
-    /// was there in full isn't worth keeping.
+    /// Returns whether this is kept when the container has ended, until it is deleted: a container
+    /// that never existed in full isn't worth keeping.
     pub(super) fn is_kept(&self) -> bool {
         match &self.by {
             By::Vm(vm) => self.is_to_be_deleted() && vm.progress != Progress::Creating,
@@ -168,8 +167,8 @@ impl Record {
         }
     }
 
-    /// Whether a deletion is due to the container: it is kept for one, or it has hooks that follow
-    /// one, and whoever would have run them was killed.
+    /// Returns whether the container is due for deletion: it is kept for that, or it has hooks that
+    /// follow a deletion, and whoever would have run them was killed.
     pub(super) fn is_to_be_deleted(&self) -> bool {
         match &self.by {
             By::Vm(vm) => vm.keep || !self.poststop.is_empty(),
@@ -177,17 +176,17 @@ impl Record {
         }
     }
 
-    /// Whether this stays behind a VM whose command was killed.
+    /// Returns whether this stays behind when the command of a VM is killed.
     pub(crate) fn outlives_its_command(&self) -> bool {
         self.is_kept() || !self.poststop.is_empty()
     }
 }
 
-impl Vm {
-    /// One that tests can do with: small, created, and kept for its deletion.
+impl VmRecord {
+    /// A record that is enough for tests: small, created, and kept for its deletion.
     #[cfg(test)]
     pub(crate) fn example() -> Self {
-        Vm {
+        Self {
             sandbox: Identity {
                 pid: 1,
                 start_time: 0,
@@ -211,32 +210,39 @@ impl Vm {
         }
     }
 
-    /// How a container stands whose sandbox process lives.
-    pub(super) fn status(&self) -> Status {
-        match (self.paused, self.progress) {
-            (true, _) => Status::Paused,
-            (false, Progress::Creating) => Status::Creating,
-            (false, Progress::Created) => Status::Created,
-            (false, Progress::Started) => Status::Running,
-        }
+    /// Returns the status of the container `id`, whose sandbox process is alive.
+    pub(super) fn status(&self, id: &Id) -> Result<Status, StateError> {
+        Ok(match (self.progress, self.paused) {
+            (Progress::Creating, false) => Status::Creating,
+            (_, true) => Status::Paused,
+            _ if is_frozen(&self.cgroup, id)? => Status::Paused,
+            (Progress::Created, false) => Status::Created,
+            (Progress::Started, false) => Status::Running,
+        })
     }
 }
 
-impl Process {
-    /// How the container `id` stands that has its first process, and this `folder`.
+impl HostRecord {
+    /// Returns the status of the container `id`, which has its first process and the folder
+    /// `folder`.
     pub(super) fn status(&self, folder: &Path, id: &Id) -> Result<Status, StateError> {
         if !self.init.is_some_and(|init| init.is_alive()) {
             return Ok(Status::Stopped);
         }
-        let frozen = self.cgroup.as_ref().map_or(Ok(false), Cgroup::is_frozen);
-        let frozen = frozen.map_err(|source| StateError::Freezer {
-            id: id.clone(),
-            source: source.into(),
-        })?;
-        Ok(match (frozen, Gate::exists(folder)) {
+        Ok(match (is_frozen(&self.cgroup, id)?, Gate::exists(folder)) {
             (true, _) => Status::Paused,
             (false, true) => Status::Created,
             (false, false) => Status::Running,
         })
     }
+}
+
+/// Returns whether the cgroup of the container `id` is frozen, by one of nacre's commands or by
+/// somebody else.
+fn is_frozen(cgroup: &Option<Cgroup>, id: &Id) -> Result<bool, StateError> {
+    let frozen = cgroup.as_ref().map_or(Ok(false), Cgroup::is_frozen);
+    frozen.map_err(|source| StateError::Freezer {
+        id: id.clone(),
+        source: source.into(),
+    })
 }

@@ -13,16 +13,16 @@ nacre_tests::tests![
     connected_while_it_runs,
 ];
 
-/// What keeps networks apart: the packet filter routes between all others.
+/// The option that separates networks: otherwise the packet filter routes between all of them.
 const APART: [&str; 2] = ["--opt", "isolate=true"];
 
 impl<'a> Podman<'a> {
-    /// Podman in a network namespace of its own, whose networks CNI's plugins make.
+    /// Sets up Podman in a network namespace of its own, with networks that CNI's plugins make.
     fn with_cni(case: &'a Case) -> Self {
         network::plugins(case);
         case.needs("iptables", "iptables");
         let podman = Self::networked(case);
-        // Where addresses in use are, whatever Podman is told.
+        // Addresses in use are kept here, whatever Podman is told.
         podman.shell("mkdir -p /var/lib/cni; mount -t tmpfs tmpfs /var/lib/cni");
         let file = case.directory().join("containers.conf");
         let configuration = fs::read_to_string(&file).unwrap();
@@ -37,7 +37,7 @@ impl<'a> Podman<'a> {
         podman
     }
 
-    /// A script where the networks are.
+    /// Runs a script where the networks are.
     #[track_caller]
     fn shell(&self, script: &str) {
         self.network.as_ref().unwrap().shell(self.case, script);
@@ -85,7 +85,7 @@ fn connected_while_it_runs(case: &Case) {
     podman.create_network("two", "10.72.2.0/24", &APART);
     podman.detach(&["--network", "one:ip=10.72.1.9"], SERVER);
     let answer = Some(ANSWER.to_owned());
-    // Twice: nothing of the first time is in the way.
+    // Done twice: nothing of the first time interferes.
     for _ in 0..2 {
         podman.ok(&["network", "connect", "--ip", "10.72.2.9", "two", "c"]);
         case.wait_for("two", || podman.ask("two", "10.72.2.9") == answer);

@@ -1,5 +1,5 @@
-//! A container's life under Podman in few words, for where each command takes long; and with
-//! systemd, as Podman has it where that runs.
+//! A container's life under Podman in a few commands, for where each takes long; and with systemd,
+//! where that runs, as Podman uses it.
 
 use std::fs;
 
@@ -8,9 +8,13 @@ use nacre_tests::Case;
 use super::super::image::BUSYBOX;
 use super::Podman;
 
-nacre_tests::tests![a_volume_exec_and_stop, under_systemd];
+nacre_tests::tests![
+    a_volume_exec_and_stop,
+    overlays_of_volumes_and_images,
+    under_systemd
+];
 
-/// Ends as it is told.
+/// Ends when it is told to.
 const SCRIPT: &str = "echo started; trap 'exit 5' TERM; while :; do sleep 0.05; done";
 
 fn a_volume_exec_and_stop(case: &Case) {
@@ -24,6 +28,25 @@ fn a_volume_exec_and_stop(case: &Case) {
     assert_eq!(fs::read_to_string(data.join("new")).unwrap(), "new\n");
     podman.ok(&["stop", "c"]);
     assert_eq!(podman.inspect("{{.State.ExitCode}}"), "5");
+    podman.clear();
+}
+
+fn overlays_of_volumes_and_images(case: &Case) {
+    let podman = Podman::new(case);
+    if podman.driver != "overlay" {
+        case.ignore("no overlay can be mounted here");
+    }
+    let data = case.directory().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("old"), "from the host\n").unwrap();
+    let volume = format!("{}:/data:O", data.display());
+    let image = format!("type=image,source={BUSYBOX},destination=/image,rw=true");
+    let script = "cat /data/old && rm /data/old && echo new >/data/new && cat /data/new && \
+                  /image/bin/busybox echo from the image && echo own >/image/own && cat /image/own";
+    let outcome = podman.once(&["-v", &volume, "--mount", &image], &["sh", "-c", script]);
+    assert_eq!(outcome.ok(), "from the host\nnew\nfrom the image\nown\n");
+    // Everything was written in the container only.
+    assert!(data.join("old").exists() && !data.join("new").exists());
     podman.clear();
 }
 

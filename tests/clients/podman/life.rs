@@ -3,10 +3,12 @@
 use std::process::Command;
 
 use nacre_tests::console::in_shell;
+use nacre_tests::vm::{self, Role};
 use nacre_tests::{Case, Isolation};
+use nix::sys::signal::{Signal, kill};
 
 use super::super::image::BUSYBOX;
-use super::super::workload::{COUNTS, TALKS, talk, wait_until_still};
+use super::super::workload::{COUNTS, TALKS, UNFIT, talk, unfit};
 use super::Podman;
 
 nacre_tests::tests![
@@ -18,6 +20,7 @@ nacre_tests::tests![
     typing_at_a_terminal,
     stop_and_kill,
     pause,
+    a_guest_that_stands_still_is_removed: Vm,
     a_container_from_create_to_remove,
 ];
 
@@ -31,6 +34,7 @@ fn run_and_its_exit_status(case: &Case) {
         .expect(0);
     podman.once(&[], &["nonesuch"]).expect(127);
     podman.once(&[], &["/etc/passwd"]).expect(126);
+    podman.once(&[], &["/etc"]).expect(126);
     podman
         .once(&["--workdir", "/nonesuch"], &["pwd"])
         .refused_somehow();
@@ -67,7 +71,7 @@ fn a_detached_life(case: &Case) {
     podman.wait_for_log("started");
     assert_eq!(podman.inspect("{{.State.Status}}"), "running");
     assert_eq!(podman.ok(&["ps", "--format", "{{.Names}}"]), "c\n");
-    // By itself, Podman shows the processes of the host that are in the container's namespaces.
+    // By default, Podman shows the host's processes that are in the container's namespaces.
     let columns = match case.isolation() {
         Isolation::Process => &[][..],
         Isolation::Vm => &["-o", "pid,args"],
@@ -81,7 +85,7 @@ fn a_detached_life(case: &Case) {
         "{{.PIDS}} {{.MemUsage}}",
         "c",
     ]);
-    // Of a VM, those of the sandbox process and QEMU.
+    // For a VM, those of the sandbox process, the file server and QEMU.
     let count = stats.split(' ').next().unwrap().parse::<u32>();
     let most = match case.isolation() {
         Isolation::Process => 3,
@@ -96,7 +100,7 @@ fn a_detached_life(case: &Case) {
         podman.inspect("{{.State.Status}} {{.State.ExitCode}}"),
         "exited 5"
     );
-    // Once more, with the same root.
+    // The container is started once more, with the same root.
     podman.ok(&["start", "c"]);
     podman.wait_for_log("started\nstarted");
     podman.ok(&["restart", "--time", "1", "c"]);
@@ -114,7 +118,10 @@ fn exec(case: &Case) {
     let missing = podman.run(&["exec", "c", "nonesuch"]);
     missing.expect(127);
     assert!(missing.stderr.contains("nonesuch"), "{}", missing.stderr);
-    podman.run(&["exec", "c", "/etc/passwd"]).expect(126);
+    podman.ok(&["exec", "c", "sh", "-c", UNFIT]);
+    for (program, status) in unfit() {
+        podman.run(&["exec", "c", program]).expect(status);
+    }
     podman
         .run(&["exec", "c", "sh", "-c", "kill -9 $$"])
         .expect(137);
@@ -163,7 +170,7 @@ fn exec(case: &Case) {
     podman.clear();
 }
 
-/// A command at a terminal of 30 rows and 90 columns.
+/// Runs a command at a terminal of 30 rows and 90 columns.
 fn at_a_terminal(case: &Case, command: &Command) -> String {
     let session = format!("stty rows 30 cols 90; {}", in_shell(command));
     let output = case.at_a_terminal(&session).finish().expect(0);
@@ -173,7 +180,7 @@ fn at_a_terminal(case: &Case, command: &Command) -> String {
 fn terminals(case: &Case) {
     let podman = Podman::new(case);
     let parent = podman.cgroup.path();
-    // The size comes a moment after the start.
+    // The terminal gets its size a moment after the start.
     let script = "tty; while [ \"$(stty size)\" != '30 90' ]; do sleep 0.05; done; stty size";
     let words = [
         "run",
@@ -231,7 +238,7 @@ fn stop_and_kill(case: &Case) {
     podman.ok(&["kill", "c"]);
     assert_eq!(podman.ok(&["wait", "c"]), "137\n");
     podman.ok(&["start", "c"]);
-    // It ignores TERM as the first of its pid namespace, so it is killed after a while.
+    // As the first process of its pid namespace it ignores TERM, so it is killed after a while.
     podman.ok(&["stop", "--time", "1", "c"]);
     assert_eq!(podman.inspect("{{.State.ExitCode}}"), "137");
     podman.clear();
@@ -243,7 +250,7 @@ fn pause(case: &Case) {
     podman.wait_for_log("3\n");
     podman.ok(&["pause", "c"]);
     assert_eq!(podman.inspect("{{.State.Status}}"), "paused");
-    let before = wait_until_still(case, || podman.ok(&["logs", "c"]));
+    let before = case.wait_until_still(|| podman.ok(&["logs", "c"]));
     podman.run(&["exec", "c", "true"]).refused_somehow();
     podman.ok(&["unpause", "c"]);
     case.wait_for("more numbers", || {
@@ -274,5 +281,20 @@ fn a_container_from_create_to_remove(case: &Case) {
     assert_eq!(outcome.expect(3), "runs\n");
     assert_eq!(podman.inspect("{{.State.ExitCode}}"), "3");
     podman.ok(&["rm", "c"]);
+    podman.clear();
+}
+
+/// QEMU is stopped, or without it the monitor.
+fn a_guest_that_stands_still_is_removed(case: &Case) {
+    let podman = Podman::new(case);
+    podman.detach(&[], "echo started; exec sleep 1000");
+    podman.wait_for_log("started");
+    let role = match case.is_emulated() {
+        true => Role::Qemu,
+        false => Role::Monitor,
+    };
+    let id = podman.inspect("{{.Id}}");
+    kill(vm::with_role(&id, role)[0], Signal::SIGSTOP).unwrap();
+    podman.ok(&["rm", "--force", "--time", "0", "c"]);
     podman.clear();
 }

@@ -1,4 +1,6 @@
-//! Limits that Podman asks for, and running into them.
+//! Limits that Podman sets, and what happens when they are reached.
+
+use std::fs;
 
 use nacre_tests::Case;
 
@@ -6,7 +8,7 @@ use super::Podman;
 
 nacre_tests::tests![limits, out_of_memory, update,];
 
-/// Prints a limit's file by its name in version 1 and in version 2 of cgroups.
+/// Prints a limit from its file, by its name in cgroup version 1 and in version 2.
 fn shows(version_1: &str, version_2: &str) -> String {
     format!("cd /sys/fs/cgroup; cat {version_1} 2>/dev/null || cat {version_2}")
 }
@@ -63,9 +65,18 @@ fn out_of_memory(case: &Case) {
         &limit,
         "until [ -e /go ]; do sleep 0.05; done; exec dd if=/dev/zero of=/dev/null bs=100M count=1",
     );
-    // It is killed once Podman has it as running.
+    // It is killed only once Podman has seen it running.
     podman.ok(&["exec", "c", "touch", "/go"]);
     assert_eq!(podman.ok(&["wait", "c"]), "137\n");
+    // `OOMKilled` in `podman inspect` stands for the file that conmon leaves where it was started,
+    // which Podman 4.3 looks for in another place.
+    let word = case.directory().join("oom");
+    assert!(word.exists(), "conmon has heard of no OOM kill");
+    fs::remove_file(&word).unwrap();
+    podman.ok(&["rm", "c"]);
+    podman.detach(&limit, "exit 137");
+    assert_eq!(podman.ok(&["wait", "c"]), "137\n");
+    assert!(!word.exists(), "conmon has heard of an OOM kill");
     podman.clear();
 }
 

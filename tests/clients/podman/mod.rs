@@ -5,6 +5,7 @@ mod few;
 mod life;
 mod limits;
 mod network;
+mod rootless;
 mod setting;
 mod wall;
 
@@ -15,12 +16,13 @@ use std::process::Command;
 use nacre_tests::client::ParentCgroup;
 use nacre_tests::network::Network;
 use nacre_tests::systemd::Systemd;
+use nacre_tests::user::User;
 use nacre_tests::{Case, Outcome, Test};
 use nix::mount::{MntFlags, umount2};
 
 use super::image::{self, BUSYBOX};
 
-/// All tests here.
+/// Returns all tests here.
 pub(crate) fn tests() -> Vec<Test> {
     [
         few::tests(),
@@ -30,66 +32,75 @@ pub(crate) fn tests() -> Vec<Test> {
         wall::tests(),
         network::tests(),
         cni::tests(),
+        rootless::tests(),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-/// Podman's storage, which it mounts over itself, and leaves so if two of its processes end at
-/// once.
+/// Podman's storage, which Podman mounts over itself, and leaves mounted if two of its processes
+/// end at once.
 struct Storage(PathBuf);
 
 impl Drop for Storage {
     fn drop(&mut self) {
-        // Mostly, Podman has done so.
+        // Usually Podman has done so itself.
         let _ = umount2(&self.0, MntFlags::MNT_DETACH);
     }
 }
 
 struct Podman<'a> {
     case: &'a Case,
-    // Before the cgroup: the process that keeps it is one of the test's.
+    // Dropped before the cgroup: the process that holds the network is one of the test's.
     network: Option<Network>,
     systemd: Option<Systemd<'a>>,
+    user: Option<User<'a>>,
     cgroup: ParentCgroup,
-    // After the cgroup, which waits for Podman's helpers.
+    // Dropped after the cgroup, which waits for Podman's helpers.
     _storage: Storage,
     driver: &'static str,
 }
 
 impl<'a> Podman<'a> {
-    /// Podman with the busybox image.
+    /// Sets up Podman with the busybox image.
     fn new(case: &'a Case) -> Self {
         let podman = Self::without_image(case);
         podman.import(&image::busybox(case), BUSYBOX);
         podman
     }
 
-    /// The same in a network namespace of its own, where it may have bridges.
+    /// Does the same in a network namespace of its own, where it may have bridges.
     fn networked(case: &'a Case) -> Self {
         let mut podman = Self::new(case);
         podman.network = Some(Network::new(case));
         podman
     }
 
-    /// The same where systemd makes cgroups.
+    /// Does the same where systemd makes cgroups.
     fn under_systemd(case: &'a Case) -> Self {
-        let systemd = Systemd::start(case);
-        let podman = Self::managed(case, "systemd", Some(systemd));
+        Self::configure(case, "systemd");
+        let podman = Self {
+            systemd: Some(Systemd::start(case)),
+            ..Self::of_case(case)
+        };
+        podman.check();
         podman.import(&image::busybox(case), BUSYBOX);
         podman
     }
 
     fn without_image(case: &'a Case) -> Self {
-        Self::managed(case, "cgroupfs", None)
+        Self::configure(case, "cgroupfs");
+        let podman = Self::of_case(case);
+        podman.check();
+        podman
     }
 
-    /// Podman with a manager of cgroups.
-    fn managed(case: &'a Case, manager: &str, systemd: Option<Systemd<'a>>) -> Self {
+    /// Configures Podman to use a cgroup manager. Ends the test if there is no Podman.
+    fn configure(case: &Case, manager: &str) {
         case.needs("podman", "podman");
         case.needs("conmon", "conmon");
-        // The limits: this process may not be allowed to raise its own.
+        // About the limits: this process may not be allowed to raise its own.
         fs::write(
             case.directory().join("containers.conf"),
             format!(
@@ -101,7 +112,11 @@ impl<'a> Podman<'a> {
             ),
         )
         .unwrap();
-        let podman = Self {
+    }
+
+    /// Sets up Podman without an image.
+    fn of_case(case: &'a Case) -> Self {
+        Self {
             case,
             cgroup: ParentCgroup::of(case),
             _storage: Storage(case.directory().join("storage/overlay")),
@@ -110,13 +125,18 @@ impl<'a> Podman<'a> {
                 false => "vfs",
             },
             network: None,
-            systemd,
-        };
-        let info = podman.run(&["info"]);
-        if info.status() != Some(0) {
-            case.ignore(&format!("podman doesn't run here: {}", info.stderr.trim()));
+            systemd: None,
+            user: None,
         }
-        podman
+    }
+
+    /// Ends the test if Podman doesn't run.
+    fn check(&self) {
+        let info = self.run(&["info"]);
+        if info.status() != Some(0) {
+            let why = info.stderr.trim();
+            self.case.ignore(&format!("podman doesn't run here: {why}"));
+        }
     }
 
     fn import(&self, archive: &Path, name: &str) {
@@ -125,12 +145,21 @@ impl<'a> Podman<'a> {
     }
 
     fn command(&self, words: &[&str]) -> Command {
-        let place = |name: &str| self.case.directory().join(name);
-        let mut command = self.case.mark(Command::new("podman"));
+        let (home, mut command, runtime) = match &self.user {
+            Some(user) => (user.home(), user.command("podman"), user.program()),
+            None => {
+                let mut command = self.case.mark(Command::new("podman"));
+                // conmon leaves a file about an OOM kill where it was started.
+                command.current_dir(self.case.directory());
+                (self.case.directory().into(), command, self.case.binary())
+            }
+        };
+        let place = |name: &str| home.join(name);
         command
-            // conmon leaves word of an OOM kill where it was started.
-            .current_dir(self.case.directory())
-            .env("CONTAINERS_CONF", place("containers.conf"))
+            .env(
+                "CONTAINERS_CONF",
+                self.case.directory().join("containers.conf"),
+            )
             .arg("--root")
             .arg(place("storage"))
             .arg("--runroot")
@@ -140,32 +169,34 @@ impl<'a> Podman<'a> {
             .arg("--network-config-dir")
             .arg(place("networks"))
             .args(["--storage-driver", self.driver, "--runtime"])
-            .arg(self.case.binary())
+            .arg(runtime)
             .args(words);
         self.inside(command)
     }
 
-    /// A command in the network namespace that Podman's bridges are in, or where systemd is.
+    /// Returns a command in the network namespace that Podman's bridges are in, or where systemd
+    /// is.
     fn inside(&self, command: Command) -> Command {
-        match (&self.network, &self.systemd) {
-            (Some(network), _) => network.enter(&command),
-            (None, Some(systemd)) => systemd.as_unit(&command),
-            (None, None) => command,
+        match (&self.network, &self.systemd, &self.user) {
+            (Some(network), ..) => network.enter(&command),
+            (_, Some(systemd), _) => systemd.as_unit(&command),
+            (.., Some(user)) => user.enter(&command),
+            (None, None, None) => command,
         }
     }
 
-    /// A podman command, carried out.
+    /// Runs a podman command.
     fn run(&self, words: &[&str]) -> Outcome {
         self.case.spawn(self.command(words)).finish()
     }
 
-    /// The same, which must go well. Returns what it prints.
+    /// Runs a podman command, which must succeed, and returns its output.
     #[track_caller]
     fn ok(&self, words: &[&str]) -> String {
         self.run(words).expect(0)
     }
 
-    /// `podman run --rm` with flags, of the busybox image.
+    /// Runs `podman run --rm` with flags and the busybox image.
     fn once(&self, flags: &[&str], words: &[&str]) -> Outcome {
         let mut all = vec!["run", "--rm", "--cgroup-parent", self.cgroup.path()];
         all.extend(flags);
@@ -174,7 +205,7 @@ impl<'a> Podman<'a> {
         self.run(&all)
     }
 
-    /// `podman run --detach` with flags and a script, of the busybox image, as `c`.
+    /// Runs `podman run --detach` with flags, the busybox image and a script, as `c`.
     #[track_caller]
     fn detach(&self, flags: &[&str], script: &str) {
         let parent = self.cgroup.path();
@@ -189,9 +220,13 @@ impl<'a> Podman<'a> {
     fn clear(&self) {
         self.ok(&["rm", "--all", "--force", "--time", "0"]);
         self.ok(&["rmi", "--all", "--force"]);
+        if self.user.is_some() {
+            // This ends the process that keeps the user's namespaces.
+            self.ok(&["system", "migrate"]);
+        }
     }
 
-    /// What `podman inspect` says about the container, by a Go template.
+    /// Returns what `podman inspect` says about the container, by a Go template.
     #[track_caller]
     fn inspect(&self, template: &str) -> String {
         self.ok(&["inspect", "--format", template, "c"])
@@ -207,7 +242,7 @@ impl<'a> Podman<'a> {
     }
 }
 
-/// Whether overlays can be mounted above a directory.
+/// Returns whether overlays can be mounted above a directory.
 fn overlay_works(directory: &Path) -> bool {
     let place = |name: &str| {
         let path = directory.join("overlay").join(name);

@@ -9,19 +9,19 @@ use super::Podman;
 
 nacre_tests::tests![two_on_a_network, published_ports, an_interface_of_its_own];
 
-/// Says the same to everyone.
+/// Sends the same to everyone.
 pub(super) const SERVER: &str = "exec nc -ll -p 80 -e echo of the server";
 pub(super) const ANSWER: &str = "of the server\n";
 
 impl Podman<'_> {
-    /// What a container on a network gets from a server, if it reaches it.
+    /// Returns what a container on a network gets from a server, if it reaches it.
     #[track_caller]
     pub(super) fn ask(&self, network: &str, server: &str) -> Option<String> {
         let asks = ["nc", "-w", "3", server, "80"];
         workload::answer(&self.once(&["--network", network], &asks))
     }
 
-    /// The same from where the networks' bridges are.
+    /// Does the same from where the networks' bridges are.
     pub(super) fn ask_from_outside(&self, server: &str, port: &str) -> String {
         let mut client = self.case.mark(Command::new("busybox"));
         client.args(["nc", "-w", "3", server, port]);
@@ -34,7 +34,7 @@ impl Podman<'_> {
         self.ok(&[&words, flags, &[name]].concat());
     }
 
-    /// Removes a test's networks too.
+    /// Removes everything, and a test's networks too.
     #[track_caller]
     pub(super) fn clear_networks(&self, names: &[&str]) {
         self.ok(&["rm", "--all", "--force", "--time", "0"]);
@@ -52,7 +52,7 @@ fn two_on_a_network(case: &Case) {
     podman.detach(&["--network", "one:ip=10.71.1.9"], SERVER);
     let answer = Some(ANSWER.to_owned());
     case.wait_for("the server", || podman.ask("one", "10.71.1.9") == answer);
-    // Podman's name server knows it.
+    // Podman's name server knows the name.
     assert_eq!(podman.ask("one", "c"), answer);
     assert_eq!(podman.ask("two", "c"), None);
     assert_eq!(podman.ask("none", "10.71.1.9"), None);

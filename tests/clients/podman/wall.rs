@@ -1,5 +1,5 @@
-//! A VM's container by the pid that Podman has of it: what Podman does there, and what containers
-//! of other runtimes find there, is the container, and never the host.
+//! A VM's container through the pid that Podman has of it: Podman's own operations there, and
+//! containers of other runtimes that join it, see the container and never the host.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -21,13 +21,13 @@ nacre_tests::tests![
     traced_by_runc: Vm,
 ];
 
-/// What a container of another runtime looks at.
+/// What a container of another runtime prints.
 const LOOK: &str = "hostname; ps -o args; ls -A /dev/shm; tr -s ' ' </proc/self/uid_map";
 
 /// The user namespace of the container to be joined.
 const IDS: [&str; 4] = ["--uidmap", "0:100000:5000", "--gidmap", "0:100000:5000"];
 
-/// Files to be copied, and a place for copies.
+/// Files to copy, and a place for the copies.
 struct Scene<'a> {
     podman: Podman<'a>,
     directory: PathBuf,
@@ -51,7 +51,7 @@ impl<'a> Scene<'a> {
         self.directory.join(name).to_str().unwrap().to_owned()
     }
 
-    /// A container with a volume and a tmpfs, whose root has a few things in it.
+    /// Starts a container with a volume and a tmpfs, whose root has a few files in it.
     fn detach(&self) {
         let volume = format!("{}:/data", self.path("data"));
         let flags = ["-v", &volume, "--tmpfs", "/scratch", "--hostname", "inside"];
@@ -101,17 +101,19 @@ fn copies_in_and_out(case: &Case) {
     assert_eq!(link, Path::new("/nonesuch"));
     assert_eq!(scene.read("got/data/file"), "in the volume");
 
-    // What is in the guest alone can't be reached, and what lies below isn't.
+    // What is in the guest alone can't be reached, and what lies below isn't reached instead.
     let below = PathBuf::from(scene.podman.ok(&["mount", "c"]).trim()).join("scratch");
     for place in ["/scratch/new", "/dev/new", "/proc/new", "/sys/new"] {
         let outcome = copy(&scene.path("send/file"), &format!("c:{place}"));
         assert_ne!(outcome.status(), Some(0), "{place}");
     }
-    copy("c:/scratch/x", &scene.path("got/x")).expect(125);
-    assert!(!scene.directory.join("got/x").exists());
+    for place in ["/scratch/x", "/scratch", "/scratch/."] {
+        copy(&format!("c:{place}"), &scene.path("got/x")).expect(125);
+        assert!(!scene.directory.join("got/x").exists(), "{place}");
+    }
     assert_eq!(fs::read_dir(below).unwrap().count(), 0);
     assert_eq!(scene.shell("ls /scratch"), "x\n");
-    // Nothing of the host's.
+    // No file of the host can be reached.
     for place in [
         scene.path("send/file"),
         format!("/scratch/../..{}", scene.path("send/file")),
@@ -145,13 +147,14 @@ fn what_it_says_of_a_vm(case: &Case) {
     list.args(["--list", "--file", &scene.path("exported.tar")]);
     let listed = case.spawn(list).finish().ok();
     assert!(listed.contains("tree/inner\n"), "{listed}");
-    // The guest's, by its agent; and what there is on the host, which isn't the host's.
+    // First the guest's processes, listed by its agent; then those on the host, which are the
+    // container's.
     let inside = podman.ok(&["top", "c", "-o", "pid,args"]);
     assert!(inside.contains("sleep 1000"), "{inside}");
     let outside = podman.ok(&["top", "c", "pid", "comm", "args"]);
     assert_eq!(outside.lines().count(), 2, "{outside}");
     assert!(outside.contains("nacre: stands for"), "{outside}");
-    // It would show times as well, of which there is nothing.
+    // By default it would show times as well, which aren't available.
     let outcome = podman.run(&["top", "c"]);
     outcome.expect(125);
     assert!(outcome.stderr.contains("/proc/stat"), "{}", outcome.stderr);
@@ -167,7 +170,7 @@ fn what_it_says_of_a_vm(case: &Case) {
     podman.clear();
 }
 
-/// Starts the container that is joined, in a user namespace of its own.
+/// Starts the container to be joined, in a user namespace of its own.
 fn joined<'a>(case: &'a Case, runtime: &str) -> (Podman<'a>, String) {
     if !runtime.contains('/') {
         case.needs(runtime, runtime);
@@ -180,7 +183,7 @@ fn joined<'a>(case: &'a Case, runtime: &str) -> (Podman<'a>, String) {
     (podman, runtime.to_owned())
 }
 
-/// A container of another runtime in these namespaces of the first.
+/// Runs a container of another runtime in these namespaces of the first.
 fn join((podman, runtime): &(Podman<'_>, String), kinds: &[&str], script: &str) -> Outcome {
     let kinds: Vec<String> = kinds
         .iter()
@@ -193,7 +196,7 @@ fn join((podman, runtime): &(Podman<'_>, String), kinds: &[&str], script: &str) 
     podman.run(&words)
 }
 
-/// Each kind, and all of them: what is joined is the container's.
+/// Joins each kind, and all of them: what is joined is the container's.
 fn join_all(case: &Case, runtime: &str) {
     let joined = joined(case, runtime);
     let alone = join(&joined, &[], "true");
@@ -268,7 +271,7 @@ fn joined_by_a_vm(case: &Case) {
     joined.0.clear();
 }
 
-/// With every right to look at what it joins.
+/// The joining container has every right to inspect what it joins.
 fn traced_by_runc(case: &Case) {
     case.needs("runc", "runc");
     let scene = Scene::new(case);
@@ -286,10 +289,7 @@ fn traced_by_runc(case: &Case) {
     words.extend(["--cgroup-parent", podman.cgroup.path(), "--pid=container:c"]);
     words.extend(["--privileged", BUSYBOX, "sh", "-c", &script]);
     let output = podman.run(&words).expect(0);
-    assert!(
-        output.contains("\nmade\n") && output.contains("\nscratch\n"),
-        "{output}"
-    );
+    assert!(output.contains("\nmade\n"), "{output}");
     assert!(output.ends_with("made\nrefused\n"), "{output}");
     podman.clear();
 }

@@ -1,7 +1,8 @@
-//! What other runtimes got wrong, each by its number: the attack as its advisory describes it, from
-//! outside, against the built programs. Each test says what would be seen if it worked.
+//! Vulnerabilities of other runtimes, each by its number: the attack as its advisory describes it,
+//! from outside, against the built programs. Each test's comment says what would be seen if it
+//! worked.
 //!
-//! The engine's own tests (`agent/tests/engine/`) have the same from inside, with more of them lost
+//! The engine's own tests (`agent/tests/engine/`) do the same from inside, with more of the lost
 //! races.
 
 mod processes;
@@ -14,23 +15,23 @@ use std::path::{Path, PathBuf};
 use nacre_tests::{Bundle, Case, Isolation, Outcome, Test};
 use serde_json::{Value, json};
 
-/// All tests here; each says if one mode only is meant.
+/// Returns all tests here; a test for one mode only says so.
 pub(crate) fn tests() -> Vec<Test> {
     let tests = [processes::tests(), root::tests()];
     tests.into_iter().flatten().collect()
 }
 
-/// A directory of the host's, beside the container's root, that no container has to do with.
+/// A directory of the host, beside the container's root, that no container has access to.
 struct Outside {
     path: PathBuf,
     before: Vec<String>,
 }
 
-/// What the file in it says.
+/// The content of the file in it.
 const SECRET: &str = "a secret of the host";
 
 impl Outside {
-    /// With directories by the names given, and a file.
+    /// Makes it with directories of the given names, and a file.
     fn new(case: &Case, directories: &[&str]) -> Self {
         let path = case.directory().join("outside");
         for name in directories {
@@ -54,7 +55,7 @@ impl Outside {
     }
 }
 
-/// A line for each file in a directory, with all that a mistake would change.
+/// Returns a line for each file in a directory, with everything that an attack would change.
 fn tree(directory: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -79,7 +80,7 @@ fn tree(directory: &Path) -> Vec<String> {
     found
 }
 
-/// How often a race is run.
+/// Returns how often a race is run.
 fn tries(case: &Case) -> usize {
     match case.isolation() {
         Isolation::Process => 40,
@@ -87,7 +88,7 @@ fn tries(case: &Case) -> usize {
     }
 }
 
-/// Its mounts without those at and below some places.
+/// Removes the mounts at and below some places from a bundle.
 fn without_mounts(bundle: Bundle, places: &[&str]) -> Bundle {
     let default = json!([
         { "destination": "/proc", "type": "proc", "source": "proc" },
@@ -108,7 +109,7 @@ fn without_mounts(bundle: Bundle, places: &[&str]) -> Bundle {
     bundle.set("/mounts", mounts)
 }
 
-/// With these capabilities, which a container is given that runs as root in Docker.
+/// Gives a container these capabilities, which Docker gives to a container that runs as root.
 fn with_capabilities(bundle: Bundle, names: &[&str]) -> Bundle {
     ["bounding", "effective", "permitted"]
         .iter()
@@ -117,7 +118,7 @@ fn with_capabilities(bundle: Bundle, names: &[&str]) -> Bundle {
         })
 }
 
-/// Fails unless the container was refused with words that say why.
+/// Fails unless the container was refused with a message that says why.
 #[track_caller]
 fn assert_refused(outcome: &Outcome, words: &str) {
     let message = outcome.refused(1);

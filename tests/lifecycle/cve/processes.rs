@@ -1,5 +1,5 @@
-//! Programs, and what a process is given: the runtime's own file, its descriptors, parameters of the
-//! kernel, capabilities and users.
+//! Programs, and what a process is given: the runtime's own file, its descriptors, kernel
+//! parameters, capabilities and users.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -22,7 +22,7 @@ nacre_tests::tests![
     cve_2026_30892_the_user_of_exec_is_who_was_named,
 ];
 
-/// The numbers of descriptors that are tried.
+/// Returns the descriptor numbers that are tried.
 fn descriptors(case: &Case) -> Vec<u32> {
     match case.isolation() {
         Isolation::Process => (3..=20).collect(),
@@ -30,9 +30,10 @@ fn descriptors(case: &Case) -> Vec<u32> {
     }
 }
 
-/// What is executed in a container is the runtime itself, by `/proc/self/exe`, which waits at a FIFO
-/// for its log. Meanwhile another process opens its file, and writes to it once nobody runs it any
-/// more. That process would say `OVERWRITTEN`, and the file would have other content.
+/// The container executes the runtime itself, by `/proc/self/exe`, which waits at a FIFO for its
+/// log. Meanwhile another process opens the runtime's file, and writes to it once nobody executes
+/// it any more. If that worked, the process would print `OVERWRITTEN`, and the file's content would
+/// differ.
 fn cve_2019_5736_the_runtimes_program_cannot_be_overwritten(case: &Case) {
     let program = case.directory().join("nacre");
     fs::copy(nacre::runtime(), &program).unwrap();
@@ -68,7 +69,7 @@ fn cve_2019_5736_the_runtimes_program_cannot_be_overwritten(case: &Case) {
     for (turn, program) in ["/proc/self/exe", "/bin/entry"].into_iter().enumerate() {
         let command = run(&["exec", case.id(), program, "--log=/fifo", "list"]);
         case.spawn(command).finish();
-        // It must have been tried.
+        // The attack must have been tried.
         case.wait_for("attack", || case.output().matches("TRIED").count() > turn);
         assert!(!case.output().contains("OVERWRITTEN"), "{}", case.output());
     }
@@ -81,8 +82,8 @@ fn cve_2019_5736_the_runtimes_program_cannot_be_overwritten(case: &Case) {
     case.spawn(delete).finish().expect(0);
 }
 
-/// One parameter's value carries another parameter, of the kernel's, behind a `+`; or the name is
-/// one of the kernel's, however it is written. The host's `core_pattern` would be another.
+/// A parameter's value carries another, global parameter of the kernel behind a `+`; or the name is
+/// that of a global one, however it is written. The host's `core_pattern` would change.
 fn cve_2022_0811_a_sysctl_is_one_of_a_namespace_and_has_one_value(case: &Case) {
     let pattern = || fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     let before = pattern();
@@ -104,7 +105,7 @@ fn cve_2022_0811_a_sysctl_is_one_of_a_namespace_and_has_one_value(case: &Case) {
 }
 
 /// A container's inheritable capabilities aren't empty though nobody asked for them, so that a
-/// program with file capabilities gets them back. The mask would have bits.
+/// program with file capabilities gets them back. The mask would have bits set.
 fn cve_2022_29162_no_capability_is_inheritable(case: &Case) {
     const LOOK: &str = "grep -E 'Cap(Inh|Amb)' /proc/self/status";
     const NONE: &str = "CapInh:\t0000000000000000\nCapAmb:\t0000000000000000\n";
@@ -117,12 +118,12 @@ fn cve_2022_29162_no_capability_is_inheritable(case: &Case) {
     case.command(&["delete", "--force", case.id()]).expect(0);
 }
 
-/// The way to a file of the host's from a directory of the host's, wherever that is.
+/// Returns a relative path to a file of the host that works from any directory of the host.
 fn upwards(path: &str) -> String {
     format!("{}{}", "../".repeat(12), path.trim_start_matches('/'))
 }
 
-/// The working directory is a descriptor that the runtime has of a directory of the host's. The
+/// The working directory is a descriptor of the runtime's for a directory of the host. The
 /// container would run, and read the host's file.
 fn cve_2024_21626_no_descriptor_is_a_working_directory(case: &Case) {
     let outside = Outside::new(case, &[]);
@@ -145,7 +146,7 @@ fn cve_2024_21626_no_descriptor_is_a_working_directory(case: &Case) {
     outside.assert_untouched();
 }
 
-/// A program of the host's, which says that it runs.
+/// Makes a program on the host that prints that it runs.
 fn hosts_program(outside: &Outside) -> String {
     let program = outside.path.join("busybox");
     let busybox = ["/bin/busybox", "/usr/bin/busybox"];
@@ -154,8 +155,8 @@ fn hosts_program(outside: &Outside) -> String {
     upwards(outside.text())
 }
 
-/// The program is named by way of a descriptor of a directory of the host's, or found so by `PATH`.
-/// A file of the host's would run, and say `ESCAPED`.
+/// The program is named through a descriptor for a directory of the host, or found there by `PATH`.
+/// A file of the host would run, and print `ESCAPED`.
 fn cve_2024_21626_no_descriptor_leads_to_a_program(case: &Case) {
     let outside = Outside::new(case, &[]);
     let directory = hosts_program(&outside);
@@ -176,8 +177,8 @@ fn cve_2024_21626_no_descriptor_leads_to_a_program(case: &Case) {
     }
 }
 
-/// The same for a process that is started later, with its working directory, its program and its
-/// `PATH`.
+/// The same is tried for a process that is started later, with its working directory, its program
+/// and its `PATH`.
 fn cve_2024_21626_nor_for_exec(case: &Case) {
     let outside = Outside::new(case, &[]);
     let directory = hosts_program(&outside);
@@ -231,9 +232,8 @@ fn cve_2026_30892_the_user_of_exec_is_who_was_named(case: &Case) {
             assert_eq!(outcome.ok(), expected, "{user}");
         }
     }
-    // What is no user is none, and never root.
+    // An invalid user is an error, and never taken for root.
     for user in [
-        "",
         ":",
         "1:",
         ":1",

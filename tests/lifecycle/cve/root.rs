@@ -1,5 +1,5 @@
 //! The container's root: images whose `/proc`, `/sys` and `/dev` are something else, and links that
-//! are exchanged while it is made.
+//! are exchanged while the container is made.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -54,7 +54,7 @@ impl Exchange {
         }
     }
 
-    /// Ends it, having exchanged them often enough.
+    /// Ends it after enough exchanges.
     #[track_caller]
     fn end(mut self) {
         assert!(self.turns.load(Ordering::Relaxed) > 1000, "too few turns");
@@ -69,8 +69,8 @@ impl Drop for Exchange {
     }
 }
 
-/// A volume of the image's is mounted at `/proc`, so that labels are written to its files instead
-/// of the kernel's. The container would run.
+/// A volume of the image is mounted at `/proc`, so that labels are written to its files instead of
+/// the kernel's. The container would run.
 fn cve_2019_16884_no_volume_takes_the_place_of_proc(case: &Case) {
     let volume = case.directory().join("volume");
     fs::create_dir_all(volume.join("self/attr")).unwrap();
@@ -91,7 +91,7 @@ fn cve_2019_19921_proc_is_not_mounted_into_a_volume(case: &Case) {
     proc_is_not_mounted_through_a_link(case, false);
 }
 
-/// The same with the volume mounted before `/proc`, which brought it back.
+/// The same attack with the volume mounted before `/proc`, which reintroduced it.
 fn cve_2023_27561_proc_is_not_mounted_into_an_earlier_mount(case: &Case) {
     proc_is_not_mounted_through_a_link(case, true);
 }
@@ -115,13 +115,14 @@ fn proc_is_not_mounted_through_a_link(case: &Case, volume_first: bool) {
     let outcome = case.run(&bundle.set("/mounts", mounts));
     assert_refused(
         &outcome,
-        "the destination of a proc mount must be a directory",
+        "the destination of a proc mount must be a directory, and no symbolic link",
     );
     assert_eq!(tree(&volume.join("proc")), [""; 0]);
 }
 
-/// A container is made while another one that shares a volume with it exchanges a directory there
-/// for a link to the host's. What is mounted would be mounted, and made, at the link's target.
+/// While a container is made, another one that shares a volume with it exchanges a directory there
+/// for a link to a directory of the host. Mounts and their mount points would be made at the
+/// link's target.
 fn cve_2021_30465_mounts_stay_inside_while_links_are_exchanged(case: &Case) {
     let names = ["a", "b", "c"];
     let outside = Outside::new(case, &names);
@@ -163,7 +164,8 @@ fn cve_2024_45310_nothing_is_made_outside_while_links_are_exchanged(case: &Case)
     race(case, &bundle, &outside);
 }
 
-/// Runs it again and again while `/volume` in its root is exchanged for a link to `outside`.
+/// Runs the container again and again while `/volume` in its root is exchanged for a link to
+/// `outside`.
 #[track_caller]
 fn race(case: &Case, bundle: &Bundle, outside: &Outside) {
     let root = bundle.rootfs();
@@ -196,7 +198,7 @@ fn cve_2023_25809_cgroups_are_read_only_without_a_namespace(case: &Case) {
     assert!(!text.contains("cgroup/made-by-test\n"), "{outcome:?}");
 }
 
-/// `/proc` or `/sys` are links to another directory of the image, so that what is masked and
+/// `/proc` or `/sys` is a link to another directory of the image, so that what is masked and
 /// labelled isn't what is used. The container would run.
 fn cve_2023_28642_proc_and_sys_are_no_links(case: &Case) {
     for (link, kind) in [("proc", "proc"), ("sys", "sysfs")] {
@@ -212,8 +214,8 @@ fn cve_2023_28642_proc_and_sys_are_no_links(case: &Case) {
     }
 }
 
-/// The image's `/dev/null`, which files are masked with, is a link to a file of the kernel's: that
-/// would be mounted in the place of what is masked, or what is masked would stay to be read.
+/// The image's `/dev/null`, with which files are masked, is a link to a file of the kernel: that
+/// would be mounted in place of what is masked, or what is masked would stay readable.
 fn cve_2025_31133_a_dev_null_of_the_image_masks_nothing(case: &Case) {
     let bundle = without_mounts(case.busybox(), &["/dev"])
         .set("/linux/maskedPaths", json!(["/secret"]))
@@ -280,8 +282,8 @@ fn cve_2025_52565_a_console_of_the_image_leads_nowhere(case: &Case) {
     outside.assert_untouched();
 }
 
-/// What the runtime writes to `/proc` goes to files of the image's that stand in for it, or to
-/// others that these are links to: labels would be lost, and the wrong files written.
+/// What the runtime writes to `/proc` goes to files of the image that stand in for it, or to the
+/// targets of such links: labels would be lost, and the wrong files written.
 fn cve_2025_52881_nothing_is_written_to_a_proc_of_the_image(case: &Case) {
     let fake = case.directory().join("fake");
     fs::create_dir_all(fake.join("net/ipv4")).unwrap();
@@ -299,7 +301,7 @@ fn cve_2025_52881_nothing_is_written_to_a_proc_of_the_image(case: &Case) {
         assert_refused(&outcome, "proc");
         assert_eq!(tree(&fake), before, "{place}");
     }
-    // No proc file system at all, but files in its place.
+    // There is no proc file system at all, but files in its place.
     let bundle = without_mounts(case.busybox(), &["/proc"])
         .set("/linux/maskedPaths", json!([]))
         .set("/linux/readonlyPaths", json!([]))
@@ -312,8 +314,8 @@ fn cve_2025_52881_nothing_is_written_to_a_proc_of_the_image(case: &Case) {
     assert_eq!(fs::read_to_string(&file).unwrap(), "of the image");
 }
 
-/// The image's `/dev` is a link to a directory of the host's. There `ptmx` would be gone or a link,
-/// there would be `fd`, `stdin`, `stdout`, `stderr` and devices.
+/// The image's `/dev` is a link to a directory of the host. `ptmx` there would be removed or become
+/// a link, and `fd`, `stdin`, `stdout`, `stderr` and devices would appear.
 fn cve_2026_41579_a_dev_that_is_a_link_leads_nowhere(case: &Case) {
     let outside = Outside::new(case, &["pts"]);
     for target in [

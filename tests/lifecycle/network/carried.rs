@@ -1,4 +1,4 @@
-//! What a container's namespace has, from the start or later.
+//! What a container's network namespace has, from the start or later.
 
 use nacre_tests::Case;
 use nacre_tests::network::has_all;
@@ -38,7 +38,7 @@ fn all_of_an_interface(case: &Case) {
         "inet 10.73.1.9/24 ",
         "inet 10.73.1.200/32 ",
         "inet6 fd73:1::9/64 scope global",
-        // The one that the kernel made of the MAC address.
+        // The address that the kernel made of the MAC address.
         "inet6 fe80::73:ff:fe00:109/64 scope link",
         "default via 10.73.1.1 dev lan0",
         "10.73.1.0/24 dev lan0",
@@ -52,8 +52,8 @@ fn all_of_an_interface(case: &Case) {
     has_all(&output, &parts);
 }
 
-/// Each has a pair of queues for each processor, and what runs the VM must have room for all of
-/// them.
+/// Each interface has a pair of queues for each processor, and whatever runs the VM must have room
+/// for all of them.
 fn as_many_as_a_vm_has_room_for_with_many_processors(case: &Case) {
     let lan = Lan::new(case);
     lan.add("a");
@@ -75,7 +75,7 @@ fn as_many_as_a_vm_has_room_for_with_many_processors(case: &Case) {
     case.remove_container();
 }
 
-/// As some callers of CNI plugins do it: the namespace is made by nacre.
+/// The namespace is made by nacre, as for some callers of CNI plugins.
 fn an_interface_of_a_hook(case: &Case) {
     let lan = Lan::new(case);
     let _server = lan.start(&["nc", "-ll", "-p", "80", "-e", "echo", "of the bridge"]);
@@ -144,7 +144,7 @@ fn interfaces_that_come_and_go(case: &Case) {
         let script = "ip -o -4 address | sed 's/^[0-9]*: //; s/ brd.*//; s/  *inet//'";
         inside(case, case.id(), script).contains(what)
     };
-    // More often than there are slots beyond the first.
+    // This is more often than there are slots beyond the first.
     for host in 5..9 {
         lan.attach("a", "eth1", "two", host);
         case.wait_for("eth1", || has(&format!("eth1 10.73.2.{host}/24")));
@@ -156,7 +156,7 @@ fn interfaces_that_come_and_go(case: &Case) {
         case.wait_for("no eth1", || !has("eth1"));
         assert!(has("eth0 10.73.1.4/24"));
     }
-    // One that takes the place of the first, with its name.
+    // A new interface takes the place of the first, with its name.
     lan.shell("ip -n a link delete eth0");
     lan.attach("a", "eth0", "two", 40);
     case.wait_for("another eth0", || has("eth0 10.73.2.40/24"));
@@ -178,7 +178,7 @@ fn more_interfaces_than_a_vm_has_room_for(case: &Case) {
     let room = spare as usize + "lo".lines().count();
     case.wait_for("all places taken", || has().lines().count() == room);
     assert!(has().starts_with("eth0\neth1\n"), "{}", has());
-    // One that goes makes room for one that waits.
+    // One that is removed makes room for one that waits.
     lan.shell("ip -n a link delete eth0");
     case.wait_for("another in its place", || {
         let has = has();
@@ -213,7 +213,7 @@ fn what_changes_while_it_runs(case: &Case) {
         !now.contains("10.73.1.44") && !now.contains("10.99.0.0")
     });
     has_all(&now(), &["10.73.1.4/24", "default via 10.73.1.1"]);
-    // By another name and MAC address.
+    // It has another name and MAC address.
     lan.shell(
         "ip -n a link set eth0 down; ip -n a link set eth0 name lan0 address 02:73:00:00:00:99
          ip -n a link set lan0 up; ip -n a route replace default via 10.73.1.1",

@@ -1,6 +1,7 @@
-//! The network of a container: what its namespace has, it has, in a VM too.
+//! The network of a container: it has what its namespace has, in a VM too.
 
 mod carried;
+mod limited;
 mod namespace;
 mod plugins;
 mod reached;
@@ -13,14 +14,16 @@ use nacre_tests::suite::on_any_hypervisor_but;
 use nacre_tests::{Bundle, Case, Running, Test};
 use serde_json::json;
 
-/// All tests here; each says if one mode only is meant.
+/// Returns all tests here; a test for one mode only says so.
 pub(crate) fn tests() -> Vec<Test> {
     let tests = [
         carried::tests(),
         reached::tests(),
         traffic::tests(),
+        limited::tests(),
         namespace::tests(),
-        // Those that stay are of interfaces that a host's kernel may lack; the testbed's has them.
+        // The tests that stay are of interfaces that a host's kernel may lack; the testbed's has
+        // them.
         on_any_hypervisor_but(&["ipvlan", "ipvlan_without_arp", "vlan"], plugins::tests()),
     ];
     tests.into_iter().flatten().collect()
@@ -73,26 +76,26 @@ impl<'a> Lan<'a> {
         ));
     }
 
-    /// A bundle for a container in a namespace.
+    /// Makes a bundle for a container in a namespace.
     fn bundle(&self, namespace: &str) -> Bundle {
         let path = self.network.named(namespace);
         in_namespace(self.case.busybox(), path.to_str().unwrap())
     }
 
-    /// One that tells everyone on port 80 who it is.
+    /// Makes a bundle whose server tells everyone on port 80 who it is.
     fn server(&self, namespace: &str) -> Bundle {
         let script = format!("exec nc -ll -p 80 -e echo this is {namespace}");
         self.bundle(namespace).shell(&script)
     }
 
-    /// Something of busybox's that runs beside the bridges.
+    /// Starts a busybox command beside the bridges.
     fn start(&self, words: &[&str]) -> Beside {
         let mut command = self.case.mark(Command::new("busybox"));
         command.args(words);
         Beside(self.case.spawn(self.network.enter(&command)))
     }
 
-    /// What a namespace has, as the host's tools show it.
+    /// Returns what a namespace has, as the host's tools show it.
     pub(super) fn shown(&self, name: &str) -> String {
         self.shell(&format!(
             "ip -n {name} -o link; tc -n {name} qdisc
@@ -118,7 +121,7 @@ pub(super) fn in_namespace(bundle: Bundle, path: &str) -> Bundle {
     )
 }
 
-/// `nacre run --detach` of a further container, by its name.
+/// Starts a further container by its name with `nacre run --detach`.
 fn detach(case: &Case, id: &str, bundle: &Bundle) {
     let mut command = case.nacre();
     command.args(["run", "--detach", "--bundle"]);
@@ -130,13 +133,13 @@ fn another(case: &Case) -> String {
     format!("{}-b", case.id())
 }
 
-/// A script in a container, and what it prints.
+/// Runs a script in a container and returns its output.
 #[track_caller]
 fn inside(case: &Case, id: &str, script: &str) -> String {
     case.command(&["exec", id, "sh", "-c", script]).expect(0)
 }
 
-/// What a container hears from a server, which may have nothing to say.
+/// Returns what a container receives from a server, which may send nothing.
 fn ask(case: &Case, id: &str, server: &str, port: u16) -> String {
     let script = format!("nc -w 3 {server} {port} </dev/null 2>/dev/null || true");
     inside(case, id, &script)

@@ -1,4 +1,4 @@
-//! The namespace itself: whose it may be, and what is left in it.
+//! The namespace itself: which one it may be, and what is left in it.
 
 use std::fs;
 
@@ -30,7 +30,7 @@ fn nothing_stays_in_the_namespace(case: &Case) {
             case.command(&["kill", case.id(), "KILL"]).ok();
             case.wait_for_status("stopped");
         },
-        // Removed while it runs.
+        // The namespace is removed while the container runs.
         |_, _| (),
         |case, pid| {
             kill(pid, Signal::SIGKILL).unwrap();
@@ -56,7 +56,7 @@ fn what_a_kill_leaves_is_in_nobodys_way(case: &Case) {
     let pid = case.detach(&lan.server("a"));
     kill(pid, Signal::SIGKILL).unwrap();
     case.wait_for_status("stopped");
-    // Its successor comes before it is removed, and stays when it is.
+    // Its successor comes before it is removed, and stays afterwards.
     let other = another(case);
     detach(case, &other, &lan.server("a"));
     case.remove_container();
@@ -81,7 +81,7 @@ fn two_in_one_namespace(case: &Case) {
     } else {
         assert_eq!(outcome.ok(), "this is a\n");
     }
-    // The first has lost nothing by it.
+    // The first container isn't affected.
     let asks = "busybox nc -w 3 10.73.1.4 80 </dev/null || true";
     assert_eq!(lan.shell(asks), "this is a\n");
     case.remove_container();
@@ -109,11 +109,11 @@ fn the_hosts_network(case: &Case) {
         let message = case.run(&bundle).refused(1);
         has_all(&message, &["linux.namespaces", path, "host's own"]);
     }
-    // Where this process is in a container, it may not even look at this one.
+    // If this process is in a container, it may not even inspect this namespace.
     let path = "/proc/1/ns/net";
     let message = case.run(&in_namespace(case.busybox(), path)).refused(1);
     has_all(&message, &["linux.namespaces", path]);
-    // The one that nacre is in is the host's, whichever that is.
+    // The namespace that nacre is in counts as the host's, whichever it is.
     let lan = Lan::new(case);
     let mut command = case.nacre();
     let bundle = in_namespace(case.busybox(), "/proc/self/ns/net");

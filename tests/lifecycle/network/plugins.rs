@@ -1,5 +1,5 @@
-//! CNI's plugins, called as Kubernetes' runtimes (CRI) call them: on a namespace by its path,
-//! before the container is made and after it is gone.
+//! CNI plugins, called as Kubernetes' runtimes (CRI) call them: on a namespace by path, before the
+//! container is created and after it is gone.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ struct Plugins<'a> {
     place: PathBuf,
 }
 
-/// What is to be undone of a list of plugins: their configurations.
+/// The configurations of a list of plugins, to be undone.
 struct Attached<'a> {
     plugins: &'a Plugins<'a>,
     namespace: String,
@@ -50,26 +50,26 @@ impl<'a> Plugins<'a> {
         self.network.shell(self.case, script)
     }
 
-    /// What somebody beside the containers hears from a server, which may have nothing to say.
+    /// Returns what a client beside the containers receives from a server, which may send nothing.
     fn ask(&self, server: &str, port: u16) -> String {
         self.shell(&format!(
             "busybox nc -w 3 {server} {port} </dev/null 2>/dev/null || true"
         ))
     }
 
-    /// One that tells everyone on port 80 who it is.
+    /// Makes a bundle whose server tells everyone on port 80 who it is.
     fn server(&self, namespace: &str) -> Bundle {
         let path = self.network.named(namespace);
         let script = format!("exec nc -ll -p 80 -e echo this is {namespace}");
         in_namespace(self.case.busybox(), path.to_str().unwrap()).shell(&script)
     }
 
-    /// Where the plugins are to leave a word: elsewhere it would be the host's.
+    /// Returns where the plugins keep their data: their default place is the host's.
     fn data(&self) -> PathBuf {
         self.case.directory().join("addresses")
     }
 
-    /// Addresses from the first of a subnet on, for [`Plugins::add`].
+    /// Returns addresses from the first of a subnet on, for [`Plugins::add`].
     fn addresses(&self, subnets: &[&str], routes: &[&str]) -> Value {
         let to = |subnet: &&str| json!([{ "subnet": subnet }]);
         json!({
@@ -91,8 +91,8 @@ impl<'a> Plugins<'a> {
         ))
     }
 
-    /// Has a network's plugins give a namespace an interface, each with the result of the one
-    /// before.
+    /// Makes a network's plugins give a namespace an interface; each gets the previous one's
+    /// result.
     #[track_caller]
     fn add(
         &'a self,
@@ -126,7 +126,7 @@ impl<'a> Plugins<'a> {
 }
 
 impl Attached<'_> {
-    /// The addresses that the plugins say that there are.
+    /// Returns the addresses that the plugins report.
     fn addresses(&self) -> Vec<String> {
         let addresses = self.result["ips"].as_array().unwrap().iter();
         let without_length = |ip: &Value| {
@@ -142,7 +142,7 @@ impl Attached<'_> {
         self.plugins.call(command, namespace, interface, plugin);
     }
 
-    /// Has the plugin that made the interface look at whether all is as it left it.
+    /// Makes the plugin that made the interface check that everything is as it left it.
     #[track_caller]
     fn check(&self) {
         self.call("CHECK", &self.configurations[0]);
@@ -156,9 +156,8 @@ impl Attached<'_> {
     }
 }
 
-/// Two on a bridge, of which one has a port of the node's, and a third by a cable of its own.
-fn pods_of_a_node(case: &Case) {
-    let plugins = Plugins::new(case);
+/// Returns the pods of a node: the namespace, the network and its plugins.
+fn pods(plugins: &Plugins<'_>) -> [(&'static str, &'static str, Vec<Value>); 3] {
     let firewall = json!({ "type": "firewall", "backend": "iptables" });
     let bridge = || {
         let routes = ["0.0.0.0/0", "::/0"];
@@ -179,12 +178,17 @@ fn pods_of_a_node(case: &Case) {
         "type": "ptp", "ipMasq": true, "mtu": 1300,
         "ipam": plugins.addresses(&["10.75.2.0/24"], &["0.0.0.0/0"]),
     });
-    let lists = [
+    [
         ("a", "nodes", vec![bridge(), ports, firewall.clone()]),
         ("b", "nodes", vec![bridge(), bandwidth, firewall.clone()]),
         ("c", "lone", vec![ptp, firewall]),
-    ];
-    let attached = lists.map(|(name, network, list)| {
+    ]
+}
+
+/// Two pods are on a bridge, one of them with a port of the node, and a third has its own cable.
+fn pods_of_a_node(case: &Case) {
+    let plugins = Plugins::new(case);
+    let attached = pods(&plugins).map(|(name, network, list)| {
         plugins.shell(&format!("ip netns add {name}"));
         let loopback = vec![json!({ "type": "loopback" })];
         let loopback = plugins.add("lo", name, "lo", loopback);
@@ -208,10 +212,10 @@ fn pods_of_a_node(case: &Case) {
         (&*b, &*of_a[0], 80, "this is a\n"),
         (&b, &of_a[1], 80, "this is a\n"),
         (a, of_b, 80, "this is b\n"),
-        // By the node, on which all pods reach each other.
+        // Through the node, all pods reach each other.
         (&c, &of_a[0], 80, "this is a\n"),
         (a, of_c, 80, "this is c\n"),
-        // The node's port, from all sides.
+        // The node's port, from everywhere.
         (a, "10.75.1.1", 8080, "this is a\n"),
         (&b, "10.75.1.1", 8080, "this is a\n"),
         (&c, "10.75.1.1", 8080, "this is a\n"),
@@ -237,8 +241,8 @@ fn pods_of_a_node(case: &Case) {
 /// The MAC address of `port`, in the tests below.
 const MAC: &str = "02:76:00:00:00:01";
 
-/// A container with an interface that a plugin makes of `port`, asked from the other end of its
-/// wire, which is in a namespace of its own.
+/// Runs a container with an interface that a plugin makes of `port`, and sends requests from the
+/// other end of its wire, which is in a namespace of its own.
 fn on_a_port(case: &Case, mut plugin: Value, prepare: &str) {
     let plugins = Plugins::new(case);
     plugins.shell(&format!(
@@ -265,7 +269,7 @@ fn on_a_port(case: &Case, mut plugin: Value, prepare: &str) {
     plugins.shell(&format!(
         "ip -n far link set {far} up; ip -n far address add 10.76.1.1/24 dev {far}; {prepare}"
     ));
-    // One that was a container's is down.
+    // An interface that was a container's is down.
     let shows = "ip link set port up; ip -br link show port; tc qdisc show dev port";
     let before = plugins.shell(shows);
     let addresses = json!([{ "address": "10.76.1.9/24" }]);
@@ -290,7 +294,7 @@ fn ipvlan(case: &Case) {
     on_a_port(case, plugin, "");
 }
 
-/// The host routes, and nobody in the container asks for a MAC address, or answers who does.
+/// The host routes; the container neither asks for MAC addresses nor answers such requests.
 fn ipvlan_without_arp(case: &Case) {
     let plugin = json!({ "type": "ipvlan", "master": "port", "mode": "l3" });
     let prepare = format!(

@@ -1,4 +1,4 @@
-//! Whom a container reaches, and whom it doesn't.
+//! Which addresses a container can reach, and which it can't.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -31,7 +31,7 @@ fn two_on_a_bridge(case: &Case) {
         (case.id(), "fd73:1::3", "this is b\n"),
         (&other, "10.73.1.2", "this is a\n"),
         (&other, "fd73:1::2", "this is a\n"),
-        // Itself, by the address that others know.
+        // It reaches itself by the address that others know.
         (&other, "10.73.1.3", "this is b\n"),
     ] {
         case.wait_for(server, || ask(case, of, server, 80) == says);
@@ -71,7 +71,7 @@ fn loopback_is_its_own(case: &Case) {
         let asks = format!("busybox nc -w 3 {server} 70 </dev/null || true");
         case.wait_for("the host's own", || lan.shell(&asks) == "host\n");
     }
-    // One without an interface, and one with its own, by a command beside the server.
+    // One container without an interface, and one with its own, started beside the server.
     lan.add("a");
     lan.attach("a", "eth0", "one", 4);
     let bundle = case.busybox();
@@ -89,7 +89,7 @@ fn loopback_is_its_own(case: &Case) {
     }
 }
 
-/// Answers every question for an address of the Internet with 10.73.1.42, and others with nothing.
+/// Answers every query for an address of the Internet with 10.73.1.42, and others with nothing.
 fn serve_names(socket: &UdpSocket, stop: &AtomicBool) {
     const QUESTION: usize = 12;
     while !stop.load(Ordering::Relaxed) {
@@ -113,7 +113,7 @@ fn serve_names(socket: &UdpSocket, stop: &AtomicBool) {
             // The name above, its type and class, a minute, four bytes.
             answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 73, 1, 42]);
         }
-        // Who asked may have gone.
+        // The client may be gone.
         let _ = socket.send_to(&answer, from);
     }
 }

@@ -1,4 +1,4 @@
-//! Much at once arrives as it was sent, in packets that nobody has cut.
+//! Bulk traffic arrives as it was sent, in packets that weren't split.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::{Lan, another, detach, inside, remove};
 
 nacre_tests::tests![much_both_ways, much_between_two];
 
-/// What can't arrive by chance, as a file of the containers' root.
+/// Makes data that can't arrive by chance, as a file in the containers' root.
 fn make_data(bundle: &Bundle) -> PathBuf {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     // In the testbed two kernels are emulated.
@@ -32,7 +32,7 @@ fn make_data(bundle: &Bundle) -> PathBuf {
     path
 }
 
-/// The numbers in `after`, less those in `before`, a line each.
+/// Returns the numbers in `after` minus those in `before`, one per line.
 fn differences(before: &str, after: &str) -> Vec<u64> {
     let read = |text: &str| -> Vec<u64> { text.lines().map(|n| n.parse().unwrap()).collect() };
     let pairs = read(after).into_iter().zip(read(before));
@@ -58,7 +58,7 @@ fn much_both_ways(case: &Case) {
         let queues = inside(case, case.id(), "ls /sys/class/net/eth0/queues");
         assert_eq!(queues, "rx-0\nrx-1\ntx-0\ntx-1\n");
     }
-    // Bytes and packets that came; packets that went, and segments of TCP, those sent again too.
+    // Bytes and packets received; packets sent, and TCP segments sent, including retransmissions.
     let look = || {
         let shows = "cd /sys/class/net/eth0/statistics; cat rx_bytes rx_packets tx_packets
              awk '/^Tcp: [0-9]/ { print $12 + $13 }' /proc/net/snmp";
@@ -81,11 +81,11 @@ fn much_both_ways(case: &Case) {
             panic!("not as many numbers as were asked for");
         };
         if way == "rx" {
-            // What is larger than the MTU was never cut.
+            // A packet larger than the MTU was never split.
             let size = bytes / came.max(1);
             assert!(size > 1500, "{size} bytes a packet");
         } else {
-            // How much goes together depends on how fast it goes; but some does.
+            // How much is sent together depends on the speed; but some is.
             assert!(went < segments, "{segments} segments in {went} packets");
         }
     }

@@ -1,8 +1,8 @@
-//! What is particular to a processor architecture: where things lie in guest memory, how a
-//! kernel is entered, how vCPUs and the interrupt controller are set up.
+//! What is specific to a processor architecture: the layout of guest memory, how a kernel is
+//! entered, how vCPUs and the interrupt controller are set up.
 //!
-//! Each architecture has a module of its own with the same items; the rest of the monitor
-//! uses them through this one.
+//! Each architecture has its own module with the same items; the rest of the monitor uses them
+//! through this one.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
@@ -12,7 +12,7 @@ pub use x86_64::MAX_VCPUS;
 pub(crate) use x86_64::{
     Boot, BootError, CMDLINE_CAPACITY, DEVICE_IRQS, ELF_MACHINE, GDT, HIGH_MEMORY, KERNEL_LIMIT,
     KERNEL_SPACE, MMIO_DEVICE_SIZE, MMIO_START, PML4, Ports, VcpuSetup, ZERO_PAGE, can_nest,
-    create_irqchip, disable_pmu, memory_ranges, probe,
+    create_irqchip, disable_pmu, memory_ranges, registers,
 };
 
 #[cfg(not(target_arch = "x86_64"))]

@@ -1,21 +1,21 @@
-//! Guest-physical addresses that are devices: the virtio-mmio pages.
+//! Guest-physical addresses that belong to devices: the virtio-mmio pages.
 
 use std::sync::{Mutex, MutexGuard};
 
 use super::virtio::mmio::{self, MmioTransport};
 use crate::arch::{MMIO_DEVICE_SIZE, MMIO_START};
 
-/// The places of devices, each a page, one after the other. One without a device is a
-/// placeholder, which drivers pass over (virtio 1.3, section 4.2.3.1.1).
+/// The places of devices, one page each, one after the other. A place without a device is a
+/// placeholder, which drivers skip (virtio 1.3, section 4.2.3.1.1).
 ///
-/// An access takes the lock of the place that it meets, and no other. A device's own threads
-/// don't take it: a vCPU that holds it may wait for them.
+/// An access locks only the place that it hits. A device's own threads don't take that lock: a vCPU
+/// that holds it may be waiting for them.
 pub(crate) struct MmioBus {
     places: Vec<Mutex<Option<MmioTransport>>>,
 }
 
 impl MmioBus {
-    /// `devices`, and after them `empty` places.
+    /// Makes a bus with `devices`, followed by `empty` places.
     pub(crate) fn new(devices: Vec<MmioTransport>, empty: usize) -> MmioBus {
         let devices = devices.into_iter().map(Some);
         let empty = std::iter::repeat_with(|| None).take(empty);
@@ -24,7 +24,7 @@ impl MmioBus {
         }
     }
 
-    /// The guest reads `data` from `address`: all ones where nothing is.
+    /// Handles the guest's read of `data` from `address`: all ones where nothing is.
     pub(crate) fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
             Some((place, offset)) => match &*place {
@@ -35,7 +35,7 @@ impl MmioBus {
         }
     }
 
-    /// The guest writes `data` to `address`.
+    /// Handles the guest's write of `data` to `address`.
     pub(crate) fn write(&self, address: u64, data: &[u8]) {
         if let Some((mut place, offset)) = self.find(address)
             && let Some(device) = place.as_mut()
@@ -44,7 +44,7 @@ impl MmioBus {
         }
     }
 
-    /// A place, for as long as no vCPU shall reach it; none beyond the last.
+    /// Locks a place, so that no vCPU can reach it; `None` beyond the last.
     pub(crate) fn place(&self, index: usize) -> Option<MutexGuard<'_, Option<MmioTransport>>> {
         self.places.get(index).map(lock)
     }

@@ -1,4 +1,4 @@
-//! Getting a vCPU's thread out of the guest.
+//! Gets a vCPU's thread out of the guest.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -10,26 +10,26 @@ use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMAX, SIGRTMIN};
 
-/// Makes the thread that runs a vCPU come out of `KVM_RUN`, and go into it no more until
+/// Makes the thread that runs a vCPU leave `KVM_RUN`, and stay out of it until
 /// [`clear`](Kick::clear).
 ///
 /// Two things are needed: `immediate_exit` for a thread that is about to enter the guest, and a
-/// signal for one that is in it.
+/// signal for a thread that is in it.
 pub(crate) struct Kick {
     run: NonNull<kvm_run>,
     size: usize,
-    /// The thread; 0 when there is none.
+    /// The thread's id; 0 when there is none.
     thread: AtomicI32,
 }
 
-// SAFETY: the mapping belongs to the value, and only the one byte of it is ever accessed,
-// atomically.
+// SAFETY: the mapping belongs to the value, and only one byte of it is ever accessed, atomically.
 unsafe impl Send for Kick {}
 // SAFETY: as above.
 unsafe impl Sync for Kick {}
 
 impl Kick {
-    /// For `vcpu`, whose shared page is mapped a second time: the first mapping is its thread's.
+    /// Makes one for `vcpu`, whose shared page is mapped a second time: the first mapping is its
+    /// thread's.
     pub(crate) fn new(vcpu: &VcpuFd) -> io::Result<Kick> {
         let size = size_of::<kvm_run>().next_multiple_of(4096);
         // SAFETY: a new mapping, at an address of the kernel's choice.
@@ -60,12 +60,12 @@ impl Kick {
         self.thread.store(thread, Ordering::Release);
     }
 
-    /// Called by the vCPU's thread when it will run the vCPU no more.
+    /// Called by the vCPU's thread when it won't run the vCPU any more.
     pub(crate) fn release(&self) {
         self.thread.store(0, Ordering::Release);
     }
 
-    /// Kicks. Does nothing if the thread is already through.
+    /// Kicks the thread. Does nothing if the thread has finished.
     pub(crate) fn kick(&self) {
         self.set_immediate_exit(1);
         let thread = self.thread.load(Ordering::SeqCst);
@@ -78,7 +78,7 @@ impl Kick {
 }
 
 impl Kick {
-    /// Called by the vCPU's thread: it may go into the guest again.
+    /// Called by the vCPU's thread: allows it to enter the guest again.
     pub(crate) fn clear(&self) {
         self.set_immediate_exit(0);
     }
@@ -99,16 +99,16 @@ impl Drop for Kick {
     }
 }
 
-/// The signal that kicks: a real-time signal that nothing else in the process handles. Its
+/// Returns the signal that kicks: a real-time signal that nothing else in the process handles. Its
 /// handler does nothing; a system call that it interrupts isn't restarted.
 ///
-/// None if all of them are in use.
+/// `None` if all of them are in use.
 pub(crate) fn signal() -> Option<libc::c_int> {
     static SIGNAL: OnceLock<Option<libc::c_int>> = OnceLock::new();
     *SIGNAL.get_or_init(|| (SIGRTMIN()..=SIGRTMAX()).find(|&signal| claim(signal).is_some()))
 }
 
-/// Installs the handler for `signal`, if there is none.
+/// Installs the handler for `signal`, if it has none.
 fn claim(signal: libc::c_int) -> Option<()> {
     extern "C" fn nothing(_: libc::c_int) {}
 
@@ -127,8 +127,8 @@ fn claim(signal: libc::c_int) -> Option<()> {
     }
 }
 
-/// The signals of a thread's own faults. Blocked they would kill the process before a handler
-/// could say why.
+/// The signals of a thread's own faults. If they were blocked, they would kill the process before a
+/// handler could say why.
 const OWN_FAULTS: [libc::c_int; 6] = [
     libc::SIGBUS,
     libc::SIGFPE,
@@ -138,12 +138,12 @@ const OWN_FAULTS: [libc::c_int; 6] = [
     libc::SIGTRAP,
 ];
 
-/// A thread's signal mask, put back when dropped.
+/// A thread's signal mask, restored when dropped.
 pub(crate) struct Masked(libc::sigset_t);
 
 impl Masked {
-    /// Blocks every signal but the one that kicks and those that a thread brings upon itself,
-    /// so that threads made meanwhile never take a signal that was meant for the process.
+    /// Blocks every signal except the one that kicks and those that a thread causes itself, so that
+    /// threads created meanwhile never take a signal that was meant for the process.
     pub(crate) fn new() -> Masked {
         // SAFETY: sigset_t is plain data, and all pointers are to values on this stack. The
         // calls fail only for signals out of range.
@@ -162,7 +162,7 @@ impl Masked {
 
 impl Drop for Masked {
     fn drop(&mut self) {
-        // SAFETY: the mask is one that pthread_sigmask gave.
+        // SAFETY: the mask is one that pthread_sigmask returned.
         unsafe {
             libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, std::ptr::null_mut());
         }

@@ -1,54 +1,57 @@
-//! Makes a machine for KVM from its parts, and lets it run.
+//! Makes a machine for KVM from its parts, and starts it.
 
 use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::kvm_userspace_memory_region;
-use kvm_ioctls::{IoEventAddress, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 
+use super::check;
 use super::kick::{self, Kick};
-use super::running::{Machine, Running};
+use super::running::RunningKvm;
+use super::shared::Machine;
 use super::vcpu::Vcpu;
-use super::{self as kvm, KvmError};
-use crate::arch::{self, Boot, DEVICE_IRQS, MAX_VCPUS, MMIO_DEVICE_SIZE, Ports, VcpuSetup};
+use super::wires::{connect, place};
+use crate::arch::{self, Boot, MAX_VCPUS, Ports, VcpuSetup};
+use crate::config::{MAX_DEVICES, VmConfig, full_cmdline};
 use crate::console::Console;
 use crate::devices::bus::MmioBus;
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::mmio::{MmioTransport, QUEUE_NOTIFY};
+use crate::devices::virtio::mmio::MmioTransport;
 use crate::error::Error;
+use crate::kvm_error::KvmError;
 use crate::loader::LoadError;
 use crate::memory;
-use crate::vm::{MAX_DEVICES, VmConfig, full_cmdline};
 
 /// A machine that is ready to start.
-pub(crate) struct Made {
+pub(crate) struct KvmMachine {
     vcpus: Vec<VcpuFd>,
     machine: Arc<Machine>,
 }
 
-impl Made {
-    /// Makes a machine: its memory with the kernel in it, its devices, its vCPUs.
+impl KvmMachine {
+    /// Makes a machine: its memory with the kernel in it, its devices and its vCPUs.
     ///
     /// # Errors
     ///
     /// [`Error`]; nothing is left behind.
-    pub(crate) fn new(config: VmConfig) -> Result<Made, Error> {
-        Made::with_kvm(kvm::check, config)
+    pub(crate) fn new(config: VmConfig) -> Result<KvmMachine, Error> {
+        KvmMachine::with_kvm(check::check, config)
     }
 
-    /// As [`new`](Self::new), with what `open` gives as KVM.
+    /// Does the same as [`new`](Self::new), with the KVM that `open` returns.
     fn with_kvm(
         open: impl FnOnce() -> Result<Kvm, KvmError>,
         config: VmConfig,
-    ) -> Result<Made, Error> {
+    ) -> Result<KvmMachine, Error> {
         config.check(MAX_DEVICES)?;
         let places = config.devices.len() + config.nic_slots;
         let cmdline = full_cmdline(&config.cmdline, "", (0..places).map(place))?;
 
         let kvm = open()?;
         if config.nested {
-            kvm::check_nested(&kvm)?;
+            check::check_nested(&kvm)?;
         }
         let memory = Arc::new(memory::create(config.memory)?);
         let (vm, (kernel, initramfs)) = while_creating_vm(&kvm, || config.load(&memory))?;
@@ -72,18 +75,18 @@ impl Made {
             Ports::new(&vm, console_writer).map_err(Error::host("creating the serial port"))?;
         let machine = Machine::new(ports, mmio, first_nic, console, vm, memory)
             .map_err(Error::host("creating an event"))?;
-        Ok(Made {
+        Ok(KvmMachine {
             vcpus,
             machine: Arc::new(machine),
         })
     }
 
-    /// Lets it run, each vCPU in a thread of its own.
+    /// Starts it, with a thread for each vCPU.
     ///
     /// # Errors
     ///
-    /// When a thread can't be made; nothing runs then.
-    pub(crate) fn start(self) -> Result<Running, Error> {
+    /// If a thread can't be created; nothing runs then.
+    pub(crate) fn start(self) -> Result<RunningKvm, Error> {
         let no_signal = || io::Error::other("every real-time signal is in use");
         kick::signal()
             .ok_or_else(no_signal)
@@ -97,8 +100,8 @@ impl Made {
         }
         self.machine.set_kicks(kicks.clone());
 
-        // Stops and joins what has been started if a later thread can't be.
-        let mut running = Running::new(Arc::clone(&self.machine));
+        // Stops and joins the threads that have been started if a later one can't be.
+        let mut running = RunningKvm::new(Arc::clone(&self.machine));
         let _masked = kick::Masked::new();
         for (id, (fd, kick)) in self.vcpus.into_iter().zip(kicks).enumerate() {
             let vcpu = Vcpu::new(fd, kick, Arc::clone(&self.machine));
@@ -110,19 +113,8 @@ impl Made {
     }
 }
 
-/// The address and size of the registers of device `index`, which is below [`MAX_DEVICES`], and
-/// its interrupt.
-fn place(index: usize) -> (GuestAddress, u64, u32) {
-    let offset = index as u64 * MMIO_DEVICE_SIZE;
-    (
-        GuestAddress(arch::MMIO_START + offset),
-        MMIO_DEVICE_SIZE,
-        DEVICE_IRQS[index],
-    )
-}
-
-/// Creates a VM, and does `work` meanwhile: the host's kernel spends most of the time waiting,
-/// for a thread that it makes and for RCU.
+/// Creates a VM, and does `work` in the meantime: the host's kernel spends most of that time
+/// waiting, for a thread that it creates and for RCU.
 fn while_creating_vm<T>(
     kvm: &Kvm,
     work: impl FnOnce() -> Result<T, LoadError>,
@@ -153,7 +145,7 @@ fn add_memory(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Error> {
             memory_size: region.len(),
             userspace_addr: region.as_ptr() as u64,
         };
-        // SAFETY: the range is that of a mapping that the machine keeps for longer than the VM.
+        // SAFETY: the range is that of a mapping that the machine keeps longer than the VM.
         unsafe { vm.set_user_memory_region(region) }
             .map_err(Error::host("giving memory to the VM"))?;
     }
@@ -205,38 +197,6 @@ fn attach(
             Ok(transport)
         })
         .collect()
-}
-
-/// Lets KVM carry a device's notifications and interrupts.
-pub(super) fn connect(
-    vm: &VmFd,
-    index: usize,
-    transport: &MmioTransport,
-) -> Result<(), kvm_ioctls::Error> {
-    let (notify, irq) = wires(index);
-    for (queue, event) in transport.notify_events().enumerate() {
-        vm.register_ioevent(event, &notify, queue as u32)?;
-    }
-    vm.register_irqfd(transport.irq(), irq)
-}
-
-/// Undoes [`connect`], or what it did before it failed.
-pub(super) fn disconnect(vm: &VmFd, index: usize, transport: &MmioTransport) {
-    let (notify, irq) = wires(index);
-    // KVM refuses only what isn't connected.
-    for (queue, event) in transport.notify_events().enumerate() {
-        let _ = vm.unregister_ioevent(event, &notify, queue as u32);
-    }
-    let _ = vm.unregister_irqfd(transport.irq(), irq);
-}
-
-/// Where device `index` is notified, and its interrupt.
-fn wires(index: usize) -> (IoEventAddress, u32) {
-    let (address, _, irq) = place(index);
-    (
-        IoEventAddress::Mmio(address.raw_value() + QUEUE_NOTIFY),
-        irq,
-    )
 }
 
 #[cfg(test)]

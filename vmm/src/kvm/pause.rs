@@ -1,4 +1,4 @@
-//! Stopping the vCPUs for a while: their threads come out of the guest and wait.
+//! Stops the vCPUs for a while: their threads come out of the guest and wait.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -7,24 +7,24 @@ use std::time::Duration;
 /// Where the vCPUs' threads wait while the machine is paused.
 #[derive(Default)]
 pub(crate) struct Pause {
-    /// Changed with the mutex held. By itself it is what a vCPU looks at each time that it comes
-    /// out of the guest.
+    /// Changed with the mutex held. A vCPU reads it without the mutex each time it comes out of the
+    /// guest.
     requested: AtomicBool,
-    /// How many threads wait.
+    /// How many threads are waiting.
     waiting: Mutex<usize>,
     changed: Condvar,
 }
 
 impl Pause {
-    /// From now on threads wait that come out of the guest. Those in it are for the caller to
-    /// kick.
+    /// Makes threads that come out of the guest wait from now on. The caller has to kick those that
+    /// are in it.
     pub(crate) fn request(&self) {
         let _waiting = self.waiting();
         self.requested.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until `all` threads do or the machine has ended, at most for `limit`; whether it is
-    /// so.
+    /// Waits until `all` threads are waiting or the machine has ended, at most for `limit`; returns
+    /// whether that happened.
     pub(crate) fn wait(&self, all: usize, ended: impl Fn() -> bool, limit: Duration) -> bool {
         let runs = |waiting: &mut usize| *waiting < all && !ended();
         let (_waiting, waited) = self
@@ -34,15 +34,15 @@ impl Pause {
         !waited.timed_out()
     }
 
-    /// Lets the threads go on, and has everybody look who waits for the machine's end.
+    /// Lets the threads continue, and makes everybody who waits for the machine's end check again.
     pub(crate) fn lift(&self) {
         let _waiting = self.waiting();
         self.requested.store(false, Ordering::SeqCst);
         self.changed.notify_all();
     }
 
-    /// Called by a vCPU's thread, out of the guest: waits for as long as the machine is paused
-    /// and hasn't ended. `stand_still` is done before that.
+    /// Called by a vCPU's thread, out of the guest: waits for as long as the machine is paused and
+    /// hasn't ended. `stand_still` is called before that.
     pub(crate) fn hold(&self, ended: impl Fn() -> bool, stand_still: impl FnOnce()) {
         if !self.requested.load(Ordering::SeqCst) {
             return;

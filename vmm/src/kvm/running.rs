@@ -2,42 +2,32 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use kvm_ioctls::VmFd;
-use vm_memory::GuestMemoryMmap;
-
-use super::kick::Kick;
-use super::machine::{connect, disconnect};
-use super::pause::Pause;
+use super::shared::Machine;
 use super::vcpu::Vcpu;
-use crate::arch::Ports;
-use crate::console::Console;
-use crate::devices::bus::MmioBus;
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::mmio::MmioTransport;
-use crate::end::{End, Threads};
 use crate::error::Error;
-use crate::vm::Exit;
+use crate::exit::Exit;
 
-/// How long the vCPUs' threads have for coming out of the guest. They are out within
-/// milliseconds; a device's reset may take longer.
+/// How long the vCPUs' threads may take to come out of the guest. They are out within milliseconds;
+/// a device's reset may take longer.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long they have for that when the machine is paused.
+/// How long they may take for that when the machine is paused.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 
-/// A machine that runs, or has ended by itself.
+/// A machine that is running, or has ended by itself.
 ///
 /// Dropping it stops it.
-pub(crate) struct Running {
+pub(crate) struct RunningKvm {
     machine: Arc<Machine>,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Running {
+impl RunningKvm {
     pub(crate) fn exit_event(&self) -> BorrowedFd<'_> {
         self.machine.end.event()
     }
@@ -50,7 +40,7 @@ impl Running {
         self.machine.end(Ok(Exit::Stopped));
     }
 
-    /// Puts a device into the first slot that has none. Gives the number of its place.
+    /// Puts a device into the first empty slot. Returns the number of its place.
     pub(crate) fn plug(&self, device: Box<dyn VirtioDevice>) -> Result<usize, Error> {
         self.machine.plug(device)
     }
@@ -80,15 +70,15 @@ impl Running {
         self.finish()
     }
 
-    /// Of a machine that has no vCPU running yet.
-    pub(crate) fn new(machine: Arc<Machine>) -> Running {
-        Running {
+    /// Wraps a machine that has no vCPU running yet.
+    pub(crate) fn new(machine: Arc<Machine>) -> RunningKvm {
+        RunningKvm {
             machine,
             threads: Vec::new(),
         }
     }
 
-    /// Lets a vCPU run in a thread of its own.
+    /// Runs a vCPU in a thread of its own.
     pub(crate) fn spawn(&mut self, name: String, vcpu: Vcpu) -> io::Result<()> {
         self.machine.threads.add();
         let thread = std::thread::Builder::new()
@@ -102,12 +92,12 @@ impl Running {
     fn finish(&mut self) -> Result<Exit, Error> {
         self.stop();
         if !self.machine.threads.wait(STOP_LIMIT) {
-            // They keep what they need; nothing can be done about them.
+            // These threads keep what they need; nothing can be done about them.
             self.threads.clear();
             return Err(Error::StopTimeout);
         }
         for thread in self.threads.drain(..) {
-            // One that panicked has recorded that as the machine's end.
+            // A thread that panicked has recorded that as the machine's end.
             let _ = thread.join();
         }
         self.machine.mmio.reset();
@@ -115,119 +105,8 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningKvm {
     fn drop(&mut self) {
         let _ = self.finish();
-    }
-}
-
-/// What the vCPUs' threads share.
-///
-/// Fields are dropped in their order: guest memory after the VM that has it mapped.
-pub(crate) struct Machine {
-    pub(crate) ports: Ports,
-    pub(crate) mmio: MmioBus,
-    /// The first of the places that devices are plugged into.
-    first_slot: usize,
-    console: Arc<Console>,
-    end: End,
-    /// What makes the vCPUs see that it has ended.
-    kicks: Mutex<Vec<Arc<Kick>>>,
-    pub(crate) pause: Pause,
-    /// The vCPUs' threads.
-    threads: Threads,
-    vm: VmFd,
-    memory: Arc<GuestMemoryMmap>,
-}
-
-impl Machine {
-    pub(crate) fn new(
-        ports: Ports,
-        mmio: MmioBus,
-        first_slot: usize,
-        console: Arc<Console>,
-        vm: VmFd,
-        memory: Arc<GuestMemoryMmap>,
-    ) -> io::Result<Machine> {
-        Ok(Machine {
-            ports,
-            mmio,
-            first_slot,
-            console,
-            end: End::new()?,
-            kicks: Mutex::default(),
-            pause: Pause::default(),
-            threads: Threads::default(),
-            vm,
-            memory,
-        })
-    }
-
-    /// What makes the vCPUs see that the machine has ended.
-    pub(crate) fn set_kicks(&self, kicks: Vec<Arc<Kick>>) {
-        *self.kicks() = kicks;
-    }
-
-    /// Ends the machine. The first to say how it ended is believed.
-    pub(crate) fn end(&self, outcome: Result<Exit, Error>) {
-        if self.end.set(outcome) {
-            self.kick();
-            self.pause.lift();
-        }
-    }
-
-    fn kick(&self) {
-        for kick in self.kicks().iter() {
-            kick.kick();
-        }
-    }
-
-    pub(crate) fn ended(&self) -> bool {
-        self.end.is_set()
-    }
-
-    pub(crate) fn console_tail(&self) -> String {
-        self.console.tail()
-    }
-
-    fn plug(&self, device: Box<dyn VirtioDevice>) -> Result<usize, Error> {
-        for index in self.first_slot.. {
-            // A vCPU that looks at the place meanwhile waits, and sees the whole device.
-            let mut place = self.mmio.place(index).ok_or(Error::NoSlot)?;
-            if place.is_some() {
-                continue;
-            }
-            let transport = MmioTransport::new(device, Arc::clone(&self.memory))
-                .map_err(|source| Error::Device { index, source })?;
-            if let Err(error) = connect(&self.vm, index, &transport) {
-                disconnect(&self.vm, index, &transport);
-                return Err(Error::host("connecting a device")(error));
-            }
-            *place = Some(transport);
-            return Ok(index);
-        }
-        Err(Error::NoSlot)
-    }
-
-    fn unplug(&self, index: usize) {
-        if index < self.first_slot {
-            return;
-        }
-        let Some(mut place) = self.mmio.place(index) else {
-            return;
-        };
-        if let Some(mut transport) = place.take() {
-            disconnect(&self.vm, index, &transport);
-            transport.reset();
-        }
-    }
-
-    /// A vCPU's thread is through.
-    pub(crate) fn thread_done(&self) {
-        self.threads.done();
-    }
-
-    fn kicks(&self) -> MutexGuard<'_, Vec<Arc<Kick>>> {
-        self.kicks.lock().unwrap_or_else(|e| e.into_inner())
     }
 }

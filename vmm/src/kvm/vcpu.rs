@@ -1,16 +1,18 @@
-//! A vCPU's thread: runs the guest, and serves what it comes out for.
+//! A vCPU's thread: runs the guest, and handles its exits. It has no rights: KVM asks for none once
+//! a vCPU is open, nor do the devices whose registers the guest accesses.
 
 use std::sync::Arc;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::kick::Kick;
-use super::running::Machine;
+use super::shared::Machine;
 use crate::error::Error;
-use crate::vm::Exit;
+use crate::exit::Exit;
+use crate::rights::ThreadRights;
 
-/// A vCPU and the machine it belongs to. Fields are dropped in their order: the machine, which
-/// holds guest memory, after the vCPU.
+/// A vCPU and its machine. Fields are dropped in order: the machine, which holds guest memory,
+/// after the vCPU.
 pub(crate) struct Vcpu {
     fd: VcpuFd,
     kick: Arc<Kick>,
@@ -22,18 +24,23 @@ impl Vcpu {
         Vcpu { fd, kick, machine }
     }
 
-    /// Runs until the machine ends, which this vCPU may be the reason for.
+    /// Runs until the machine ends, which this vCPU may cause.
     pub(crate) fn run(mut self) {
         self.kick.adopt();
-        // Dropped also when a device panics: the machine ends then.
-        let _running = Running {
+        // Also dropped when a device panics: the machine ends then.
+        let _presence = Presence {
             kick: Arc::clone(&self.kick),
             machine: Arc::clone(&self.machine),
         };
+        if let Err(source) = ThreadRights::NONE.keep() {
+            let what = "giving up a vCPU thread's rights";
+            self.machine.end(Err(Error::Host { what, source }));
+            return;
+        }
         loop {
             self.machine.pause.hold(
                 || self.machine.ended(),
-                // The guest's watchdogs learn that it was stopped, if its clock is KVM's.
+                // Tells the guest's watchdogs that it was stopped, if its clock is KVM's.
                 || {
                     let _ = self.fd.kvmclock_ctrl();
                 },
@@ -47,7 +54,7 @@ impl Vcpu {
         }
     }
 
-    /// Runs the guest until it next comes out. Says how the machine ends, if it does.
+    /// Runs the guest until its next exit. Returns how the machine ends, if it does.
     fn step(&mut self) -> Option<Result<Exit, Error>> {
         let machine = &self.machine;
         let tail = || machine.console_tail();
@@ -65,8 +72,8 @@ impl Vcpu {
                 machine.mmio.write(address, data);
                 return None;
             }
-            // A kick, for a pause or the end, which are looked at after this. What one is for is
-            // known before it is made, so none is lost.
+            // A kick, for a pause or the end, both of which are checked after this. The reason for
+            // a kick is set before it is made, so none is lost.
             Ok(VcpuExit::Intr) => {
                 self.kick.clear();
                 return None;
@@ -123,13 +130,13 @@ impl Vcpu {
     }
 }
 
-/// Lives as long as the thread runs the vCPU.
-struct Running {
+/// Exists for as long as the thread runs the vCPU.
+struct Presence {
     kick: Arc<Kick>,
     machine: Arc<Machine>,
 }
 
-impl Drop for Running {
+impl Drop for Presence {
     fn drop(&mut self) {
         self.kick.release();
         if std::thread::panicking() {

@@ -1,4 +1,4 @@
-//! What a QEMU says when it is run for that alone.
+//! Runs a QEMU only for its answer to a question.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 /// How long it may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// How often it is asked whether it has ended.
+/// How often to check whether it has ended.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How much of what it says is read: what fits into a pipe, so that it needn't be read while it
-/// runs.
+/// How much of its output is read: as much as fits into a pipe, so that it needn't be read while
+/// the program runs.
 const MOST: u64 = 64 << 10;
 
-/// A QEMU that was asked something, and hasn't answered yet. It is ended with this.
+/// A QEMU that was asked something and hasn't answered yet. Dropping this kills it.
 pub(super) struct Question {
     child: Child,
     deadline: Instant,
@@ -27,8 +27,8 @@ impl Question {
         Self::ask(Command::new(path).arg("--version"))
     }
 
-    /// Has the dynamic loader of `path` list what it loads (ld.so(8)), and not run the program;
-    /// one without such a loader says its version.
+    /// Has the dynamic loader of `path` list what it loads (ld.so(8)) instead of running the
+    /// program; a program without such a loader reports its version.
     pub(super) fn libraries(path: &Path) -> Result<Question, String> {
         let mut command = Command::new(path);
         command.env_clear().env("LD_TRACE_LOADED_OBJECTS", "1");
@@ -48,7 +48,7 @@ impl Question {
         })
     }
 
-    /// Waits for what it says.
+    /// Waits for its output.
     pub(super) fn answer(mut self) -> Result<String, String> {
         let status = loop {
             match self.child.try_wait() {
@@ -71,7 +71,7 @@ impl Question {
 
 impl Drop for Question {
     fn drop(&mut self) {
-        // One that has been waited for isn't killed.
+        // A child that has been waited for isn't killed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,24 +1,24 @@
-//! The machine's firmware: it enters the kernel, which lies in memory already.
+//! The machine's firmware: it enters the kernel, which is already in memory.
 //!
-//! QEMU starts a processor as a PC does, in real mode, at the end of a ROM. Kernel, initramfs,
-//! boot parameters, GDT and page tables are where the KVM monitor would have put them, so all
-//! that is left is to go to long mode, which takes two dozen instructions, and none of a BIOS.
+//! QEMU starts a processor as a PC does, in real mode, at the end of a ROM. Kernel, initramfs, boot
+//! parameters, GDT and page tables are where the KVM monitor would have put them, so all that
+//! remains is to enter long mode. That takes two dozen instructions, and no BIOS.
 
 use vm_memory::GuestAddress;
 
 use crate::arch::{GDT, PML4, ZERO_PAGE};
 
-/// The least size that QEMU takes for a ROM. Its last 64 KiB are also seen from 0xf0000 on.
+/// The smallest size that QEMU accepts for a ROM. Its last 64 KiB also appear from 0xf0000 on.
 const SIZE: usize = 64 << 10;
 
-/// Where a processor starts, before the end of the ROM.
+/// Where a processor starts, just before the end of the ROM.
 const RESET_VECTOR: usize = SIZE - 16;
 
 /// `jmp far 0xf000:0`: to the ROM's beginning, in the first MiB.
 const TO_START: [u8; 5] = [0xea, 0x00, 0x00, 0x00, 0xf0];
 
-// Loaded at 0xf0000; ends with the kernel's entry point, which is filled in. PE and PG are set
-// in one go: nothing of protected mode without paging is needed.
+// Loaded at 0xf0000; ends with the kernel's entry point, which is filled in. PE and PG are set at
+// the same time: nothing of protected mode without paging is needed.
 core::arch::global_asm!(
     ".pushsection .rodata.nacre_boot_rom, \"a\", @progbits",
     ".code16",
@@ -60,7 +60,7 @@ core::arch::global_asm!(
     options(att_syntax),
 );
 
-/// The ROM for a kernel that is entered at `entry`.
+/// Returns the ROM for a kernel with the entry point `entry`.
 pub(super) fn image(entry: GuestAddress) -> Vec<u8> {
     unsafe extern "C" {
         #[link_name = "nacre_boot_rom"]

@@ -1,4 +1,4 @@
-//! QEMU's command line.
+//! Builds QEMU's command line.
 
 use std::ffi::CString;
 
@@ -9,40 +9,40 @@ use virtio_bindings::virtio_ids::{
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::fs::MAX_TAG;
 
-/// The descriptors that QEMU starts with: the standard streams (the console is its output),
-/// guest memory, the boot ROM, and then the sockets of the devices.
+/// The descriptors that QEMU starts with: the standard streams (its output is the console), guest
+/// memory, the boot ROM, and then the devices' sockets.
 pub(super) const MEMORY: usize = 3;
 pub(super) const ROM: usize = 4;
 pub(super) const FIRST_SOCKET: usize = 5;
 
-/// The files that QEMU has open besides, generously: of its own, for a device's socket, and
+/// The files that QEMU has open in addition, generously: its own, those for a device's socket, and
 /// events for each of its queues.
 const OWN_FILES: u64 = 64;
 const FILES_OF_A_SOCKET: u64 = 2;
 const FILES_OF_A_QUEUE: u64 = 4;
 
-/// The port by which the guest powers off (see `arch`), and how QEMU then exits:
-/// `isa-debug-exit` makes `value << 1 | 1` of the value written.
+/// The port with which the guest powers off (see `arch`), and QEMU's exit status then:
+/// `isa-debug-exit` turns the value written into `value << 1 | 1`.
 const EXIT_PORT: u16 = 0x600;
 pub(super) const POWER_OFF_STATUS: i32 = 0x34 << 1 | 1;
 
-/// QEMU's own system call filter: nothing that a running machine needs is in these groups.
+/// QEMU's own system call filter: a running machine needs nothing in these groups.
 const FILTER: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
-/// The machine: a PC's timer, interrupt controllers and clock, without which Linux has nothing
-/// to measure its clocks by; no firmware but ours, no option ROMs, and nothing added to the
-/// kernel's command line, as there is none for QEMU to see.
+/// The machine: a PC's timer, interrupt controllers and clock, without which Linux has nothing to
+/// calibrate its clocks with; no firmware but ours, no option ROMs, and nothing added to the
+/// kernel's command line, as QEMU doesn't see one.
 const MACHINE: &str = "microvm,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,x-option-roms=off,\
                        auto-kernel-cmdline=off,memory-backend=memory";
 
-/// What of a network device QEMU would do by itself, and the device here doesn't: commands to
-/// set filters and offloads, and announcements.
+/// What QEMU would do by itself for a network device, and the device here doesn't: commands to set
+/// filters and offloads, and announcements.
 const NET: &str = "ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,\
                    ctrl_guest_offloads=off,guest_announce=off";
 
-/// How many threads emulate the processors: one, also for several. With a thread each, QEMU
-/// 7.2 now and then executes code that another processor has just changed (Linux changes its
-/// own, for static keys, and dies of an `int3` that it has long taken out again: seen here, and
+/// Returns how many threads emulate the processors: one, even for several processors. With a thread
+/// for each, QEMU 7.2 sometimes executes code that another processor has just changed (Linux
+/// changes its own, for static keys, and dies of an `int3` that it has long removed: seen here, and
 /// in <https://github.com/multipath-tcp/mptcp_net-next/issues/471>).
 fn threads(vcpus: u8) -> &'static str {
     match vcpus {
@@ -56,25 +56,26 @@ fn accelerator(vcpus: u8) -> String {
     format!("tcg,thread={threads},tb-size={translations}")
 }
 
-/// The processor: all that QEMU emulates, but AMD's virtualization only if it was asked for. It
-/// doesn't know Intel's.
+/// Returns the processor: all that QEMU emulates, except AMD's virtualization unless it was
+/// requested. QEMU doesn't have Intel's.
 fn processor(nested: bool) -> &'static str {
-    match nested {
-        true => "max,svm=on",
-        false => "max,svm=off,vmx=off",
+    if nested {
+        "max,svm=on"
+    } else {
+        "max,svm=off,vmx=off"
     }
 }
 
-/// How much memory QEMU keeps translated code in, in bytes. It is thrown away as a whole when there
-/// is no room for more, which only costs time; QEMU's own choice is up to 1 GiB.
+/// How much memory QEMU keeps translated code in, in bytes. When it is full, all of it is
+/// discarded, which only costs time; QEMU's own default is up to 1 GiB.
 pub const TRANSLATIONS: u64 = 128 << 20;
 
 /// A kind of device that QEMU can show a guest on our behalf.
-pub(super) struct Kind {
+pub(super) struct DeviceKind {
     /// Its name in messages.
     pub(super) name: &'static str,
-    /// How many of the device's queues QEMU hands over to it. None if QEMU has such a device
-    /// of its own, which stands in for ours.
+    /// How many of the device's queues QEMU hands over to it. `None` if QEMU has such a device of
+    /// its own, which replaces ours.
     pub(super) handed_over: Option<usize>,
     /// How many of them the driver must set up before the device can work, if not all.
     pub(super) needed: Option<usize>,
@@ -82,16 +83,16 @@ pub(super) struct Kind {
     pub(super) gives_config: bool,
     /// How many pairs of queues it has, if it is a network device.
     net_pairs: Option<usize>,
-    /// QEMU's name of it, and its properties.
+    /// QEMU's name for it, and its properties.
     device: String,
 }
 
-impl Kind {
-    /// The kind of a device; none if QEMU doesn't know such.
-    pub(super) fn of(device: &dyn VirtioDevice) -> Option<Kind> {
+impl DeviceKind {
+    /// Returns the kind of a device; `None` if QEMU doesn't have such a device.
+    pub(super) fn new(device: &dyn VirtioDevice) -> Option<DeviceKind> {
         let queues = device.queue_sizes().len();
         match device.device_type() {
-            VIRTIO_ID_VSOCK => Some(Kind {
+            VIRTIO_ID_VSOCK => Some(DeviceKind {
                 name: "vsock",
                 // QEMU keeps the event queue.
                 handed_over: Some(queues.min(2)),
@@ -102,7 +103,7 @@ impl Kind {
             }),
             VIRTIO_ID_FS => {
                 let size = device.queue_sizes().iter().max()?;
-                Some(Kind {
+                Some(DeviceKind {
                     name: "fs",
                     handed_over: Some(queues),
                     needed: None,
@@ -116,20 +117,20 @@ impl Kind {
             }
             VIRTIO_ID_BLOCK => {
                 let size = device.queue_sizes().iter().max()?;
-                Some(Kind {
+                Some(DeviceKind {
                     name: "block",
                     handed_over: Some(queues),
                     needed: None,
                     net_pairs: None,
                     gives_config: true,
-                    // Without a number there is one queue; all that the disk can do besides is
-                    // asked of it.
+                    // Without a number there is one queue; for everything else about the disk, QEMU
+                    // asks the device.
                     device: format!("vhost-user-blk,num-queues={queues},queue-size={size}"),
                 })
             }
-            VIRTIO_ID_NET => Some(Kind {
+            VIRTIO_ID_NET => Some(DeviceKind {
                 name: "net",
-                // QEMU keeps the control queue, which is there if there are several pairs.
+                // QEMU keeps the control queue, which exists if there are several pairs.
                 handed_over: Some(queues & !1),
                 needed: Some(2),
                 gives_config: false,
@@ -139,8 +140,9 @@ impl Kind {
                     _ => format!("virtio-net-device,{NET},mq=on"),
                 },
             }),
-            // QEMU reaches no other's in Debian's build, and feeds its own by getrandom(2) too.
-            VIRTIO_ID_RNG => Some(Kind {
+            // In Debian's build, QEMU can't reach anybody else's, and its own also uses
+            // getrandom(2).
+            VIRTIO_ID_RNG => Some(DeviceKind {
                 name: "rng",
                 handed_over: None,
                 needed: None,
@@ -153,14 +155,15 @@ impl Kind {
     }
 }
 
-impl Kind {
-    /// Whether QEMU connects to its socket, and doesn't take one that is connected already.
+impl DeviceKind {
+    /// Returns whether QEMU connects to the device's socket itself, and doesn't accept a connected
+    /// one.
     pub(super) fn connects(&self) -> bool {
         self.net_pairs.is_some()
     }
 }
 
-/// A file system's tag, if it can be a part of a command line.
+/// Returns a file system's tag, if it can be part of a command line.
 fn tag(device: &dyn VirtioDevice) -> Option<String> {
     let mut tag = [0; MAX_TAG];
     device.read_config(0, &mut tag);
@@ -168,22 +171,22 @@ fn tag(device: &dyn VirtioDevice) -> Option<String> {
     is_plain(tag).then(|| tag.to_owned())
 }
 
-/// Whether a text can be a property's value: a comma would end it.
+/// Returns whether a text can be a property's value: a comma would end it.
 fn is_plain(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
     !text.is_empty() && text.chars().all(plain)
 }
 
-/// The arguments, as they are put together.
+/// The arguments, while they are put together.
 pub(super) struct Arguments {
     words: Vec<String>,
-    /// How many files QEMU needs for what they say.
+    /// How many files QEMU needs for these arguments.
     files: u64,
 }
 
 impl Arguments {
-    /// For a machine of that name, of `vcpus`, which can be virtualized if they are `nested`, and
-    /// `memory` bytes, without devices.
+    /// Starts with the arguments of a machine with that name, `vcpus` vCPUs, which can run virtual
+    /// machines of their own if `nested`, and `memory` bytes, without devices.
     pub(super) fn new(name: &str, vcpus: u8, nested: bool, memory: u64) -> Arguments {
         let program = "qemu-system-x86_64";
         let flags = ["-nodefaults", "-no-user-config", "-no-reboot"];
@@ -222,16 +225,17 @@ impl Arguments {
         arguments
     }
 
-    /// Adds a device in place `index` of the machine, reached by the socket number `socket`
-    /// if it is ours.
-    pub(super) fn device(&mut self, kind: &Kind, index: usize, socket: usize) {
+    /// Adds a device at place `index` of the machine, reached through socket number `socket` if it
+    /// is ours.
+    pub(super) fn device(&mut self, kind: &DeviceKind, index: usize, socket: usize) {
         let mut device = format!("{},bus=virtio-mmio-bus.{index}", kind.device);
         if let Some(queues) = kind.handed_over {
             self.files += FILES_OF_A_SOCKET + FILES_OF_A_QUEUE * queues as u64;
             let fd = FIRST_SOCKET + socket;
-            let socket = match kind.connects() {
-                true => format!("path=/proc/self/fd/{fd}"),
-                false => format!("fd={fd}"),
+            let socket = if kind.connects() {
+                format!("path=/proc/self/fd/{fd}")
+            } else {
+                format!("fd={fd}")
             };
             self.add("-chardev", format!("socket,id=device{index},{socket}"));
             if let Some(pairs) = kind.net_pairs {
@@ -252,12 +256,13 @@ impl Arguments {
         self
     }
 
-    /// How many files QEMU must be able to have open.
+    /// Returns how many files QEMU must be able to have open.
     pub(super) fn max_files(&self) -> u64 {
         self.files
     }
 
-    /// All of them. None has a NUL: they are numbers, our own words and a checked tag.
+    /// Returns all arguments. None contains a NUL: they are numbers, our own words and a checked
+    /// tag.
     pub(super) fn finish(self) -> Vec<CString> {
         self.words.into_iter().flat_map(CString::new).collect()
     }
@@ -276,10 +281,10 @@ mod tests {
         let (vsock, _ports) = Vsock::new(3).unwrap();
         let disk = Block::new(tempfile::tempfile().unwrap(), "", 2).unwrap();
         let mut arguments = Arguments::new("a-name", 2, false, 64 << 20);
-        arguments.device(&Kind::of(&Rng::new()).unwrap(), 0, 0);
-        arguments.device(&Kind::of(&vsock).unwrap(), 1, 0);
-        arguments.device(&Kind::of(&fs("nacre")).unwrap(), 2, 1);
-        arguments.device(&Kind::of(&disk).unwrap(), 3, 2);
+        arguments.device(&DeviceKind::new(&Rng::new()).unwrap(), 0, 0);
+        arguments.device(&DeviceKind::new(&vsock).unwrap(), 1, 0);
+        arguments.device(&DeviceKind::new(&fs("nacre")).unwrap(), 2, 1);
+        arguments.device(&DeviceKind::new(&disk).unwrap(), 3, 2);
         let line: Vec<String> = arguments
             .finish()
             .into_iter()
@@ -301,11 +306,11 @@ mod tests {
             assert!(line.contains(part), "{part:?} isn't in {line}");
         }
         // A comma would end the property.
-        assert!(Kind::of(&fs("a,b=c")).is_none());
+        assert!(DeviceKind::new(&fs("a,b=c")).is_none());
     }
 
-    /// A container's VM with two interfaces, two places for more, and a disk: QEMU was seen to
-    /// have 28 files, 66 for each network device, and 4 for each queue of the disk and one more.
+    /// A container's VM with two interfaces, two places for more, and a disk: QEMU was seen to have
+    /// 28 files, 66 for each network device, and 4 for each queue of the disk and one more.
     #[test]
     fn there_are_files_for_all_devices() {
         const VCPUS: u8 = 8;
@@ -323,7 +328,7 @@ mod tests {
         }
         let mut arguments = Arguments::new("a-name", VCPUS, false, 64 << 20);
         for (index, device) in devices.iter().enumerate() {
-            arguments.device(&Kind::of(&**device).unwrap(), index, index);
+            arguments.device(&DeviceKind::new(&**device).unwrap(), index, index);
         }
         assert!(arguments.max_files() > 28 + 4 * 66 + 4 * 8 + 1);
         // What it opens beyond that is bounded.

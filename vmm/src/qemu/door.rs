@@ -1,8 +1,8 @@
-//! Sockets that QEMU connects to. Its network devices don't take one that is connected already:
-//! they want a path.
+//! Makes sockets that QEMU connects to: its network devices don't accept a connected socket, only a
+//! path.
 //!
-//! The path is `/proc/self/fd/N`, of a descriptor that QEMU is given; the socket's file is in a
-//! file system of its own that is mounted nowhere (fsmount(2)). So nobody else finds it, and
+//! The path is `/proc/self/fd/N`, for a descriptor that QEMU is given; the socket's file is in a
+//! file system of its own that isn't mounted anywhere (fsmount(2)). So nobody else finds it, and
 //! nothing is left of it, however this process ends.
 
 use std::ffi::CString;
@@ -18,11 +18,11 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    /// One with none in it. That takes `CAP_SYS_ADMIN`, as QEMU's jail does.
+    /// Makes an empty one. That takes `CAP_SYS_ADMIN`, as does QEMU's jail.
     pub(super) fn new() -> io::Result<Doors> {
         let none = ptr::null::<libc::c_char>();
-        // SAFETY: strings that end with a NUL, or null where the call takes that; descriptors
-        // that come back are new, and nobody else's.
+        // SAFETY: strings that end with a NUL, or null where the call accepts that; the descriptors
+        // returned are new, and nobody else's.
         let directory = unsafe {
             let context = owned(libc::syscall(
                 libc::SYS_fsopen,
@@ -48,15 +48,15 @@ impl Doors {
         })
     }
 
-    /// Makes a socket, and a descriptor of its file by which QEMU, another user, can connect.
+    /// Makes a socket, and a descriptor of its file through which QEMU, as another user, can
+    /// connect.
     pub(super) fn open(&mut self) -> io::Result<(UnixListener, OwnedFd)> {
         let name = self.count.to_string();
         self.count += 1;
         let directory = self.directory.as_raw_fd();
         let listener = UnixListener::bind(format!("/proc/self/fd/{directory}/{name}"))?;
         let name = CString::new(name)?;
-        // SAFETY: a string that ends with a NUL; the descriptor that comes back is new, and
-        // nobody else's.
+        // SAFETY: a string that ends with a NUL; the descriptor returned is new, and nobody else's.
         let file = unsafe {
             if libc::fchmodat(directory, name.as_ptr(), 0o666, 0) < 0 {
                 return Err(io::Error::last_os_error());
@@ -70,11 +70,11 @@ impl Doors {
 
 /// # Safety
 ///
-/// A descriptor, as a system call gave it, must be nobody else's.
+/// The descriptor, as returned by a system call, must be nobody else's.
 unsafe fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     match fd {
         fd if fd < 0 => Err(io::Error::last_os_error()),
-        // SAFETY: as the caller says.
+        // SAFETY: the caller's promise.
         fd => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
     }
 }

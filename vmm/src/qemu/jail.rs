@@ -1,40 +1,36 @@
 //! The jail that QEMU runs in.
 //!
-//! QEMU emulates a hostile guest's processor, so it is held like one that has been taken over.
-//! Before its first instruction it has: namespaces of its own (mount, network, IPC, UTS, PID), a
-//! root with nothing in it but its shared libraries and modules, read-only, and a `/proc` that
-//! shows itself ([`root`]); a user and a group that nothing else has, no capabilities and no way to any
-//! (`no_new_privs`); the descriptors that it is given and no other; and limits. Its own system
+//! QEMU emulates a hostile guest's processor, so it is confined as if it had been taken over. From
+//! before its first instruction it has: its own namespaces (mount, network, IPC, UTS, PID), a root
+//! with nothing in it but its shared libraries and modules, read-only, and a `/proc` that shows
+//! only itself ([`root`]); a user and a group that nothing else has, no capabilities and no way to
+//! get any (`no_new_privs`, an empty bounding set); a new session keyring; only the descriptors
+//! that it is given; limits; and only the system calls that it needs ([`filter`]). Its own system
 //! call filter comes on top ([`command`](super::command)).
 //!
-//! It gets `SIGKILL` when the thread that made it ends, by whatever that ends (prctl(2),
+//! It gets `SIGKILL` when the thread that made it ends, whatever the cause (prctl(2),
 //! `PR_SET_PDEATHSIG`).
 //!
-//! Everything is made ready before the fork: the child of a process that may have threads may
-//! only make system calls.
+//! Everything is prepared before the fork: the child of a process that may have threads may only
+//! make system calls.
 
 use std::ffi::{CStr, CString};
-use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::ptr;
-use std::time::{Duration, Instant};
 
+use super::filter;
 use super::root::{self, Entry};
+use crate::child::{Child, pidfd};
+use crate::{bpf, inherited, rights};
 
-/// Where the tmpfs that becomes the root is mounted first. Every host has it.
+/// Where the tmpfs that becomes the root is first mounted. Every host has this directory.
 const MOUNT_POINT: &CStr = c"/proc";
 
-/// How often it is looked at whether it stands still.
-const STOP_INTERVAL: Duration = Duration::from_millis(1);
-
-/// The user and the group of a QEMU: its parent's pid above this. No distribution gives such
-/// ids to anybody, and two QEMUs never have the same.
-pub(super) const FIRST_USER: u32 = 0x6e00_0000;
-
-/// How many threads QEMU has besides the vCPUs', generously.
-const OTHER_THREADS: u64 = 16;
+/// How many threads its user has in addition to the vCPUs', generously: QEMU's own, and those of the
+/// monitor, which is that user's as well.
+const OTHER_THREADS: u64 = 256;
 
 /// How many descriptors it starts with, at most.
 const MAX_GIVEN: usize = 32;
@@ -42,19 +38,21 @@ const MAX_GIVEN: usize = 32;
 /// What QEMU is started with.
 pub(super) struct Jail<'a> {
     pub(super) binary: BorrowedFd<'a>,
-    /// The binary's path, beside which it looks for modules of its own.
+    /// The binary's path; it looks for its modules relative to that.
     pub(super) path: &'a Path,
     /// What its loader loads.
     pub(super) libraries: &'a [PathBuf],
     pub(super) arguments: Vec<CString>,
-    /// Its descriptors, from 0 on.
+    /// Its descriptors, from 0 up.
     pub(super) files: Vec<BorrowedFd<'a>>,
+    /// Its user and group.
+    pub(super) user: u32,
     pub(super) vcpus: u8,
     /// How many files it can have open.
     pub(super) max_files: u64,
 }
 
-/// All that the child needs, ready.
+/// Everything that the child needs, prepared.
 struct Ready {
     files: Vec<RawFd>,
     binary: RawFd,
@@ -63,10 +61,11 @@ struct Ready {
     root: Vec<Entry>,
     user: u32,
     limits: [(libc::__rlimit_resource_t, u64); 4],
+    filter: Vec<libc::sock_filter>,
 }
 
 impl Jail<'_> {
-    /// Starts QEMU. What fails in the child is said on its standard error.
+    /// Starts QEMU. The child reports on its standard error what fails.
     pub(super) fn spawn(self) -> io::Result<Child> {
         let own = std::process::id();
         let mut arguments: Vec<_> = self.arguments.iter().map(|a| a.as_ptr()).collect();
@@ -77,14 +76,15 @@ impl Jail<'_> {
             parent: pidfd(own)?,
             arguments,
             root: root::entries(self.path, self.libraries)?,
-            user: FIRST_USER + own,
+            user: self.user,
             limits: [
                 (libc::RLIMIT_CORE, 0),
-                // It writes no files; memory has its size.
+                // It writes no files; memory already has its size.
                 (libc::RLIMIT_FSIZE, 0),
                 (libc::RLIMIT_NOFILE, self.max_files),
                 (libc::RLIMIT_NPROC, u64::from(self.vcpus) + OTHER_THREADS),
             ],
+            filter: filter::program(self.files.len() as RawFd)?,
         };
         let flags = libc::CLONE_NEWNS
             | libc::CLONE_NEWNET
@@ -94,7 +94,7 @@ impl Jail<'_> {
             | libc::CLONE_PIDFD
             | libc::SIGCHLD;
         let mut pidfd: RawFd = -1;
-        // SAFETY: as fork(): the child goes on with a copy of this memory and makes only system
+        // SAFETY: as fork(): the child continues with a copy of this memory and makes only system
         // calls. The kernel writes the descriptor to `pidfd`.
         let pid = unsafe {
             let none = ptr::null_mut::<libc::c_void>();
@@ -103,13 +103,16 @@ impl Jail<'_> {
         match pid {
             0 => ready.become_qemu(),
             pid if pid < 0 => Err(io::Error::last_os_error()),
-            // SAFETY: the descriptor is new, and nobody else's.
-            _ => Ok(Child(unsafe { OwnedFd::from_raw_fd(pidfd) })),
+            pid => Ok(Child::new(
+                // SAFETY: the descriptor is new, and nobody else's.
+                unsafe { OwnedFd::from_raw_fd(pidfd) },
+                pid as u32,
+            )),
         }
     }
 }
 
-/// Sets attributes of the mount that the working directory is the root of (mount_setattr(2)).
+/// Sets attributes of the mount whose root is the working directory (mount_setattr(2)).
 fn set_attributes(set: u64, flags: libc::c_int) -> Result<(), Step> {
     let attributes = libc::mount_attr {
         attr_set: set,
@@ -117,7 +120,7 @@ fn set_attributes(set: u64, flags: libc::c_int) -> Result<(), Step> {
         propagation: 0,
         userns_fd: 0,
     };
-    // SAFETY: the path is a C string and attributes of the size that is given; neither is kept.
+    // SAFETY: the path is a C string and the attributes have the size given; neither is kept.
     let result = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -131,17 +134,7 @@ fn set_attributes(set: u64, flags: libc::c_int) -> Result<(), Step> {
     check(result, "make the root read-only").map(drop)
 }
 
-fn pidfd(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no pointers; the descriptor is new, and nobody else's.
-    unsafe {
-        match libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) {
-            fd if fd < 0 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd as RawFd)),
-        }
-    }
-}
-
-/// Why the child can't go on: what it was doing.
+/// What the child was doing when it couldn't continue.
 type Step = &'static str;
 
 fn check(result: libc::c_long, step: Step) -> Result<libc::c_long, Step> {
@@ -149,9 +142,9 @@ fn check(result: libc::c_long, step: Step) -> Result<libc::c_long, Step> {
 }
 
 impl Ready {
-    /// Runs in the child, and makes nothing but system calls.
+    /// Runs in the child, and makes only system calls.
     fn become_qemu(&self) -> ! {
-        // Standard error to be, and then standard error.
+        // What is to be standard error, and then standard error itself.
         let mut messages = self.files.get(2).copied().unwrap_or(2);
         let entered = self.enter().and_then(|()| self.place_files());
         let step = match entered {
@@ -178,7 +171,7 @@ impl Ready {
             // SAFETY: the pointer and the length are those of a slice.
             unsafe { libc::write(messages, part.as_ptr().cast(), part.len()) };
         }
-        // SAFETY: ends the process without running anything of it.
+        // SAFETY: ends the process without running any more of it.
         unsafe { libc::_exit(127) }
     }
 
@@ -186,15 +179,18 @@ impl Ready {
         self.end_with_the_parent()?;
         self.change_root()?;
         self.limit()?;
-        // Becoming another user undoes it.
+        // Changing the user undoes it.
         self.end_with_the_parent()
     }
 
-    /// Executes the binary; comes back if that can't be done.
+    /// Executes the binary, under the filter; returns only if that fails.
     fn execute(&self, binary: RawFd) -> Step {
+        if bpf::install(&self.filter) != 0 {
+            return "filter system calls";
+        }
         let environment = [ptr::null::<libc::c_char>()];
-        // SAFETY: the arguments are pointers to strings that live on, and end with a null, as
-        // the environment does.
+        // SAFETY: the arguments are pointers to strings that outlive the call, and end with a null,
+        // as does the environment.
         unsafe {
             libc::syscall(
                 libc::SYS_execveat,
@@ -208,114 +204,39 @@ impl Ready {
         "run QEMU"
     }
 
-    /// Has the kernel kill this process when its parent ends, which may have happened already;
-    /// keeps it out of the parent's terminal, whose signals aren't for it.
+    /// Binds this process to its parent, which may have ended already.
     fn end_with_the_parent(&self) -> Result<(), Step> {
-        let step = "be bound to the parent";
-        let mut parent = libc::pollfd {
-            fd: self.parent.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: plain calls; one `pollfd` is passed, as the count says. A process that leads
-        // a session already can't begin another, which is no matter.
-        unsafe {
-            libc::setsid();
-            check(
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into(),
-                step,
-            )?;
-            match check(libc::poll(&mut parent, 1, 0).into(), step)? {
-                0 => Ok(()),
-                _ => libc::_exit(127),
-            }
+        match inherited::end_with(&self.parent) {
+            Ok(true) => Ok(()),
+            // SAFETY: ends the process without running any more of it.
+            Ok(false) => unsafe { libc::_exit(127) },
+            Err(_) => Err("be bound to the parent"),
         }
     }
 
-    /// Makes the root, and goes there.
+    /// Makes the root, and changes to it.
     fn change_root(&self) -> Result<(), Step> {
         let step = "make a root";
-        let none = ptr::null::<libc::c_char>();
         let private = libc::MS_REC | libc::MS_PRIVATE;
-        let safe = libc::MS_NOSUID | libc::MS_NODEV;
-        let mount = |source: *const libc::c_char,
-                     target: &CStr,
-                     kind: *const libc::c_char,
-                     flags: libc::c_ulong,
-                     data: &CStr,
-                     step: Step| {
-            // SAFETY: all pointers are to strings that end with a NUL, or null where the call
-            // takes that.
-            let result =
-                unsafe { libc::mount(source, target.as_ptr(), kind, flags, data.as_ptr().cast()) };
-            check(result.into(), step)
-        };
-        mount(none, c"/", none, private, c"", step)?;
-        let tmpfs = c"tmpfs".as_ptr();
-        mount(
-            tmpfs,
-            MOUNT_POINT,
-            tmpfs,
-            safe | libc::MS_NOEXEC,
-            c"mode=755,size=64k",
-            step,
-        )?;
+        mount(None, c"/", None, private, c"", step)?;
+        let tmpfs = Some(c"tmpfs");
+        let flags = SAFE | libc::MS_NOEXEC;
+        mount(tmpfs, MOUNT_POINT, tmpfs, flags, c"mode=755,size=64k", step)?;
         // SAFETY: a string that ends with a NUL.
         check(unsafe { libc::chdir(MOUNT_POINT.as_ptr()) }.into(), step)?;
         for entry in &self.root {
-            let step = "bring libraries into the root";
-            match entry {
-                Entry::Empty { path } => {
-                    // SAFETY: a string that ends with a NUL.
-                    check(unsafe { libc::mkdir(path.as_ptr(), 0o755) }.into(), step)?;
-                }
-                Entry::Link { path, target } => {
-                    // SAFETY: both are strings that end with a NUL.
-                    let result = unsafe { libc::symlink(target.as_ptr(), path.as_ptr()) };
-                    check(result.into(), step)?;
-                }
-                Entry::Directory { path, host } => {
-                    mount(host.as_ptr(), path, none, libc::MS_BIND, c"", step)?;
-                }
-                Entry::File { path, host } => {
-                    // SAFETY: a string that ends with a NUL.
-                    let made = unsafe { libc::mknod(path.as_ptr(), libc::S_IFREG | 0o444, 0) };
-                    check(made.into(), step)?;
-                    mount(host.as_ptr(), path, none, libc::MS_BIND, c"", step)?;
-                }
-            }
+            bring(entry)?;
         }
-        let proc = c"proc".as_ptr();
-        let flags = safe | libc::MS_NOEXEC | libc::MS_RDONLY;
-        mount(
-            proc,
-            c"proc",
-            proc,
-            flags,
-            c"subset=pid",
-            "mount /proc in the root",
-        )?;
+        let (proc, flags) = (Some(c"proc"), flags | libc::MS_RDONLY);
+        let step = "mount /proc in the root";
+        mount(proc, c"proc", proc, flags, c"subset=pid", step)?;
         let inert = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
         set_attributes(inert, libc::AT_RECURSIVE)?;
         set_attributes(libc::MOUNT_ATTR_NOEXEC, 0)?;
-        // SAFETY: plain calls with strings that end with a NUL. The old root ends up on top of
-        // the new one, and is taken away from there (pivot_root(2)).
-        unsafe {
-            let here = c".".as_ptr();
-            check(
-                libc::syscall(libc::SYS_pivot_root, here, here),
-                "enter the root",
-            )?;
-            check(
-                libc::umount2(here, libc::MNT_DETACH).into(),
-                "leave the old root",
-            )?;
-            check(libc::chdir(c"/".as_ptr()).into(), "enter the root")?;
-        }
-        Ok(())
+        enter_root()
     }
 
-    /// Limits, and another user without any privilege.
+    /// Sets limits, and changes to a user without any privilege.
     fn limit(&self) -> Result<(), Step> {
         for (resource, value) in self.limits {
             let limit = libc::rlimit {
@@ -326,8 +247,15 @@ impl Ready {
             let result = unsafe { libc::setrlimit(resource, &limit) };
             check(result.into(), "limit resources")?;
         }
+        self.become_nobody()?;
+        inherited::leave_keyring().map_err(|_| "make a keyring")
+    }
+
+    /// Changes to the user, who has no capability and can't get any.
+    fn become_nobody(&self) -> Result<(), Step> {
         let (user, step) = (self.user, "become an unprivileged user");
-        // System calls of this thread, which is the only one: glibc's functions would look for
+        rights::empty_bounding_set().map_err(|_| step)?;
+        // System calls for this thread, which is the only one: glibc's functions would look for
         // others. SAFETY: no pointers but a null that goes with a count of 0; the signal set is
         // valid for the call.
         unsafe {
@@ -335,11 +263,13 @@ impl Ready {
             check(libc::syscall(libc::SYS_setgroups, 0, none), step)?;
             check(libc::syscall(libc::SYS_setresgid, user, user, user), step)?;
             check(libc::syscall(libc::SYS_setresuid, user, user, user), step)?;
+            // The inheritable set is still as it was.
+            rights::set(0).map_err(|_| step)?;
             check(
                 libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(),
                 step,
             )?;
-            // This program ignores SIGPIPE and blocks others; both would be inherited.
+            // This program ignores SIGPIPE and blocks other signals; both would be inherited.
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
             let mut nothing: libc::sigset_t = std::mem::zeroed();
             libc::sigemptyset(&mut nothing);
@@ -348,12 +278,12 @@ impl Ready {
         Ok(())
     }
 
-    /// Puts the files at their descriptors and closes all others but the binary's, which goes
-    /// when it is executed.
+    /// Moves the files to their descriptors and closes all others except the binary's, which is
+    /// closed when it is executed.
     fn place_files(&self) -> Result<RawFd, Step> {
         let step = "hand files over";
         let count = self.files.len() as RawFd;
-        // Out of the way first: a target may be another's source.
+        // First out of the way: a target may be another file's source.
         let above = |fd: RawFd| {
             // SAFETY: a plain call.
             let fd = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, count + 1) };
@@ -369,7 +299,7 @@ impl Ready {
             // SAFETY: plain calls on descriptors of this process.
             check(unsafe { libc::dup2(*fd, target) }.into(), step)?;
         }
-        // SAFETY: as above; nothing of this program is used after it but this thread.
+        // SAFETY: as above; after this, nothing of this program is used except this thread.
         unsafe {
             check(libc::dup3(binary, count, libc::O_CLOEXEC).into(), step)?;
             let first = count as libc::c_uint + 1;
@@ -382,117 +312,65 @@ impl Ready {
     }
 }
 
-/// How QEMU ended.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ended {
-    Exited(i32),
-    Killed(i32),
+/// What no mount of the root needs.
+const SAFE: libc::c_ulong = libc::MS_NOSUID | libc::MS_NODEV;
+
+/// Mounts something (mount(2)).
+fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    data: &CStr,
+    step: Step,
+) -> Result<(), Step> {
+    let pointer = |string: Option<&CStr>| string.map_or(ptr::null(), CStr::as_ptr);
+    let (source, kind) = (pointer(source), pointer(kind));
+    // SAFETY: all pointers are to strings that end with a NUL, or null where the call accepts that.
+    let result = unsafe { libc::mount(source, target.as_ptr(), kind, flags, data.as_ptr().cast()) };
+    check(result.into(), step).map(drop)
 }
 
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Ended::Exited(status) => write!(f, "exited with status {status}"),
-            Ended::Killed(libc::SIGKILL) => f.write_str("was killed by SIGKILL"),
-            Ended::Killed(libc::SIGSEGV) => f.write_str("was killed by SIGSEGV"),
-            Ended::Killed(libc::SIGSYS) => {
-                f.write_str("was killed by its system call filter (SIGSYS)")
-            }
-            Ended::Killed(signal) => write!(f, "was killed by signal {signal}"),
+/// Makes an entry of the root, which is the working directory.
+fn bring(entry: &Entry) -> Result<(), Step> {
+    let step = "bring libraries into the root";
+    let bind = |host: &CStr, path: &CStr| mount(Some(host), path, None, libc::MS_BIND, c"", step);
+    match entry {
+        Entry::Empty { path } => {
+            // SAFETY: a string that ends with a NUL.
+            check(unsafe { libc::mkdir(path.as_ptr(), 0o755) }.into(), step)?;
+        }
+        Entry::Link { path, target } => {
+            // SAFETY: both are strings that end with a NUL.
+            let result = unsafe { libc::symlink(target.as_ptr(), path.as_ptr()) };
+            check(result.into(), step)?;
+        }
+        Entry::Directory { path, host } => bind(host, path)?,
+        Entry::File { path, host } => {
+            // SAFETY: a string that ends with a NUL.
+            let made = unsafe { libc::mknod(path.as_ptr(), libc::S_IFREG | 0o444, 0) };
+            check(made.into(), step)?;
+            bind(host, path)?;
         }
     }
+    Ok(())
 }
 
-/// QEMU's process, by a descriptor that stands for no other. Readable once it has ended.
-pub(super) struct Child(OwnedFd);
-
-impl Child {
-    /// Kills it, if it hasn't ended.
-    pub(super) fn kill(&self) {
-        // Nothing else can go wrong.
-        let _ = self.signal(libc::SIGKILL);
+/// Makes the working directory the root.
+fn enter_root() -> Result<(), Step> {
+    // SAFETY: plain calls with strings that end with a NUL. The old root ends up on top of the new
+    // one, and is unmounted from there (pivot_root(2)).
+    unsafe {
+        let here = c".".as_ptr();
+        check(
+            libc::syscall(libc::SYS_pivot_root, here, here),
+            "enter the root",
+        )?;
+        check(
+            libc::umount2(here, libc::MNT_DETACH).into(),
+            "leave the old root",
+        )?;
+        check(libc::chdir(c"/".as_ptr()).into(), "enter the root")?;
     }
-
-    /// Stops it (SIGSTOP), and waits until it stands still or has ended, at most for `limit`;
-    /// whether it does.
-    pub(super) fn stop(&self, limit: Duration) -> io::Result<bool> {
-        self.signal(libc::SIGSTOP)?;
-        let end = Instant::now() + limit;
-        while Instant::now() < end {
-            // SAFETY: siginfo_t is plain data, for which zeros are valid, and the call fills it
-            // in. Nothing is reaped by it.
-            let (found, pid) = unsafe {
-                let mut info: libc::siginfo_t = std::mem::zeroed();
-                let id = self.0.as_raw_fd() as libc::id_t;
-                let how = libc::WSTOPPED | libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-                let found = libc::waitid(libc::P_PIDFD, id, &mut info, how);
-                (found, info.si_pid())
-            };
-            match found {
-                0 if pid != 0 => return Ok(true),
-                0 => std::thread::sleep(STOP_INTERVAL),
-                _ => match io::Error::last_os_error() {
-                    error if error.kind() == io::ErrorKind::Interrupted => {}
-                    // The watch has reaped it.
-                    error if error.raw_os_error() == Some(libc::ECHILD) => return Ok(true),
-                    error => return Err(error),
-                },
-            }
-        }
-        Ok(false)
-    }
-
-    /// Sends it a signal, if it hasn't ended.
-    pub(super) fn signal(&self, signal: libc::c_int) -> io::Result<()> {
-        // SAFETY: a null siginfo is what the call is told to do without.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_pidfd_send_signal,
-                self.0.as_raw_fd(),
-                signal,
-                ptr::null::<libc::siginfo_t>(),
-                0,
-            )
-        };
-        match sent {
-            0 => Ok(()),
-            _ => match io::Error::last_os_error() {
-                // The watch has reaped it.
-                error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-                error => Err(error),
-            },
-        }
-    }
-
-    /// Says how it ended, once it has.
-    pub(super) fn reap(&self) -> io::Result<Ended> {
-        // SAFETY: siginfo_t is plain data, for which zeros are valid, and the call fills it in;
-        // its fields are those of SIGCHLD.
-        unsafe {
-            let mut info: libc::siginfo_t = std::mem::zeroed();
-            let id = self.0.as_raw_fd() as libc::id_t;
-            while libc::waitid(libc::P_PIDFD, id, &mut info, libc::WEXITED) < 0 {
-                let error = io::Error::last_os_error();
-                if error.kind() != io::ErrorKind::Interrupted {
-                    return Err(error);
-                }
-            }
-            Ok(match info.si_code {
-                libc::CLD_EXITED => Ended::Exited(info.si_status()),
-                _ => Ended::Killed(info.si_status()),
-            })
-        }
-    }
-}
-
-impl AsFd for Child {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Child {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
+    Ok(())
 }

@@ -1,5 +1,5 @@
-//! What is in the root of a jailed QEMU: its shared libraries, their loader, its modules, and
-//! nothing else of the host's.
+//! Decides what is in the root of a jailed QEMU: its shared libraries, their loader, its modules,
+//! and nothing else of the host's.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -8,26 +8,26 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Where shared libraries are by custom. What is a symbolic link on the host is one in the jail.
+/// Where shared libraries are by convention. A symbolic link on the host is also one in the jail.
 const CUSTOMARY: [&str; 4] = ["/usr/lib", "/usr/lib64", "/lib", "/lib64"];
 
-/// The directory beside libraries in which QEMU's modules are; Debian's has its TCG in one.
+/// The directory beside the libraries that has QEMU's modules; in Debian, TCG is one of them.
 const MODULES: &str = "qemu";
 
-/// A directory entry of the root. Paths have no leading slash.
+/// A directory entry in the root. Paths have no leading slash.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// A directory with nothing in it.
+    /// An empty directory.
     Empty { path: CString },
-    /// One of the host's.
+    /// A directory of the host's.
     Directory { path: CString, host: CString },
     /// A file of the host's.
     File { path: CString, host: CString },
-    /// A symbolic link, as the host has it.
+    /// A symbolic link, the same as on the host.
     Link { path: CString, target: CString },
 }
 
-/// The files that a loader says it loads; none if it lists nothing.
+/// Parses a loader's list of the files that it loads; empty if it lists nothing.
 pub(super) fn parse(said: &str) -> Vec<PathBuf> {
     let path = |line: &str| {
         let found = line.split_once(" => ").map_or(line, |(_, found)| found);
@@ -37,12 +37,12 @@ pub(super) fn parse(said: &str) -> Vec<PathBuf> {
     said.lines().filter_map(path).collect()
 }
 
-/// What is to be in the root for these libraries, parents before what is in them. Without any,
-/// the program is linked statically, or its loader doesn't list them: then it is all of the
-/// host's.
+/// Returns what is to be in the root for these libraries, parents before their contents. Without
+/// libraries, the program is linked statically or its loader doesn't list them: then it gets all of
+/// the host's.
 pub(super) fn entries(binary: &Path, libraries: &[PathBuf]) -> io::Result<Vec<Entry>> {
     let mut directories = BTreeSet::from([PathBuf::from("/proc")]);
-    // QEMU looks for modules by way of its own directory, which need only exist.
+    // QEMU looks for modules relative to its own directory, which only needs to exist.
     directories.extend(binary.parent().map(Path::to_owned));
     let mut links = Vec::new();
     let mut mounts = Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn entries(binary: &Path, libraries: &[PathBuf]) -> io::Result<Vec<En
     }
     let above: BTreeSet<&Path> = directories.iter().flat_map(|d| d.ancestors()).collect();
     let mut entries = Vec::with_capacity(above.len() + links.len() + mounts.len());
-    // A parent is less than what is in it; the root is there.
+    // A parent sorts before what is in it; the root itself exists.
     for path in above.into_iter().skip(1) {
         let path = inside(path)?;
         entries.push(Entry::Empty { path });
@@ -106,7 +106,7 @@ fn directory(path: &Path) -> io::Result<Entry> {
     })
 }
 
-/// An absolute path as seen from the root.
+/// Returns an absolute path relative to the root.
 fn inside(path: &Path) -> io::Result<CString> {
     c_string(path.strip_prefix("/").unwrap_or(path).as_os_str())
 }

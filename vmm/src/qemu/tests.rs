@@ -1,40 +1,43 @@
-//! Machines whose kernel is a handful of instructions, in the host's QEMU, and what isn't a
-//! QEMU. The jail needs root; without it, or without QEMU, they are skipped and say so.
+//! Tests machines whose kernel is a handful of instructions, in the host's QEMU, and programs that
+//! aren't QEMU. The jail needs root; without it, or without QEMU, the tests are skipped and say so.
 
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
-use super::jail::FIRST_USER;
+use super::machine::words;
+use super::running::STOP_LIMIT;
 use super::*;
-use crate::MAX_VCPUS;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::rng::Rng;
+use crate::rights::own_user;
 use crate::test_kernels::*;
+use crate::{Error, Exit, MAX_VCPUS, Qemu, QemuError, VmConfig};
 
-/// The host's QEMU, if this process can jail it.
-fn qemu() -> Option<Qemu> {
+/// Returns the host's QEMU; skips the test if there is none, or this process can't jail it.
+fn qemu() -> Qemu {
     let qemu = Qemu::at(DEFAULT_PATH);
     // SAFETY: geteuid() always succeeds.
     if unsafe { libc::geteuid() } != 0 {
-        println!("skipped: not root");
-        return None;
+        panic!("skipped: not root");
     }
-    match qemu.check() {
-        Ok(_) => Some(qemu),
-        Err(error) => {
-            println!("skipped: {error}");
-            None
-        }
+    if let Err(error) = qemu.check() {
+        panic!("skipped: {error}");
     }
+    qemu
 }
 
-fn start(code: &[u8]) -> Option<Running> {
-    Some(Made::new(qemu()?, config(code)).unwrap().start().unwrap())
+fn start(code: &[u8]) -> RunningQemu {
+    QemuMachine::new(qemu(), config(code))
+        .unwrap()
+        .start(|| Ok(()))
+        .unwrap()
 }
 
-fn ends_within(running: &Running, limit: Duration) -> bool {
+fn ends_within(running: &RunningQemu, limit: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd: running.exit_event().as_raw_fd(),
         events: libc::POLLIN,
@@ -44,37 +47,34 @@ fn ends_within(running: &Running, limit: Duration) -> bool {
     unsafe { libc::poll(&mut poll, 1, limit.as_millis() as i32) == 1 }
 }
 
-/// Runs a machine to its own end, which must come soon.
-fn run(code: &[u8]) -> Option<Result<Exit, Error>> {
-    let running = start(code)?;
+/// Runs a machine until it ends by itself, which must be soon.
+fn run(code: &[u8]) -> Result<Exit, Error> {
+    let running = start(code);
     assert!(ends_within(&running, Duration::from_secs(60)));
-    Some(running.wait())
+    running.wait()
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
 fn the_guest_powers_off_or_resets() {
-    let Some(end) = run(power_off()) else {
-        return;
-    };
+    let end = run(power_off());
     assert_eq!(end.unwrap(), Exit::PowerOff);
-    // Without a stack and an IDT an exception is a triple fault, which resets a PC.
-    assert_eq!(run(triple_fault()).unwrap().unwrap(), Exit::Reset);
+    // Without a stack and an IDT, an exception is a triple fault, which resets a PC.
+    assert_eq!(run(triple_fault()).unwrap(), Exit::Reset);
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
 fn the_console_is_kept() {
-    let Some(running) = start(hello()) else {
-        return;
-    };
+    let running = start(hello());
     assert!(ends_within(&running, Duration::from_secs(60)));
     assert_eq!(running.console_tail(), "hi\n");
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
 fn a_guest_that_does_not_end_is_stopped() {
-    let Some(mut running) = start(halt()) else {
-        return;
-    };
+    let mut running = start(halt());
     assert!(!ends_within(&running, Duration::from_millis(20)));
     running.stop();
     running.stop();
@@ -85,22 +85,20 @@ fn a_guest_that_does_not_end_is_stopped() {
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
 fn a_machine_that_has_ended_is_paused_and_resumed() {
-    let Some(running) = start(power_off()) else {
-        return;
-    };
+    let running = start(power_off());
     assert!(ends_within(&running, Duration::from_secs(60)));
     running.pause().unwrap();
     running.resume().unwrap();
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 }
 
-/// A thread that a QEMU that was taken over holds up.
+/// A QEMU that was taken over may hold up a thread.
 #[test]
+#[ignore = "needs root and QEMU"]
 fn a_machine_whose_device_does_not_stop_ends() {
-    let Some(running) = start(halt()) else {
-        return;
-    };
+    let running = start(halt());
     assert_eq!(running.within(STOP_LIMIT, || 7).unwrap(), 7);
     let (let_go, held_up) = mpsc::channel::<()>();
     let stuck = running.within(Duration::from_millis(20), move || held_up.recv());
@@ -115,53 +113,60 @@ fn a_machine_whose_device_does_not_stop_ends() {
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
 fn a_qemu_that_is_killed_is_an_error() {
-    let Some(running) = start(halt()) else {
-        return;
-    };
+    let running = start(halt());
     running.child.kill();
     assert!(ends_within(&running, Duration::from_secs(20)));
     let error = running.wait().unwrap_err().to_string();
     assert_eq!(error, "QEMU was killed by SIGKILL");
 }
 
-/// QEMU's directory in `/proc`, once it is in its jail.
-fn jailed(running: &Running) -> String {
+/// Returns QEMU's directory in `/proc`, once QEMU is in its jail.
+fn jailed(running: &RunningQemu) -> String {
     let info = format!("/proc/self/fdinfo/{}", running.child.as_raw_fd());
     let info = fs::read_to_string(info).unwrap();
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
     let process = format!("/proc/{}", pid.unwrap().trim());
-    // Its filter is the last thing that it sets up.
+    // QEMU's own filter, after ours, is the last thing that it sets up.
     while !fs::read_to_string(format!("{process}/status"))
         .unwrap()
-        .contains("Seccomp:\t2")
+        .contains("Seccomp_filters:\t2")
     {
         assert!(!ends_within(running, Duration::from_millis(5)));
     }
     process
 }
 
-/// What a jailed process can see and do, as the kernel shows it.
+/// Checks what a jailed process can see and do, as the kernel shows it.
 #[test]
+#[ignore = "needs root and QEMU"]
 fn qemu_is_jailed() {
-    let Some(running) = start(halt()) else {
-        return;
-    };
+    let running = start(halt());
     let process = jailed(&running);
     let status = fs::read_to_string(format!("{process}/status")).unwrap();
-    let user = FIRST_USER + std::process::id();
+    let user = own_user();
     for line in [
         format!("Uid:\t{user}\t{user}\t{user}\t{user}"),
         format!("Gid:\t{user}\t{user}\t{user}\t{user}"),
-        "CapEff:\t0000000000000000".to_owned(),
+        "CapInh:\t0000000000000000".to_owned(),
         "CapPrm:\t0000000000000000".to_owned(),
+        "CapEff:\t0000000000000000".to_owned(),
+        "CapBnd:\t0000000000000000".to_owned(),
+        "CapAmb:\t0000000000000000".to_owned(),
         "NoNewPrivs:\t1".to_owned(),
+        "Seccomp:\t2".to_owned(),
     ] {
         assert!(
             status.lines().any(|l| l.trim_end() == line),
             "{line}: {status}"
         );
     }
+    // Its session keyring is its own user's, who would otherwise have no key.
+    let users = fs::read_to_string("/proc/key-users").unwrap();
+    let users: Vec<_> = users.lines().map(str::trim_start).collect();
+    let own = format!("{user}:");
+    assert!(users.iter().any(|line| line.starts_with(&own)), "{users:?}");
     for namespace in ["mnt", "net", "ipc", "uts", "pid"] {
         let of = |process: &str| fs::read_link(format!("{process}/ns/{namespace}")).unwrap();
         assert_ne!(of(&process), of("/proc/self"), "{namespace}");
@@ -175,7 +180,7 @@ fn qemu_is_jailed() {
     assert_eq!(root, ["proc", "usr"]);
     let program = fs::read_dir(format!("{process}/root/usr/bin")).unwrap();
     assert_eq!(program.count(), 0);
-    // Of the host's libraries, few.
+    // Only a few of the host's libraries.
     let count = |root: &str| {
         let libraries = fs::read_dir(format!("{root}/usr/lib/x86_64-linux-gnu"));
         libraries.map_or(0, |directory| directory.count())
@@ -190,13 +195,12 @@ fn qemu_is_jailed() {
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
 fn qemu_ends_with_the_thread_that_started_it() {
-    if qemu().is_none() {
-        return;
-    }
-    // As when the process is killed: nobody stops it.
+    qemu();
+    // As when the process is killed: nobody stops the machine.
     let thread = std::thread::spawn(|| {
-        let running = start(halt()).unwrap();
+        let running = start(halt());
         jailed(&running);
         running
     });
@@ -207,8 +211,9 @@ fn qemu_ends_with_the_thread_that_started_it() {
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
 fn what_is_no_qemu_is_named() {
-    let missing = Made::new(Qemu::at("/nonexistent/qemu"), config(halt()));
+    let missing = QemuMachine::new(Qemu::at("/nonexistent/qemu"), config(halt()));
     let Err(Error::Qemu(QemuError::Missing { path, .. })) = missing else {
         panic!("a QEMU where none is");
     };
@@ -216,7 +221,7 @@ fn what_is_no_qemu_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let script = |text: &str| {
         let path = directory.path().join("qemu");
-        // A file that is being written can't be run: another test may fork meanwhile.
+        // A file that is open for writing can't be run, and another test may fork in the meantime.
         let new = directory.path().join("new");
         fs::write(&new, format!("#!/bin/sh\n{text}\n")).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
@@ -233,21 +238,22 @@ fn what_is_no_qemu_is_named() {
             "{other}: {error}"
         );
     }
-    if qemu().is_none() {
-        return;
-    }
-    // It can't run in the jail, and its age says more than that.
+    qemu();
+    // It can't run in the jail, but its age is the more useful error.
     let old = script("echo QEMU emulator version 5.2.0 '(Debian)'");
-    let running = Made::new(old, config(halt())).unwrap().start().unwrap();
+    let running = QemuMachine::new(old, config(halt()))
+        .unwrap()
+        .start(|| Ok(()))
+        .unwrap();
     assert!(ends_within(&running, Duration::from_secs(20)));
     let error = running.wait().unwrap_err();
     assert!(
         matches!(error, Error::Qemu(QemuError::TooOld { .. })),
         "{error}"
     );
-    // It ends as QEMU does on a reset.
-    let running = Made::new(Qemu::at("/bin/true"), config(halt())).unwrap();
-    let running = running.start().unwrap();
+    // It ends in the same way as QEMU does on a reset.
+    let running = QemuMachine::new(Qemu::at("/bin/true"), config(halt())).unwrap();
+    let running = running.start(|| Ok(())).unwrap();
     assert!(ends_within(&running, Duration::from_secs(20)));
     let error = running.wait().unwrap_err();
     assert!(
@@ -255,7 +261,10 @@ fn what_is_no_qemu_is_named() {
         "{error}"
     );
     let young = script("echo QEMU emulator version 9.1.0");
-    let running = Made::new(young, config(halt())).unwrap().start().unwrap();
+    let running = QemuMachine::new(young, config(halt()))
+        .unwrap()
+        .start(|| Ok(()))
+        .unwrap();
     assert!(ends_within(&running, Duration::from_secs(20)));
     let error = running.wait().unwrap_err().to_string();
     assert!(
@@ -265,9 +274,27 @@ fn what_is_no_qemu_is_named() {
 }
 
 #[test]
+#[ignore = "needs root and QEMU"]
+fn a_system_call_that_is_not_allowed_ends_it() {
+    qemu();
+    // A program that every host has, and that sets its umask whatever its arguments are.
+    let other = QemuMachine::new(Qemu::at("/usr/bin/install"), config(halt())).unwrap();
+    let running = other.start(|| Ok(())).unwrap();
+    assert!(ends_within(&running, Duration::from_secs(20)));
+    let error = running.wait().unwrap_err().to_string();
+    let how = "QEMU was killed by its system call filter (SIGSYS)";
+    assert!(error.starts_with(how), "{error}");
+    // If there is an audit daemon, or this process can't read the log, the call isn't reported.
+    if error != how {
+        let call = format!("{how}, for system call {}", libc::SYS_umask);
+        assert_eq!(error, call);
+    }
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let refused = |config| {
-        Made::new(Qemu::at("/bin/true"), config)
+        QemuMachine::new(Qemu::at("/bin/true"), config)
             .map(drop)
             .unwrap_err()
     };

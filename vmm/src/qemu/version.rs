@@ -1,30 +1,16 @@
-//! Which version a QEMU is.
+//! Finds out a QEMU's version.
 
-use std::fmt;
 use std::path::Path;
 
 use super::ask::Question;
+use crate::hypervisor::Version;
 
-/// What comes before the version.
+/// The text before the version.
 const BEFORE: &str = "QEMU emulator version ";
 
-/// A version of QEMU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version {
-    /// The first number.
-    pub major: u32,
-    /// The second.
-    pub minor: u32,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-/// The version of the QEMU at `path`; what is wrong with it if it gives none.
-pub(super) fn of(path: &Path) -> Result<Version, String> {
+/// Asks the QEMU at `path` for its version; the error says what is wrong with it if it doesn't give
+/// one.
+pub(super) fn ask(path: &Path) -> Result<Version, String> {
     let said = Question::version(path)?.answer()?;
     parse(&said).ok_or("it gives no version".into())
 }

@@ -1,32 +1,52 @@
-//! The thread that watches QEMU: it reads the console and what QEMU says, and says how the
-//! machine ended when QEMU has.
+//! The thread that watches QEMU: it reads the console and QEMU's messages, kills QEMU once the
+//! machine has to end, and records how it ended when QEMU has.
+//!
+//! It has no rights but those to kill QEMU, whose user is another, and to read the kernel's log.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::command::POWER_OFF_STATUS;
-use super::jail::{Child, Ended};
-use super::{Qemu, QemuError, Shared};
+use super::shared::Shared;
+use crate::child::{Child, Ended};
 use crate::console::{Console, ConsoleWriter};
-use crate::devices::virtio::thread::{poll, poll_for, with_signals_blocked};
+use crate::devices::virtio::thread::with_signals_blocked;
 use crate::error::Error;
-use crate::vm::Exit;
+use crate::exit::Exit;
+use crate::rights::ThreadRights;
+use crate::violation;
+use crate::wait::Wait;
 
 const CHUNK: usize = 4096;
 
-/// How many reads one turn takes: a guest that never stops printing can't keep the thread from
-/// seeing QEMU's end.
+/// How many reads one turn makes: a guest that never stops printing can't keep the thread from
+/// noticing QEMU's end.
 const READS: usize = 64;
 
+/// `CAP_KILL` and `CAP_SYSLOG`.
+const RIGHTS: ThreadRights = ThreadRights::of(&[5, 34]);
+
+/// What can happen to QEMU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Console,
+    Messages,
+    /// The machine has to end: a device has failed, or somebody has stopped it.
+    Over,
+    Ended,
+}
+
 pub(super) struct Watch {
-    pub(super) qemu: Qemu,
     pub(super) child: Arc<Child>,
     pub(super) shared: Arc<Shared>,
     pub(super) console: File,
     pub(super) console_writer: ConsoleWriter,
     pub(super) messages: File,
+    /// QEMU's user.
+    pub(super) user: u32,
 }
 
 impl Watch {
@@ -46,43 +66,64 @@ impl Watch {
     }
 
     fn run(mut self) {
-        // What QEMU says is kept like a console.
+        let begin = violation::now();
+        if let Err(source) = RIGHTS.keep() {
+            self.child.kill();
+            let what = "giving up the rights of the thread that watches QEMU";
+            self.shared.end.set(Err(Error::Host { what, source }));
+            return;
+        }
+        // QEMU's messages are kept like a console's output.
         let (said, mut messages_writer) = Console::new(None);
-        let mut open = [true; 2];
+        let shared = Arc::clone(&self.shared);
+        let over = shared.end.event();
+        let (mut prints, mut speaks, mut lives) = (true, true, true);
         loop {
-            let file = |open: bool, file: &File| match open {
-                true => file.as_raw_fd(),
-                // Not looked at.
-                false => -1,
-            };
-            let mut polled = [
-                poll_for(file(open[0], &self.console), libc::POLLIN),
-                poll_for(file(open[1], &self.messages), libc::POLLIN),
-                poll_for(self.child.as_raw_fd(), libc::POLLIN),
-            ];
-            if let Err(source) = poll(&mut polled) {
-                self.child.kill();
-                let what = "waiting for QEMU";
-                self.shared.end.set(Err(Error::Host { what, source }));
-                return;
+            let mut wait = Wait::with_capacity(4);
+            wait.readable(Event::Ended, &*self.child);
+            if lives {
+                wait.readable(Event::Over, &over);
             }
-            open[0] = open[0] && copy(&mut self.console, &mut self.console_writer);
-            open[1] = open[1] && copy(&mut self.messages, &mut messages_writer);
-            if polled[2].revents != 0 {
+            if prints {
+                wait.readable(Event::Console, &self.console);
+            }
+            if speaks {
+                wait.readable(Event::Messages, &self.messages);
+            }
+            let ready = match wait.wait() {
+                Ok(ready) => ready,
+                Err(source) => {
+                    self.child.kill();
+                    let what = "waiting for QEMU";
+                    self.shared.end.set(Err(Error::Host { what, source }));
+                    return;
+                }
+            };
+            if ready.has(Event::Over) {
+                self.child.kill();
+                lives = false;
+            }
+            prints = prints && copy(&mut self.console, &mut self.console_writer);
+            speaks = speaks && copy(&mut self.messages, &mut messages_writer);
+            if ready.has(Event::Ended) {
                 break;
             }
         }
         let outcome = match self.child.reap() {
             Ok(Ended::Exited(POWER_OFF_STATUS)) => Ok(Exit::PowerOff),
-            // Another has said why, and killed it.
+            // Another thread has recorded why.
             _ if self.shared.end.is_set() => return,
-            // It exits on a reset of the guest; many another program does with whatever it is
-            // given.
-            Ok(Ended::Exited(0)) => match self.fault() {
-                None => Ok(Exit::Reset),
-                Some(error) => Err(error.into()),
-            },
-            Ok(ended) => Err(self.failure(ended, said.tail())),
+            Ok(ended) => {
+                let exited = matches!(ended, Ended::Exited(_));
+                let outcome = match ended {
+                    // QEMU exits with this on a reset of the guest; many other programs do,
+                    // whatever their arguments.
+                    Ended::Exited(0) => Ok(Exit::Reset),
+                    ended => Err(self.failure(ended, begin, said.tail())),
+                };
+                self.shared.exited.store(exited, Ordering::Release);
+                outcome
+            }
             Err(source) => Err(Error::Host {
                 what: "waiting for QEMU",
                 source,
@@ -91,38 +132,30 @@ impl Watch {
         self.shared.end.set(outcome);
     }
 
-    /// Why it is no QEMU that will do. It was there when the machine was made; this process may
-    /// have left the host's file systems since, and then it was one.
-    fn fault(&self) -> Option<QemuError> {
-        match self.qemu.check() {
-            Ok(_) | Err(QemuError::Missing { .. }) => None,
-            Err(error) => Some(error),
-        }
-    }
-
-    /// Why QEMU ended that shouldn't have. If that is because it is too old, that says more.
-    fn failure(&self, ended: Ended, message: String) -> Error {
-        if matches!(ended, Ended::Exited(_))
-            && let Some(error) = self.fault()
+    /// Returns why QEMU ended unexpectedly.
+    fn failure(&self, ended: Ended, begin: Duration, message: String) -> Error {
+        let mut how = ended.to_string();
+        if ended == Ended::Killed(libc::SIGSYS)
+            && let Some(call) = violation::call(self.user, begin)
         {
-            return error.into();
+            how += &format!(", for system call {call}");
         }
         Error::QemuEnded {
-            how: ended.to_string(),
+            how,
             message,
             console_tail: self.shared.console.tail(),
         }
     }
 }
 
-/// Copies what is there; false at its end.
+/// Copies what there is; returns false at the end.
 fn copy(from: &mut File, to: &mut ConsoleWriter) -> bool {
     let mut chunk = [0; CHUNK];
     for _ in 0..READS {
         match from.read(&mut chunk) {
             Ok(0) => return false,
             Ok(read) => {
-                // It takes everything.
+                // This writer accepts everything.
                 let _ = to.write_all(&chunk[..read]);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

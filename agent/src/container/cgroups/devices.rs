@@ -1,41 +1,41 @@
 //! `linux.resources.devices`: which devices the container may make, read and write.
 //!
-//! Everything is denied that no rule allows, and the last rule for a device and a kind of access
-//! decides, as with runc.
+//! Everything is denied unless a rule allows it, and the last rule for a device and a kind of
+//! access decides, as with runc.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
 
 use super::CgroupError;
 
-/// Bits of a kind of access, `BPF_DEVCG_ACC_*`.
+/// Bits for the kinds of access, `BPF_DEVCG_ACC_*`.
 pub(super) const MKNOD: u8 = 1;
 pub(super) const READ: u8 = 2;
 pub(super) const WRITE: u8 = 4;
 pub(super) const ALL: u8 = MKNOD | READ | WRITE;
 
-/// More rules than this are refused: the program that enforces them on version 2 must stay
-/// within what the kernel verifies.
+/// More rules than this are refused: the program that enforces them on version 2 must stay within
+/// what the kernel's verifier accepts.
 const MAX_RULES: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum DeviceKind {
     /// `BPF_DEVCG_DEV_BLOCK`.
     Block = 1,
     /// `BPF_DEVCG_DEV_CHAR`.
     Character = 2,
 }
 
-/// One rule; `None` matches any.
+/// A rule; `None` matches anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) allow: bool,
-    pub(super) kind: Option<Kind>,
+    pub(super) kind: Option<DeviceKind>,
     pub(super) major: Option<u32>,
     pub(super) minor: Option<u32>,
     pub(super) access: u8,
 }
 
-const fn allow(kind: Kind, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
+const fn allow(kind: DeviceKind, major: Option<u32>, minor: Option<u32>, access: u8) -> Rule {
     Rule {
         allow: true,
         kind: Some(kind),
@@ -45,34 +45,34 @@ const fn allow(kind: Kind, major: Option<u32>, minor: Option<u32>, access: u8) -
     }
 }
 
-/// What runc lets every container do, whatever its rules: make any node, and use the devices
+/// What runc allows every container, whatever its rules: to make any node, and to use the devices
 /// that are in every container's `/dev`.
 const DEFAULT: [Rule; 10] = [
-    allow(Kind::Character, None, None, MKNOD),
-    allow(Kind::Block, None, None, MKNOD),
-    allow(Kind::Character, Some(1), Some(3), ALL), // null
-    allow(Kind::Character, Some(1), Some(5), ALL), // zero
-    allow(Kind::Character, Some(1), Some(7), ALL), // full
-    allow(Kind::Character, Some(1), Some(8), ALL), // random
-    allow(Kind::Character, Some(1), Some(9), ALL), // urandom
-    allow(Kind::Character, Some(5), Some(0), ALL), // tty
-    allow(Kind::Character, Some(5), Some(2), ALL), // ptmx
-    allow(Kind::Character, Some(136), None, ALL),  // pts/*
+    allow(DeviceKind::Character, None, None, MKNOD),
+    allow(DeviceKind::Block, None, None, MKNOD),
+    allow(DeviceKind::Character, Some(1), Some(3), ALL), // null
+    allow(DeviceKind::Character, Some(1), Some(5), ALL), // zero
+    allow(DeviceKind::Character, Some(1), Some(7), ALL), // full
+    allow(DeviceKind::Character, Some(1), Some(8), ALL), // random
+    allow(DeviceKind::Character, Some(1), Some(9), ALL), // urandom
+    allow(DeviceKind::Character, Some(5), Some(0), ALL), // tty
+    allow(DeviceKind::Character, Some(5), Some(2), ALL), // ptmx
+    allow(DeviceKind::Character, Some(136), None, ALL),  // pts/*
 ];
 
-/// Which access a container has: what the first rules say, and then the default ones.
+/// A container's access: its own rules first, then the default ones.
 #[derive(Debug)]
 pub(super) struct Access {
     pub(super) rules: Vec<Rule>,
 }
 
 impl Access {
-    /// That of `resources`.
+    /// Returns the access that `resources` gives.
     ///
     /// # Errors
     ///
     /// [`CgroupError::Invalid`], naming the rule.
-    pub(super) fn of(resources: &LinuxResources) -> Result<Self, CgroupError> {
+    pub(super) fn parse(resources: &LinuxResources) -> Result<Self, CgroupError> {
         Self::by(resources.devices().as_deref().unwrap_or_default())
     }
 
@@ -94,8 +94,8 @@ fn parse(index: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> {
     let field = |name: &str| format!("devices[{index}].{name}");
     let kind = match rule.typ() {
         None | Some(LinuxDeviceType::A) => None,
-        Some(LinuxDeviceType::B) => Some(Kind::Block),
-        Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(Kind::Character),
+        Some(LinuxDeviceType::B) => Some(DeviceKind::Block),
+        Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(DeviceKind::Character),
         Some(LinuxDeviceType::P) => {
             let expected = "a, b or c";
             return Err(CgroupError::invalid(field("type"), "p", expected));
@@ -117,7 +117,7 @@ fn parse(index: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> {
             _ => 0,
         };
     }
-    // At most three different letters, and only those.
+    // At most three letters, and only these.
     if access == 0 || letters.len() > 3 || letters.chars().any(|c| !"rwm".contains(c)) {
         let given = format!("{letters:?}");
         return Err(CgroupError::invalid(
@@ -135,7 +135,7 @@ fn parse(index: usize, rule: &LinuxDeviceCgroup) -> Result<Rule, CgroupError> {
     })
 }
 
-/// `major:minor`.
+/// Returns `major:minor`.
 pub(super) fn device_number(field: &str, major: i64, minor: i64) -> Result<String, CgroupError> {
     match (u32::try_from(major), u32::try_from(minor)) {
         (Ok(major), Ok(minor)) => Ok(format!("{major}:{minor}")),
@@ -147,12 +147,12 @@ pub(super) fn device_number(field: &str, major: i64, minor: i64) -> Result<Strin
     }
 }
 
-/// Rules at random, and what they mean: what both versions' tests compare with.
+/// Random rules and what they mean, for the tests of both versions to compare with.
 #[cfg(test)]
 pub(super) mod testing {
-    use super::{Kind, Rule};
+    use super::{DeviceKind, Rule};
 
-    /// Numbers that are the same in each run.
+    /// Pseudorandom numbers that are the same in each run.
     pub(in super::super) struct Random(u64);
 
     impl Random {
@@ -168,9 +168,9 @@ pub(super) mod testing {
             (self.0 >> 33) as usize % limit
         }
 
-        /// Fewer than six rules, with these for major and minor numbers.
+        /// Returns fewer than six rules, with these as major and minor numbers.
         pub(in super::super) fn rules(&mut self, numbers: [Option<u32>; 3]) -> Vec<Rule> {
-            let kinds = [None, Some(Kind::Block), Some(Kind::Character)];
+            let kinds = [None, Some(DeviceKind::Block), Some(DeviceKind::Character)];
             (0..self.below(6))
                 .map(|_| Rule {
                     allow: self.below(2) == 0,
@@ -183,10 +183,11 @@ pub(super) mod testing {
         }
     }
 
-    /// Whether rules allow one kind of access, by the definition: the last that matches decides.
+    /// Whether rules allow one kind of access, by the definition: the last rule that matches
+    /// decides.
     pub(in super::super) fn allowed(
         rules: &[Rule],
-        kind: Kind,
+        kind: DeviceKind,
         major: u32,
         minor: u32,
         bit: u8,

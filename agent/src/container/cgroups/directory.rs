@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use super::CgroupError;
 
-/// How deep below a container's cgroup the workload may have nested its own for them to be
-/// found. The kernel's path limit allows some 2000.
+/// How deep below a container's cgroup the workload's own cgroups may be nested to be found. The
+/// kernel's path limit allows some 2000.
 const MAX_DEPTH: usize = 256;
 
 /// A directory that was made for a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Directory {
     pub(super) path: PathBuf,
-    /// How many of those above it had to be made for it.
+    /// How many of its ancestors had to be made for it.
     #[serde(default, skip_serializing_if = "is_zero")]
     made_above: usize,
 }
@@ -28,7 +28,7 @@ fn is_zero(number: &usize) -> bool {
 }
 
 impl Directory {
-    /// One that was there, and isn't ours to remove with what is above it.
+    /// Returns a directory that existed already: nothing above it is ours to remove.
     pub(super) fn existing(path: PathBuf) -> Self {
         Directory {
             path,
@@ -36,11 +36,11 @@ impl Directory {
         }
     }
 
-    /// Makes `path` below `base`, an existing cgroup. `prepare` is called for each directory on
-    /// the way before something is made in it.
+    /// Makes `path` below `base`, an existing cgroup. Calls `prepare` for each directory on the way
+    /// before something is made in it.
     ///
-    /// An empty one that is there already is replaced, so that no limit of its former use
-    /// survives. Nothing is left behind on failure.
+    /// Replaces an empty one that exists already, so that no limit of its former use survives.
+    /// Nothing is left behind on failure.
     ///
     /// # Errors
     ///
@@ -51,7 +51,7 @@ impl Directory {
         prepare: &dyn Fn(&Path) -> Result<(), CgroupError>,
     ) -> Result<Self, CgroupError> {
         let mut directory = Directory::existing(base.join(path));
-        // A parent that was there may go just then, with another container that it was made for.
+        // An existing parent may be removed just then, with another container that it was made for.
         for attempt in 0.. {
             match directory.try_make(base, path, prepare) {
                 Ok(()) => break,
@@ -88,7 +88,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Removes it, and those above that had to be made for it, if it can go just like that.
+    /// Removes it, and its ancestors that were made for it, if that is possible at once.
     pub(super) fn vanish(&self) -> bool {
         let gone = match fs::remove_dir(&self.path) {
             Ok(()) => true,
@@ -100,16 +100,16 @@ impl Directory {
         gone
     }
 
-    /// Removes it, the cgroups that the workload made below it, and those above that had to be
-    /// made for it, if nothing else is in them. What is gone already is fine.
+    /// Removes it, the cgroups that the workload made below it, and its ancestors that were made
+    /// for it, if nothing else is in them. What is gone already is fine.
     ///
-    /// A process that has ended holds its cgroup until it is done exiting, which is waited for.
+    /// A process that has ended holds its cgroup until it is done exiting; this waits for that.
     ///
     /// # Errors
     ///
     /// [`CgroupError::Directory`], after `until` with `EBUSY`.
     pub(super) fn remove(&self, until: Instant) -> Result<(), CgroupError> {
-        let mut pause = super::removal::Pause::new(until);
+        let mut pause = super::pause::Pause::new(until);
         let mut removed = fs::remove_dir(&self.path)
             .map_err(CgroupError::directory("remove the cgroup", &self.path));
         while let Err(error) = removed {
@@ -132,7 +132,7 @@ impl Directory {
 
     fn remove_above(&self) {
         for parent in self.path.ancestors().skip(1).take(self.made_above) {
-            // Another container may live below it by now.
+            // Another container may be below it by now.
             if fs::remove_dir(parent).is_err() {
                 break;
             }
@@ -140,22 +140,42 @@ impl Directory {
     }
 }
 
+/// Replaces an existing cgroup and those below it by a new one, unless there are processes in any
+/// of them.
 fn replace(directory: &Path) -> Result<(), CgroupError> {
-    fs::remove_dir(directory).map_err(|source| match source.kind() {
-        ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty => CgroupError::InUse {
-            path: directory.to_owned(),
-        },
-        _ => CgroupError::directory("replace the cgroup", directory)(source),
+    let in_use = || CgroupError::InUse {
+        path: directory.to_owned(),
+    };
+    each_below(directory, &mut |cgroup| {
+        if has_processes(cgroup) {
+            Err(in_use())
+        } else {
+            Ok(())
+        }
+    })?;
+    each_below(directory, &mut |cgroup| {
+        fs::remove_dir(cgroup).map_err(|source| match source.kind() {
+            ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty => in_use(),
+            _ => CgroupError::directory("replace the cgroup", cgroup)(source),
+        })
     })?;
     make(directory).map_err(CgroupError::directory("make the cgroup", directory))
 }
 
-/// For its owner to change only, whatever the caller's umask.
+/// Whether it may have processes: those of a threaded cgroup aren't listed.
+fn has_processes(cgroup: &Path) -> bool {
+    match fs::read(cgroup.join("cgroup.procs")) {
+        Ok(processes) => !processes.is_empty(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    }
+}
+
+/// Makes a directory that only its owner can change, whatever the caller's umask.
 fn make(directory: &Path) -> std::io::Result<()> {
     DirBuilder::new().mode(0o755).create(directory)
 }
 
-/// Calls `f` for each cgroup below `directory`, and then for itself.
+/// Calls `f` for each cgroup below `directory`, and then for `directory` itself.
 pub(super) fn each_below(
     directory: &Path,
     f: &mut dyn FnMut(&Path) -> Result<(), CgroupError>,
@@ -198,7 +218,7 @@ mod tests {
         made.remove(until()).unwrap();
         assert!(base.path().join("a").is_dir());
         assert!(!base.path().join("a/b").exists());
-        // Again: that it is gone is fine.
+        // Again: it is fine that it is gone.
         made.remove(until()).unwrap();
     }
 
@@ -215,9 +235,12 @@ mod tests {
     #[test]
     fn failing_on_the_way_leaves_nothing() {
         let base = tempfile::tempdir().unwrap();
-        let prepare = |directory: &Path| match directory.ends_with("b") {
-            true => Err(CgroupError::NotMounted),
-            false => Ok(()),
+        let prepare = |directory: &Path| {
+            if directory.ends_with("b") {
+                Err(CgroupError::NotMounted)
+            } else {
+                Ok(())
+            }
         };
         Directory::make(base.path(), Path::new("a/b/c"), &prepare).unwrap_err();
         assert!(!base.path().join("a").exists());

@@ -1,14 +1,19 @@
-//! What can go wrong with a cgroup.
+//! Errors of cgroups.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::freezer::FREEZING_BOUND;
-use super::removal::REMOVAL_BOUND;
+/// How long [`Cgroup::remove`] waits for killed processes to be gone. A killed process leaves its
+/// cgroup when it exits, which takes as long as its last system call.
+pub(super) const REMOVAL_BOUND: Duration = Duration::from_secs(10);
 
-/// Why a cgroup could not be made as asked, or not be removed.
+/// How long [`Cgroup::freeze`] waits. A process stops when it next returns from the kernel.
+pub(super) const FREEZING_BOUND: Duration = Duration::from_secs(10);
+
+/// Why a cgroup couldn't be made as asked, or couldn't be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// Something that this version of cgroups has no equal for.
+    /// Something that this version of cgroups has no equivalent for.
     #[error("linux.resources.{field} can't be honoured: {reason}")]
     Unsupported {
         /// The field, below `linux.resources`.
@@ -16,14 +21,14 @@ pub enum CgroupError {
         /// Why not.
         reason: &'static str,
     },
-    /// A value that makes no sense.
+    /// An invalid value.
     #[error("linux.resources.{field}: {value} is not {expected}")]
     Invalid {
         /// The field, below `linux.resources`.
         field: String,
         /// What was given.
         value: String,
-        /// What would have been right.
+        /// What would be valid.
         expected: &'static str,
     },
     /// A `linux.cgroupsPath` that names no cgroup.
@@ -64,7 +69,7 @@ pub enum CgroupError {
         field: String,
         /// The controller.
         controller: String,
-        /// The cgroup that doesn't have it to give.
+        /// The cgroup that lacks it.
         parent: PathBuf,
     },
     /// The kernel has the controller, but not the file that a limit is written to.
@@ -75,14 +80,14 @@ pub enum CgroupError {
         /// The file's name.
         file: String,
     },
-    /// CPUs or memory nodes that exist nowhere, or not for this cgroup.
+    /// CPUs or memory nodes that don't exist, or aren't available to this cgroup.
     #[error("linux.resources.{field}: of {requested}, only {available:?} is available")]
     Unavailable {
         /// The field, below `linux.resources`.
         field: String,
         /// What was asked for.
         requested: String,
-        /// What there is of it.
+        /// What is available of it.
         available: String,
     },
     /// The kernel refused a limit.
@@ -97,7 +102,7 @@ pub enum CgroupError {
         /// The kernel's reason.
         source: std::io::Error,
     },
-    /// The kernel took a limit, but does otherwise.
+    /// The kernel accepted a limit, but set something else.
     #[error("linux.resources.{field}: wrote {value:?} to {file}, but the kernel made that {now:?}")]
     NotHonoured {
         /// The field, below `linux.resources`.
@@ -106,7 +111,7 @@ pub enum CgroupError {
         file: String,
         /// What was written.
         value: String,
-        /// What it reads now.
+        /// What the file reads now.
         now: String,
     },
     /// The kernel refused a device rule.
@@ -127,7 +132,7 @@ pub enum CgroupError {
         /// The kernel's reason.
         source: std::io::Error,
     },
-    /// A cgroup directory could not be made, read or removed.
+    /// A cgroup directory couldn't be made, read or removed.
     #[error("can't {action} {}", path.display())]
     Directory {
         /// What was tried.
@@ -143,7 +148,7 @@ pub enum CgroupError {
         /// Its directory.
         path: PathBuf,
     },
-    /// There is no freezer in the cgroups that the container is in.
+    /// None of the container's cgroups has a freezer.
     #[error("the container can't be paused: its cgroups have neither a v1 freezer nor cgroup2")]
     NoFreezer,
     /// A cgroup of that path has processes or children already.
@@ -152,7 +157,7 @@ pub enum CgroupError {
         /// Its directory.
         path: PathBuf,
     },
-    /// Its processes outlived being killed.
+    /// Its processes are still there after they were killed.
     #[error("the cgroup {} still has processes {} s after they were killed", path.display(), REMOVAL_BOUND.as_secs())]
     Busy {
         /// Its directory.
@@ -191,4 +196,12 @@ impl CgroupError {
             source,
         }
     }
+}
+
+/// Whether a user may not do it.
+pub(super) fn is_refusal(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS)
+    )
 }

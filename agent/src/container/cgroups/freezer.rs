@@ -1,70 +1,72 @@
-//! Stopping all of a container's processes where they are, and letting them go on.
+//! Freezes and thaws a container's processes.
 
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::removal::Pause;
+use super::error::FREEZING_BOUND;
+use super::pause::Pause;
 use super::setting::{keyed, write};
 use super::{Cgroup, CgroupError};
 
-/// How long [`Cgroup::freeze`] waits. A process stops when it next returns from the kernel.
-pub(super) const FREEZING_BOUND: Duration = Duration::from_secs(10);
-
-/// What stops a container's processes.
+/// What freezes a container's processes.
 enum Freezer {
-    /// `cgroup.freeze`, which leaves them open to being killed.
+    /// `cgroup.freeze`, which leaves them killable.
     V2(PathBuf),
     /// v1's controller.
     V1(PathBuf),
 }
 
 impl Cgroup {
-    /// Stops all of its processes, and waits until they are.
+    /// Freezes all of its processes, and waits until they have stopped.
     ///
     /// # Errors
     ///
     /// [`CgroupError::NotFrozen`] after 10 s; they go on then. [`CgroupError::NoFreezer`];
     /// [`CgroupError::Directory`].
     pub fn freeze(&self) -> Result<(), CgroupError> {
-        let freezer = self.freezer()?;
+        let freezer = self.freezers().next().ok_or(CgroupError::NoFreezer)?;
         let frozen = freezer.freeze();
         if frozen.is_err() {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             let _ = freezer.thaw();
         }
         frozen
     }
 
-    /// Lets its processes go on.
+    /// Thaws its processes, whoever froze them with whichever freezer.
     ///
     /// # Errors
     ///
     /// [`CgroupError::NoFreezer`] or [`CgroupError::Directory`].
     pub fn thaw(&self) -> Result<(), CgroupError> {
-        self.freezer()?.thaw()
+        self.freezers()
+            .map(|freezer| freezer.thaw())
+            .reduce(Result::and)
+            .unwrap_or(Err(CgroupError::NoFreezer))
     }
 
-    /// Whether its processes were stopped by [`Cgroup::freeze`], or are about to be. Without a
-    /// freezer they can't have been.
+    /// Whether anyone has frozen its processes, or they are about to be frozen. Without a freezer
+    /// they can't be.
     ///
     /// # Errors
     ///
     /// [`CgroupError::Directory`], but not for a cgroup that is gone.
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
-        match self.freezer() {
-            Ok(freezer) => freezer.is_frozen(),
-            Err(_) => Ok(false),
+        for freezer in self.freezers() {
+            if freezer.is_frozen()? {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
 
-    fn freezer(&self) -> Result<Freezer, CgroupError> {
-        match (&self.v2, self.v1_with("freezer")) {
-            (Some(v2), _) => Ok(Freezer::V2(v2.path.clone())),
-            (None, Some(v1)) => Ok(Freezer::V1(v1.to_owned())),
-            (None, None) => Err(CgroupError::NoFreezer),
-        }
+    /// Returns its freezers. The first is the one to use.
+    fn freezers(&self) -> impl Iterator<Item = Freezer> {
+        let v2 = self.v2.iter().map(|v2| Freezer::V2(v2.path.clone()));
+        let v1 = self.v1_with("freezer").into_iter();
+        v2.chain(v1.map(|v1| Freezer::V1(v1.to_owned())))
     }
 }
 

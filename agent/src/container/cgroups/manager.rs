@@ -1,63 +1,66 @@
-//! Who makes a container's cgroup: the engine by itself, or systemd at its request.
+//! The makers of a container's cgroup: the engine by itself, or systemd at its request.
 
-use std::io;
 use std::path::Path;
 
-use nix::unistd::geteuid;
 use oci_spec::runtime::LinuxResources;
 
+use super::error::is_refusal;
 use super::path::cgroup_path;
 use super::resources::{Settings, Versions};
 use super::systemd::{self, Holder, Units};
 use super::{Cgroup, CgroupError};
-use crate::container::user_namespaces;
+use crate::container::kernel::user_namespaces::is_ordinary_user;
 
-/// Who makes a container's cgroup.
+/// What makes a container's cgroup.
 #[derive(Debug, Clone, Copy, Default)]
 pub enum Manager<'a> {
     /// The engine, through the files of the cgroup file systems.
     #[default]
     Files,
-    /// systemd, which then has the container as one of its units.
+    /// systemd, for which the container is then one of its units.
     Systemd(&'a dyn Units),
 }
 
 /// A cgroup that was made.
 #[derive(Debug)]
-pub(in crate::container) struct Made {
-    pub(in crate::container) cgroup: Cgroup,
-    /// To be kept until a process of the container is in it.
-    pub(in crate::container) holder: Option<Holder>,
+pub(crate) struct NewCgroup {
+    pub(crate) cgroup: Cgroup,
+    /// To be kept until a process of the container is in the cgroup.
+    pub(crate) holder: Option<Holder>,
 }
 
 impl Manager<'_> {
-    /// Makes the cgroup of a container: what `linux.cgroupsPath` names, or one of its id.
+    /// Makes a container's cgroup: the one that `linux.cgroupsPath` names, or one of its id.
     ///
-    /// None is made, and none is needed, if nothing was asked for that takes one: without a cgroup
-    /// file system, or for an ordinary user who may make no cgroups here. Such a user's containers
-    /// have the devices that they were given and can't make others, so that rules for devices are
-    /// nothing that was asked for.
+    /// Makes none without a cgroup file system, or for an ordinary user who may make no cgroups
+    /// here, if nothing was asked for that needs one. Such a user's containers have the devices
+    /// that they were given and can't make others, so device rules don't need one.
     ///
     /// # Errors
     ///
-    /// As [`Cgroup::create`]; [`CgroupError::NoRights`] names the limit that takes a cgroup.
-    pub(in crate::container) fn create(
+    /// As [`Cgroup::create`]; [`CgroupError::NoRights`] names the limit that needs a cgroup.
+    ///
+    /// # Safety
+    ///
+    /// This process must have a single thread: a scope of systemd is kept open by a fork of it.
+    pub(crate) unsafe fn create(
         self,
         path: Option<&Path>,
         id: &str,
         resources: Option<&LinuxResources>,
-    ) -> Result<Option<Made>, CgroupError> {
+    ) -> Result<Option<NewCgroup>, CgroupError> {
         let path = path.filter(|path| !path.as_os_str().is_empty());
         let cgroup = match self {
             Manager::Files => Cgroup::create(&cgroup_path(path, id)?, resources),
             Manager::Systemd(units) => {
-                let (cgroup, holder) = systemd::create(units, path, id, resources)?;
+                // SAFETY: the caller's promise.
+                let (cgroup, holder) = unsafe { systemd::create(units, path, id, resources) }?;
                 let holder = Some(holder);
-                return Ok(Some(Made { cgroup, holder }));
+                return Ok(Some(NewCgroup { cgroup, holder }));
             }
         };
         match cgroup {
-            Ok(cgroup) => Ok(Some(Made {
+            Ok(cgroup) => Ok(Some(NewCgroup {
                 cgroup,
                 holder: None,
             })),
@@ -79,7 +82,7 @@ impl Manager<'_> {
     }
 }
 
-/// The field that asks for a cgroup.
+/// Returns the field that asks for a cgroup.
 fn wish(
     path: Option<&Path>,
     resources: Option<&LinuxResources>,
@@ -90,23 +93,10 @@ fn wish(
     let Some(resources) = resources else {
         return Ok(None);
     };
-    let settings = Settings::new(resources, &Versions::all_v2())
-        .or_else(|_| Settings::new(resources, &Versions::all_v1()))?;
+    let settings = Settings::new(resources, &Versions::V2)
+        .or_else(|_| Settings::new(resources, &Versions::V1))?;
     let first = settings.v1.into_iter().chain(settings.v2).next();
     Ok(first.map(|setting| format!("resources.{}", setting.field)))
-}
-
-pub(super) fn is_refusal(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EACCES | libc::EPERM | libc::EROFS)
-    )
-}
-
-/// Whether this process lacks the rights of the host's root: it is another user, or root of a user
-/// namespace only. It can't make device nodes then.
-pub(super) fn is_ordinary_user() -> bool {
-    !geteuid().is_root() || user_namespaces::in_one()
 }
 
 #[cfg(test)]

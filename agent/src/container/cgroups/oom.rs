@@ -1,4 +1,4 @@
-//! Hearing of processes that are killed for want of memory.
+//! Watches for processes that are OOM-killed.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -11,8 +11,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use super::setting::{keyed, write};
 use super::{Cgroup, CgroupError};
 
-/// Tells when processes of a cgroup run out of memory. Its descriptor is readable when there may
-/// be something new, or the cgroup is gone.
+/// Tells when processes of a cgroup run out of memory. Its descriptor is readable when there may be
+/// something new, or the cgroup is gone.
 #[derive(Debug)]
 pub struct OomWatch {
     source: Source,
@@ -20,7 +20,7 @@ pub struct OomWatch {
 
 #[derive(Debug)]
 enum Source {
-    /// `memory.events` and `cgroup.events`, and how many there were before.
+    /// `memory.events` and `cgroup.events`, and the count so far.
     V2 {
         directory: PathBuf,
         changes: Inotify,
@@ -40,7 +40,7 @@ impl AsFd for OomWatch {
 }
 
 impl Cgroup {
-    /// Begins to watch. `None` where the host has no memory controller.
+    /// Starts to watch. Returns `None` where the host has no memory controller.
     ///
     /// # Errors
     ///
@@ -58,13 +58,13 @@ impl Cgroup {
 }
 
 impl OomWatch {
-    /// How many times processes ran out of memory since this was last called, or the watch
-    /// began; `None` if the cgroup is gone or, on version 2, has no process any more, so that
-    /// there is nothing more to come. Doesn't wait.
+    /// Returns how many times processes ran out of memory since the last call, or the start of the
+    /// watch; `None` if the cgroup is gone or, on version 2, has no processes any more, so that
+    /// nothing more can happen. Doesn't wait.
     ///
     /// # Errors
     ///
-    /// What reading the kernel's account gives.
+    /// The errors of reading the kernel's counts.
     pub fn count(&mut self) -> io::Result<Option<u64>> {
         match &mut self.source {
             Source::V2 {
@@ -87,7 +87,7 @@ impl OomWatch {
                     Err(nix::errno::Errno::EAGAIN) => 0,
                     Err(error) => return Err(error.into()),
                 };
-                // The kernel adds one for the cgroup's end, too.
+                // The kernel adds one for the end of the cgroup, too.
                 Ok(directory
                     .join("cgroup.event_control")
                     .exists()
@@ -133,7 +133,7 @@ impl Source {
     }
 }
 
-/// A value of a file of keys; `None` if the file is gone.
+/// Returns the value of a key in a file; `None` if the file is gone.
 fn read(file: PathBuf, key: &str) -> io::Result<Option<u64>> {
     match fs::read_to_string(file) {
         Ok(text) => Ok(Some(keyed(&text, key).unwrap_or(0))),

@@ -4,10 +4,10 @@ use std::path::{Component, Path, PathBuf};
 
 use super::CgroupError;
 
-/// The cgroup that `cgroups_path` names: the path itself, which is from the hierarchy's root if
-/// it is absolute and from this process's own cgroup otherwise, or what systemd would make of
-/// `slice:prefix:name`, which Podman and Docker give where systemd manages the host's cgroups.
-/// Without it, one of the container's id in this process's own.
+/// Returns the cgroup that `cgroups_path` names: the path itself, which is from the hierarchy's
+/// root if it is absolute and from this process's own cgroup otherwise, or what systemd would make
+/// of `slice:prefix:name`, which Podman and Docker give where systemd manages the host's cgroups.
+/// Without a path, it is one of the container's id in this process's own.
 ///
 /// # Errors
 ///
@@ -27,9 +27,10 @@ pub fn cgroup_path(cgroups_path: Option<&Path>, id: &str) -> Result<PathBuf, Cgr
         }
         _ => {
             let relative = checked(given, given)?;
-            Ok(match given.is_absolute() {
-                true => Path::new("/").join(relative),
-                false => relative,
+            Ok(if given.is_absolute() {
+                Path::new("/").join(relative)
+            } else {
+                relative
             })
         }
     }
@@ -42,8 +43,18 @@ fn error(path: &Path, reason: &'static str) -> CgroupError {
     }
 }
 
-/// A path without its root, which leads nowhere but down.
+/// Returns a path without its root, which only leads down.
 pub(super) fn checked(given: &Path, path: &Path) -> Result<PathBuf, CgroupError> {
+    match below(given, path)? {
+        relative if relative.as_os_str().is_empty() => {
+            Err(error(given, "it names the root cgroup"))
+        }
+        relative => Ok(relative),
+    }
+}
+
+/// As [`checked`], but the result may be empty.
+pub(super) fn below(given: &Path, path: &Path) -> Result<PathBuf, CgroupError> {
     let mut relative = PathBuf::new();
     for component in path.components() {
         match component {
@@ -62,13 +73,12 @@ pub(super) fn checked(given: &Path, path: &Path) -> Result<PathBuf, CgroupError>
         }
     }
     match relative.as_os_str().len() {
-        0 => Err(error(given, "it names the root cgroup")),
-        1..=3072 => Ok(relative),
+        0..=3072 => Ok(relative),
         _ => Err(error(given, "it is over 3072 bytes")),
     }
 }
 
-/// `a-b.slice` is in `a.slice`, and a scope in its slice
+/// Returns the path of a unit: `a-b.slice` is in `a.slice`, and a scope in its slice
 /// (systemd.slice(5), systemd.scope(5)).
 fn systemd_path(
     given: &Path,
@@ -88,7 +98,7 @@ fn systemd_path(
     let stem = slice
         .strip_suffix(".slice")
         .ok_or_else(|| error(given, "its slice doesn't end in .slice"))?;
-    // "-.slice" is the root's.
+    // "-.slice" is the root.
     if stem != "-" {
         let mut parent = String::new();
         for part in stem.split('-') {

@@ -4,7 +4,7 @@ use oci_spec::runtime::LinuxPids;
 
 use super::setting::Setting;
 
-/// No number of processes, and none at all, mean no limit: nothing could run in 0.
+/// Returns the limit. 0 and negative numbers mean no limit: nothing could run with 0.
 pub(super) fn setting(pids: &LinuxPids) -> Setting {
     let value = match pids.limit() {
         ..=0 => "max".to_owned(),

@@ -1,44 +1,45 @@
-//! A container's cgroup for a process of the host's that runs the container elsewhere: the
-//! sandbox process of a VM.
+//! Puts a process of the host that runs the container elsewhere, the sandbox process of a VM, into
+//! the container's cgroup.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use oci_spec::runtime::LinuxResources;
 
-use super::layout::{Layout, Own};
-use super::manager::is_refusal;
+use super::error::is_refusal;
+use super::layout::Layout;
+use super::own::Own;
 use super::path::{cgroup_path, checked};
 use super::setting::write;
 use super::{Cgroup, CgroupError, Manager, systemd};
 
-/// The place of a container's cgroup, in which there may be none yet.
+/// The place of a container's cgroup, which may not exist yet.
 #[derive(Debug)]
 pub struct Place {
     layout: Layout,
-    /// Where this process is now.
+    /// The cgroups that this process is in.
     own: Own,
-    /// From the own cgroup, or from the root.
+    /// From the own cgroup, or from the root if `from_root`.
     path: PathBuf,
     from_root: bool,
-    /// What the configuration calls it.
+    /// The path in the configuration.
     named: Option<PathBuf>,
     id: String,
 }
 
 impl Place {
-    /// The place that `linux.cgroupsPath` names, or one of the container's id. `None` if this
+    /// Finds the place that `linux.cgroupsPath` names, or one of the container's id. `None` if this
     /// host has no cgroup file system, and none was asked for.
     ///
     /// # Errors
     ///
-    /// As [`cgroup_path`]; [`CgroupError::NotMounted`]; what reading `/proc` gives.
+    /// As [`cgroup_path`]; [`CgroupError::NotMounted`]; the errors of reading `/proc`.
     pub fn find(cgroups_path: Option<&Path>, id: &str) -> Result<Option<Self>, CgroupError> {
         let named = cgroups_path.filter(|path| !path.as_os_str().is_empty());
         Self::at(named, id)
     }
 
-    /// The same where systemd is to make it, which is always asked for.
+    /// As [`Place::find`], where systemd is to make the cgroup, which always counts as asked for.
     ///
     /// # Errors
     ///
@@ -71,26 +72,26 @@ impl Place {
         (!self.from_root).then_some(&self.own)
     }
 
-    /// The cgroup, whether it is there or not, to be written down before it is made.
+    /// Returns the cgroup, whether it exists or not, so that it can be recorded before it is made.
     pub fn cgroup(&self) -> Cgroup {
         Cgroup::at(&self.layout, self.base(), &self.path)
     }
 
-    /// Makes the cgroup, with those of the limits that this host can set and without any of
-    /// devices, and puts this process into it with all of its threads, and the process `other`.
-    /// That waits for all CPUs, which takes some milliseconds.
+    /// Makes the cgroup, with those of the limits that this host can set and without device rules,
+    /// and moves this process with all of its threads, and the processes `others`, into it. Moving
+    /// waits for all CPUs, which takes some milliseconds.
     ///
-    /// `None` if this process may make no cgroups here and none was asked for: nothing depends
-    /// on it. Nothing is left behind on failure.
+    /// Returns `None` if this process may make no cgroups here and none was asked for: nothing
+    /// depends on it. Nothing is left behind on failure.
     ///
     /// # Errors
     ///
-    /// As [`Cgroup::create`]; [`CgroupError::Directory`] if the process can't be put there.
+    /// As [`Cgroup::create`]; [`CgroupError::Directory`] if the process can't be moved there.
     pub fn join(
         self,
         manager: Manager<'_>,
         limits: &LinuxResources,
-        other: i32,
+        others: &[i32],
     ) -> Result<Option<Joined>, CgroupError> {
         let mut cgroup = Cgroup::default();
         let made = match manager {
@@ -111,16 +112,16 @@ impl Place {
             let mut directories = joined.cgroup.directories();
             directories.try_for_each(|directory| {
                 enter(&directory.path)?;
-                put(&directory.path, other)
+                put_all(&directory.path, others)
             })
         });
         let Err(error) = entered else {
             return Ok(Some(joined));
         };
-        // The first error is the one to tell.
+        // The first error is the one to report.
         let _ = joined.go_back();
         for [before, root] in &joined.before {
-            let _ = put(before, other).or_else(|_| put(root, other));
+            let _ = put_all(before, others).or_else(|_| put_all(root, others));
         }
         for directory in joined.cgroup.directories() {
             let _ = directory.remove(Instant::now());
@@ -140,7 +141,7 @@ impl Place {
         }
     }
 
-    /// Where this process is now, in each hierarchy: its cgroup, and the root.
+    /// Returns this process's present cgroup and the root, for each hierarchy.
     fn before(&self) -> Vec<[PathBuf; 2]> {
         let v2 = self.layout.v2.iter();
         let v2 = v2.map(|mount| [mount.join(self.own.v2()), mount.clone()]);
@@ -161,21 +162,21 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// The cgroup.
+    /// Returns the cgroup.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
     }
 
-    /// The fields, below `linux.resources`, of the limits that this host can't set.
+    /// Returns the fields, below `linux.resources`, of the limits that this host can't set.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
 
-    /// Puts this process back to where it was, kills what else is in the cgroup, and removes it.
+    /// Moves this process back to where it was, kills what else is in the cgroup, and removes it.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Directory`] if the process can't be put back; as [`Cgroup::remove`].
+    /// [`CgroupError::Directory`] if the process can't be moved back; as [`Cgroup::remove`].
     pub fn leave(self) -> Result<(), CgroupError> {
         self.go_back()?;
         self.cgroup.remove()
@@ -183,13 +184,17 @@ impl Joined {
 
     fn go_back(&self) -> Result<(), CgroupError> {
         self.before.iter().try_for_each(|[before, root]| {
-            // Whoever started this process may have ended, and the cgroup with it.
+            // The process that started this one may have ended, and the cgroup with it.
             enter(before).or_else(|_| enter(root))
         })
     }
 }
 
-/// Puts another process into a cgroup, unless that has ended.
+/// Moves other processes into a cgroup, except those that have ended.
+fn put_all(directory: &Path, pids: &[i32]) -> Result<(), CgroupError> {
+    pids.iter().try_for_each(|pid| put(directory, *pid))
+}
+
 fn put(directory: &Path, pid: i32) -> Result<(), CgroupError> {
     match write(&directory.join("cgroup.procs"), &pid.to_string()) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
@@ -197,7 +202,7 @@ fn put(directory: &Path, pid: i32) -> Result<(), CgroupError> {
     }
 }
 
-/// Puts this process with all of its threads into a cgroup.
+/// Moves this process with all of its threads into a cgroup.
 fn enter(directory: &Path) -> Result<(), CgroupError> {
     write(&directory.join("cgroup.procs"), "0").map_err(CgroupError::directory("enter", directory))
 }

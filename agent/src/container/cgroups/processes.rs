@@ -1,64 +1,34 @@
-//! The processes of a container, by its cgroup: entering it, listing and killing them.
+//! Enters a container's cgroup, and lists and kills the processes in it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::directory::each_below;
 use super::setting::{keyed, write};
 use super::{Cgroup, CgroupError, path};
-
-/// A cgroup, open for a process to be put in it.
-#[derive(Debug)]
-pub struct Placement {
-    v2: Option<OwnedFd>,
-    /// The `tasks` of each v1 hierarchy.
-    v1: Vec<File>,
-}
-
-impl Placement {
-    /// The directory for `clone3` with `CLONE_INTO_CGROUP`, if there is a cgroup2.
-    pub fn clone_into(&self) -> Option<BorrowedFd<'_>> {
-        self.v2.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Puts the calling process, which must have a single thread, into what a clone can't put
-    /// it in: the cgroups of version 1. Call it in the new process, before anything else.
-    ///
-    /// A thread that moves itself is spared the lock that moving another process takes, which
-    /// waits for all CPUs.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says: `EINVAL` for a process of a realtime policy where the cgroup has no
-    /// share of that, `ENOMEM`.
-    pub fn enter(&self) -> io::Result<()> {
-        self.v1
-            .iter()
-            .try_for_each(|mut tasks| tasks.write_all(b"0"))
-    }
-}
+use crate::container::fork::placement::Placement;
 
 impl Cgroup {
-    /// Opens it for processes to be put in it: in all of its hierarchies.
+    /// Opens it, in all of its hierarchies, to put processes into it.
     ///
     /// # Errors
     ///
-    /// What opening it gives.
+    /// The errors of opening it.
     pub fn placement(&self) -> io::Result<Placement> {
         let here = |_: &[String]| Path::new("");
         self.placement_in(here)
     }
 
-    /// As [`Cgroup::placement`], for cgroups below it that exist (`runc exec --cgroup`): each
-    /// with the controller of version 1 in whose hierarchy it is, or an empty name for all.
+    /// As [`Cgroup::placement`], for existing cgroups below it (`runc exec --cgroup`): each with
+    /// the controller of version 1 whose hierarchy it is in, or an empty name for all. `/` is this
+    /// one.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Path`] for a path that leads elsewhere or a controller that no hierarchy
-    /// of version 1 has, [`CgroupError::Directory`] if there is none of that path.
+    /// [`CgroupError::Path`] for a path that leads elsewhere or a controller that no hierarchy of
+    /// version 1 has, [`CgroupError::Directory`] if no cgroup has that path.
     pub fn placement_below(&self, below: &[(&str, &Path)]) -> Result<Placement, CgroupError> {
         let mut checked = Vec::with_capacity(below.len());
         for (controller, path) in below {
@@ -68,7 +38,7 @@ impl Cgroup {
                     reason: "it is for a controller that this host has no hierarchy of version 1 for",
                 });
             }
-            checked.push((*controller, path::checked(path, path)?));
+            checked.push((*controller, path::below(path, path)?));
         }
         let find = |wanted: &str| checked.iter().find(|(controller, _)| *controller == wanted);
         let below = |controllers: &[String]| {
@@ -81,7 +51,8 @@ impl Cgroup {
             .map_err(CgroupError::directory("enter", &self.path().join(first)))
     }
 
-    /// In each hierarchy, `below` says by the controllers where (none are cgroup2's).
+    /// Opens, in each hierarchy, the path that `below` gives for its controllers (cgroup2 has
+    /// none).
     fn placement_in<'a>(&self, below: impl Fn(&[String]) -> &'a Path) -> io::Result<Placement> {
         let mut placement = Placement {
             v2: None,
@@ -104,12 +75,12 @@ impl Cgroup {
         Ok(placement)
     }
 
-    /// The processes in it and below, as pids of this process's pid namespace. Those that it
-    /// can't see are left out.
+    /// Returns the processes in it and below, as pids of this process's pid namespace. Leaves out
+    /// those that the namespace can't see.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Directory`] if they can't be read. None are in a cgroup that is gone.
+    /// [`CgroupError::Directory`] if they can't be read. A cgroup that is gone has none.
     pub fn processes(&self) -> Result<Vec<i32>, CgroupError> {
         // A process is in all of the hierarchies.
         let Some(first) = self.directories().next() else {
@@ -118,7 +89,7 @@ impl Cgroup {
         processes(&first.path)
     }
 
-    /// Whether any process is in it, in one of the hierarchies, or below.
+    /// Whether any process is in it, in any of the hierarchies, or below.
     pub(super) fn is_populated(&self) -> Result<bool, CgroupError> {
         if let Some(v2) = &self.v2
             && self.v1.is_empty()
@@ -134,9 +105,9 @@ impl Cgroup {
         Ok(false)
     }
 
-    /// Sends a signal to every process in it and below, including those that are just being
-    /// forked: they are frozen meanwhile, where there is a freezer. Those that have ended since
-    /// are fine.
+    /// Sends a signal to every process in it and below, including those that are just being forked:
+    /// it freezes them meanwhile, where there is a freezer. Processes that have ended since are
+    /// fine.
     ///
     /// # Errors
     ///
@@ -147,7 +118,7 @@ impl Cgroup {
         }
         let freeze = !self.is_frozen()?;
         match freeze.then(|| self.freeze()) {
-            // Some may be forked meanwhile, which can't be helped then.
+            // Without a freezer, processes may be forked meanwhile, which can't be prevented.
             None | Some(Ok(()) | Err(CgroupError::NoFreezer)) => {}
             Some(Err(error)) => return Err(error),
         }
@@ -158,20 +129,20 @@ impl Cgroup {
         }
     }
 
-    /// Kills every process in it and below, including those that are just being forked. They
-    /// may take a moment to be gone.
+    /// Kills every process in it and below, including those that are just being forked. They may
+    /// take a moment to be gone.
     ///
     /// # Errors
     ///
-    /// What writing `cgroup.kill` gives, or where there is none (on version 1, and before Linux
-    /// 5.14), freezing and killing one by one.
+    /// The errors of writing `cgroup.kill` or, where there is none (on version 1, and before Linux
+    /// 5.14), of freezing and killing one by one.
     pub fn kill(&self) -> Result<(), CgroupError> {
         if let Some(v2) = &self.v2 {
             let file = v2.path.join("cgroup.kill");
             match write(&file, "1") {
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 Ok(()) if self.v1.is_empty() => return Ok(()),
-                // Those that have left it for elsewhere in cgroup2 are still in the others.
+                // Processes that have moved elsewhere in cgroup2 are still in the others.
                 Ok(()) => return self.signal_each(libc::SIGKILL),
                 other => return other.map_err(CgroupError::directory("write", &file)),
             }
@@ -179,13 +150,13 @@ impl Cgroup {
         self.kill_one_by_one()
     }
 
-    /// Frozen processes can't fork, so killing what is listed kills all. v1's must be thawed to
-    /// die.
+    /// Kills every process that is listed, which is all of them: frozen processes can't fork. v1's
+    /// must be thawed to die.
     pub(super) fn kill_one_by_one(&self) -> Result<(), CgroupError> {
         let frozen = self.freeze();
         let killed = self.signal_each(libc::SIGKILL);
         match frozen {
-            // The caller looks whether any is left.
+            // The caller checks whether any are left.
             Err(CgroupError::NoFreezer | CgroupError::NotFrozen { .. }) => killed,
             Err(CgroupError::Directory { source, .. }) if source.kind() == ErrorKind::NotFound => {
                 killed
@@ -200,7 +171,7 @@ impl Cgroup {
         for directory in self.directories() {
             for pid in processes(&directory.path)? {
                 if !sent.contains(&pid) {
-                    // SAFETY: the call takes no pointers. That the process is gone is fine.
+                    // SAFETY: the call takes no pointers. It is fine if the process is gone.
                     unsafe { libc::kill(pid, signal) };
                     sent.push(pid);
                 }
@@ -210,7 +181,8 @@ impl Cgroup {
     }
 }
 
-/// The processes of a directory and below. 0 stands for one that this pid namespace can't see.
+/// Returns the processes of a directory and below. 0 stands for one that this pid namespace can't
+/// see.
 fn processes(directory: &Path) -> Result<Vec<i32>, CgroupError> {
     let mut found = Vec::new();
     let listed = each_below(directory, &mut |directory| {

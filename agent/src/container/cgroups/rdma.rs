@@ -7,7 +7,7 @@ use oci_spec::runtime::LinuxRdma;
 use super::CgroupError;
 use super::setting::Setting;
 
-/// Sorted by the device's name, so that what goes wrong first doesn't depend on the map's order.
+/// Returns the limits, sorted by device, so that the first error doesn't depend on the map's order.
 pub(super) fn settings(limits: &HashMap<String, LinuxRdma>) -> Result<Vec<Setting>, CgroupError> {
     let mut devices: Vec<_> = limits.iter().collect();
     devices.sort_unstable_by_key(|(device, _)| *device);

@@ -1,62 +1,61 @@
-//! `linux.resources` as settings, each for the version of cgroups that has its controller.
+//! Converts `linux.resources` to settings, each for the version of cgroups that has its controller.
 
 use oci_spec::runtime::LinuxResources;
 
 use super::layout::Layout;
 use super::setting::Setting;
-use super::{Cgroup, CgroupError, pids, rdma, v1, v2};
+use super::{Cgroup, CgroupError, cpuset, pids, rdma, v1, v2};
 
-/// In which version of cgroups a host's controllers are.
+/// The version of cgroups that has each controller of a host.
 #[derive(Debug)]
-pub(super) struct Versions<'a>(Kind<'a>);
-
-#[derive(Debug)]
-enum Kind<'a> {
+pub(super) enum Versions<'a> {
+    /// Version 1 has all of them.
     V1,
+    /// Version 2 has all of them.
     V2,
-    /// Version 1 for those that have a hierarchy there.
-    Hybrid(&'a Layout),
-    /// The same, by what a container is in.
-    HybridCgroup(&'a Cgroup),
+    /// Version 1 has these.
+    Hybrid(Vec<&'a str>),
 }
 
 impl<'a> Versions<'a> {
-    pub(super) fn all_v1() -> Self {
-        Versions(Kind::V1)
+    /// Returns those of a host's hierarchies.
+    pub(super) fn of_layout(layout: &'a Layout) -> Self {
+        let hierarchies = layout.v1.iter();
+        let controllers = hierarchies.flat_map(|hierarchy| &hierarchy.controllers);
+        Self::new(
+            controllers.map(String::as_str).collect(),
+            layout.v2.is_some(),
+        )
     }
 
-    pub(super) fn all_v2() -> Self {
-        Versions(Kind::V2)
-    }
-
-    pub(super) fn of(layout: &'a Layout) -> Self {
-        Versions(match (layout.v1.is_empty(), &layout.v2) {
-            (true, _) => Kind::V2,
-            (false, None) => Kind::V1,
-            (false, Some(_)) => Kind::Hybrid(layout),
-        })
-    }
-
+    /// Returns those of the hierarchies that a container is in.
     pub(super) fn of_cgroup(cgroup: &'a Cgroup) -> Self {
-        Versions(match (cgroup.v1.is_empty(), &cgroup.v2) {
-            (true, _) => Kind::V2,
-            (false, None) => Kind::V1,
-            (false, Some(_)) => Kind::HybridCgroup(cgroup),
-        })
+        let controllers = cgroup.v1.iter().flat_map(|member| &member.controllers);
+        Self::new(
+            controllers.map(String::as_str).collect(),
+            cgroup.v2.is_some(),
+        )
     }
 
-    /// Whether a controller, by its name in version 1, is in that.
+    fn new(in_v1: Vec<&'a str>, has_v2: bool) -> Self {
+        match (in_v1.is_empty(), has_v2) {
+            (true, _) => Versions::V2,
+            (false, false) => Versions::V1,
+            (false, true) => Versions::Hybrid(in_v1),
+        }
+    }
+
+    /// Whether a controller, by its name in version 1, is in version 1.
     fn in_v1(&self, controller: &str) -> bool {
-        match self.0 {
-            Kind::V1 => true,
-            Kind::V2 => false,
-            Kind::Hybrid(layout) => layout.v1_with(controller).is_some(),
-            Kind::HybridCgroup(cgroup) => cgroup.v1_with(controller).is_some(),
+        match self {
+            Versions::V1 => true,
+            Versions::V2 => false,
+            Versions::Hybrid(in_v1) => in_v1.contains(&controller),
         }
     }
 }
 
-/// Every limit, in the order to write them.
+/// Every limit, in writing order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) v1: Vec<Setting>,
@@ -64,7 +63,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// `unified` comes last: it has the last word.
+    /// Converts `resources`. `unified` comes last, so that it overrides the others.
     ///
     /// # Errors
     ///
@@ -75,32 +74,37 @@ impl Settings {
     ) -> Result<Self, CgroupError> {
         let mut all = Settings::default();
         if let Some(memory) = resources.memory() {
-            match versions.in_v1("memory") {
-                true => all.v1.extend(v1::memory::settings(memory)?),
-                false => all.v2.extend(v2::memory::settings(memory)?),
+            if versions.in_v1("memory") {
+                all.v1.extend(v1::memory::settings(memory)?)
+            } else {
+                all.v2.extend(v2::memory::settings(memory)?)
             }
         }
         if let Some(cpu) = resources.cpu() {
-            match versions.in_v1("cpu") {
-                true => all.v1.extend(v1::cpu::settings(cpu)?),
-                false => all.v2.extend(v2::cpu::settings(cpu)?),
+            if versions.in_v1("cpu") {
+                all.v1.extend(v1::cpu::settings(cpu)?)
+            } else {
+                all.v2.extend(v2::cpu::settings(cpu)?)
             }
-            let lists = super::cpu_list::settings(cpu)?;
-            all.of(versions, "cpuset").extend(lists);
+            let lists = cpuset::settings(cpu)?;
+            all.with_controller(versions, "cpuset").extend(lists);
         }
         if let Some(pids) = resources.pids() {
-            all.of(versions, "pids").push(pids::setting(pids));
+            all.with_controller(versions, "pids")
+                .push(pids::setting(pids));
         }
         if let Some(block_io) = resources.block_io() {
-            match versions.in_v1("blkio") {
-                true => all.v1.extend(v1::blkio::settings(block_io)?),
-                false => all.v2.extend(v2::io::settings(block_io)?),
+            if versions.in_v1("blkio") {
+                all.v1.extend(v1::blkio::settings(block_io)?)
+            } else {
+                all.v2.extend(v2::io::settings(block_io)?)
             }
         }
         if let Some(limits) = resources.hugepage_limits() {
-            match versions.in_v1("hugetlb") {
-                true => all.v1.extend(v1::hugetlb::settings(limits)?),
-                false => all.v2.extend(v2::hugetlb::settings(limits)?),
+            if versions.in_v1("hugetlb") {
+                all.v1.extend(v1::hugetlb::settings(limits)?)
+            } else {
+                all.v2.extend(v2::hugetlb::settings(limits)?)
             }
         }
         if let Some(network) = resources.network() {
@@ -109,12 +113,13 @@ impl Settings {
             })?);
         }
         if let Some(limits) = resources.rdma() {
-            all.of(versions, "rdma").extend(rdma::settings(limits)?);
+            all.with_controller(versions, "rdma")
+                .extend(rdma::settings(limits)?);
         }
         if let Some(unified) = resources.unified()
             && !unified.is_empty()
         {
-            if let Kind::V1 = versions.0 {
+            if matches!(versions, Versions::V1) {
                 return Err(CgroupError::unsupported(
                     "unified",
                     "it is for cgroup v2, and this host has only version 1",
@@ -125,11 +130,12 @@ impl Settings {
         Ok(all)
     }
 
-    /// Those of the version that a controller is in.
-    fn of(&mut self, versions: &Versions<'_>, controller: &str) -> &mut Vec<Setting> {
-        match versions.in_v1(controller) {
-            true => &mut self.v1,
-            false => &mut self.v2,
+    /// Returns the settings of the version that has a controller.
+    fn with_controller(&mut self, versions: &Versions<'_>, controller: &str) -> &mut Vec<Setting> {
+        if versions.in_v1(controller) {
+            &mut self.v1
+        } else {
+            &mut self.v2
         }
     }
 }

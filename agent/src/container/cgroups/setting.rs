@@ -1,4 +1,4 @@
-//! A limit, and how it is written to the file of a cgroup.
+//! A limit, and how it is written to a cgroup's file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -14,19 +14,19 @@ pub(super) struct Setting {
     pub(super) file: String,
     pub(super) value: String,
     pub(super) if_missing: IfMissing,
-    /// A number that the kernel may take without honouring it, so that it is read back: what it
-    /// must be then.
+    /// The number that the file must read afterwards, for one that the kernel may take without
+    /// honouring it.
     pub(super) read_back: Option<u64>,
 }
 
-/// What a kernel without a [`Setting`]'s file means.
+/// What it means if the kernel lacks a [`Setting`]'s file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum IfMissing {
     /// The limit can't be enforced.
     Refuse,
-    /// The limit holds anyhow.
+    /// The limit holds anyway.
     Skip,
-    /// The limit holds anyhow if the kernel was built without swap.
+    /// The limit holds anyway if the kernel was built without swap.
     SkipWithoutSwap,
     /// Another file does the same.
     Instead { file: &'static str, value: String },
@@ -54,7 +54,7 @@ impl Setting {
         }
     }
 
-    /// The controller that the file belongs to; `None` for the files of every cgroup.
+    /// Returns the controller that the file belongs to; `None` for the files of every cgroup.
     pub(super) fn controller(&self) -> Option<&str> {
         match self.file.split('.').next() {
             Some("cgroup") | None => None,
@@ -62,7 +62,7 @@ impl Setting {
         }
     }
 
-    /// Whether a cgroup has the file, or needs none for the limit to hold.
+    /// Whether a cgroup has the file, or the limit holds without it.
     pub(super) fn is_there(&self, directory: &Path) -> bool {
         let has = |file: &str| directory.join(file).exists();
         has(&self.file)
@@ -130,8 +130,8 @@ impl Setting {
     }
 }
 
-/// Writes all of them. One that the kernel refuses may be possible after another: a limit on
-/// memory above the present one of memory and swap, say. So those are tried again at the end.
+/// Writes all of them. A limit that the kernel refuses may be possible after another: a memory
+/// limit above the present one on memory and swap, say. So refused ones are tried again at the end.
 pub(super) fn apply_all<'a>(
     settings: impl Iterator<Item = (&'a Path, &'a Setting)>,
 ) -> Result<(), CgroupError> {
@@ -155,13 +155,13 @@ pub(super) fn apply_all<'a>(
     Ok(())
 }
 
-/// Writes to a file that exists, in one call: the kernel takes each write for a whole value.
+/// Writes to an existing file in one call: the kernel takes each write as a whole value.
 pub(super) fn write(file: &Path, value: &str) -> std::io::Result<()> {
     let mut file: File = OpenOptions::new().write(true).open(file)?;
     file.write_all(value.as_bytes())
 }
 
-/// Reads a cgroup's file of one value: the kernel gives all of it in one go, if that fits.
+/// Reads a cgroup's file of one value, which the kernel returns in one call if it fits.
 pub(super) fn read(file: &Path) -> std::io::Result<String> {
     let mut file = File::open(file)?;
     let mut text = vec![0; 4096];
@@ -173,14 +173,14 @@ pub(super) fn read(file: &Path) -> std::io::Result<String> {
     String::from_utf8(text).map_err(|_| ErrorKind::InvalidData.into())
 }
 
-/// The number after `key` in a file of `key value` lines.
+/// Returns the number after `key` in a file of `key value` lines.
 pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
         .and_then(|value| value.parse().ok())
 }
 
-/// What the tests of the controllers share.
+/// Code that the controllers' tests share.
 #[cfg(test)]
 pub(super) mod testing {
     use std::fmt::Display;
@@ -192,7 +192,7 @@ pub(super) mod testing {
     /// The files of a cgroup and what is written to them, in order; or the error's message.
     pub(in super::super) type Written = Result<Vec<(String, String)>, String>;
 
-    /// What a controller's `settings` make of its part of `linux.resources`.
+    /// Returns what a controller's `settings` make of its part of `linux.resources`.
     pub(in super::super) fn written<T: DeserializeOwned, E: Display>(
         json: &str,
         settings: impl FnOnce(&T) -> Result<Vec<Setting>, E>,
@@ -202,7 +202,7 @@ pub(super) mod testing {
             .map_err(|e| e.to_string())
     }
 
-    /// Fails unless each JSON text becomes what is beside it.
+    /// Fails unless each JSON text gives the value beside it.
     #[track_caller]
     pub(in super::super) fn expect_each(
         cases: &[(&str, &[(&str, &str)])],
@@ -253,11 +253,11 @@ mod tests {
         assert!(matches!(error, Err(CgroupError::NotHonoured { .. })));
     }
 
-    /// A limit on memory must not pass the one of memory and swap, at no time.
+    /// A memory limit must never exceed the one on memory and swap.
     #[test]
     fn what_is_refused_at_first_is_tried_again_after_the_rest() {
         let directory = tempfile::tempdir().unwrap();
-        // A directory can't be written, whatever the order: the error is that of the second try.
+        // A directory can't be written, in any order: the error is that of the second try.
         fs::create_dir(directory.path().join("b.limit")).unwrap();
         fs::write(directory.path().join("a.limit"), "").unwrap();
         let settings = [

@@ -1,7 +1,11 @@
-//! What needs no cgroup of this machine.
+//! Tests that need no cgroup of this machine.
 
 use std::fs;
 
+use oci_spec::runtime::LinuxResources;
+
+use super::directory::Directory;
+use super::resources::{Settings, Versions};
 use super::*;
 
 pub(super) fn resources(json: &str) -> LinuxResources {
@@ -11,7 +15,7 @@ pub(super) fn resources(json: &str) -> LinuxResources {
 #[test]
 fn what_cant_be_honoured_is_refused_by_name() {
     let v1 = |resources: &LinuxResources| {
-        Settings::new(resources, &Versions::all_v1())?;
+        Settings::new(resources, &Versions::V1)?;
         Ok(())
     };
     type Check<'a> = &'a dyn Fn(&LinuxResources) -> Result<(), CgroupError>;
@@ -50,11 +54,11 @@ fn what_cant_be_honoured_is_refused_by_name() {
             "{json}: {error}"
         );
     }
-    // What callers write without meaning a thing by it.
+    // What callers write without meaning anything by it.
     let json = r#"{"network": {"classID": 0, "priorities": []}, "rdma": {}, "unified": {}}"#;
     Cgroup::validate_for_v2(&resources(json)).unwrap();
     v1(&resources(json)).unwrap();
-    // What one of the versions can do, the host may have.
+    // The host may have the version that supports it.
     for json in [
         r#"{"memory": {"swappiness": 3}}"#,
         r#"{"unified": {"memory.high": "1"}}"#,
@@ -67,7 +71,7 @@ fn what_cant_be_honoured_is_refused_by_name() {
 fn unified_has_the_last_word() {
     let json = r#"{"unified": {"memory.max": "5", "cpu.max": "1000 1000"},
                    "memory": {"limit": 4}, "pids": {"limit": 3}}"#;
-    let settings = Settings::new(&resources(json), &Versions::all_v2()).unwrap();
+    let settings = Settings::new(&resources(json), &Versions::V2).unwrap();
     assert!(settings.v1.is_empty());
     let settings: Vec<_> = settings.v2.iter().map(|s| (&*s.file, &*s.value)).collect();
     assert_eq!(
@@ -81,7 +85,7 @@ fn unified_has_the_last_word() {
     );
 }
 
-/// A directory that stands for a cgroup: kernel files don't appear by themselves in it.
+/// Returns a directory that stands in for a cgroup: no kernel files appear in it by themselves.
 fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
     let directory = tempfile::tempdir().unwrap();
     for (name, content) in files {
@@ -98,7 +102,7 @@ fn fake(files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
 #[test]
 fn a_limit_without_its_controller_or_its_file_is_an_error() {
     let (_directory, cgroup) = fake(&[("cgroup.controllers", "cpu pids\n"), ("pids.max", "")]);
-    let limit = |json| cgroup.limit(&Settings::new(&resources(json), &Versions::all_v2()).unwrap());
+    let limit = |json| cgroup.limit(&Settings::new(&resources(json), &Versions::V2).unwrap());
     limit(r#"{"pids": {"limit": 7}}"#).unwrap();
     assert_eq!(
         fs::read_to_string(cgroup.path().join("pids.max")).unwrap(),

@@ -1,4 +1,4 @@
-//! Changing the limits of a container that is there.
+//! Changes the limits of an existing container.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::resources::{Settings, Versions};
 use super::setting::{self, Setting};
 use super::{Cgroup, CgroupError, v1, v2};
 
-/// What to do about a limit that this host has no controller or no file for.
+/// What to do about a limit for which this host has no controller or no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lacking {
     Refuse,
@@ -21,14 +21,14 @@ enum Lacking {
 /// Limits that were changed.
 #[derive(Debug, Default)]
 pub struct Changed {
-    /// The fields, below `linux.resources`, of those that this host can't set.
+    /// The fields, below `linux.resources`, of the limits that this host can't set.
     pub left_out: Vec<String>,
-    /// What was there before, by file.
+    /// The previous values, by file.
     before: Vec<(PathBuf, String)>,
 }
 
 impl Changed {
-    /// Changes them back, as far as the kernel tells what they were.
+    /// Restores the previous values, as far as the kernel tells them.
     pub fn undo(self) {
         // As in `apply_all`: one may be possible only after another.
         let mut refused = Vec::new();
@@ -44,13 +44,13 @@ impl Changed {
 }
 
 impl Cgroup {
-    /// Changes the limits that `resources` gives, and no other. Device rules, if it has some,
-    /// replace those that were there.
+    /// Changes the limits that `resources` gives, and no others. Device rules, if it has any,
+    /// replace the previous ones.
     ///
     /// # Errors
     ///
-    /// As [`Cgroup::create`]. Limits that had been changed by then are changed back, as far as
-    /// the kernel tells what they were.
+    /// As [`Cgroup::create`]. Limits that were changed before the error are restored, as far as the
+    /// kernel tells what they were.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
         let access = match resources.devices().as_deref() {
             None | Some([]) => None,
@@ -66,8 +66,8 @@ impl Cgroup {
         Ok(())
     }
 
-    /// As [`Cgroup::update`], but for limits that hold elsewhere, too: what this host has no
-    /// controller for, or no file, is left out. Device rules aren't looked at.
+    /// As [`Cgroup::update`], but for limits that are also enforced elsewhere: those for which this
+    /// host has no controller, or no file, are left out. Ignores device rules.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ impl Cgroup {
         }
     }
 
-    /// The settings with the directories to write them in.
+    /// Returns the settings with the directories to write them in.
     fn placed<'a>(
         &'a self,
         v1: &'a [Setting],
@@ -129,7 +129,7 @@ impl Cgroup {
         Ok(all)
     }
 
-    /// What to write for `resources`, given what is there.
+    /// Returns what to write for `resources`, given the present values.
     pub(super) fn settings(&self, resources: &LinuxResources) -> Result<Settings, CgroupError> {
         let versions = Versions::of_cgroup(self);
         match &self.v2 {
@@ -148,7 +148,7 @@ impl Cgroup {
         }
     }
 
-    /// `memory.checkBeforeUpdate`.
+    /// Checks the usage for `memory.checkBeforeUpdate`.
     fn check_usage(&self, limit: u64) -> Result<(), CgroupError> {
         let file = match (self.v1_with("memory"), &self.v2) {
             (Some(directory), _) => directory.join("memory.usage_in_bytes"),
@@ -167,7 +167,8 @@ impl Cgroup {
     }
 }
 
-/// A file with what it holds, if it is one that can be written as it is read: with a single value.
+/// Returns a file with its present content, if that can be written back as it is read: a single
+/// value.
 fn present(directory: &Path, setting: &Setting) -> Option<(PathBuf, String)> {
     let file = directory.join(&setting.file);
     let text = fs::read_to_string(&file).ok()?;

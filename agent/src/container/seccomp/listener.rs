@@ -1,5 +1,5 @@
-//! Who answers for the system calls of a filter's `SCMP_ACT_NOTIFY`: a process at the other end
-//! of `linux.seccomp.listenerPath`.
+//! The listener that answers system calls with a filter's `SCMP_ACT_NOTIFY`: a process at the other
+//! end of `linux.seccomp.listenerPath`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,12 +12,12 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use oci_spec::runtime::{ContainerProcessState, LinuxSeccomp, SECCOMP_FD_NAME, State};
 
-use crate::container::channel::send_fd;
+use crate::container::kernel::sockets::send_fd;
 
-/// How long the listener may take to let us in, and to take what it is sent, in seconds.
+/// How long the listener may take to accept the connection, and to receive the message, in seconds.
 const BOUND: i64 = 10;
 
-/// The listener can't be told of a process.
+/// Why the listener can't be told of a process.
 #[derive(Debug, thiserror::Error)]
 #[error("linux.seccomp.listenerPath {}: can't {step}", path.display())]
 pub struct ListenerError {
@@ -26,13 +26,13 @@ pub struct ListenerError {
     source: io::Error,
 }
 
-/// Hands a filter's descriptor to the profile's listener, with what it is about: the process
-/// `pid` of the container that `state` is about.
+/// Sends a filter's descriptor to the profile's listener, with what it is for: the process `pid` of
+/// the container that `state` describes.
 ///
 /// # Errors
 ///
 /// If the listener isn't there, or doesn't take it within 10 s.
-pub(in crate::container) fn tell(
+pub(crate) fn tell(
     seccomp: &LinuxSeccomp,
     filter: &OwnedFd,
     pid: i32,
@@ -69,7 +69,7 @@ fn reach(path: &Path) -> io::Result<OwnedFd> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC;
     let listener = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
-    // Connecting counts as sending.
+    // The timeout for sending also covers connecting.
     setsockopt(&listener, sockopt::SendTimeout, &TimeVal::seconds(BOUND))?;
     loop {
         match connect(listener.as_raw_fd(), &address) {

@@ -1,5 +1,4 @@
-//! A container and the processes that were started in it, until the host has been told of
-//! their ends.
+//! A container and the processes started in it, until the host has been told how they ended.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,32 +10,32 @@ use nix::poll::{PollFd, PollFlags};
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 
+use super::super::failure::{failure, refused};
+use super::super::guest::{Started, Workload};
 use super::super::log;
-use super::super::machine::{Started, Workload, failure};
-use super::refused;
-use super::streams::Carried;
+use super::streams::StreamRelays;
 
 /// A container.
-pub(super) struct Container<W> {
+pub(super) struct ServedContainer<W> {
     pub(super) id: String,
-    /// What it was made of, which processes that are started in it share.
+    /// What it was made from; processes started in it later share it.
     pub(super) spec: Spec,
     pub(super) no_new_keyring: bool,
     pub(super) state: State<W>,
-    pub(super) streams: Carried,
-    /// Those whose ends the host hasn't been told.
+    pub(super) streams: StreamRelays,
+    /// The processes whose ends haven't been reported to the host.
     pub(super) processes: Vec<Process>,
     pub(super) oom: Option<OomWatch>,
 }
 
 pub(super) enum State<W> {
     Alive(W),
-    /// Its first process has ended, and all others with it.
+    /// Its first process has ended, and all the others with it.
     Ended {
         status: u8,
         oom_killed: bool,
     },
-    /// The host has been told.
+    /// The host has been told of the end.
     Told,
 }
 
@@ -46,11 +45,11 @@ pub(super) struct Process {
     pub(super) number: u32,
     /// Its pid, until it has been reaped; then its exit status.
     state: Result<Pid, u8>,
-    streams: Carried,
+    streams: StreamRelays,
 }
 
 impl Process {
-    pub(super) fn new(number: u32, started: &Started, streams: Carried) -> Self {
+    pub(super) fn new(number: u32, started: &Started, streams: StreamRelays) -> Self {
         Self {
             number,
             state: Ok(started.pid),
@@ -59,8 +58,8 @@ impl Process {
     }
 }
 
-impl<W: Workload> Container<W> {
-    /// Its first process, unless that has ended.
+impl<W: Workload> ServedContainer<W> {
+    /// Returns the pid of the first process, unless that has ended.
     pub(super) fn pid(&self) -> Option<Pid> {
         match &self.state {
             State::Alive(workload) => Some(workload.pid()),
@@ -68,20 +67,20 @@ impl<W: Workload> Container<W> {
         }
     }
 
-    /// What to poll for: for each stream, its descriptors.
+    /// Returns what to poll for: the descriptors of each stream.
     pub(super) fn interests(&self) -> impl Iterator<Item = Vec<PollFd<'_>>> {
         let processes = self.processes.iter().map(|process| &process.streams);
         let streams = std::iter::once(&self.streams).chain(processes);
-        streams.flat_map(Carried::interests)
+        streams.flat_map(StreamRelays::interests)
     }
 
-    /// What becomes readable when its memory may have run out.
+    /// Returns what becomes readable when the container may have run out of memory.
     pub(super) fn oom(&self) -> Option<PollFd<'_>> {
         let oom = self.oom.as_ref()?;
         Some(PollFd::new(oom.as_fd(), PollFlags::POLLIN))
     }
 
-    /// Carries what was found to be ready, in the order of [`Container::interests`].
+    /// Carries the streams that were found ready, in the order of [`Container::interests`].
     pub(super) fn advance(&mut self, found: &mut impl Iterator<Item = Option<PollFlags>>) {
         self.streams.advance(&mut *found);
         for process in &mut self.processes {
@@ -89,12 +88,12 @@ impl<W: Workload> Container<W> {
         }
     }
 
-    /// Whether processes were killed for want of memory since this was last asked.
+    /// Returns whether processes were killed for lack of memory since the last call.
     pub(super) fn ran_out_of_memory(&mut self) -> bool {
         let count = self.oom.as_mut().map(OomWatch::count);
         match count {
             Some(Ok(Some(new))) => new > 0,
-            // There is nothing more to come.
+            // Nothing more will come.
             Some(Ok(None) | Err(_)) => {
                 self.oom = None;
                 false
@@ -103,7 +102,7 @@ impl<W: Workload> Container<W> {
         }
     }
 
-    /// A child of the agent's has ended. It may be one of this container's.
+    /// Records that a child of the agent has ended, which may be one of this container's.
     pub(super) fn reaped(&mut self, pid: Pid, status: u8) {
         if matches!(&self.state, State::Alive(workload) if workload.pid() == pid) {
             self.end(status);
@@ -115,8 +114,8 @@ impl<W: Workload> Container<W> {
         }
     }
 
-    /// Its first process has ended: so must all others, and then the pipes hold all there
-    /// will ever be of its output.
+    /// Ends the container after its first process: all others must end too, and then the pipes hold
+    /// all the output there will ever be.
     fn end(&mut self, status: u8) {
         let State::Alive(workload) = &self.state else {
             return;
@@ -132,7 +131,8 @@ impl<W: Workload> Container<W> {
         self.streams.drain();
     }
 
-    /// What the host is to be told of ends, now that all output before them has been sent.
+    /// Adds to `events` the ends that the host is to be told of, once all output before them has
+    /// been sent.
     pub(super) fn ends(&mut self, events: &mut Vec<Event>) {
         let id = &self.id;
         self.processes.retain(|process| match process.state {
@@ -158,7 +158,7 @@ impl<W: Workload> Container<W> {
         }
     }
 
-    /// Whether there is nothing more to tell of it.
+    /// Returns whether there is nothing more to report about it.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Told) && self.processes.is_empty()
     }
@@ -197,7 +197,7 @@ impl<W: Workload> Container<W> {
             Some(number) => &self.process(number)?.streams,
         };
         let resized = streams.resize(size).unwrap_or_else(|| {
-            // It may have been closed since.
+            // It may have been closed in the meantime.
             Err(io::Error::from(Errno::ENOTTY))
         });
         resized.map_err(|error| failure(&error))?;

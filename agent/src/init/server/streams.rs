@@ -1,4 +1,5 @@
-//! A process's standard streams, between the host's connections and what the process has.
+//! Carries a process's standard streams between the host's connections and the process's pipes or
+//! terminal.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,9 +14,9 @@ use nix::unistd::pipe2;
 use super::super::relay::{Progress, Relay};
 use super::super::terminal::Terminal;
 
-/// Those of a process's streams that haven't ended.
+/// The streams of a process that haven't ended.
 #[derive(Debug, Default)]
-pub(super) struct Carried(Vec<Stream>);
+pub(super) struct StreamRelays(Vec<Stream>);
 
 #[derive(Debug)]
 enum Stream {
@@ -27,14 +28,14 @@ enum Stream {
 /// What a process gets, and the host's end of it.
 pub(super) struct Connected {
     pub(super) stdio: Stdio,
-    pub(super) carried: Carried,
-    /// The host's connection for its terminal, of which the engine has to make the other end.
+    pub(super) carried: StreamRelays,
+    /// The host's connection for its terminal; the engine has to make the other end.
     pub(super) terminal: Option<OwnedFd>,
 }
 
 impl Connected {
-    /// Connects to the ports. The workload gets pipes and not the connections: a socket can't
-    /// be opened by way of `/dev/stdout`.
+    /// Connects to the ports. The workload gets pipes rather than the connections, since a socket
+    /// can't be opened through `/dev/stdout`.
     pub(super) fn new(
         ports: Streams,
         connect: impl Fn(u32) -> io::Result<OwnedFd>,
@@ -46,22 +47,18 @@ impl Connected {
             };
             let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
             let connection = connect(port)?;
-            match to_workload {
-                true => {
-                    streams.push(Stream::ToWorkload(Relay::new(connection, writer)?));
-                    Ok(reader)
-                }
-                false => {
-                    streams.push(Stream::FromWorkload(Relay::new(reader, connection)?));
-                    Ok(writer)
-                }
+            if to_workload {
+                streams.push(Stream::ToWorkload(Relay::new(connection, writer)?));
+                Ok(reader)
+            } else {
+                streams.push(Stream::FromWorkload(Relay::new(reader, connection)?));
+                Ok(writer)
             }
         };
         let stdin = end(ports.stdin, true)?;
         let stdout = end(ports.stdout, false)?;
         let stderr = match ports.stderr {
-            // One file on the host, and so one pipe here: what is written to the two stays in
-            // its order.
+            // One file on the host, and so one pipe here: what is written to both stays in order.
             port @ Some(_) if port == ports.stdout => stdout.try_clone()?,
             port => end(port, false)?,
         };
@@ -71,26 +68,26 @@ impl Connected {
                 stdout,
                 stderr,
             },
-            carried: Carried(streams),
+            carried: StreamRelays(streams),
             terminal: ports.terminal.map(connect).transpose()?,
         })
     }
 }
 
-impl Carried {
-    /// Carries what is typed at and shown by the terminal of this master, too.
+impl StreamRelays {
+    /// Also carries what is typed at and shown by the terminal with this master.
     pub(super) fn add_terminal(&mut self, master: OwnedFd, connection: OwnedFd) -> io::Result<()> {
         let terminal = Terminal::new(master, connection)?;
         self.0.push(Stream::Terminal(terminal));
         Ok(())
     }
 
-    /// Whether there is nothing more to carry.
+    /// Returns whether there is nothing more to carry.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// What to poll for, stream by stream.
+    /// Returns what to poll for, stream by stream.
     pub(super) fn interests(&self) -> impl Iterator<Item = Vec<PollFd<'_>>> {
         self.0.iter().map(|stream| match stream {
             Stream::ToWorkload(relay) | Stream::FromWorkload(relay) => relay.interests(),
@@ -98,8 +95,8 @@ impl Carried {
         })
     }
 
-    /// Goes on after a poll. For each stream, `found` says what its last descriptor reports,
-    /// and nothing if it needn't be looked at.
+    /// Continues after a poll. For each stream, `found` says what its last descriptor reports, and
+    /// `None` if there is nothing to do for it.
     pub(super) fn advance(&mut self, mut found: impl Iterator<Item = Option<PollFlags>>) {
         self.0.retain_mut(|stream| {
             let found = found.next().flatten();
@@ -107,7 +104,7 @@ impl Carried {
         });
     }
 
-    /// The process has ended: what it has written is all that there will ever be.
+    /// Takes note that the process has ended: what it has written is all there will ever be.
     pub(super) fn drain(&mut self) {
         self.0.retain_mut(|stream| {
             match stream {
@@ -119,7 +116,7 @@ impl Carried {
         });
     }
 
-    /// Gives the terminal another size; `None` if there is none.
+    /// Changes the terminal's size; `None` if there is no terminal.
     pub(super) fn resize(&self, size: WindowSize) -> Option<io::Result<()>> {
         self.0.iter().find_map(|stream| match stream {
             Stream::Terminal(terminal) => Some(terminal.resize(size)),

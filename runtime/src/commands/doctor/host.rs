@@ -1,4 +1,4 @@
-//! What both kinds of isolation need to know of the host.
+//! Facts about the host that matter to both kinds of isolation.
 
 use std::{fmt, fs, path::Path};
 
@@ -12,8 +12,8 @@ pub(super) enum CgroupVersion {
 }
 
 impl CgroupVersion {
-    /// That of what is mounted at `mount`, usually `/sys/fs/cgroup`.
-    pub(super) fn of(mount: &Path) -> Self {
+    /// Finds the version mounted at `mount`, usually `/sys/fs/cgroup`.
+    pub(super) fn find(mount: &Path) -> Self {
         if mount.join("cgroup.controllers").exists() {
             Self::V2
         } else if mount.join("unified/cgroup.controllers").exists() {
@@ -37,7 +37,7 @@ impl fmt::Display for CgroupVersion {
     }
 }
 
-/// Whether this process has CAP_SYS_ADMIN (bit 21) in its effective set.
+/// Returns whether this process has CAP_SYS_ADMIN (bit 21) in its effective set.
 pub(super) fn has_cap_sys_admin() -> bool {
     const CAP_SYS_ADMIN: u32 = 21;
     fs::read_to_string("/proc/self/status").is_ok_and(|status| {
@@ -57,7 +57,7 @@ mod tests {
     fn cgroup_hierarchies_are_told_apart() {
         let directory = tempfile::tempdir().unwrap();
         let mount = directory.path();
-        let version = || CgroupVersion::of(mount);
+        let version = || CgroupVersion::find(mount);
         assert_eq!(version(), CgroupVersion::None);
         fs::create_dir_all(mount.join("unified")).unwrap();
         assert_eq!(version(), CgroupVersion::V1);

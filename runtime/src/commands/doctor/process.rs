@@ -1,19 +1,19 @@
-//! What `--isolation=process` needs.
+//! Checks what `--isolation=process` needs.
 
 use std::{fs, path::Path};
 
 use nix::{sys::utsname::uname, unistd::geteuid};
 
 use super::{
-    Finding,
+    finding::Finding,
     host::{self, CgroupVersion},
 };
 
-/// The oldest kernel with all that the engine can't do without: `mount_setattr` came with 5.12,
+/// The oldest kernel with everything that the engine needs: `mount_setattr` came with 5.12,
 /// `cgroup.kill` with 5.14.
 const OLDEST_KERNEL: (u32, u32) = (5, 14);
 
-/// What limits are commonly given for.
+/// The controllers that limits are commonly set for.
 const CONTROLLERS: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
 pub(super) fn examine() -> Vec<Finding> {
@@ -29,7 +29,7 @@ pub(super) fn examine() -> Vec<Finding> {
             host::has_cap_sys_admin(),
             &user_namespaces(),
         ),
-        cgroups(CgroupVersion::of(root), &missing_controllers(root)),
+        cgroups(CgroupVersion::find(root), &missing_controllers(root)),
         seccomp(Path::new("/proc/sys/kernel/seccomp/actions_avail").exists()),
     ]
 }
@@ -45,7 +45,7 @@ fn kernel(release: &str) -> Finding {
     Finding::ok("kernel", message)
 }
 
-/// Whether an ordinary user may make user namespaces; what forbids it if not.
+/// Checks whether an ordinary user may create user namespaces; the error says what forbids it.
 fn user_namespaces() -> Result<(), &'static str> {
     let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|t| t.trim() == value);
     if !Path::new("/proc/self/ns/user").exists() {
@@ -90,7 +90,7 @@ fn privileges(
     }
 }
 
-/// Those of [`CONTROLLERS`] that no hierarchy has.
+/// Returns those of [`CONTROLLERS`] that no hierarchy has.
 fn missing_controllers(root: &Path) -> Vec<&'static str> {
     let listed = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
     CONTROLLERS
@@ -120,20 +120,21 @@ fn cgroups(version: CgroupVersion, missing: &[&str]) -> Finding {
 }
 
 fn seccomp(has_filters: bool) -> Finding {
-    match has_filters {
-        true => Finding::ok("seccomp", "the kernel filters system calls"),
-        false => Finding::warning(
+    if has_filters {
+        Finding::ok("seccomp", "the kernel filters system calls")
+    } else {
+        Finding::warning(
             "seccomp",
             "the kernel has no seccomp filters",
             "use a kernel with CONFIG_SECCOMP_FILTER: containers with linux.seccomp are refused",
-        ),
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
     use super::*;
+    use crate::commands::doctor::finding::Level;
 
     #[test]
     fn an_old_kernel_is_an_error() {

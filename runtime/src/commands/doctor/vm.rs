@@ -1,4 +1,4 @@
-//! What `--isolation=vm` needs.
+//! Checks what `--isolation=vm` needs.
 
 use std::{
     fs::{self, File},
@@ -6,11 +6,12 @@ use std::{
     path::Path,
 };
 
+use nacre_agent::container::is_ordinary_user;
 use nacre_vmm::{KvmError, Qemu, QemuError, kvm, qemu::Version};
 
 use crate::{
-    config::{Config, size::Bytes},
-    isolation::vm::{
+    config::{
+        Bytes, Config,
         hypervisor::{Hypervisor, Preference, kvm_remedy, qemu_remedy},
         nested,
     },
@@ -18,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    Finding,
+    finding::Finding,
     host::{self, CgroupVersion},
 };
 
@@ -36,12 +37,12 @@ pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Fi
         guest_kernel(&config.vm.kernel()),
         agent(&config.vm.agent()),
         memory(config.vm.memory.0, available_memory()),
-        privileges(host::has_cap_sys_admin()),
-        cgroups(CgroupVersion::of(Path::new("/sys/fs/cgroup"))),
+        privileges(host::has_cap_sys_admin(), is_ordinary_user()),
+        cgroups(CgroupVersion::find(Path::new("/sys/fs/cgroup"))),
     ]
 }
 
-/// What can run a VM. Only what is preferred makes an error of it.
+/// Checks what can run a VM. Only the lack of what is preferred is an error.
 fn hypervisors(
     preferred: Preference,
     kvm: Result<(), KvmError>,
@@ -57,9 +58,12 @@ fn hypervisors(
         Preference::Auto => kvm.is_err(),
         Preference::Qemu => true,
     };
-    let finding = |needed| match needed {
-        true => Finding::error,
-        false => Finding::warning,
+    let finding = |needed| {
+        if needed {
+            Finding::error
+        } else {
+            Finding::warning
+        }
     };
     let kvm = match kvm {
         Ok(()) => Finding::ok("kvm", "/dev/kvm can run guests"),
@@ -81,7 +85,7 @@ fn hypervisors(
             "qemu",
             format!("QEMU {version} could emulate the processor of guests (--hypervisor=qemu)"),
         ),
-        // A host that runs guests by KVM lacks nothing without it.
+        // A host that runs guests with KVM doesn't need QEMU.
         Err(error) if !qemu_needed => Finding::ok(
             "qemu-unusable",
             format!("guests can't be emulated: {}", chain(&error)),
@@ -92,15 +96,16 @@ fn hypervisors(
 }
 
 fn virtualized(is_virtualized: bool) -> Finding {
-    let message = match is_virtualized {
-        true => "this host is a virtual machine, so its guests are nested",
-        false => "this host is not a virtual machine",
+    let message = if is_virtualized {
+        "this host is a virtual machine, so its guests are nested"
+    } else {
+        "this host is not a virtual machine"
     };
     Finding::ok("nested", message)
 }
 
-/// Whether containers could make VMs of their own by KVM, if that can run guests at all. Nobody
-/// lacks anything without who doesn't ask for it.
+/// Checks whether containers could make VMs of their own with KVM, if KVM can run guests at all.
+/// That is missed only by those who ask for it.
 fn nesting(kvm: Option<Result<(), KvmError>>, configured: Option<bool>) -> Finding {
     const NAME: &str = "nested-containers";
     match kvm {
@@ -151,7 +156,7 @@ fn agent(path: &Path) -> Finding {
     }
 }
 
-/// Both in bytes.
+/// Compares what a VM needs with what is available, both in bytes.
 fn memory(needed: u64, available: Option<u64>) -> Finding {
     let Some(available) = available else {
         return Finding::ok("memory", "how much memory is available can't be told");
@@ -168,10 +173,15 @@ fn memory(needed: u64, available: Option<u64>) -> Finding {
     Finding::ok("memory", message)
 }
 
-fn privileges(complete: bool) -> Finding {
-    match complete {
-        true => Finding::ok("privileges", "mount namespaces can be made"),
-        false => Finding::error(
+fn privileges(has_cap_sys_admin: bool, is_ordinary_user: bool) -> Finding {
+    match (has_cap_sys_admin, is_ordinary_user) {
+        (true, false) => Finding::ok("privileges", "mount namespaces can be made"),
+        (_, true) => Finding::error(
+            "privileges",
+            "this is an ordinary user, or the root of a user namespace: a VM needs root on the host",
+            "run nacre as root, or containers with --isolation=process",
+        ),
+        (false, false) => Finding::error(
             "privileges",
             "mount namespaces can't be made: CAP_SYS_ADMIN is missing",
             "run nacre as root",
@@ -185,7 +195,7 @@ fn cgroups(version: CgroupVersion) -> Finding {
     Finding::ok("cgroups", message)
 }
 
-/// Whether the processor says that a hypervisor is below it.
+/// Returns whether the processor reports a hypervisor below it.
 fn is_virtualized() -> bool {
     fs::read_to_string("/proc/cpuinfo").is_ok_and(|info| {
         info.lines()
@@ -194,7 +204,7 @@ fn is_virtualized() -> bool {
     })
 }
 
-/// Whether a file is a 64-bit x86 ELF file, as guest kernel and agent are.
+/// Checks that a file is a 64-bit x86 ELF file, as the guest kernel and the agent are.
 fn is_elf(path: &Path) -> io::Result<()> {
     let mut header = [0; 20];
     let file = File::open(path)?;
@@ -210,7 +220,7 @@ fn is_elf(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The kernel's estimate of what can be had without swapping, in bytes.
+/// Returns the kernel's estimate of the memory available without swapping, in bytes.
 fn available_memory() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let line = info
@@ -222,8 +232,8 @@ fn available_memory() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
     use super::*;
+    use crate::commands::doctor::finding::Level;
 
     #[test]
     fn little_memory_is_a_warning() {

@@ -1,42 +1,52 @@
-//! `nacre create`, and the part of `nacre run` that is the same.
+//! `nacre create`, and what `nacre run` has in common with it.
 
-use std::path::PathBuf;
+use std::{os::fd::OwnedFd, path::PathBuf};
 
-use nacre_agent::container::{Container, Gate, Handle, Options, Stdio, cgroups::Manager, config};
+use nacre_agent::container::{
+    Container, Gate, Handle, Options, Stdio,
+    cgroups::{Cgroup, Manager},
+    config,
+};
 
 use crate::{
     config::bundle::Bundle,
     id::Id,
-    isolation::{StatusError, console, hooks, new_record, pid_file},
+    isolation::{
+        console, hooks,
+        record::new_record,
+        remains,
+        status_error::StatusError,
+        told::{self, Told},
+    },
     log,
-    state::{By, Folder, Record, Store, record::Process},
+    state::{By, Folder, Record, Store, record::HostRecord},
     systemd::Systemd,
 };
 
-use super::{ProcessError, delete, descriptors};
+use super::{delete, descriptors, error::ProcessError};
 
 /// A container to be made.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct CreateRequest {
     pub(crate) id: Id,
     pub(crate) bundle: Bundle,
-    /// Where to write its first process's pid.
-    pub(crate) pid_file: Option<PathBuf>,
+    /// Who is to be told of its first process.
+    pub(crate) told: Told,
     /// Where its terminal's master is sent.
     pub(crate) console_socket: Option<PathBuf>,
     /// How many more descriptors it gets.
     pub(crate) preserve_fds: u32,
     pub(crate) no_pivot: bool,
     pub(crate) no_new_keyring: bool,
-    /// Whether it can't go without a cgroup, even if an ordinary user makes it.
+    /// Whether it must have a cgroup, even if an ordinary user makes it.
     pub(crate) needs_cgroup: bool,
     /// Whether systemd makes its cgroup.
     pub(crate) systemd_cgroup: bool,
 }
 
-/// Makes a container, which waits for its start.
-pub(crate) fn create(store: &Store, request: Request) -> Result<(), ProcessError> {
-    let made = Made::new(store, request, Starter::Another)?;
+/// Makes a container, which then waits to be started.
+pub(crate) fn create(store: &Store, request: CreateRequest) -> Result<(), ProcessError> {
+    let made = NewContainer::new(store, request, Starter::Another)?;
     if let Err(source) = made.container.let_go() {
         made.undo();
         return Err(ProcessError::host("can't let the container's init wait")(
@@ -51,118 +61,53 @@ pub(crate) fn create(store: &Store, request: Request) -> Result<(), ProcessError
 pub(super) enum Starter {
     /// Another process.
     Another,
-    /// This one, which then leaves it alone.
+    /// This process, which then leaves it alone.
     Detached,
-    /// This one, which then waits for its end.
+    /// This process, which then waits for its end.
     InForeground,
 }
 
-/// A container that was made, and is written down.
-pub(super) struct Made {
+/// A container that was made and recorded.
+pub(super) struct NewContainer {
     pub(super) container: Container,
     /// Locked.
     pub(super) folder: Folder,
     pub(super) record: Record,
 }
 
-impl Made {
+impl NewContainer {
     /// Makes a container. Nothing is left of it if that fails.
     pub(super) fn new(
         store: &Store,
-        request: Request,
+        mut request: CreateRequest,
         starter: Starter,
     ) -> Result<Self, ProcessError> {
+        let prepared = Prepared::new(&mut request, starter)?;
+        let folder = remains::claim(store, &request.id)?;
         let Bundle {
-            directory,
-            mut spec,
-            json,
-        } = request.bundle;
-        config::resolve_paths(&mut spec, &directory);
-        let console_socket = console::connect(
-            request.console_socket.as_deref(),
-            console::has_terminal(spec.process().as_ref()),
-            starter != Starter::InForeground,
-        )?;
-        let preserve_fds = match spec.process_mut() {
-            Some(process) => descriptors::pass_on(process, request.preserve_fds)?,
-            None => request.preserve_fds,
+            directory, spec, ..
+        } = &request.bundle;
+        let by = By::Process(new_process(request.no_new_keyring));
+        let record = new_record(&request.id, directory.clone(), spec, by);
+        let mut claimed = Claimed {
+            folder,
+            record,
+            has_begun: false,
         };
-        let systemd = match request.systemd_cgroup {
-            true => Some(Systemd::connect()?),
-            false => None,
-        };
-        let cgroup_manager = match &systemd {
-            Some(systemd) => Manager::Systemd(systemd),
-            None => Manager::Files,
-        };
-        let folder = store.claim(&request.id)?;
-        let mut process = new_process(request.no_new_keyring);
-        let by = By::Process(process.clone());
-        let mut record = new_record(&request.id, directory.clone(), &spec, by);
-        let mut begun = false;
-        let make = || -> Result<Container, ProcessError> {
-            // Whoever finds the folder after this process was killed knows what to remove.
-            folder.write(&record)?;
-            folder.write_config(&json)?;
-            let gate = match starter {
-                Starter::Another => Some(
-                    Gate::make(folder.path())
-                        .map_err(ProcessError::host("can't make the socket to wait at"))?,
-                ),
-                Starter::Detached | Starter::InForeground => None,
-            };
-            let stdio = Stdio::inherit()
-                .map_err(ProcessError::host("can't duplicate the standard streams"))?;
-            let options = Options {
-                gate,
-                console_socket,
-                preserve_fds,
-                cgroup_manager,
-                no_pivot: request.no_pivot,
-                no_new_keyring: request.no_new_keyring,
-                ..Options::new(request.id.as_str(), &directory, stdio)
-            };
-            let container =
-                Container::create(&spec, options).inspect_err(|e| begun = e.had_begun())?;
-            begun = true;
-            if request.needs_cgroup && container.cgroup().is_none() {
-                undo(container);
-                return Err(ProcessError::MustHaveCgroup);
-            }
-            let handle = container.handle();
-            process.init = Some(handle.init);
-            process.cgroup = handle.cgroup;
-            record.by = By::Process(process);
-            let written = folder.write(&record).map_err(ProcessError::from);
-            let written = written.and_then(|()| match &request.pid_file {
-                Some(path) => Ok(pid_file::write(path, container.pid())?),
-                None => Ok(()),
-            });
-            match written {
-                Ok(()) => Ok(container),
-                Err(error) => {
-                    undo(container);
-                    Err(error)
-                }
-            }
-        };
-        match make() {
+        match claimed.make(&request, prepared) {
             Ok(container) => Ok(Self {
                 container,
-                folder,
-                record,
+                folder: claimed.folder,
+                record: claimed.record,
             }),
             Err(error) => {
-                remove(folder);
-                if begun {
-                    hooks::poststop(&record);
-                }
+                claimed.undo();
                 Err(error)
             }
         }
     }
 
-    /// Writes a container down that was made in another way, as `record` has it.
+    /// Records a container that was made in another way, as `record` has it.
     pub(super) fn restored(folder: Folder, record: Record) -> Result<Self, ProcessError> {
         let By::Process(process) = &record.by else {
             return Err(StatusError::HasStopped.into());
@@ -188,7 +133,7 @@ impl Made {
         }
     }
 
-    /// Removes it, now that it has ended.
+    /// Removes the container after its end.
     pub(super) fn destroy(self) -> Result<(), ProcessError> {
         delete::destroy_container(self.container)?;
         self.folder.remove()?;
@@ -196,11 +141,150 @@ impl Made {
         Ok(())
     }
 
-    /// Leaves nothing of it, because of an error that is the one to tell.
+    /// Removes everything of the container because of an error, which is the one to report.
     pub(super) fn undo(self) {
         undo(self.container);
         remove(self.folder);
         hooks::poststop(&self.record);
+    }
+}
+
+/// What a container gets of this process, made ready before anything of it exists.
+struct Prepared {
+    starter: Starter,
+    console_socket: Option<OwnedFd>,
+    /// How many more descriptors it gets, with those of a socket activation.
+    preserve_fds: u32,
+    /// Who makes its cgroup, if that isn't this process.
+    systemd: Option<Systemd>,
+}
+
+impl Prepared {
+    /// Looks at the request, and completes its configuration.
+    fn new(request: &mut CreateRequest, starter: Starter) -> Result<Self, ProcessError> {
+        let Bundle {
+            directory, spec, ..
+        } = &mut request.bundle;
+        config::resolve_paths(spec, directory);
+        let console_socket = console::connect(
+            request.console_socket.as_deref(),
+            console::has_terminal(spec.process().as_ref()),
+            starter != Starter::InForeground,
+        )?;
+        let preserve_fds = match spec.process_mut() {
+            Some(process) => descriptors::pass_on(process, request.preserve_fds)?,
+            None => request.preserve_fds,
+        };
+        let systemd = if request.systemd_cgroup {
+            Some(Systemd::connect()?)
+        } else {
+            None
+        };
+        Ok(Self {
+            starter,
+            console_socket,
+            preserve_fds,
+            systemd,
+        })
+    }
+}
+
+/// The folder of a container that is being made.
+struct Claimed {
+    /// Locked.
+    folder: Folder,
+    record: Record,
+    /// Whether the container's first process has existed, so that hooks may have run.
+    has_begun: bool,
+}
+
+impl Claimed {
+    /// Makes and records the container.
+    fn make(
+        &mut self,
+        request: &CreateRequest,
+        prepared: Prepared,
+    ) -> Result<Container, ProcessError> {
+        // Whoever finds the folder after this process was killed knows what to remove.
+        self.folder.write(&self.record)?;
+        self.folder.write_config(&request.bundle.json)?;
+        let container = self.create(request, prepared)?;
+        match self.record(request, &container) {
+            Ok(()) => Ok(container),
+            Err(error) => {
+                undo(container);
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the engine create the container.
+    fn create(
+        &mut self,
+        request: &CreateRequest,
+        prepared: Prepared,
+    ) -> Result<Container, ProcessError> {
+        let gate = match prepared.starter {
+            Starter::Another => Some(
+                Gate::make(self.folder.path())
+                    .map_err(ProcessError::host("can't make the socket to wait at"))?,
+            ),
+            Starter::Detached | Starter::InForeground => None,
+        };
+        let stdio =
+            Stdio::inherit().map_err(ProcessError::host("can't duplicate the standard streams"))?;
+        let Bundle {
+            directory, spec, ..
+        } = &request.bundle;
+        let options = Options {
+            gate,
+            console_socket: prepared.console_socket,
+            preserve_fds: prepared.preserve_fds,
+            cgroup_manager: match &prepared.systemd {
+                Some(systemd) => Manager::Systemd(systemd),
+                None => Manager::Files,
+            },
+            no_pivot: request.no_pivot,
+            no_new_keyring: request.no_new_keyring,
+            ..Options::new(request.id.as_str(), directory, stdio)
+        };
+        // SAFETY: this process has no other thread.
+        let created = unsafe { Container::create(spec, options) };
+        self.has_begun = created.as_ref().map_or_else(|e| e.had_begun(), |_| true);
+        Ok(created?)
+    }
+
+    /// Records the container, and tells the caller of it, if it is as it must be.
+    fn record(
+        &mut self,
+        request: &CreateRequest,
+        container: &Container,
+    ) -> Result<(), ProcessError> {
+        if request.needs_cgroup && container.cgroup().is_none() {
+            return Err(ProcessError::MustHaveCgroup);
+        }
+        tracing::debug!(
+            "container {}: its first process is {}, its cgroup {:?}",
+            request.id,
+            container.pid(),
+            container.cgroup().map(Cgroup::path)
+        );
+        let handle = container.handle();
+        self.record.by = By::Process(HostRecord {
+            init: Some(handle.init),
+            cgroup: handle.cgroup,
+            ..new_process(request.no_new_keyring)
+        });
+        self.folder.write(&self.record)?;
+        Ok(request.told.tell(told::StartedAs::First, container.pid())?)
+    }
+
+    /// Removes what there is of a container that couldn't be made.
+    fn undo(self) {
+        remove(self.folder);
+        if self.has_begun {
+            hooks::poststop(&self.record);
+        }
     }
 }
 
@@ -216,9 +300,9 @@ fn remove(folder: Folder) {
     }
 }
 
-/// A container of which there is nothing yet.
-pub(super) fn new_process(no_new_keyring: bool) -> Process {
-    Process {
+/// Returns the record of a container of which nothing exists yet.
+pub(super) fn new_process(no_new_keyring: bool) -> HostRecord {
+    HostRecord {
         init: None,
         cgroup: None,
         own_keyring: !no_new_keyring,

@@ -1,13 +1,13 @@
-//! What a container gets of its caller's descriptors besides the standard streams.
+//! The descriptors that a container gets from its caller besides the standard streams.
 
 use oci_spec::runtime::Process;
 
 use crate::isolation::descriptors::listen_fds;
 
-use super::ProcessError;
+use super::error::ProcessError;
 
-/// Passes on what systemd's socket activation has given this process; returns how
-/// many descriptors from 3 on the workload gets, with `preserve_fds` more.
+/// Passes on what systemd's socket activation has given this process; returns how many descriptors,
+/// from 3 on, the workload gets, with `preserve_fds` more.
 pub(super) fn pass_on(process: &mut Process, preserve_fds: u32) -> Result<u32, ProcessError> {
     let Some(listen_fds) = listen_fds() else {
         return Ok(preserve_fds);

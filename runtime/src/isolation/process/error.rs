@@ -6,18 +6,23 @@ use nacre_agent::container::{
     CreateError, ExecError, StartError, cgroups::CgroupError, hooks::HookError,
 };
 
-use super::CriuError;
 use crate::{
-    isolation::{StatusError, console::ConsoleError, pid_file::PidFileError},
+    isolation::{
+        console::ConsoleError, remains::RemainsError, status_error::StatusError, told::ToldError,
+    },
     state::StateError,
     systemd::SystemdError,
 };
+
+use super::criu_error::CriuError;
 
 /// Why a command failed on a container on the host's kernel. Callers look for runc's words.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProcessError {
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Remains(#[from] RemainsError),
     #[error(transparent)]
     Status(#[from] StatusError),
     #[error("unable to start container process")]
@@ -33,7 +38,7 @@ pub(crate) enum ProcessError {
     #[error(transparent)]
     Criu(#[from] CriuError),
     #[error(transparent)]
-    PidFile(#[from] PidFileError),
+    Told(#[from] ToldError),
     #[error("exec failed: unable to start container process")]
     Exec(#[from] ExecError),
     #[error(transparent)]
@@ -59,7 +64,7 @@ pub(crate) enum ProcessError {
 }
 
 impl ProcessError {
-    /// What the command exits with.
+    /// Returns the command's exit status.
     pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Create(error) => error.exit_status(),

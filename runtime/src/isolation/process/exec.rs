@@ -9,21 +9,21 @@ use oci_spec::runtime::Spec;
 
 use crate::{
     isolation::{
-        StatusError,
         console::{self, Raw},
         exec::ExecRequest,
-        hooks, pid_file,
+        hooks,
         signals::Signals,
+        status_error::StatusError,
+        told,
     },
     state::Status,
 };
 
-use super::{Found, ProcessError, foreground::Foreground};
+use super::{error::ProcessError, foreground::Foreground, found::HostContainer};
 
-/// Starts a process in the container of `spec`; returns its exit status, or 0 if it was
-/// detached.
+/// Starts a process in the container of `spec`; returns its exit status, or 0 if it was detached.
 pub(crate) fn exec(
-    found: &Found<'_>,
+    found: &HostContainer<'_>,
     status: Status,
     spec: &Spec,
     request: &ExecRequest<'_>,
@@ -31,17 +31,19 @@ pub(crate) fn exec(
     request.check(status)?;
     let has_terminal = console::has_terminal(Some(request.process));
     let console_socket = console::connect(request.console_socket, has_terminal, request.detach)?;
-    let signals = match request.detach {
-        true => None,
-        // From here on a signal is the process's.
-        false => Some(Signals::block().map_err(ProcessError::host("can't block signals"))?),
+    let signals = if request.detach {
+        None
+    } else {
+        // From here on signals are for the process.
+        Some(Signals::block().map_err(ProcessError::host("can't block signals"))?)
     };
-    let ours = match has_terminal && !request.detach {
-        true => Some(Foreground::raw()?),
-        false => None,
+    let ours = if has_terminal && !request.detach {
+        Some(Foreground::raw()?)
+    } else {
+        None
     };
     let mut process = request.process.clone();
-    // It may look before anybody could change it.
+    // The process may look at the size before anybody could change it.
     if let Some(size) = ours.as_ref().and_then(Raw::size) {
         console::fit(&mut process, size);
     }
@@ -60,21 +62,22 @@ pub(crate) fn exec(
         session_keyring: found.process.own_keyring.then_some(&found.record.id),
         ..ExecOptions::new(stdio)
     };
-    let executed = container.exec(spec, &process, options)?;
+    // SAFETY: this process has no other thread.
+    let executed = unsafe { container.exec(spec, &process, options) }?;
     let pid = executed.pid;
-    let told = match request.pid_file {
-        Some(path) => pid_file::write(path, pid).map_err(ProcessError::from),
-        None => Ok(()),
-    };
-    let foreground = told.and_then(|()| match signals {
-        Some(signals) => Foreground::new(signals, executed.terminal.zip(ours)).map(Some),
-        None => Ok(None),
-    });
+    tracing::debug!("container {}: a further process is {pid}", found.record.id);
+    let told = request.told.tell(told::StartedAs::Further, pid);
+    let foreground = told
+        .map_err(ProcessError::from)
+        .and_then(|()| match signals {
+            Some(signals) => Foreground::new(signals, executed.terminal.zip(ours)).map(Some),
+            None => Ok(None),
+        });
     match foreground {
         Ok(Some(foreground)) => foreground.wait(pid),
         Ok(None) => Ok(0),
         Err(error) => {
-            // A child of ours that isn't reaped yet.
+            // It is a child of ours that isn't reaped yet.
             let _ = kill(pid, Signal::SIGKILL);
             let _ = waitpid(pid, None);
             Err(error)

@@ -1,44 +1,44 @@
-//! Waiting for a container's process in the foreground: signals that come are passed on to it,
-//! and its exit status is nacre's.
+//! Waits for a container's process in the foreground: passes signals on to it, and exits with its
+//! status.
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::Pid,
+use nix::{errno::Errno, unistd::Pid};
+
+use crate::isolation::{
+    console::Raw,
+    signals::Signals,
+    wait::{Interest, wait},
 };
 
-use crate::isolation::{console::Raw, signals::Signals};
+use super::{error::ProcessError, terminal::ForegroundTerminal};
 
-use super::{ProcessError, terminal::Terminal};
-
-/// Who waits, with the terminal of who is waited for.
+/// The waiting process, with the terminal of the process that it waits for.
 pub(super) struct Foreground {
     signals: Signals,
-    terminal: Option<Terminal>,
+    terminal: Option<ForegroundTerminal>,
 }
 
 impl Foreground {
-    /// For a process of whose terminal this is the master, and ours.
+    /// Waits for a process whose terminal's master this is, with ours.
     pub(super) fn new(
         signals: Signals,
         terminal: Option<(OwnedFd, Raw)>,
     ) -> Result<Self, ProcessError> {
         let terminal = terminal
-            .map(|(master, ours)| Terminal::new(master, ours))
+            .map(|(master, ours)| ForegroundTerminal::new(master, ours))
             .transpose()
             .map_err(ProcessError::host("can't use the container's terminal"))?;
         Ok(Self { signals, terminal })
     }
 
-    /// This process's terminal, raw.
+    /// Makes this process's terminal raw.
     pub(super) fn raw() -> Result<Raw, ProcessError> {
         Raw::new().map_err(ProcessError::host("can't use the terminal of this process"))
     }
 
-    /// Waits for a child's end, and for that of others that come to be children; returns its
-    /// exit status, 128+n if signal n ended it.
+    /// Waits for a child's end, and reaps others that become children; returns its exit status,
+    /// 128+n if signal n ended it.
     pub(super) fn wait(mut self, child: Pid) -> Result<u8, ProcessError> {
         let status = self.wait_for_status(child);
         if let Some(terminal) = self.terminal {
@@ -52,16 +52,9 @@ impl Foreground {
             let signals = self.signals.as_fd();
             let woken = match &mut self.terminal {
                 Some(terminal) => terminal.carry_until(signals),
-                None => poll(
-                    &mut [PollFd::new(signals, PollFlags::POLLIN)],
-                    PollTimeout::NONE,
-                )
-                .map(drop),
+                None => wait(vec![Interest::readable((), signals)], None).map(drop),
             };
-            match woken {
-                Ok(()) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(ProcessError::host("can't wait for the container")(e)),
-            }
+            woken.map_err(ProcessError::host("can't wait for the container"))?;
             while let Some(signal) = self
                 .signals
                 .next()
@@ -74,8 +67,8 @@ impl Foreground {
                         }
                     }
                     (libc::SIGWINCH, Some(terminal)) => terminal.resize(),
-                    // SAFETY: the call touches no memory. The child isn't reaped yet, so this
-                    // can't meet another process; that it has ended is fine.
+                    // SAFETY: the call touches no memory. The child isn't reaped yet, so its pid
+                    // can't be another process's; that it has ended is fine.
                     _ => drop(unsafe { libc::kill(child.as_raw(), signal.number) }),
                 }
             }
@@ -83,7 +76,7 @@ impl Foreground {
     }
 }
 
-/// Reaps all children that have ended; the exit status of `child` if that is among them.
+/// Reaps all children that have ended; returns the exit status of `child` if it is among them.
 fn reap(child: Pid) -> Result<Option<u8>, ProcessError> {
     let mut found = None;
     loop {
@@ -104,11 +97,12 @@ fn reap(child: Pid) -> Result<Option<u8>, ProcessError> {
     }
 }
 
-/// As a shell has it.
+/// Returns the exit status as a shell gives it.
 fn exit_status(status: i32) -> u8 {
-    match libc::WIFSIGNALED(status) {
-        true => 128 + libc::WTERMSIG(status) as u8,
-        false => libc::WEXITSTATUS(status) as u8,
+    if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status) as u8
+    } else {
+        libc::WEXITSTATUS(status) as u8
     }
 }
 

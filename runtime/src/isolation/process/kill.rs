@@ -4,13 +4,19 @@ use std::io;
 
 use nacre_agent::container::Container;
 
-use crate::state::Status;
+use crate::{isolation::signals::Recipients, state::Status};
 
-use super::{Found, ProcessError};
+use super::{error::ProcessError, found::HostContainer};
 
-/// Sends a signal, by number, to the first process, or to `all`.
-pub(crate) fn kill(found: &Found<'_>, signal: i32, all: bool) -> Result<(), ProcessError> {
-    if all && let Some(cgroup) = &found.process.cgroup {
+/// Sends a signal, by number.
+pub(crate) fn kill(
+    found: &HostContainer<'_>,
+    signal: i32,
+    to: Recipients,
+) -> Result<(), ProcessError> {
+    if to == Recipients::All
+        && let Some(cgroup) = &found.process.cgroup
+    {
         return Ok(cgroup.signal_all(signal)?);
     }
     let not_running = || found.not_running(Status::Stopped);
@@ -28,7 +34,7 @@ pub(super) fn send(container: &Container, signal: i32) -> io::Result<()> {
         && let Some(cgroup) = container.cgroup()
         && cgroup.is_frozen().unwrap_or(false)
     {
-        // A freezer of cgroup v1 keeps even from being killed.
+        // A cgroup v1 freezer even keeps processes from being killed.
         let _ = cgroup.thaw();
     }
     Ok(())

@@ -2,22 +2,22 @@
 
 use std::process::Command;
 
-use super::{Found, ProcessError};
+use super::{error::ProcessError, found::HostContainer};
 
-/// What ps is asked if nothing else is said.
+/// The default arguments for ps.
 const DEFAULT: &str = "-ef";
 
 /// The header of the column with pids.
 const PID: &str = "PID";
 
-/// The pids of a container's processes.
-pub(crate) fn pids(found: &Found<'_>) -> Result<Vec<i32>, ProcessError> {
+/// Returns the pids of a container's processes.
+pub(crate) fn pids(found: &HostContainer<'_>) -> Result<Vec<i32>, ProcessError> {
     let mut pids = found.cgroup("ps")?.processes()?;
     pids.sort_unstable();
     Ok(pids)
 }
 
-/// What ps says of them, with these arguments.
+/// Returns what ps prints about them, with these arguments.
 pub(crate) fn table(pids: &[i32], arguments: &[String]) -> Result<String, ProcessError> {
     let mut ps = Command::new("ps");
     match arguments {
@@ -34,7 +34,7 @@ pub(crate) fn table(pids: &[i32], arguments: &[String]) -> Result<String, Proces
     only(&String::from_utf8_lossy(&output.stdout), pids).ok_or(ProcessError::NoPidInPs)
 }
 
-/// The lines of these processes, and the header; `None` if that has no pids.
+/// Returns the lines of these processes, and the header; `None` if that has no column of pids.
 fn only(output: &str, pids: &[i32]) -> Option<String> {
     let header = output.lines().next()?;
     let column = header.split_whitespace().position(|name| name == PID)?;

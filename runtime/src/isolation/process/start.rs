@@ -2,16 +2,13 @@
 
 use nacre_agent::container::StartError;
 
-use crate::{
-    isolation::{StatusError, hooks},
-    state::Status,
-};
+use crate::{isolation::status_error::StatusError, state::Status};
 
-use super::{Found, ProcessError};
+use super::{error::ProcessError, found::HostContainer};
 
-/// Lets a created container's workload go.
-pub(crate) fn start(found: &Found<'_>, status: Status) -> Result<(), ProcessError> {
-    // Its init couldn't answer.
+/// Starts a created container's workload.
+pub(crate) fn start(found: &HostContainer<'_>, status: Status) -> Result<(), ProcessError> {
+    // Its frozen init couldn't answer.
     if status == Status::Paused {
         return Err(StatusError::CannotStart(status).into());
     }
@@ -23,9 +20,6 @@ pub(crate) fn start(found: &Found<'_>, status: Status) -> Result<(), ProcessErro
         StartError::AlreadyStarted => ProcessError::from(StatusError::AlreadyRunning),
         error => error.into(),
     })?;
-    hooks::poststart(found.record).inspect_err(|_| {
-        // The container is to be stopped then.
-        let _ = container.signal(libc::SIGKILL);
-    })?;
+    tracing::debug!("container {}: started", found.record.id);
     Ok(())
 }

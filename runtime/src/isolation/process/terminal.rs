@@ -1,93 +1,87 @@
 //! A container's terminal in the foreground: what is typed at nacre's own terminal goes to the
-//! container's, and what that shows is shown here. Nacre's is raw meanwhile, so that control
-//! characters mean what the container's makes of them.
+//! container's, and what that shows is shown here. Nacre's is raw meanwhile, so that the
+//! container's terminal interprets control characters.
 
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    rc::Rc,
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::{read, write},
-};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::termios::tcsetwinsize;
 
-use crate::isolation::console::Raw;
+use crate::isolation::{
+    console::Raw,
+    relay::{End, Progress, Relay},
+    wait::{Events, Interest, wait},
+};
 
-/// What is carried at a time, in bytes: a pipe that can be written to takes this much without
+/// How many bytes are carried at a time: a pipe that can be written to takes this many without
 /// blocking (pipe(7), `PIPE_BUF`).
 const CHUNK: usize = 4096;
 
-/// How often something left in a container's terminal is shown after its end: the kernel keeps
-/// less than that many chunks, but a process outside of the container may still write.
+/// How many chunks left in a container's terminal are shown after its end: the kernel keeps fewer,
+/// but a process outside the container may still write.
 const LEFT: usize = 256;
 
 /// The container's terminal, and ours.
 #[derive(Debug)]
-pub(super) struct Terminal {
-    master: OwnedFd,
+pub(super) struct ForegroundTerminal {
     ours: Raw,
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    typed: Carrier,
-    shown: Carrier,
+    /// `None` once nobody is left to whom the container's terminal could show anything.
+    relays: Option<Relays>,
+}
+
+/// Both directions. The container's terminal is closed with them.
+#[derive(Debug)]
+struct Relays {
+    /// From our standard input to the terminal's master.
+    typed: Relay<OwnedFd, Rc<OwnedFd>>,
+    /// From the master to our standard output.
+    shown: Relay<Rc<OwnedFd>, OwnedFd>,
 }
 
 /// What can be waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum Awaited {
     Interrupt,
-    Stdin,
-    Stdout,
-    Master,
+    Typed,
+    Shown,
 }
 
-impl Terminal {
-    /// Makes the container's as large as ours.
+impl ForegroundTerminal {
+    /// Takes the container's terminal, and makes it as large as ours.
     pub(super) fn new(master: OwnedFd, ours: Raw) -> io::Result<Self> {
         fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        let master = Rc::new(master);
         let terminal = Self {
-            master,
             ours,
-            stdin: io::stdin().as_fd().try_clone_to_owned()?,
-            stdout: io::stdout().as_fd().try_clone_to_owned()?,
-            typed: Carrier::default(),
-            shown: Carrier::default(),
+            relays: Some(Relays {
+                typed: Relay::new(stdin, Rc::clone(&master), CHUNK),
+                shown: Relay::new(master, stdout, CHUNK),
+            }),
         };
         terminal.resize();
         Ok(terminal)
     }
 
-    /// Makes the container's terminal as large as ours. If that can't be, nobody is hurt.
+    /// Makes the container's terminal as large as ours. It does no harm if that fails.
     pub(super) fn resize(&self) {
-        if let Some(size) = self.ours.size() {
-            let _ = tcsetwinsize(&self.master, size);
+        if let (Some(relays), Some(size)) = (&self.relays, self.ours.size()) {
+            let _ = tcsetwinsize(relays.shown.source(), size);
         }
     }
 
     /// Carries what there is to carry until `interrupt` can be read.
     pub(super) fn carry_until(&mut self, interrupt: BorrowedFd<'_>) -> nix::Result<()> {
         loop {
-            let ready = self.wait(interrupt)?;
-            let mut interrupted = false;
-            for (source, events) in ready {
-                match source {
-                    Source::Interrupt => interrupted = true,
-                    Source::Stdin => self.typed.read(&self.stdin),
-                    Source::Stdout => self.shown.write(&self.stdout),
-                    Source::Master => {
-                        if events.contains(PollFlags::POLLOUT) {
-                            self.typed.write(&self.master);
-                        }
-                        // Input, an error or a hang-up, which reading tells.
-                        if self.shown.has_room() && events != PollFlags::POLLOUT {
-                            self.shown.read(&self.master);
-                        }
-                    }
-                }
+            let ready = self.ready(interrupt)?;
+            let interrupted = ready.has(Awaited::Interrupt);
+            for (awaited, _) in ready {
+                self.advance(awaited);
             }
             if interrupted {
                 return Ok(());
@@ -96,134 +90,47 @@ impl Terminal {
     }
 
     /// Shows what the container has left.
-    pub(super) fn finish(mut self) {
+    pub(super) fn finish(self) {
+        let Some(Relays { mut shown, .. }) = self.relays else {
+            return;
+        };
         for _ in 0..LEFT {
-            if self.shown.has_room() {
-                self.shown.read(&self.master);
+            if !shown.has_rest() {
+                shown.advance();
             }
-            if !self.shown.has_some() {
+            if !shown.has_rest() {
                 break;
             }
-            self.shown.write(&self.stdout);
+            shown.advance();
         }
     }
 
-    /// Waits until something can be done, and says what.
-    fn wait(&self, interrupt: BorrowedFd<'_>) -> nix::Result<Vec<(Source, PollFlags)>> {
-        // What isn't waited for is left out: poll reports hang-ups unasked.
-        let mut of_master = PollFlags::empty();
-        of_master.set(PollFlags::POLLIN, self.shown.has_room());
-        of_master.set(PollFlags::POLLOUT, self.typed.has_some());
-        let mut sources = vec![Source::Interrupt];
-        let mut fds = vec![PollFd::new(interrupt, PollFlags::POLLIN)];
-        let mut wait_for = |source, fd, events| {
-            sources.push(source);
-            fds.push(PollFd::new(fd, events));
+    /// Does what a descriptor is ready for.
+    fn advance(&mut self, awaited: Awaited) {
+        let Some(Relays { typed, shown }) = &mut self.relays else {
+            return;
         };
-        if self.typed.has_room() {
-            wait_for(Source::Stdin, self.stdin.as_fd(), PollFlags::POLLIN);
-        }
-        if self.shown.has_some() {
-            wait_for(Source::Stdout, self.stdout.as_fd(), PollFlags::POLLOUT);
-        }
-        if !of_master.is_empty() {
-            wait_for(Source::Master, self.master.as_fd(), of_master);
-        }
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error),
-        }
-        let events = fds
-            .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::POLLERR));
-        let ready = sources.into_iter().zip(events);
-        Ok(ready.filter(|(_, events)| !events.is_empty()).collect())
-    }
-}
-
-/// What has been read and not yet been written.
-#[derive(Debug, Default)]
-struct Carrier {
-    bytes: Vec<u8>,
-    /// There is nothing more to come.
-    ended: bool,
-    /// Nobody takes it any more. It is read all the same, or who writes it would wait for ever.
-    discard: bool,
-}
-
-impl Carrier {
-    fn has_room(&self) -> bool {
-        self.bytes.is_empty() && !self.ended
-    }
-
-    fn has_some(&self) -> bool {
-        !self.bytes.is_empty()
-    }
-
-    /// Reads from what can be read from.
-    fn read(&mut self, from: &OwnedFd) {
-        let mut chunk = [0; CHUNK];
-        match read(from, &mut chunk) {
-            Ok(1..) if self.discard => {}
-            Ok(length @ 1..) => self.bytes.extend_from_slice(&chunk[..length]),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            // A master gives EIO once nobody has its terminal any more.
-            Ok(0) | Err(_) => self.ended = true,
-        }
-    }
-
-    /// Writes to what can be written to.
-    fn write(&mut self, to: &OwnedFd) {
-        match write(to, &self.bytes) {
-            Ok(length) => drop(self.bytes.drain(..length)),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(_) => {
-                self.bytes.clear();
-                self.discard = true;
+        match awaited {
+            Awaited::Interrupt => {}
+            // Its end isn't the terminal's: that still shows output.
+            Awaited::Typed => drop(typed.advance()),
+            Awaited::Shown => {
+                // Where nobody looks any more the terminal hangs up, and the kernel tells the
+                // container's session (SIGHUP).
+                if let Progress::Ended(End::Sink(_)) = shown.advance() {
+                    self.relays = None;
+                }
             }
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use nix::unistd::pipe;
-
-    use super::*;
-
-    #[test]
-    fn what_was_read_is_written() {
-        let (from, writer) = pipe().unwrap();
-        let (reader, to) = pipe().unwrap();
-        let mut carrier = Carrier::default();
-        assert!(carrier.has_room() && !carrier.has_some());
-        write(&writer, b"hello").unwrap();
-        carrier.read(&from);
-        assert!(carrier.has_some() && !carrier.has_room());
-        carrier.write(&to);
-        assert!(carrier.has_room() && !carrier.has_some());
-        let mut chunk = [0; 8];
-        assert_eq!(read(&reader, &mut chunk), Ok(5));
-        assert_eq!(&chunk[..5], b"hello");
-        drop(writer);
-        carrier.read(&from);
-        assert!(!carrier.has_room() && !carrier.has_some());
-    }
-
-    #[test]
-    fn who_has_no_reader_can_still_write() {
-        let (from, writer) = pipe().unwrap();
-        let (reader, to) = pipe().unwrap();
-        drop(reader);
-        let mut carrier = Carrier::default();
-        write(&writer, b"lost").unwrap();
-        carrier.read(&from);
-        // Rust's start has SIGPIPE ignored.
-        carrier.write(&to);
-        for _ in 0..3 {
-            write(&writer, b"lost, too").unwrap();
-            carrier.read(&from);
-            assert!(carrier.has_room() && !carrier.has_some());
+    /// Waits until something can be done, and returns what.
+    fn ready(&self, interrupt: BorrowedFd<'_>) -> nix::Result<Events<Awaited>> {
+        let mut interests = vec![Interest::readable(Awaited::Interrupt, interrupt)];
+        if let Some(Relays { typed, shown }) = &self.relays {
+            interests.extend(typed.interest(Awaited::Typed));
+            interests.extend(shown.interest(Awaited::Shown));
         }
+        wait(interests, None)
     }
 }

@@ -4,11 +4,11 @@ use oci_spec::runtime::LinuxResources;
 
 use crate::{state::Status, systemd::Systemd};
 
-use super::{Found, ProcessError};
+use super::{error::ProcessError, found::HostContainer};
 
 /// Changes the limits of a container that hasn't ended.
 pub(crate) fn update(
-    found: &Found<'_>,
+    found: &HostContainer<'_>,
     status: Status,
     resources: &LinuxResources,
 ) -> Result<(), ProcessError> {

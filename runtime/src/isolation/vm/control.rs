@@ -1,5 +1,5 @@
-//! The host's end of the control connection (`nacre_agent::protocol`), which never waits: the
-//! guest may send half a message, or read nothing.
+//! The host's end of the control connection (`nacre_agent::protocol`), which never waits: the guest
+//! may send half a message, or read nothing.
 
 use std::{
     collections::VecDeque,
@@ -8,21 +8,19 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::net::UnixStream,
     },
-    time::Duration,
 };
 
 use nacre_agent::protocol::{self, MAX_MESSAGE};
 use nix::{
     cmsg_space,
-    poll::PollTimeout,
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// How much is read at a time.
+/// How many bytes are read at a time.
 const CHUNK: usize = 4096;
 
-/// How many descriptors come with a message: a process's standard streams.
+/// How many descriptors can come with a message: a process's standard streams.
 const DESCRIPTORS: usize = 3;
 
 /// What is wrong with the connection or with what came over it.
@@ -44,7 +42,7 @@ pub(super) struct Control {
     stream: UnixStream,
     incoming: Vec<u8>,
     outgoing: VecDeque<u8>,
-    /// Those that came, if any may come.
+    /// The descriptors that came, if they are expected.
     descriptors: Option<Vec<OwnedFd>>,
 }
 
@@ -59,12 +57,12 @@ impl Control {
         })
     }
 
-    /// From now on descriptors may come with messages.
+    /// Accepts descriptors with messages from here on.
     pub(super) fn expect_descriptors(&mut self) {
         self.descriptors = Some(Vec::new());
     }
 
-    /// The descriptors that have come.
+    /// Takes the descriptors that have come.
     pub(super) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
         self.descriptors
             .as_mut()
@@ -72,8 +70,8 @@ impl Control {
             .unwrap_or_default()
     }
 
-    /// Sends a short message with descriptors, at once. An error is the connection's end: the
-    /// other side has taken nothing for long.
+    /// Sends a short message with descriptors, at once. After an error the connection is of no more
+    /// use: the other side has taken nothing for long.
     pub(super) fn send_with<T: Serialize>(
         &mut self,
         message: &T,
@@ -86,7 +84,7 @@ impl Control {
         let mut frame = Vec::new();
         protocol::send(&mut frame, message)?;
         let rights = [ControlMessage::ScmRights(descriptors)];
-        // An empty list is no message.
+        // With an empty list there must be no control message.
         let rights = match descriptors {
             [] => &[],
             _ => rights.as_slice(),
@@ -115,7 +113,7 @@ impl Control {
         !self.outgoing.is_empty()
     }
 
-    /// Writes what the connection takes now.
+    /// Writes as much as the connection takes without blocking.
     pub(super) fn flush(&mut self) -> Result<(), ControlError> {
         while self.has_outgoing() {
             match self.stream.write(self.outgoing.as_slices().0) {
@@ -130,7 +128,7 @@ impl Control {
         Ok(())
     }
 
-    /// The next message, if the whole of it has arrived.
+    /// Returns the next message, if all of it has arrived.
     pub(super) fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ControlError> {
         loop {
             if let Some(message) = self.parse()? {
@@ -164,7 +162,7 @@ impl Control {
         )?;
         for message in received.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = message {
-                // SAFETY: the kernel has just made these, for this process to own.
+                // SAFETY: the kernel has just made these descriptors, for this process to own.
                 let fds = fds
                     .into_iter()
                     .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
@@ -174,8 +172,7 @@ impl Control {
         Ok(received.bytes)
     }
 
-    /// Takes a message off what has arrived. What has arrived never grows beyond a message
-    /// and a chunk.
+    /// Takes a message from what has arrived, which never grows beyond a message and a chunk.
     fn parse<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ControlError> {
         let Some((length, rest)) = self.incoming.split_first_chunk::<4>() else {
             return Ok(None);
@@ -197,12 +194,6 @@ impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
-}
-
-/// A duration for poll, rounded up to its milliseconds.
-pub(super) fn poll_timeout(left: Duration) -> PollTimeout {
-    let milliseconds = left.as_micros().div_ceil(1000);
-    PollTimeout::try_from(milliseconds.min(i32::MAX as u128) as i32).unwrap_or(PollTimeout::MAX)
 }
 
 #[cfg(test)]

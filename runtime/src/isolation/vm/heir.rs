@@ -1,6 +1,6 @@
-//! What is to be done if `nacre run` is killed while it waits for a container that isn't to be
-//! kept: by then the sandbox process has left the host, and can't remove the container's cgroup
-//! and folder. A child process of the command does.
+//! Cleans up if `nacre run` is killed while it waits for a container that isn't to be kept: by then
+//! the sandbox process has left the host, and can't remove the container's cgroup and folder. A
+//! child process of the command does that.
 
 use std::{
     fs::OpenOptions,
@@ -19,17 +19,17 @@ use nix::{
 
 use crate::{
     id::Id,
-    state::{By, Record, StateError, Store},
+    isolation::remains::{self, RemainsError},
+    state::{By, Record, Store},
 };
 
 use super::stand_in::keep_nothing_but;
 
-/// How long the sandbox process may take to end once its command has, and how often that is looked
-/// for.
+/// How long the sandbox process may take to end after its command has, and how often to check.
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The child process. It is dismissed when this is dropped: nothing is left to be done.
+/// The child process. Dropping this dismisses it: there is nothing left for it to do.
 #[derive(Debug)]
 pub(super) struct Heir {
     pid: Pid,
@@ -37,9 +37,12 @@ pub(super) struct Heir {
 }
 
 impl Heir {
-    /// Makes it, for the container `id` of that sandbox process. This process must have a single
-    /// thread.
-    pub(super) fn make(store: &Store, id: &Id, sandbox: Pid) -> io::Result<Self> {
+    /// Makes the heir for the container `id` of that sandbox process.
+    ///
+    /// # Safety
+    ///
+    /// This process must have a single thread.
+    pub(super) unsafe fn make(store: &Store, id: &Id, sandbox: Pid) -> io::Result<Self> {
         let (link, theirs) = UnixStream::pair()?;
         // SAFETY: the caller's promise.
         match unsafe { fork() }? {
@@ -55,21 +58,21 @@ impl Heir {
 
 impl Drop for Heir {
     fn drop(&mut self) {
-        // It may have been killed.
+        // The heir may have been killed.
         let _ = self.link.write_all(b"d");
         while waitpid(self.pid, None) == Err(Errno::EINTR) {}
     }
 }
 
-/// The child process.
+/// Runs as the child process.
 fn wait(mut link: UnixStream, store: &Store, id: &Id, sandbox: Pid) -> io::Result<()> {
-    // The command's group may be killed as a whole.
+    // The command's process group may be killed as a whole.
     setsid()?;
     let null = OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null")?;
-    // SAFETY: what this process has open of the command's it neither uses nor closes.
+    // SAFETY: this process neither uses nor closes what else it has open of the command's.
     let fd = unsafe { keep_nothing_but(link.as_raw_fd(), &null) }?;
     forget((std::mem::replace(&mut link, fd), null));
     match link.read(&mut [0])? {
@@ -78,7 +81,7 @@ fn wait(mut link: UnixStream, store: &Store, id: &Id, sandbox: Pid) -> io::Resul
     }
 }
 
-fn clean_up(store: &Store, id: &Id, sandbox: Pid) -> Result<(), StateError> {
+fn clean_up(store: &Store, id: &Id, sandbox: Pid) -> Result<(), RemainsError> {
     let end = Instant::now() + LIMIT;
     while Instant::now() < end {
         let Some(folder) = store.take(id)? else {
@@ -91,7 +94,7 @@ fn clean_up(store: &Store, id: &Id, sandbox: Pid) -> Result<(), StateError> {
         };
         let record = folder.record()?;
         if record.is_some_and(|record| is_its(&record) && !record.outlives_its_command()) {
-            folder.remove_cgroup_of_remains(id)?;
+            remains::remove(&folder, id)?;
             folder.remove()?;
         }
         return Ok(());

@@ -1,41 +1,34 @@
-//! A guest process's standard streams on the host: a thread for each carries bytes between what
-//! nacre has and a vsock stream, whatever they are. A slow reader slows the writer, an end of
-//! file reaches the other side, and so does a reader that has gone.
+//! A guest process's standard streams on the host: a thread for each carries its bytes, whatever
+//! they are, between nacre's descriptor and a vsock stream. A slow reader slows the writer, and
+//! either side learns of an end of file, or of a reader that has gone.
 
 use std::{
-    fs::{File, OpenOptions},
     io,
     net::Shutdown,
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::{fs::FileTypeExt, fs::MetadataExt, net::UnixStream},
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
     },
-    sync::{Arc, OnceLock},
+    sync::Arc,
     thread,
 };
 
 use nacre_agent::protocol::{self, Streams};
-use nacre_vmm::devices::virtio::vsock::Ports;
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-};
+use nacre_vmm::{ThreadRights, devices::virtio::vsock::Ports};
 use serde::{Deserialize, Serialize};
 
-use super::terminal::Terminal;
+use crate::isolation::relay::{End, Relay};
 
-const STDIN: RawFd = 0;
-const STDOUT: RawFd = 1;
-const STDERR: RawFd = 2;
+use super::{stdio::StandardStream, terminal::Terminal};
 
-/// What a thread holds at a time, in bytes: what a pipe does.
+/// How many bytes a thread holds at a time: as many as a pipe.
 const BUFFER: usize = 64 << 10;
 
 /// Which streams a process is to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Wanted {
-    /// The standard ones, but for those that are `/dev/null`.
+    /// The standard streams, except those that are `/dev/null`.
     Standard {
         stdin: bool,
         stdout: bool,
@@ -49,28 +42,29 @@ pub(super) enum Wanted {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Stderr {
     Null,
-    /// The same file as standard output, and so the same stream: what is written to both keeps
-    /// its order.
+    /// The same file as standard output, and so the same stream: what is written to both keeps its
+    /// order.
     Stdout,
     Own,
 }
 
 impl Wanted {
-    /// Those of a process with that terminal, or else of this process's standard streams.
+    /// Returns the streams of a process with that terminal, or else this process's standard
+    /// streams.
     pub(super) fn new(terminal: Option<&Terminal>) -> io::Result<Self> {
         if terminal.is_some() {
             return Ok(Self::Terminal);
         }
-        let stdout = !is_null(STDOUT)?;
-        let stderr = if stdout && are_same(STDOUT, STDERR)? {
+        let stdout = !StandardStream::Output.is_null()?;
+        let stderr = if stdout && StandardStream::Output.is_same(StandardStream::Error)? {
             Stderr::Stdout
-        } else if is_null(STDERR)? {
+        } else if StandardStream::Error.is_null()? {
             Stderr::Null
         } else {
             Stderr::Own
         };
         Ok(Self::Standard {
-            stdin: !is_null(STDIN)?,
+            stdin: !StandardStream::Input.is_null()?,
             stdout,
             stderr,
         })
@@ -91,8 +85,8 @@ impl Expected {
         }
     }
 
-    /// Expects the guest to connect the streams of a process. Returns what it is to connect to,
-    /// and the host's ends.
+    /// Expects the guest to connect the streams of a process. Returns the ports that it is to
+    /// connect to, and the host's ends.
     pub(super) fn expect(&mut self, wanted: Wanted) -> io::Result<(Streams, Vec<UnixStream>)> {
         let mut streams = Streams::default();
         let mut ends = Vec::new();
@@ -133,7 +127,7 @@ impl Expected {
         }
     }
 
-    /// Expects those no more that the guest hasn't connected to.
+    /// Stops expecting those streams that the guest hasn't connected.
     pub(super) fn forget(&self, streams: &Streams) {
         let Streams {
             stdin,
@@ -147,15 +141,15 @@ impl Expected {
     }
 }
 
-/// The host's ends of a process's streams, before their threads are there.
+/// The host's ends of a process's streams, before their threads exist.
 pub(super) enum Relays {
     Standard {
         input: Option<UnixStream>,
-        /// What is written to each of standard output and error.
-        outputs: Vec<(RawFd, UnixStream)>,
+        /// What goes to standard output and to standard error.
+        outputs: Vec<(StandardStream, UnixStream)>,
     },
-    /// The caller's own terminal is the process's: what is read from standard input is typed,
-    /// and what is shown goes to standard output.
+    /// The caller's own terminal is the process's: what is read from standard input is typed, and
+    /// what the process shows goes to standard output.
     Foreground(UnixStream),
     /// Somebody else has the master of this terminal.
     Pair {
@@ -165,8 +159,8 @@ pub(super) enum Relays {
 }
 
 impl Relays {
-    /// For streams whose ends these are ([`Expected::expect`]); `None` if they are not as many
-    /// as it takes.
+    /// Makes the relays for these ends of streams ([`Expected::expect`]); `None` if their number is
+    /// wrong.
     pub(super) fn new(
         wanted: Wanted,
         terminal: Option<&Terminal>,
@@ -188,14 +182,14 @@ impl Relays {
                 },
                 _,
             ) => {
-                let input = match stdin {
-                    true => Some(ends.next()?),
-                    false => None,
-                };
+                let input = if stdin { Some(ends.next()?) } else { None };
                 let mut outputs = Vec::new();
-                for (fd, has) in [(STDOUT, stdout), (STDERR, stderr == Stderr::Own)] {
+                for (output, has) in [
+                    (StandardStream::Output, stdout),
+                    (StandardStream::Error, stderr == Stderr::Own),
+                ] {
                     if has {
-                        outputs.push((fd, ends.next()?));
+                        outputs.push((output, ends.next()?));
                     }
                 }
                 Self::Standard { input, outputs }
@@ -204,7 +198,7 @@ impl Relays {
         ends.next().is_none().then_some(relays)
     }
 
-    /// Starts the threads. What is returned reads an end of file once all output has been
+    /// Starts the threads. The returned socket is at its end of file once all output has been
     /// written, or nobody is left to read it.
     pub(super) fn start(self) -> io::Result<UnixStream> {
         let (done, working) = UnixStream::pair()?;
@@ -213,35 +207,39 @@ impl Relays {
                 if let Some(stream) = input {
                     spawn("stdin", move || carry_input(&stream))?;
                 }
-                for (fd, stream) in outputs {
+                for (output, stream) in outputs {
                     let working = working.try_clone()?;
-                    let name = if fd == STDOUT { "stdout" } else { "stderr" };
+                    let name = if output == StandardStream::Output {
+                        "stdout"
+                    } else {
+                        "stderr"
+                    };
                     spawn(name, move || {
-                        carry_output(&stream, fd);
+                        carry_output(&stream, output);
                         drop(working);
                     })?;
                 }
             }
             Self::Foreground(stream) => {
                 let typed = stream.try_clone()?;
-                // Its end isn't the terminal's: that shows what there is to be shown.
+                // The end of the input isn't the terminal's end: that still shows output.
                 spawn("typed", move || {
-                    let _ = copy(borrow(STDIN), typed.as_fd());
-                    let _ = replace_with_null(STDIN);
+                    carry(StandardStream::Input, typed);
+                    let _ = StandardStream::Input.release();
                 })?;
                 spawn("shown", move || {
-                    carry_output(&stream, STDOUT);
+                    carry_output(&stream, StandardStream::Output);
                     drop(working);
                 })?;
             }
             Self::Pair { slave, stream } => {
                 let (to_guest, from_slave) = (stream.try_clone()?, Arc::clone(&slave));
                 spawn("typed", move || {
-                    let _ = copy(from_slave.as_fd(), to_guest.as_fd());
+                    carry(from_slave, &to_guest);
                     hang_up(&to_guest);
                 })?;
                 spawn("shown", move || {
-                    if copy(stream.as_fd(), slave.as_fd()).is_err() {
+                    if let End::Sink(_) = carry(&stream, slave) {
                         hang_up(&stream);
                     }
                     drop(working);
@@ -252,157 +250,49 @@ impl Relays {
     }
 }
 
-/// The master of a terminal is gone: so is the guest's.
+/// Hangs up the guest's terminal, because the master of the host's is gone.
 fn hang_up(stream: &UnixStream) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
+/// Starts a thread that copies what a guest says. It has no rights: what it copies from and to is
+/// open.
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.into()).spawn(work)?;
+    let body = || match ThreadRights::NONE.keep() {
+        Ok(()) => work(),
+        Err(error) => tracing::warn!("can't carry a stream without rights: {error}"),
+    };
+    thread::Builder::new().name(name.into()).spawn(body)?;
     Ok(())
-}
-
-/// Makes the process let go of its standard input and output, so that whoever holds their
-/// other ends sees that it has.
-pub(super) fn release_input_and_output() -> io::Result<()> {
-    replace_with_null(STDIN)?;
-    replace_with_null(STDOUT)
-}
-
-/// As [`release_input_and_output`], with standard error.
-pub(super) fn release_all() -> io::Result<()> {
-    release_input_and_output()?;
-    replace_with_null(STDERR)
 }
 
 fn carry_input(stream: &UnixStream) {
-    let stdin = borrow(STDIN);
-    let _ = copy(stdin, stream.as_fd());
-    // Either way the guest has all there is: an end of file.
+    carry(StandardStream::Input, stream);
+    // Either way the guest gets an end of file after all there is.
     let _ = stream.shutdown(Shutdown::Write);
     // The writer learns that nobody reads any more.
-    let _ = replace_with_null(STDIN);
+    let _ = StandardStream::Input.release();
 }
 
-fn carry_output(stream: &UnixStream, fd: RawFd) {
-    let _ = copy(stream.as_fd(), borrow(fd));
+fn carry_output(stream: &UnixStream, output: StandardStream) {
+    carry(stream, output);
     // Nobody reads any more: the workload's next write fails.
     let _ = stream.shutdown(Shutdown::Both);
     // The workload may have closed its output and gone on; its reader sees the end of file.
-    // Standard error stays, for nacre's own messages.
-    if fd == STDOUT {
-        let _ = replace_with_null(fd);
+    // Standard error stays open, for nacre's own messages.
+    if output == StandardStream::Output {
+        let _ = output.release();
     }
 }
 
-/// Copies to the end of file.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> nix::Result<()> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let read = match retry(from, PollFlags::POLLIN, |fd| {
-            nix::unistd::read(fd, &mut buffer)
-        })? {
-            0 => return Ok(()),
-            read => read,
-        };
-        let mut rest = &buffer[..read];
-        while !rest.is_empty() {
-            let written = retry(to, PollFlags::POLLOUT, |fd| nix::unistd::write(fd, rest))?;
-            rest = &rest[written..];
-        }
-    }
-}
-
-/// Does what may be interrupted, or would block because somebody else made this file
-/// description non-blocking.
-fn retry(
-    fd: BorrowedFd<'_>,
-    ready: PollFlags,
-    mut call: impl FnMut(BorrowedFd<'_>) -> nix::Result<usize>,
-) -> nix::Result<usize> {
-    loop {
-        match call(fd) {
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let _ = poll(&mut [PollFd::new(fd, ready)], PollTimeout::NONE);
-            }
-            other => return other,
-        }
-    }
-}
-
-pub(super) fn borrow(fd: RawFd) -> BorrowedFd<'static> {
-    // SAFETY: the standard streams are always open: Rust's start opens those that aren't, and
-    // they are only ever replaced.
-    unsafe { BorrowedFd::borrow_raw(fd) }
-}
-
-fn metadata(fd: RawFd) -> io::Result<std::fs::Metadata> {
-    File::from(borrow(fd).try_clone_to_owned()?).metadata()
-}
-
-fn is_null(fd: RawFd) -> io::Result<bool> {
-    let metadata = metadata(fd)?;
-    Ok(metadata.file_type().is_char_device() && metadata.rdev() == libc::makedev(1, 3))
-}
-
-fn are_same(a: RawFd, b: RawFd) -> io::Result<bool> {
-    let (a, b) = (metadata(a)?, metadata(b)?);
-    Ok((a.dev(), a.ino()) == (b.dev(), b.ino()))
-}
-
-/// `/dev/null`, opened before this process leaves the host's file systems.
-static NULL: OnceLock<File> = OnceLock::new();
-
-/// Has what takes the place of streams at hand, wherever this process goes.
-pub(super) fn prepare_to_release() -> io::Result<()> {
-    null().map(drop)
-}
-
-fn null() -> io::Result<&'static File> {
-    if let Some(null) = NULL.get() {
-        return Ok(null);
-    }
-    let null = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/null")?;
-    Ok(NULL.get_or_init(|| null))
-}
-
-fn replace_with_null(fd: RawFd) -> io::Result<()> {
-    let null = null()?;
-    // SAFETY: dup2 takes no pointers, and both descriptors are open.
-    if unsafe { libc::dup2(null.as_raw_fd(), fd) } == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+/// Carries until the end of file, or until nobody takes anything any more.
+fn carry(from: impl AsFd, to: impl AsFd) -> End {
+    Relay::new(from, to, BUFFER).run()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-
     use super::*;
-
-    #[test]
-    fn everything_is_copied_and_a_slow_reader_waited_for() {
-        let (from, mut writer) = UnixStream::pair().unwrap();
-        let (mut reader, to) = UnixStream::pair().unwrap();
-        // Somebody else's doing: both ends non-blocking.
-        from.set_nonblocking(true).unwrap();
-        to.set_nonblocking(true).unwrap();
-        let bytes: Vec<u8> = (0..3_000_000u32).map(|i| (i * 7 / 3) as u8).collect();
-        let sent = bytes.clone();
-        let write = thread::spawn(move || writer.write_all(&sent).unwrap());
-        let relay = thread::spawn(move || copy(from.as_fd(), to.as_fd()));
-        let mut received = Vec::new();
-        thread::sleep(std::time::Duration::from_millis(50));
-        reader.read_to_end(&mut received).unwrap();
-        assert!(received == bytes);
-        write.join().unwrap();
-        relay.join().unwrap().unwrap();
-    }
 
     #[test]
     fn ports_are_expected_for_what_is_wanted_and_no_more() {
@@ -422,20 +312,9 @@ mod tests {
             let ends = (0..wrong).map(|_| UnixStream::pair().unwrap().0).collect();
             assert_eq!(Relays::new(wanted, None, ends).is_some(), wrong == 2);
         }
-        // It is free again, and its end is told.
-        let (streams, mut ends) = expected.expect(Wanted::Terminal).unwrap();
+        // The port is free again.
+        let (streams, _ends) = expected.expect(Wanted::Terminal).unwrap();
         expected.forget(&streams);
-        assert_eq!(ends[0].read(&mut [0]).unwrap(), 0);
         ports.expect(streams.terminal.unwrap()).unwrap();
-    }
-
-    #[test]
-    fn a_reader_that_has_gone_ends_the_copy() {
-        let (from, mut writer) = UnixStream::pair().unwrap();
-        let (reader, to) = UnixStream::pair().unwrap();
-        drop(reader);
-        writer.write_all(b"x").unwrap();
-        let error = copy(from.as_fd(), to.as_fd()).unwrap_err();
-        assert_eq!(error, Errno::EPIPE);
     }
 }

@@ -1,9 +1,9 @@
-//! Where a guest process's terminal is on the host.
+//! A guest process's terminal on the host.
 //!
-//! The guest has the pseudoterminal that the process uses. In the foreground the caller's own
-//! is raw, and its bytes are carried. A caller that gave a console socket gets the master of a
-//! pseudoterminal of the host, whose slave passes everything on and makes nothing of it: it is
-//! the controlling terminal of this process, so that the kernel tells it of another size
+//! The guest has the pseudoterminal that the process uses. In the foreground, the caller's own
+//! terminal is raw, and its bytes are carried. A caller that gave a console socket gets the master
+//! of a pseudoterminal of the host, whose slave passes everything on unprocessed: it is the
+//! controlling terminal of this process, so that the kernel tells this process of a new size
 //! (SIGWINCH), and of the master's end (SIGHUP, and an end of file).
 
 use std::{io, os::fd::OwnedFd, sync::Arc};
@@ -21,9 +21,9 @@ use rustix::{
 
 use crate::isolation::console;
 
-use super::streams;
+use super::stdio::StandardStream;
 
-/// A terminal that this process carries the bytes of.
+/// A terminal whose bytes this process carries.
 #[derive(Debug)]
 pub(super) enum Terminal {
     /// The caller's own, which somebody has made raw.
@@ -31,13 +31,13 @@ pub(super) enum Terminal {
     /// One whose master the caller gets.
     Pair {
         slave: Arc<OwnedFd>,
-        /// Until it is given away, with where it goes.
+        /// The master and the socket that it goes to, until it is given away.
         master: Option<(OwnedFd, OwnedFd)>,
     },
 }
 
 impl Terminal {
-    /// The one of a process that has one: its master goes to `socket`, or it is the caller's.
+    /// Returns the process's terminal, if any: its master goes to `socket`, or it is the caller's.
     pub(super) fn new(process: &Process, socket: Option<OwnedFd>) -> io::Result<Option<Self>> {
         match (process.terminal(), socket) {
             (Some(true), Some(socket)) => Self::pair(process, socket).map(Some),
@@ -46,7 +46,7 @@ impl Terminal {
         }
     }
 
-    /// Makes one whose master goes to `socket`.
+    /// Makes a terminal whose master goes to `socket`.
     fn pair(process: &Process, socket: OwnedFd) -> io::Result<Self> {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let master = openpt(flags)?;
@@ -66,8 +66,8 @@ impl Terminal {
         })
     }
 
-    /// Has the kernel tell this process of what becomes of it, if it is a pair. This process must
-    /// lead a session that has no terminal.
+    /// Makes a pair this process's controlling terminal, so that the kernel signals what becomes of
+    /// it. This process must lead a session that has no terminal.
     pub(super) fn control(&self) -> io::Result<()> {
         match self {
             Self::Foreground => Ok(()),
@@ -75,16 +75,18 @@ impl Terminal {
         }
     }
 
-    /// Whether it is a pair of the host's: its end is the end of the guest's, so that the signals
-    /// that the kernel sends for it needn't be passed on. Those for the caller's own must be.
+    /// Whether it is a pair of the host's: its end is the end of the guest's, so that signals that
+    /// the kernel sends for it needn't be passed on. Those for the caller's own must be.
     pub(super) fn is_pair(&self) -> bool {
         matches!(self, Self::Pair { .. })
     }
 
-    /// How large it is now, if that can be told.
+    /// Returns its current size, if that can be found out.
     pub(super) fn size(&self) -> Option<WindowSize> {
         let size = match self {
-            Self::Foreground => (0..=2).find_map(|fd| tcgetwinsize(streams::borrow(fd)).ok()),
+            Self::Foreground => StandardStream::ALL
+                .into_iter()
+                .find_map(|stream| tcgetwinsize(stream).ok()),
             Self::Pair { slave, .. } => tcgetwinsize(slave).ok(),
         };
         size.map(|size| WindowSize {
@@ -93,7 +95,7 @@ impl Terminal {
         })
     }
 
-    /// Gives the master away, to whoever is at the socket.
+    /// Gives the master to whoever is at the socket.
     pub(super) fn give_away(&mut self) -> Result<(), ConsoleSocketError> {
         if let Self::Pair { master, .. } = self
             && let Some((master, socket)) = master.take()
@@ -104,7 +106,7 @@ impl Terminal {
     }
 }
 
-/// Has the process's terminal be as large as the caller's, which shows it.
+/// Gives the process's terminal the size of the caller's, which shows it.
 pub(super) fn fit(process: &mut Process) {
     if let Some(size) = Terminal::Foreground.size() {
         console::fit(process, winsize(size));

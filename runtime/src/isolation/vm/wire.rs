@@ -1,4 +1,4 @@
-//! What a command says to a container's sandbox process, and where: over a Unix socket in the
+//! The protocol between a command and a container's sandbox process: over a Unix socket in the
 //! container's folder, in messages framed as those to the agent (`nacre_agent::protocol`). A
 //! command may ask several things one after the other; the answers come in that order.
 
@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use nacre_agent::protocol::{self, Failure};
+use nacre_agent::protocol::{self, Failure, Request, Target, WindowSize};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
@@ -25,33 +25,70 @@ use nix::{
         time::{TimeVal, TimeValLike},
     },
 };
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
-use super::streams::Wanted;
+use crate::{log::chain, state::SOCKET};
 
-/// The socket's name in the container's folder, which nobody but its owner can enter.
-pub(crate) const SOCKET: &str = "sandbox";
+use super::streams::Wanted;
 
 /// What a command asks for.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Ask {
-    /// Let the workload go.
+    /// Start the workload.
     Start,
     /// Stop the vCPUs.
     Pause,
-    /// Let them go on.
+    /// Let the vCPUs go on.
     Resume,
-    /// What the VM's disk takes of the host.
+    /// Say what the VM's disk takes up on the host.
     Disk,
-    /// Start a process in the container, which the command stands for until its end:
+    /// Start a process in the container, for which the command stands until its end:
     /// [`Answer::Executed`], and then [`Answer::Exited`]. It is killed if the command goes.
     Exec(Box<Exec>),
     /// Say when the container runs out of memory, until it ends.
     Watch,
-    /// What the agent is to be asked: everything that needs nothing of the sandbox process.
-    Guest(Box<protocol::Request>),
+    /// Ask the agent this: everything that needs nothing of the sandbox process.
+    Guest(GuestAsk),
+}
+
+/// What a command may ask of the agent, about its container. The agent's other requests
+/// ([`Request`]) are the sandbox process's alone.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum GuestAsk {
+    /// Send a signal to processes of the container.
+    Signal { signal: i32, to: Target },
+    /// Change the size of the terminal of the process with this number.
+    Resize { process: u32, size: WindowSize },
+    /// List the container's processes.
+    Processes,
+    /// Say what the container uses.
+    Stats,
+    /// Say how much the guest keeps of what was written to a root that is an overlay.
+    Written,
+    /// Change those limits that are given.
+    Update { resources: Box<LinuxResources> },
+}
+
+impl GuestAsk {
+    /// Returns the request to the agent about the container `id`.
+    pub(super) fn request(self, id: &str) -> Request {
+        let id = id.to_owned();
+        match self {
+            Self::Signal { signal, to } => Request::Signal { id, signal, to },
+            Self::Resize { process, size } => Request::Resize {
+                id,
+                process: Some(process),
+                size,
+            },
+            Self::Processes => Request::Processes { id },
+            Self::Stats => Request::Stats { id },
+            Self::Written => Request::Written,
+            Self::Update { resources } => Request::Update { id, resources },
+        }
+    }
 }
 
 /// A process to be started.
@@ -63,23 +100,23 @@ pub(super) struct Exec {
     pub(super) cgroups: Vec<(String, PathBuf)>,
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
     /// It is done.
     Done,
-    /// What the VM's disk takes of the host, in bytes, if it has one.
+    /// What the VM's disk takes up on the host, in bytes, if it has one.
     Disk { allocated: Option<u64> },
-    /// The process of this number runs. The host's ends of its streams come with it.
+    /// The process of this number runs. The host's ends of its streams come with the answer.
     Executed { number: u32 },
-    /// It has ended.
+    /// The process has ended.
     Exited { status: u8 },
-    /// It ran out of memory. Of its own accord, for one that watches.
+    /// The container ran out of memory. Sent unasked to a command that watches.
     OutOfMemory,
     /// What the agent said.
     Guest(protocol::Answer),
-    /// It wasn't done: by the sandbox process, or by the agent.
+    /// It wasn't done: the sandbox process or the agent failed.
     Failed(Failure),
 }
 
@@ -91,7 +128,7 @@ pub(super) fn listen(folder: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Connects to the sandbox process that listens in a folder; `None` if there is none.
+/// Connects to the sandbox process that listens in a folder; returns `None` if there is none.
 pub(super) fn connect(folder: &Path, timeout: Duration) -> io::Result<Option<UnixStream>> {
     let (_folder, path) = match short(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -113,12 +150,21 @@ pub(super) fn connect(folder: &Path, timeout: Duration) -> io::Result<Option<Uni
     }
 }
 
-/// The socket's path by way of the folder's descriptor: a socket's path has at most 107 bytes.
+/// Returns a path to the socket through the folder's descriptor: a socket's path has at most 107
+/// bytes.
 fn short(folder: &Path) -> io::Result<(OwnedFd, String)> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let folder = open(folder, flags, Mode::empty())?;
     let path = format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd());
     Ok((folder, path))
+}
+
+/// Returns the answer for what wasn't done because of an error.
+pub(super) fn refused(error: &dyn std::error::Error) -> Answer {
+    Answer::Failed(Failure {
+        message: chain(error),
+        status: 1,
+    })
 }
 
 #[cfg(test)]

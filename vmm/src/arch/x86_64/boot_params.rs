@@ -1,4 +1,4 @@
-//! The zero page: what the boot protocol tells the kernel about memory, command line,
+//! The zero page, in which the boot protocol passes the kernel its memory map, command line,
 //! initramfs and random seed (Documentation/arch/x86/zero-page.rst).
 
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
@@ -18,18 +18,18 @@ const UNDEFINED_LOADER: u8 = 0xff;
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
 
-/// A seed for the kernel's random number generator, in the chain of `setup_data`. With it the
-/// generator is ready at once, and nothing in the guest has to wait for entropy.
+/// A seed for the kernel's random number generator, in the `setup_data` chain. It makes the
+/// generator ready at once, and nothing in the guest has to wait for entropy.
 const SETUP_RNG_SEED: u32 = 9;
 pub(super) const RNG_SEED_SIZE: usize = 32;
 
-/// What the zero page tells.
+/// The contents of the zero page.
 pub(super) struct BootParams {
     /// The size of guest memory.
     pub(super) memory_size: u64,
     /// The length of the command line, without its NUL.
     pub(super) cmdline_len: usize,
-    /// Where the initramfs lies, and how long it is.
+    /// The initramfs's address and length.
     pub(super) initramfs: (GuestAddress, u64),
     /// The random seed.
     pub(super) rng_seed: [u8; RNG_SEED_SIZE],
@@ -42,7 +42,7 @@ impl BootParams {
         memory.write_slice(self.zero_page().as_slice(), ZERO_PAGE)
     }
 
-    /// A `struct setup_data`: the next one's address, a type, a length, the data.
+    /// Builds a `struct setup_data`: the next one's address, a type, a length, the data.
     fn setup_data(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16 + RNG_SEED_SIZE);
         bytes.extend_from_slice(&0u64.to_le_bytes());
@@ -61,7 +61,7 @@ impl BootParams {
         params.hdr.cmd_line_ptr = CMDLINE.raw_value() as u32;
         params.hdr.cmdline_size = self.cmdline_len as u32;
         params.hdr.setup_data = SETUP_DATA.raw_value();
-        // Both lie below the hole: 32 bits hold them.
+        // Both lie below the hole, so they fit in 32 bits.
         params.hdr.ramdisk_image = self.initramfs.0.raw_value() as u32;
         params.hdr.ramdisk_size = self.initramfs.1 as u32;
 
@@ -74,7 +74,7 @@ impl BootParams {
     }
 }
 
-/// The map of memory of `size` bytes.
+/// Returns the map of a memory of `size` bytes.
 fn e820(size: u64) -> Vec<boot_e820_entry> {
     let entry = |start: u64, end: u64, type_| boot_e820_entry {
         addr: start,
@@ -131,7 +131,7 @@ mod tests {
         .write(&memory)
         .unwrap();
 
-        // Offsets of zero-page.rst and boot.rst.
+        // Offsets from zero-page.rst and boot.rst.
         let at = |offset: u64| GuestAddress(ZERO_PAGE.0 + offset);
         assert_eq!(memory.read_obj::<u8>(at(0x1e8)).unwrap(), 3);
         assert_eq!(memory.read_obj::<u16>(at(0x1fe)).unwrap(), 0xaa55);

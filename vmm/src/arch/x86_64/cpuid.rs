@@ -1,6 +1,6 @@
-//! What CPUID tells the guest: what KVM supports but for performance counters and, unless it was
-//! asked for, virtualization, with each vCPU's own APIC id and a topology of one package with one
-//! single-threaded core a vCPU.
+//! What CPUID tells the guest: what KVM supports, except performance counters and, unless
+//! requested, virtualization, with each vCPU's own APIC id and a topology of one package with one
+//! single-threaded core per vCPU.
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
@@ -9,14 +9,14 @@ const HYPERVISOR: u32 = 1 << 31;
 const TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 1, ECX: performance capabilities (Intel).
 const PDCM: u32 = 1 << 15;
-/// Leaf 1, ECX: virtualization, and the measured launch of what virtualizes (Intel). KVM gives a
-/// guest the registers of what CPUID shows, and of nothing else.
+/// Leaf 1, ECX: virtualization, and the measured launch of a hypervisor (Intel). KVM gives a guest
+/// the registers of the features that CPUID shows, and no others.
 const VMX: u32 = 1 << 5;
 const SMX: u32 = 1 << 6;
 /// Leaf 0x8000_0001, ECX: the same (AMD).
 const SVM: u32 = 1 << 2;
 const SKINIT: u32 = 1 << 12;
-/// What SVM can do.
+/// The features of SVM.
 const SVM_LEAF: u32 = 0x8000_000a;
 /// Leaf 1, EDX: the package has more than one logical processor.
 const HTT: u32 = 1 << 28;
@@ -25,11 +25,11 @@ const CMP_LEGACY: u32 = 1 << 1;
 /// Leaf 0x8000_0001, ECX: performance counters of the core, the northbridge, the cache (AMD).
 const PERF_COUNTERS: u32 = 1 << 23 | 1 << 24 | 1 << 28;
 
-/// Leaf 0, EBX: how the names of the vendors start whose processors have AMD's leaves.
+/// Leaf 0, EBX: the beginning of the names of the vendors whose processors have AMD's leaves.
 const AUTH_ENTIC_AMD: u32 = u32::from_le_bytes(*b"Auth");
 const HYGO_N_GENUINE: u32 = u32::from_le_bytes(*b"Hygo");
 
-/// Who the vCPU is, among how many.
+/// A vCPU's id, and how many there are.
 struct Vcpu {
     id: u32,
     count: u32,
@@ -38,8 +38,8 @@ struct Vcpu {
     amd: bool,
 }
 
-/// Whether `supported` (from `KVM_GET_SUPPORTED_CPUID`) has what a guest needs for virtual machines
-/// of its own: KVM leaves it out where its module's parameter `nested` is off.
+/// Returns whether `supported` (from `KVM_GET_SUPPORTED_CPUID`) has what a guest needs for virtual
+/// machines of its own: KVM leaves it out if its module's parameter `nested` is off.
 pub(super) fn can_nest(supported: &CpuId) -> bool {
     let has = |function, bit| {
         let mut entries = supported.as_slice().iter();
@@ -48,11 +48,11 @@ pub(super) fn can_nest(supported: &CpuId) -> bool {
     has(1, VMX) || has(0x8000_0001, SVM)
 }
 
-/// `supported` (from `KVM_GET_SUPPORTED_CPUID`) made into what vCPU `id` of `count` sees.
+/// Turns `supported` (from `KVM_GET_SUPPORTED_CPUID`) into what vCPU `id` of `count` sees.
 ///
 /// # Errors
 ///
-/// When the list would be longer than KVM takes.
+/// If the list would be longer than KVM accepts.
 pub(super) fn for_vcpu(
     supported: &CpuId,
     id: u8,
@@ -72,7 +72,7 @@ pub(super) fn for_vcpu(
         amd: matches!(vendor, AUTH_ENTIC_AMD | HYGO_N_GENUINE),
     };
 
-    // Topology leaves with sublevels are made anew. Leaves of performance counters go.
+    // Topology leaves with sublevels are rebuilt. Leaves of performance counters are removed.
     let mut entries: Vec<kvm_cpuid_entry2> = supported
         .iter()
         .filter(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026))
@@ -105,8 +105,8 @@ impl Vcpu {
                 set(&mut entry.ecx, TSC_DEADLINE, self.tsc_deadline);
                 set(&mut entry.edx, HTT, self.count > 1);
             }
-            // Deterministic cache parameters (Intel): how many APIC ids share the cache, and
-            // how many number the package's cores. An entry of type 0 ends the list.
+            // Deterministic cache parameters (Intel): how many APIC ids share the cache, and how
+            // many are reserved for the package's cores. An entry of type 0 ends the list.
             4 if entry.eax & 0x1f != 0 => {
                 let sharing = self.sharing(entry).next_power_of_two();
                 entry.eax = (entry.eax & 0x3fff)
@@ -139,19 +139,20 @@ impl Vcpu {
         }
     }
 
-    /// How many cores share the cache that an entry of leaf 4 or 0x8000_001d describes: all
-    /// of them the third level, each has its own otherwise.
+    /// Returns how many cores share the cache that an entry of leaf 4 or 0x8000_001d describes: all
+    /// of them share the third level; other caches belong to one core.
     fn sharing(&self, cache: &kvm_cpuid_entry2) -> u32 {
         let level = cache.eax >> 5 & 0x7;
         if level >= 3 { self.count } else { 1 }
     }
 
-    /// How many bits of an APIC id number the cores.
+    /// Returns how many bits of an APIC id number the cores.
     fn core_bits(&self) -> u32 {
         self.count.next_power_of_two().trailing_zeros()
     }
 
-    /// The extended topology leaves, 0xb and 0x1f: threads (one a core), cores, and the end.
+    /// Returns the extended topology leaves, 0xb and 0x1f: threads (one per core), cores, and the
+    /// end.
     fn extended_topology(&self, function: u32) -> [kvm_cpuid_entry2; 3] {
         const THREADS: u32 = 1 << 8;
         const CORES: u32 = 2 << 8;
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn the_topology_is_one_package_of_single_threaded_cores() {
         let cpuid = for_vcpu(&supported(0xd), 0, 6, true, false).unwrap();
-        // An L3 cache is shared by all; eight APIC ids hold six cores.
+        // All share an L3 cache; eight APIC ids hold six cores.
         assert_eq!(leaf(&cpuid, 4, 0).eax, 7 << 26 | 7 << 14 | 0x163);
         assert_eq!(leaf(&cpuid, 0x8000_001d, 0).eax, 5 << 14 | 0x163);
         assert_eq!(leaf(&cpuid, 0x8000_0008, 0).ecx, 0x3005);
@@ -296,7 +297,7 @@ mod tests {
             let amd = leaf(&cpuid, 0x8000_0001, 0).ecx;
             assert_eq!(amd & !SVM, 0x40);
         }
-        // Asking makes nothing of nothing.
+        // Requesting what isn't supported has no effect.
         let cpuid = for_vcpu(&supported(0xd), 0, 1, false, true).unwrap();
         assert!(!can_nest(&cpuid));
     }

@@ -1,5 +1,5 @@
-//! The MP table, from which a kernel without ACPI learns of its processors and of the I/O
-//! APIC's pins (Intel MultiProcessor Specification 1.4, chapter 4).
+//! The MP table, which tells a kernel without ACPI about its processors and the I/O APIC's pins
+//! (Intel MultiProcessor Specification 1.4, chapter 4).
 
 use vm_memory::{Address, Bytes, GuestMemoryError, GuestMemoryMmap};
 
@@ -8,9 +8,9 @@ use super::layout::{IO_APIC, LOCAL_APIC, MP_TABLE};
 const SPEC_REVISION: u8 = 4;
 const LOCAL_APIC_VERSION: u8 = 0x14;
 const IO_APIC_VERSION: u8 = 0x11;
-/// How many pins KVM's I/O APIC has.
+/// The number of pins of KVM's I/O APIC.
 const IO_APIC_PINS: u8 = 24;
-/// The cascade of the two PICs: no device interrupts there.
+/// The cascade of the two PICs: no device has this interrupt.
 pub(super) const CASCADE: u8 = 2;
 /// The interrupt of a PC's timer.
 const TIMER: u8 = 0;
@@ -41,7 +41,7 @@ pub(super) fn write(
     memory.write_slice(&table(vcpus, timer_pin), MP_TABLE)
 }
 
-/// The floating pointer structure and the configuration table right after it.
+/// Builds the floating pointer structure and the configuration table right after it.
 fn table(vcpus: u8, timer_pin: u8) -> Vec<u8> {
     let mut bytes = floating_pointer(MP_TABLE.raw_value() as u32 + 16);
     bytes.extend(configuration(vcpus, timer_pin));
@@ -51,8 +51,8 @@ fn table(vcpus: u8, timer_pin: u8) -> Vec<u8> {
 fn floating_pointer(table: u32) -> Vec<u8> {
     let mut bytes = b"_MP_".to_vec();
     bytes.extend(table.to_le_bytes());
-    // Length in paragraphs, revision, checksum, and the feature bytes: a configuration table
-    // is there, and no PIC mode.
+    // Length in paragraphs, revision, checksum, and the feature bytes: there is a configuration
+    // table, and no PIC mode.
     bytes.extend([1, SPEC_REVISION, 0, 0, 0, 0, 0, 0]);
     bytes[10] = checksum(&bytes);
     bytes
@@ -77,8 +77,8 @@ fn configuration(vcpus: u8, timer_pin: u8) -> Vec<u8> {
         ]
         .concat(),
     );
-    // Polarity and trigger (the two zeros) are the bus's: ISA's are active high and edge, as
-    // an irqfd pulses its line.
+    // Polarity and trigger (the two zeros) are as the bus has them: ISA's interrupts are active
+    // high and edge-triggered, just as an irqfd pulses its line.
     for irq in (0..IO_APIC_PINS).filter(|&irq| irq != CASCADE) {
         let pin = if irq == TIMER { timer_pin } else { irq };
         entries.push(vec![IO_INTERRUPT, INT, 0, 0, ISA_BUS, irq, io_apic_id, pin]);
@@ -110,7 +110,7 @@ fn configuration(vcpus: u8, timer_pin: u8) -> Vec<u8> {
     bytes
 }
 
-/// The byte that makes all of them add up to 0.
+/// Returns the byte that makes the sum of all of them 0.
 fn checksum(bytes: &[u8]) -> u8 {
     bytes
         .iter()

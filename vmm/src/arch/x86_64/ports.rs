@@ -1,5 +1,5 @@
-//! I/O ports: the serial console, the two ways for a guest to end, and harmless answers to
-//! whoever looks for a PC's other devices.
+//! I/O ports: the serial console, the two ways for a guest to end, and harmless answers to a guest
+//! that looks for a PC's other devices.
 
 use std::io;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use vm_superio::{Serial, Trigger, serial::NoEvents};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::console::ConsoleWriter;
-use crate::vm::Exit;
+use crate::exit::Exit;
 
 const COM1: u16 = 0x3f8;
 const COM1_LAST: u16 = COM1 + 7;
@@ -19,8 +19,8 @@ const COM1_IRQ: u32 = 4;
 const EXIT_PORT: u16 = 0x600;
 const EXIT_POWER_OFF: u8 = 0x34;
 
-/// The keyboard controller's command and status port, and the command that pulses the reset
-/// line: how Linux reboots with `reboot=k`.
+/// The keyboard controller's command and status port, and the command that pulses the reset line:
+/// Linux reboots this way with `reboot=k`.
 const I8042_COMMAND: u16 = 0x64;
 const I8042_RESET: u8 = 0xfe;
 
@@ -28,13 +28,13 @@ const I8042_RESET: u8 = 0xfe;
 const CMOS_DATA: u16 = 0x71;
 
 /// Timer and parity status. Bit 5 is the output of the timer's channel 2, which a kernel that
-/// calibrates against it waits for; bits 6 and 7 would say that memory is broken.
+/// calibrates against it waits for; bits 6 and 7 would mean that memory is broken.
 const SYSTEM_CONTROL: u16 = 0x61;
 const TIMER_2_OUT: u8 = 1 << 5;
 
 /// The I/O ports of the machine.
 ///
-/// Its one lock is taken for the length of one access.
+/// Its one lock is held for a single access.
 pub(crate) struct Ports {
     serial: Mutex<Serial<SerialInterrupt, NoEvents, ConsoleWriter>>,
 }
@@ -44,7 +44,7 @@ impl Ports {
     ///
     /// # Errors
     ///
-    /// When its interrupt can't be created.
+    /// If its interrupt can't be created.
     pub(crate) fn new(vm: &VmFd, console: ConsoleWriter) -> io::Result<Ports> {
         let interrupt = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         vm.register_irqfd(&interrupt, COM1_IRQ)?;
@@ -57,16 +57,16 @@ impl Ports {
         }
     }
 
-    /// The guest writes `data` to `port`. Some writes end the machine.
+    /// Handles the guest's write of `data` to `port`. Some writes end the machine.
     ///
-    /// A string instruction brings many bytes for the one port.
+    /// A string instruction writes many bytes to one port.
     pub(crate) fn write(&self, port: u16, data: &[u8]) -> Option<Exit> {
         match (port, data.first()) {
             (COM1..=COM1_LAST, _) => {
                 let mut serial = self.serial.lock().unwrap_or_else(|e| e.into_inner());
                 for &byte in data {
-                    // An interrupt already pending and a log that can't be written are no
-                    // business of the guest's.
+                    // The guest needn't know about an interrupt that is already pending or a log
+                    // that can't be written.
                     let _ = serial.write((port - COM1) as u8, byte);
                 }
                 None
@@ -77,7 +77,7 @@ impl Ports {
         }
     }
 
-    /// The guest reads from `port`.
+    /// Handles the guest's read from `port`.
     pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
         match port {
             COM1..=COM1_LAST => {
@@ -86,8 +86,8 @@ impl Ports {
                     *byte = serial.read((port - COM1) as u8);
                 }
             }
-            // The keyboard controller is ready for a command, the clock isn't being updated:
-            // what a kernel waits for before it goes on.
+            // The keyboard controller is ready for a command, and the clock isn't being updated: a
+            // kernel waits for both before it continues.
             I8042_COMMAND | CMOS_DATA => data.fill(0),
             SYSTEM_CONTROL => data.fill(TIMER_2_OUT),
             // A floating bus.

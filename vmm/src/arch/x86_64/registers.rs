@@ -1,5 +1,5 @@
-//! The state a kernel is entered in: long mode, with a GDT and an identity map, as the 64-bit
-//! boot protocol asks (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
+//! The state in which a kernel is entered: long mode, with a GDT and an identity map, as the 64-bit
+//! boot protocol requires (Documentation/arch/x86/boot.rst, "64-bit Boot Protocol").
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
@@ -7,7 +7,7 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap}
 use super::layout::{GDT, IDENTITY_MAPPED, PAGE_DIRECTORY, PDPT, PML4, ZERO_PAGE};
 
 // Selectors that the boot protocol prescribes: __BOOT_CS and __BOOT_DS.
-pub(super) const CODE_SELECTOR: u16 = 0x10;
+pub(crate) const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 
@@ -25,7 +25,7 @@ const LARGE_PAGE: u64 = 1 << 7;
 const LARGE_PAGE_SIZE: u64 = 2 << 20;
 
 /// Writes the GDT and the page tables that [`long_mode`] points to.
-pub(super) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+pub(crate) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
     let gdt = [
         0,
         0,
@@ -52,8 +52,8 @@ fn write_words(
     memory.write_slice(&bytes, address)
 }
 
-/// `sregs` as KVM gave it, put into long mode.
-pub(super) fn long_mode(mut sregs: kvm_sregs) -> kvm_sregs {
+/// Puts `sregs`, as KVM returned it, into long mode.
+pub(crate) fn long_mode(mut sregs: kvm_sregs) -> kvm_sregs {
     sregs.cs = code();
     for segment in [
         &mut sregs.ds,
@@ -76,8 +76,8 @@ pub(super) fn long_mode(mut sregs: kvm_sregs) -> kvm_sregs {
     sregs
 }
 
-/// The registers at the kernel's `entry`: RSI holds the zero page's address.
-pub(super) fn at_entry(entry: GuestAddress) -> kvm_regs {
+/// Returns the registers at the kernel's `entry`: RSI holds the zero page's address.
+pub(crate) fn at_entry(entry: GuestAddress) -> kvm_regs {
     kvm_regs {
         rip: entry.raw_value(),
         rsi: ZERO_PAGE.raw_value(),
@@ -115,7 +115,7 @@ fn data() -> kvm_segment {
     }
 }
 
-/// A busy 64-bit TSS: entering a guest needs one, the kernel loads its own.
+/// A busy 64-bit TSS: entering a guest requires one; the kernel loads its own.
 fn task() -> kvm_segment {
     kvm_segment {
         s: 0,
@@ -123,7 +123,7 @@ fn task() -> kvm_segment {
     }
 }
 
-/// The descriptor of a segment (Intel SDM volume 3, section 3.4.5).
+/// Returns a segment's descriptor (Intel SDM volume 3, section 3.4.5).
 fn descriptor(segment: &kvm_segment) -> u64 {
     let limit = if segment.g == 1 {
         u64::from(segment.limit >> 12)

@@ -1,9 +1,9 @@
-//! The memory balloon device (virtio 1.3, section 5.5), for free page reporting only: the
-//! guest tells which of its pages it doesn't use, and the host takes the memory behind them
-//! back (5.5.6.7). A page that is used again is a fresh one.
+//! The memory balloon device (virtio 1.3, section 5.5), only for free page reporting: the guest
+//! reports which of its pages it doesn't use, and the host takes back the memory behind them
+//! (5.5.6.7). A page that is used again starts fresh.
 //!
-//! The balloon itself stays empty: the device never asks for pages, and returns what a driver
-//! gives or takes all the same.
+//! The balloon itself stays empty: the device never asks for pages, but still returns the chains in
+//! which a driver gives or takes some.
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -18,22 +18,22 @@ use super::{ActivateError, Activation, VirtioDevice, config};
 /// `VIRTIO_BALLOON_F_REPORTING`
 const REPORTING: u64 = 1 << 5;
 
-/// Inflate, deflate and reporting queue. Of the queues that a device can have between the
-/// last two this one has none, and drivers count those only that there are.
+/// Inflate, deflate and reporting queue. A device can have other queues between the last two; this
+/// one has none, and drivers count only the queues that exist.
 const QUEUE_SIZES: [u16; 3] = [16, 16, 32];
 const REPORTING_QUEUE: usize = 2;
 
-/// `struct virtio_balloon_config`: pages that the host wants, pages that it has.
+/// `struct virtio_balloon_config`: the pages that the host wants, and the pages that it has.
 const CONFIG: [u8; 8] = [0; 8];
 
-/// The device.
+/// The balloon device.
 #[derive(Default)]
 pub struct Balloon {
     thread: Option<DeviceThread>,
 }
 
 impl Balloon {
-    /// A device.
+    /// Makes a device.
     pub fn new() -> Balloon {
         Balloon::default()
     }
@@ -101,7 +101,7 @@ fn serve(
     Ok(queue.signal()?)
 }
 
-/// Gives the host the whole pages of what the guest reports.
+/// Gives the host the whole pages in what the guest reports.
 fn take_back(chain: &Chain<'_>, memory: &GuestMemoryMmap) {
     for part in chain.writable.parts() {
         if let Some((start, length)) = whole_pages(part) {
@@ -116,8 +116,8 @@ fn take_back(chain: &Chain<'_>, memory: &GuestMemoryMmap) {
             } else {
                 libc::MADV_DONTNEED
             };
-            // SAFETY: the range is guest memory, whose content is the guest's to give up; the
-            // mapping stays. Where the host refuses, the memory stays where it is.
+            // SAFETY: the range is guest memory, whose content the guest may give up; the mapping
+            // stays. If the host refuses, the memory stays where it is.
             unsafe { libc::madvise(start as *mut libc::c_void, length, advice) };
         }
     }
@@ -163,7 +163,7 @@ mod tests {
         let mut machine = Machine::new(Balloon::new());
         let size = 8 * PAGE;
         machine.write(AT, &vec![7; size as usize]);
-        // From within a page to within a page; a page; less than one.
+        // From within a page to within another; a page; less than one.
         report(
             &mut machine,
             &[

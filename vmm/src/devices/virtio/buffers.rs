@@ -1,14 +1,14 @@
-//! Buffers of the driver: one direction of a descriptor chain, in guest memory.
+//! The driver's buffers: one direction of a descriptor chain, in guest memory.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use vm_memory::VolatileSlice;
 
-/// The kernel's limit on the parts of one vectored read or write.
+/// The kernel's limit on the number of parts in one vectored read or write.
 pub(crate) const MAX_PARTS: usize = libc::UIO_MAXIOV as usize;
 
-/// Pieces of guest memory, used from the front. Each was checked to lie in guest memory.
+/// Pieces of guest memory, consumed from the front. Each was checked to lie in guest memory.
 #[derive(Default)]
 pub(crate) struct Buffers<'m> {
     parts: Vec<VolatileSlice<'m>>,
@@ -21,7 +21,7 @@ impl<'m> Buffers<'m> {
         }
     }
 
-    /// Bytes left.
+    /// Returns how many bytes are left.
     pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(VolatileSlice::len).sum()
     }
@@ -34,7 +34,7 @@ impl<'m> Buffers<'m> {
         &self.parts
     }
 
-    /// Takes the first `count` bytes off, or all of them if there are fewer.
+    /// Takes off the first `count` bytes, or all of them if there are fewer.
     pub(crate) fn take(&mut self, count: usize) -> Buffers<'m> {
         let mut front = Buffers::default();
         let mut left = count;
@@ -58,8 +58,8 @@ impl<'m> Buffers<'m> {
         front
     }
 
-    /// Copies bytes out and takes them off. Returns how many: fewer than asked for if there
-    /// are no more.
+    /// Copies bytes out and takes them off. Returns how many: fewer than requested if there are no
+    /// more.
     pub(crate) fn read(&mut self, to: &mut [u8]) -> usize {
         let mut done = 0;
         for part in self.take(to.len()).parts {
@@ -69,7 +69,7 @@ impl<'m> Buffers<'m> {
         done
     }
 
-    /// Copies bytes out and leaves them there. Returns how many, as [`Self::read`] does.
+    /// Copies bytes out without taking them off. Returns how many, like [`Self::read`].
     pub(crate) fn peek(&self, to: &mut [u8]) -> usize {
         let mut done = 0;
         for part in &self.parts {
@@ -78,7 +78,7 @@ impl<'m> Buffers<'m> {
         done
     }
 
-    /// Copies bytes in and takes their room off. Returns how many fitted.
+    /// Copies bytes in and takes off the room that they fill. Returns how many fitted.
     pub(crate) fn write(&mut self, from: &[u8]) -> usize {
         let mut done = 0;
         for part in self.take(from.len()).parts {
@@ -88,8 +88,8 @@ impl<'m> Buffers<'m> {
         done
     }
 
-    /// Sends from the front to a stream socket, without waiting and without `SIGPIPE`.
-    /// Returns how many bytes went; they aren't taken off.
+    /// Sends from the front to a stream socket, without blocking and without `SIGPIPE`. Returns how
+    /// many bytes were sent; they aren't taken off.
     pub(crate) fn send(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut iovecs = self.iovecs(usize::MAX);
         let message = message(&mut iovecs);
@@ -104,8 +104,9 @@ impl<'m> Buffers<'m> {
         })
     }
 
-    /// Receives at most `limit` bytes from a stream socket into the front, without waiting.
-    /// Returns how many bytes came, 0 at the end of the stream; their room isn't taken off.
+    /// Receives at most `limit` bytes from a stream socket into the front, without blocking.
+    /// Returns how many bytes were received, 0 at the end of the stream; their room isn't taken
+    /// off.
     pub(crate) fn receive(&self, socket: BorrowedFd<'_>, limit: usize) -> io::Result<usize> {
         let mut iovecs = self.iovecs(limit);
         let mut message = message(&mut iovecs);
@@ -138,7 +139,7 @@ fn message(iovecs: &mut [libc::iovec]) -> libc::msghdr {
     message
 }
 
-/// Repeats a system call that a signal broke off.
+/// Repeats a system call that a signal interrupted.
 pub(crate) fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {

@@ -1,4 +1,4 @@
-//! Reading a configuration space.
+//! Reads a configuration space.
 
 /// Copies what `config` has from `offset` on to `data`; the rest of `data` stays as it is.
 pub(crate) fn read(config: &[u8], offset: u64, data: &mut [u8]) {

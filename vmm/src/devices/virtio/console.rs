@@ -1,12 +1,11 @@
 //! The console device (virtio 1.3, section 5.3) with one port: `hvc0` in the guest.
 //!
-//! What the guest writes goes to a file, what comes from another goes to the guest. Neither is
-//! waited for: a full pipe holds the guest's queue up, and nothing else. What the guest can
-//! make the host allocate is a buffer of [`PIECE`] bytes.
+//! What the guest writes goes to a file, and what is read from another goes to the guest. Neither
+//! is waited for: a full pipe delays only the guest's queue. What the guest can make the host
+//! allocate is a buffer of [`PIECE`] bytes.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
@@ -14,17 +13,18 @@ use vm_memory::GuestMemoryMmap;
 
 use super::buffers::Buffers;
 use super::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
-use super::thread::{DeviceThread, Failure, Stop, poll, poll_for};
+use super::thread::{DeviceThread, Failure, Stop};
 use super::{ActivateError, Activation, VirtioDevice};
+use crate::wait::Wait;
 
-/// How much is read or written at a time. A pipe that is ready for writing takes as much
-/// without waiting (`PIPE_BUF`).
+/// How much is read or written at a time. A pipe that is ready for writing accepts this much
+/// without blocking (`PIPE_BUF`).
 const PIECE: usize = 4096;
 
 /// Receive and transmit queue.
 const QUEUE_SIZES: [u16; 2] = [64, 64];
 
-/// The device.
+/// The console device.
 pub struct Console {
     input: Option<Arc<File>>,
     output: Arc<File>,
@@ -32,9 +32,9 @@ pub struct Console {
 }
 
 impl Console {
-    /// A console that reads what the guest gets from `input`, if there is one, and writes what
-    /// the guest says to `output`. At the end of `input` the guest gets no more; after an error
-    /// of `output` what the guest says is dropped.
+    /// Makes a console that reads the guest's input from `input`, if there is one, and writes the
+    /// guest's output to `output`. At the end of `input` the guest gets no more; after an error of
+    /// `output` the guest's output is dropped.
     pub fn new(input: Option<File>, output: File) -> Console {
         Console {
             input: input.map(Arc::new),
@@ -81,6 +81,18 @@ impl VirtioDevice for Console {
     }
 }
 
+/// What the console can be woken by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Stop,
+    /// The driver has buffers for input.
+    Buffers,
+    /// The driver has output.
+    Chains,
+    Input,
+    Output,
+}
+
 struct Worker {
     receive: DeviceQueue,
     transmit: DeviceQueue,
@@ -90,32 +102,35 @@ struct Worker {
 
 impl Worker {
     fn run(&mut self, memory: &GuestMemoryMmap, stop: &Stop) -> Result<(), Failure> {
-        // What the guest says and `output` hasn't taken: the chain's head and its rest.
+        // The guest's output that `output` hasn't accepted: the chain's head and its rest.
         let mut saying: Option<(u16, Buffers<'_>)> = None;
         // The guest has no buffer for input.
         let mut starved = false;
         while !stop.requested() {
-            let mut polled = [
-                poll_for(stop.event().as_raw_fd(), libc::POLLIN),
-                poll_for(self.receive.notify().as_raw_fd(), libc::POLLIN),
-                poll_for(self.transmit.notify().as_raw_fd(), libc::POLLIN),
-                // Negative ones are passed over.
-                poll_for(descriptor(&self.input, !starved), libc::POLLIN),
-                poll_for(descriptor(&self.output, saying.is_some()), libc::POLLOUT),
-            ];
-            poll(&mut polled)?;
-            let [_, buffers, chains, input, output] = polled.map(|file| file.revents != 0);
-            if buffers {
+            let mut wait = Wait::with_capacity(5);
+            wait.readable(Event::Stop, stop.event());
+            wait.readable(Event::Buffers, self.receive.notify());
+            wait.readable(Event::Chains, self.transmit.notify());
+            if let Some(input) = self.input.as_deref().filter(|_| !starved) {
+                wait.readable(Event::Input, input);
+            }
+            if let Some(output) = self.output.as_deref().filter(|_| saying.is_some()) {
+                wait.add(Event::Output, output, libc::POLLOUT);
+            }
+            let ready = wait.wait()?;
+            if ready.has(Event::Buffers) {
                 self.receive.acknowledge();
                 starved = false;
             }
-            if chains {
+            if ready.has(Event::Chains) {
                 self.transmit.acknowledge();
             }
-            if input {
+            if ready.has(Event::Input) {
                 starved = !self.hear(memory)?;
             }
-            if output && let Some((_, rest)) = &mut saying {
+            if ready.has(Event::Output)
+                && let Some((_, rest)) = &mut saying
+            {
                 self.say(rest);
             }
             self.take_chains(memory, &mut saying, stop)?;
@@ -123,7 +138,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives the guest what there is of input. False if it has no buffer for it.
+    /// Gives the guest the available input. Returns false if it has no buffer for it.
     fn hear(&mut self, memory: &GuestMemoryMmap) -> Result<bool, Failure> {
         let mut available = self.receive.pop(memory)?;
         if available.is_none() && self.receive.resume_notifications()? {
@@ -160,7 +175,7 @@ impl Worker {
         Ok(true)
     }
 
-    /// Writes a piece, of which `output` is ready to take some.
+    /// Writes a piece, some of which `output` is ready to accept.
     fn say(&mut self, rest: &mut Buffers<'_>) {
         let Some(mut output) = self.output.as_deref() else {
             return;
@@ -176,7 +191,7 @@ impl Worker {
         }
     }
 
-    /// Returns the chain that has been said, and takes the next that has something to say.
+    /// Returns the chain that has been written, and takes the next one that has output.
     fn take_chains<'m>(
         &mut self,
         memory: &'m GuestMemoryMmap,
@@ -201,13 +216,6 @@ impl Worker {
     }
 }
 
-fn descriptor(file: &Option<Arc<File>>, wanted: bool) -> i32 {
-    match file {
-        Some(file) if wanted => file.as_raw_fd(),
-        _ => -1,
-    }
-}
-
 fn retried(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -225,7 +233,7 @@ mod tests {
     const RX: usize = 0;
     const TX: usize = 1;
 
-    /// A console whose ends are pipes: the machine, what the guest hears, what it says.
+    /// Makes a console whose ends are pipes: the machine, the guest's input, the guest's output.
     fn console() -> (Machine<Console>, io::PipeWriter, io::PipeReader) {
         let (input, to_guest) = io::pipe().unwrap();
         let (from_guest, output) = io::pipe().unwrap();
@@ -247,7 +255,7 @@ mod tests {
     #[test]
     fn the_guest_hears() {
         let (mut machine, mut to_guest, _from_guest) = console();
-        // Before there is a buffer, and after.
+        // Before there is a buffer, and afterwards.
         to_guest.write_all(b"early").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(20));
         assert_eq!(machine.queues[RX].run(&[(BUFFERS, 100, true)]), 5);
@@ -313,7 +321,7 @@ mod tests {
 
     #[test]
     fn broken_queues_stop_the_device() {
-        // Nothing needs to be said or heard for the device to look at the transmit queue.
+        // The device looks at the transmit queue even without input or output.
         let new = || {
             let null = File::options().write(true).open("/dev/null").unwrap();
             Console::new(None, null)

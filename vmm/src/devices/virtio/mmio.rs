@@ -1,13 +1,13 @@
 //! The MMIO transport (virtio 1.3, section 4.2): a page of registers through which a driver
-//! negotiates features, sets queues up and learns of interrupts.
+//! negotiates features, sets up queues and receives interrupts.
 //!
-//! The driver is the guest's: no value it writes is trusted. What the specification forbids a
-//! driver to do is ignored, but for a queue that can't work, which makes the device ask for a
-//! reset.
+//! The driver belongs to the guest: no value that it writes is trusted. What the specification
+//! forbids a driver to do is ignored, except for a queue that can't work, which makes the device
+//! ask for a reset.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
@@ -88,11 +88,11 @@ impl QueueConfig {
         self.driver = 0;
         self.device = 0;
         self.ready = false;
-        // A notification from before says nothing about the next life. There may be none.
+        // A notification from before the reset means nothing after it. There may be none.
         let _ = self.notify.read();
     }
 
-    /// The queue, if it could work: its size is one that the device offers, its rings are
+    /// Builds the queue, if it could work: its size is one that the device offers, its rings are
     /// aligned and lie wholly in guest memory.
     fn build(&self, memory: &GuestMemoryMmap) -> Option<Queue> {
         let mut queue = Queue::new(self.max_size).ok()?;
@@ -122,22 +122,35 @@ struct Line {
     generation: AtomicU32,
     /// How often the device has failed.
     failures: AtomicU32,
+    /// Whether somebody else raises the interrupt, too, who can't set its bits.
+    is_shared: AtomicBool,
     irq: EventFd,
 }
 
 impl Line {
     fn raise(&self, why: u32) {
         self.interrupt.fetch_or(why, Ordering::AcqRel);
-        // Only a counter at its maximum makes this fail: the interrupt is pending then.
+        // This fails only if the counter is at its maximum: then the interrupt is pending.
         let _ = self.irq.write(1);
+    }
+
+    /// Returns the `InterruptStatus` register. A driver that is told of a used buffer looks at its
+    /// rings, and finds nothing new if there isn't any.
+    fn interrupt_status(&self) -> u32 {
+        let known = self.interrupt.load(Ordering::Acquire);
+        if self.is_shared.load(Ordering::Acquire) {
+            known | USED_BUFFER
+        } else {
+            known
+        }
     }
 
     fn status(&self) -> u32 {
         self.status.load(Ordering::Acquire)
     }
 
-    /// Whether one more failure is to be reported: the guest can make a device fail as often
-    /// as it likes, but not the log grow.
+    /// Returns whether another failure is to be reported: the guest can make a device fail any
+    /// number of times, but must not make the log grow.
     fn counts_as_news(&self) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed) < REPORTED_FAILURES
     }
@@ -162,6 +175,11 @@ impl Interrupt for Line {
         if before & DRIVER_OK != 0 {
             self.signal_config();
         }
+    }
+
+    fn used_event(&self) -> Option<&EventFd> {
+        self.is_shared.store(true, Ordering::Release);
+        Some(&self.irq)
     }
 }
 
@@ -196,6 +214,7 @@ impl MmioTransport {
             interrupt: AtomicU32::new(0),
             generation: AtomicU32::new(0),
             failures: AtomicU32::new(0),
+            is_shared: AtomicBool::new(false),
             irq: event()?,
         });
         Ok(MmioTransport {
@@ -211,17 +230,17 @@ impl MmioTransport {
         })
     }
 
-    /// The event that raises the device's interrupt.
+    /// Returns the event that raises the device's interrupt.
     pub(crate) fn irq(&self) -> &EventFd {
         &self.line.irq
     }
 
-    /// The event of each queue's notifications, in the queues' order.
+    /// Returns the event for each queue's notifications, in the order of the queues.
     pub(crate) fn notify_events(&self) -> impl Iterator<Item = &EventFd> {
         self.queues.iter().map(|queue| &queue.notify)
     }
 
-    /// The driver reads `data` from `offset`.
+    /// Handles the driver's read of `data` from `offset`.
     pub(crate) fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if offset >= CONFIG {
@@ -239,19 +258,20 @@ impl MmioTransport {
             0x008 => self.device.device_type(),
             0x00c => VENDOR,
             0x010 => word(self.device.features(), self.device_features_select),
-            // A queue that isn't there has size 0.
+            // A queue that doesn't exist has size 0.
             0x034 => queue.map_or(0, |queue| queue.max_size.into()),
             0x044 => queue.map_or(0, |queue| queue.ready.into()),
-            0x060 => self.line.interrupt.load(Ordering::Acquire),
+            0x060 => self.line.interrupt_status(),
             0x070 => self.line.status(),
-            // Shared memory regions: there is none, which a length and a base of all ones say.
+            // Shared memory regions: there are none, which is indicated by a length and a base of
+            // all ones.
             0x0b0..=0x0bc => u32::MAX,
             0x0fc => self.line.generation.load(Ordering::Acquire),
             _ => 0,
         }
     }
 
-    /// The driver writes `data` to `offset`.
+    /// Handles the driver's write of `data` to `offset`.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
         if offset >= CONFIG {
             if self.line.status() & DRIVER != 0 {
@@ -285,7 +305,8 @@ impl MmioTransport {
         }
     }
 
-    /// Features are accepted after the driver has shown itself and before it settles them.
+    /// Accepts features, which is allowed after the driver has announced itself and before it
+    /// settles them.
     fn accept_features(&mut self, value: u32) {
         if self.line.status() & (DRIVER | FEATURES_OK) != DRIVER {
             return;
@@ -293,7 +314,7 @@ impl MmioTransport {
         match self.driver_features_select {
             0 => set_low(&mut self.driver_features, value),
             1 => set_high(&mut self.driver_features, value),
-            // None of ours are there: a driver that wants one can't have it.
+            // None of our features are there: a driver that wants one can't have it.
             _ if value != 0 => self
                 .line
                 .fail("the driver accepts features that don't exist"),
@@ -301,7 +322,7 @@ impl MmioTransport {
         }
     }
 
-    /// Whether queues may be set up now: between `FEATURES_OK` and `DRIVER_OK`.
+    /// Returns whether queues may be set up: between `FEATURES_OK` and `DRIVER_OK`.
     fn configurable(&self) -> bool {
         self.line.status() & (FEATURES_OK | DRIVER_OK | FAILED | NEEDS_RESET) == FEATURES_OK
     }
@@ -335,18 +356,17 @@ impl MmioTransport {
         }
     }
 
-    /// A notification that KVM didn't turn into an event by itself.
+    /// Handles a notification that KVM didn't turn into an event by itself.
     fn notify(&self, index: u32) {
         if self.active
             && let Some(queue) = self.queues.get(index as usize)
         {
-            // Fails only when it is pending anyway.
+            // Fails only if one is already pending.
             let _ = queue.notify.write(1);
         }
     }
 
-    /// Section 3.1.1: the driver sets one bit after the other, and never takes one back but
-    /// by a reset.
+    /// Section 3.1.1: the driver sets one bit after the other, and clears bits only by a reset.
     fn set_status(&mut self, value: u32) {
         if value == 0 {
             self.reset();
@@ -372,7 +392,7 @@ impl MmioTransport {
             if !due || status & before != before || status & (FAILED | NEEDS_RESET) != 0 {
                 continue;
             }
-            // The bit stays clear when the device doesn't take the features.
+            // The bit stays clear if the device doesn't accept the features.
             if step == FEATURES_OK && !self.features_agreed() {
                 continue;
             }
@@ -398,7 +418,7 @@ impl MmioTransport {
             } else {
                 Queue::new(config.max_size).ok()
             };
-            // A ready queue was built once already, a queue's size checked at the start.
+            // A ready queue was built once before, and a queue's size was checked at the start.
             let (Some(mut queue), Ok(notify)) = (queue, config.notify.try_clone()) else {
                 self.line.fail("a queue's event can't be duplicated");
                 return;
@@ -418,10 +438,10 @@ impl MmioTransport {
         }
     }
 
-    /// Stops the device and makes it as it was at the start (section 2.4). Also called when
-    /// the machine ends.
+    /// Stops the device and returns it to its initial state (section 2.4). Also called when the
+    /// machine ends.
     pub(crate) fn reset(&mut self) {
-        // A device that failed to start, or failed later, may still have something to forget.
+        // A device that failed at the start or later may still have something to forget.
         if self.line.status() & DRIVER_OK != 0 {
             self.device.reset();
         }
@@ -447,8 +467,8 @@ impl fmt::Debug for MmioTransport {
     }
 }
 
-/// The driver reads `data` from `offset` of a place without a device: the device's type is 0
-/// there, at which a driver stops without a word (section 4.2.3.1.1).
+/// Handles the driver's read of `data` from `offset` of a place without a device: the device's type
+/// is 0 there, at which a driver stops silently (section 4.2.3.1.1).
 pub(crate) fn read_placeholder(offset: u64, data: &mut [u8]) {
     data.fill(0);
     if data.len() == 4 {
@@ -461,7 +481,7 @@ pub(crate) fn read_placeholder(offset: u64, data: &mut [u8]) {
     }
 }
 
-/// The 32 bits of `value` that `select` names.
+/// Returns the 32 bits of `value` that `select` names.
 fn word(value: u64, select: u32) -> u32 {
     match select {
         0 => value as u32,

@@ -1,10 +1,10 @@
-//! A queue as a device works on it: chains come out checked, answers go back in.
+//! A queue as a device uses it: chains come out checked, and used ones go back.
 //!
 //! Everything in a queue was written by the guest and may change while it is read. A chain is
 //! checked once, here: that it ends, that it is no longer than its queue (virtio 1.3, section
-//! 2.7.5), that it lies in guest memory, and that what the device writes comes after what it
-//! reads (2.7.4.2). A device then works on [`Buffers`] only. What is wrong with the rings or a
-//! chain can't be answered within the queue, so it stops the device.
+//! 2.7.5), that it lies in guest memory, and that what the device writes comes after what it reads
+//! (2.7.4.2). A device then uses only [`Buffers`]. An error in the rings or in a chain can't be
+//! reported within the queue, so it stops the device.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -20,18 +20,18 @@ use vmm_sys_util::eventfd::EventFd;
 use super::buffers::Buffers;
 use super::{ActivateError, Activation, ActiveQueue, Interrupt};
 
-/// The features that every device here offers: virtio 1, and what [`DeviceQueue`] knows of
-/// rings (indirect descriptors, and notifications only where they are waited for).
+/// The features that every device here offers: virtio 1, and what [`DeviceQueue`] supports of rings
+/// (indirect descriptors, and notifications only where they are waited for).
 pub(crate) const BASIC_FEATURES: u64 =
     1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC | 1 << VIRTIO_RING_F_EVENT_IDX;
 
-/// Why a queue can't be worked on any more.
+/// Why a queue can't be used any more.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum QueueError {
-    /// The rings are wrong.
+    /// The rings are invalid.
     #[error("queue {queue} is broken: {source}")]
     Ring { queue: u16, source: Error },
-    /// A chain is wrong.
+    /// A chain is invalid.
     #[error("descriptor chain {head} of queue {queue} {problem}")]
     Chain {
         queue: u16,
@@ -42,7 +42,7 @@ pub(crate) enum QueueError {
 
 /// A chain that the driver made available.
 pub(crate) struct Chain<'m> {
-    /// What [`DeviceQueue::push`] wants back.
+    /// The head, to be passed to [`DeviceQueue::push`].
     pub(crate) head: u16,
     /// What the device reads.
     pub(crate) readable: Buffers<'m>,
@@ -59,13 +59,13 @@ pub(crate) struct DeviceQueue {
     interrupt: Arc<dyn Interrupt>,
     /// Whether the driver says which used entry it waits for (2.7.10).
     event_idx: bool,
-    /// Where the used ring ended when the driver was last considered for an interrupt.
+    /// The end of the used ring when an interrupt for the driver was last considered.
     considered: u16,
 }
 
 impl DeviceQueue {
-    /// The next available chain. `memory` is the device's; it is given so that the chain
-    /// doesn't borrow the queue.
+    /// Returns the next available chain. `memory` is the device's; it is passed in so that the
+    /// chain doesn't borrow the queue.
     pub(crate) fn pop<'m>(
         &mut self,
         memory: &'m GuestMemoryMmap,
@@ -83,8 +83,8 @@ impl DeviceQueue {
             readable: Buffers::default(),
             writable: Buffers::default(),
         };
-        // The iterator ends at a descriptor that it can't go on from, just as it does at the
-        // last one: what tells them apart is whether another was promised.
+        // The iterator ends at a descriptor from which it can't continue, just as it does at the
+        // last one: the difference is whether another was announced.
         let mut more = true;
         let mut count = 0;
         for descriptor in descriptors {
@@ -113,13 +113,13 @@ impl DeviceQueue {
         Ok(Some(chain))
     }
 
-    /// Puts the chain that was popped last back, as if it hadn't been.
+    /// Puts back the chain that was popped last, as if it hadn't been popped.
     pub(crate) fn unpop(&mut self) {
         self.queue.go_to_previous_position();
     }
 
-    /// Gives a chain back to the driver, `written` bytes of it filled. The driver is told by
-    /// [`Self::signal`].
+    /// Returns a chain to the driver, with `written` bytes of it filled. [`Self::signal`] notifies
+    /// the driver.
     pub(crate) fn push(&mut self, head: u16, written: usize) -> Result<(), QueueError> {
         let written = u32::try_from(written).unwrap_or(u32::MAX);
         self.queue
@@ -127,7 +127,7 @@ impl DeviceQueue {
             .map_err(|e| self.broken(e))
     }
 
-    /// Gives several chains back at once: the driver sees none of them or all.
+    /// Returns several chains at once: the driver sees either none or all of them.
     pub(crate) fn push_together(&mut self, chains: &[(u16, usize)]) -> Result<(), QueueError> {
         let Some(((head, written), others)) = chains.split_last() else {
             return Ok(());
@@ -144,16 +144,16 @@ impl DeviceQueue {
                 .map_err(|e| self.broken(Error::GuestMemory(e)))?;
             self.queue.set_next_used(next.wrapping_add(1));
         }
-        // This makes the index that the driver looks at count all of them.
+        // With this, the index that the driver reads covers all of them.
         self.push(*head, *written)
     }
 
-    /// Interrupts the driver if it wants to hear of what was pushed since the last call.
+    /// Interrupts the driver if it wants to be notified of what was pushed since the last call.
     pub(crate) fn signal(&mut self) -> Result<(), QueueError> {
         let new = self.queue.next_used();
         let old = std::mem::replace(&mut self.considered, new);
-        // What was pushed has to be there before the driver's wish is read. The queue's own way
-        // to find out doesn't know of chains that were pushed together.
+        // What was pushed must be visible before the driver's wish is read. The queue's own check
+        // doesn't know about chains that were pushed together.
         fence(Ordering::SeqCst);
         let wanted = if self.event_idx && new != old {
             let at = self.queue.avail_ring() + 4 + 2 * u64::from(self.queue.size());
@@ -172,31 +172,31 @@ impl DeviceQueue {
         Ok(())
     }
 
-    /// Asks the driver not to notify: the device looks by itself.
+    /// Asks the driver not to notify: the device checks by itself.
     pub(crate) fn pause_notifications(&mut self) -> Result<(), QueueError> {
         let paused = self.queue.disable_notification(&*self.memory);
         paused.map_err(|e| self.broken(e))
     }
 
-    /// Asks the driver to notify. True if chains have become available meanwhile: then look
-    /// again instead of waiting.
+    /// Asks the driver to notify. Returns true if chains have become available in the meantime:
+    /// then check again instead of waiting.
     pub(crate) fn resume_notifications(&mut self) -> Result<bool, QueueError> {
         let more = self.queue.enable_notification(&*self.memory);
         more.map_err(|e| self.broken(e))
     }
 
-    /// Readable after the driver's notification.
+    /// Returns what is readable after the driver's notification.
     pub(crate) fn notify(&self) -> &EventFd {
         &self.notify
     }
 
     /// Takes the driver's notification, if there is one.
     pub(crate) fn acknowledge(&self) {
-        // Nothing to read means that there is nothing to take.
+        // If nothing can be read, there is no notification.
         let _ = self.notify.read();
     }
 
-    /// A chain whose content makes no sense for the device.
+    /// Makes the error for a chain whose content makes no sense to the device.
     pub(crate) fn bad_chain(&self, head: u16, problem: &'static str) -> QueueError {
         QueueError::Chain {
             queue: self.index,
@@ -213,11 +213,11 @@ impl DeviceQueue {
     }
 }
 
-/// Makes the `N` queues of a device ready for work.
+/// Prepares the device's `N` queues for use.
 ///
 /// # Errors
 ///
-/// [`ActivateError::QueueNotReady`] names the first that the driver didn't set up, or whose
+/// [`ActivateError::QueueNotReady`] names the first queue that the driver didn't set up, or whose
 /// rings aren't in guest memory.
 pub(crate) fn start_queues<const N: usize>(
     activation: Activation,
@@ -230,12 +230,11 @@ pub(crate) fn start_queues<const N: usize>(
         .map_err(|short: Vec<_>| ActivateError::QueueNotReady(short.len() as u16))
 }
 
-/// Makes the queues that the driver set up ready for work, for a device that can do without
-/// the others.
+/// Prepares the queues that the driver set up, for a device that can do without the others.
 ///
 /// # Errors
 ///
-/// [`ActivateError::QueueNotReady`] names the first whose rings aren't in guest memory.
+/// [`ActivateError::QueueNotReady`] names the first queue whose rings aren't in guest memory.
 pub(crate) fn start_ready_queues(
     activation: Activation,
 ) -> Result<Vec<Option<DeviceQueue>>, ActivateError> {
@@ -273,7 +272,7 @@ pub(crate) fn start_ready_queues(
     (0..).zip(queues).map(start).collect()
 }
 
-/// Makes reads and writes of `file` fail that would wait, for all who share its description.
+/// Makes `file` nonblocking, for everybody who shares its open file description.
 pub(super) fn set_nonblocking(file: &impl AsRawFd) -> io::Result<()> {
     let file = file.as_raw_fd();
     // SAFETY: plain calls on a file descriptor that the caller keeps open.
@@ -288,9 +287,9 @@ pub(super) fn set_nonblocking(file: &impl AsRawFd) -> io::Result<()> {
     }
 }
 
-/// Whether the rings lie wholly in guest memory, by the sizes of section 2.7: with the event index
-/// at the end of both rings. `Queue::is_valid` wants a byte to follow each ring and says so in the
-/// log; this doesn't.
+/// Returns whether the rings lie wholly in guest memory, by the sizes in section 2.7: with the
+/// event index at the end of both rings. `Queue::is_valid` requires another byte after each ring
+/// and logs if it is missing; this doesn't.
 pub(super) fn rings_are_in_memory(queue: &Queue, memory: &GuestMemoryMmap) -> bool {
     let size = u64::from(queue.size());
     [

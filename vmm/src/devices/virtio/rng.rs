@@ -1,4 +1,4 @@
-//! The entropy device (virtio 1.3, section 5.4): random bytes of the host's kernel.
+//! The entropy device (virtio 1.3, section 5.4): random bytes from the host's kernel.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,22 +11,22 @@ use super::queue::{self, BASIC_FEATURES, DeviceQueue};
 use super::thread::{DeviceThread, Failure, Stop};
 use super::{ActivateError, Activation, VirtioDevice};
 
-/// How many bytes one request gets at most; a longer one gets as many, which the device is
-/// free to do (5.4.6.2). Linux asks for 64 at a time. Without a bound one request could have
-/// the host make random bytes for as long as it takes to fill the guest's memory.
+/// The most bytes that one request gets; a longer request gets only this many, as the device is
+/// free to do (5.4.6.2). Linux asks for 64 at a time. Without a limit, one request could make the
+/// host generate random bytes for as long as it takes to fill the guest's memory.
 pub const MAX_REQUEST: usize = 4096;
 
-/// Linux has one request out at a time.
+/// Linux has one outstanding request at a time.
 const QUEUE_SIZES: [u16; 1] = [8];
 
-/// The device.
+/// The entropy device.
 #[derive(Default)]
 pub struct Rng {
     thread: Option<DeviceThread>,
 }
 
 impl Rng {
-    /// A device.
+    /// Makes a device.
     pub fn new() -> Rng {
         Rng::default()
     }
@@ -121,7 +121,7 @@ mod tests {
             56
         );
         let bytes = machine.read(at, 64);
-        // One in 2^192 machines fails this.
+        // This fails on one in 2^192 machines.
         assert!(bytes[..24].iter().any(|byte| *byte != 0));
         assert!(bytes[40..].iter().any(|byte| *byte != 0));
         assert_eq!(bytes[32..40], [0; 8]);
@@ -172,7 +172,7 @@ mod tests {
         wait_for("the first interrupt", || {
             (machine.interrupt.signals(0) == 1).then_some(())
         });
-        // The driver still says that it waits for the first.
+        // The driver still says that it waits for the first one.
         get_some(&mut machine);
         get_some(&mut machine);
         machine.device.reset();

@@ -1,5 +1,6 @@
-//! A driver and a transport in plain memory, for the devices' tests.
+//! A driver and a transport in plain memory, for tests of devices.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,12 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::queue::BASIC_FEATURES;
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 
-/// Nothing that a test waits for takes longer, on however busy a machine.
+/// Nothing that a test waits for takes longer, however busy the machine is.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const MEMORY_SIZE: usize = 16 << 20;
 
-/// Where the rings of queue 0 are; those of the others follow.
+/// Where the rings of queue 0 are; those of the other queues follow.
 const RINGS: u64 = 0x1000;
 const RINGS_SIZE: u64 = 0x8000;
 /// The first byte that tests may use for buffers.
@@ -30,10 +31,10 @@ pub(crate) const NEXT: u16 = VRING_DESC_F_NEXT as u16;
 pub(crate) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
 pub(crate) const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
-/// A part of a chain: address, length and whether the device writes it.
+/// A part of a chain: its address, its length and whether the device writes it.
 pub(crate) type Part = (u64, u32, bool);
 
-/// An interrupt that remembers.
+/// An interrupt that records what happens.
 #[derive(Default)]
 pub(crate) struct Recorder {
     state: Mutex<Recorded>,
@@ -82,7 +83,7 @@ impl Recorder {
         self.state.lock().unwrap().failure.clone()
     }
 
-    /// Waits until the device has given up, and says why.
+    /// Waits until the device has failed, and returns the reason.
     pub(crate) fn wait_for_failure(&self) -> String {
         let state = self.state.lock().unwrap();
         let (state, _) = self
@@ -127,18 +128,18 @@ impl DriverQueue {
         queue
     }
 
-    /// Where its descriptors, its available ring and its used ring are.
+    /// Returns where its descriptors, its available ring and its used ring are.
     pub(crate) fn rings(&self) -> [u64; 3] {
         [self.descriptors, self.available, self.used]
     }
 
-    /// The event that `notify` writes.
+    /// Returns the event that `notify` writes.
     pub(crate) fn notification(&self) -> &EventFd {
         &self.notify
     }
 
-    /// What a transport makes of what the driver says.
-    fn active(&self) -> ActiveQueue {
+    /// Returns the queue that a transport makes of the driver's settings.
+    pub(crate) fn active(&self) -> ActiveQueue {
         let mut queue = Queue::new(self.size).unwrap();
         queue
             .try_set_desc_table_address(GuestAddress(self.descriptors))
@@ -199,6 +200,17 @@ impl DriverQueue {
         self.notify.write(1).unwrap();
     }
 
+    /// Returns whether the device has used all that was made available.
+    #[cfg(fuzzing)]
+    pub(crate) fn has_used_all(&self) -> bool {
+        let load = |ring: u64| {
+            let at = GuestAddress(ring + 2);
+            let order = std::sync::atomic::Ordering::SeqCst;
+            self.memory.load::<u16>(at, order).unwrap()
+        };
+        load(self.used) == load(self.available)
+    }
+
     /// Takes the next used chain, if there is one: its head and the bytes written.
     pub(crate) fn try_used(&mut self) -> Option<(u16, u32)> {
         let at = GuestAddress(self.used + 2);
@@ -220,8 +232,8 @@ impl DriverQueue {
         wait_for("a used chain", || self.try_used())
     }
 
-    /// Makes a chain available and waits for the device to be done with it. Returns how many
-    /// bytes it wrote.
+    /// Makes a chain available and waits until the device is done with it. Returns how many bytes
+    /// it wrote.
     pub(crate) fn run(&mut self, parts: &[Part]) -> u32 {
         let head = self.add(parts);
         self.notify();
@@ -243,7 +255,7 @@ pub(crate) fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// A device, its driver and what is between them.
+/// A device, its driver and what connects them.
 pub(crate) struct Machine<D: VirtioDevice> {
     pub(crate) device: D,
     pub(crate) memory: Arc<GuestMemoryMmap>,
@@ -253,8 +265,8 @@ pub(crate) struct Machine<D: VirtioDevice> {
 }
 
 impl<D: VirtioDevice> Machine<D> {
-    /// A machine whose driver has just activated the device, without asking for events to be
-    /// left out.
+    /// Makes a machine whose driver has just activated the device, without asking to suppress
+    /// events.
     pub(crate) fn new(device: D) -> Machine<D> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).unwrap();
         let mut machine = Machine {
@@ -268,7 +280,7 @@ impl<D: VirtioDevice> Machine<D> {
         machine
     }
 
-    /// Sets the queues up anew and activates the device.
+    /// Sets the queues up again and activates the device.
     pub(crate) fn activate(&mut self) {
         let sizes = self.device.queue_sizes().to_vec();
         let queues = sizes.iter().enumerate();
@@ -303,10 +315,10 @@ impl<D: VirtioDevice> Machine<D> {
     }
 }
 
-/// A way to break a queue: what it's called, and how a driver does it.
+/// A way to break a queue: its name, and how a driver does it.
 pub(crate) type Breakage = (&'static str, fn(&mut DriverQueue));
 
-/// Rings and chains that no device can go on from.
+/// Rings and chains from which no device can continue.
 pub(crate) const BREAKAGES: &[Breakage] = &[
     ("an available index that jumps ahead", |queue| {
         queue.set_available(queue.size + 1);
@@ -368,8 +380,8 @@ pub(crate) const BREAKAGES: &[Breakage] = &[
     }),
 ];
 
-/// Breaks queue `index` of a device in every way, each on a fresh machine: the device must
-/// give up with a reason, must stop in time, and must work again after a reset.
+/// Breaks queue `index` of a device in every way, each on a fresh machine: the device must fail
+/// with a reason, must stop in time, and must work again after a reset.
 pub(crate) fn break_queue<D: VirtioDevice>(
     index: usize,
     new: impl Fn() -> D,
@@ -387,5 +399,29 @@ pub(crate) fn break_queue<D: VirtioDevice>(
         machine.activate();
         works(&mut machine);
         assert_eq!(machine.interrupt.failure(), None, "after {what}");
+    }
+}
+
+/// The environment variable with the seed of what is made up. Without it, each run has its own.
+pub(crate) const FUZZ_SEED: &str = "NACRE_FUZZ_SEED";
+
+/// Returns the seed of this run.
+pub(crate) fn fuzz_seed() -> u64 {
+    match std::env::var(FUZZ_SEED) {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => RandomState::new().hash_one(FUZZ_SEED),
+    }
+}
+
+/// Fills `bytes` with noise that depends on nothing but `seed` (SplitMix64).
+pub(crate) fn noise(seed: u64, bytes: &mut [u8]) {
+    let mut state = seed;
+    for piece in bytes.chunks_mut(8) {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = state;
+        word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        word ^= word >> 31;
+        piece.copy_from_slice(&word.to_le_bytes()[..piece.len()]);
     }
 }

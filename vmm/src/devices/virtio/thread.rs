@@ -1,14 +1,15 @@
 //! The thread of a device.
 //!
-//! Each active device works on its queues in a thread of its own: how long it is at it is up
-//! to the guest, and one device shall not hold another up. Device threads take no signals
-//! (those of the process are for its main thread), and end by themselves only when the device
-//! can't go on, which the driver is told.
+//! Each active device works on its queues in a thread of its own: how long that takes is up to the
+//! guest, and one device must not delay another. Device threads have no rights (what they work with
+//! is open, and what a device needs rights for is done when it is made) and take no signals (the
+//! process's signals are for its main thread). They end by themselves only when the device can't
+//! continue, which the driver is told.
 
 use std::any::Any;
 use std::fmt::Display;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +19,14 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::queue::QueueError;
 use super::{ActivateError, Interrupt};
+use crate::rights::ThreadRights;
+use crate::thread_filter::ThreadFilter;
+use crate::wait::Wait;
 
-/// Device code keeps little on the stack; what isn't touched costs nothing.
+/// Device code keeps little on the stack; untouched pages cost nothing.
 const STACK_SIZE: usize = 512 << 10;
 
-/// Why a device can't go on that needs nothing but its queues and the host.
+/// Why a device that needs only its queues and the host can't continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(transparent)]
@@ -37,48 +41,51 @@ pub(crate) struct DeviceThread {
     thread: Option<JoinHandle<()>>,
 }
 
-/// How a device's thread learns that it shall end.
+/// Tells a device's thread that it must end.
 pub(crate) struct Stop {
     event: EventFd,
     requested: Arc<AtomicBool>,
 }
 
 impl Stop {
-    fn new() -> io::Result<Stop> {
+    pub(super) fn new() -> io::Result<Stop> {
         Ok(Stop {
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             requested: Arc::default(),
         })
     }
 
-    fn try_clone(&self) -> io::Result<Stop> {
+    pub(super) fn try_clone(&self) -> io::Result<Stop> {
         Ok(Stop {
             event: self.event.try_clone()?,
             requested: Arc::clone(&self.requested),
         })
     }
 
-    fn request(&self) {
+    pub(super) fn request(&self) {
         self.requested.store(true, Ordering::Release);
         // It fails only if the counter is full, and then the event is readable.
         let _ = self.event.write(1);
     }
 
-    /// Readable once the thread shall end. It isn't to be read.
+    /// Returns what is readable once the thread must end. It must not be read.
     pub(crate) fn event(&self) -> &EventFd {
         &self.event
     }
 
-    /// Waits until one of `files` is readable; false if the thread shall end instead.
+    /// Waits until one of `files` is readable; returns false if the thread must end instead.
     pub(crate) fn wait(&self, files: &[RawFd]) -> io::Result<bool> {
-        let mut polled = vec![poll_for(self.event.as_raw_fd(), libc::POLLIN)];
-        polled.extend(files.iter().map(|file| poll_for(*file, libc::POLLIN)));
-        poll(&mut polled)?;
+        let mut wait = Wait::with_capacity(1 + files.len());
+        wait.readable((), &self.event);
+        for file in files {
+            wait.readable((), file);
+        }
+        wait.wait()?;
         Ok(!self.requested())
     }
 
-    /// Whether the thread shall end: to be asked between pieces of work, so that a queue that
-    /// is never empty can't keep it.
+    /// Returns whether the thread must end: to be checked between pieces of work, so that a queue
+    /// that is never empty can't keep it running.
     pub(crate) fn requested(&self) -> bool {
         self.requested.load(Ordering::Acquire)
     }
@@ -86,11 +93,11 @@ impl Stop {
 
 impl DeviceThread {
     /// Starts `work`, which returns soon after it is told to stop, or with the reason why the
-    /// device can't go on; [`Interrupt::fail`] then gets it. A panic counts as one.
+    /// device can't continue; [`Interrupt::fail`] then gets it. A panic counts as a reason.
     ///
     /// # Errors
     ///
-    /// [`ActivateError::Host`] if the host has no more threads or file descriptors to give.
+    /// [`ActivateError::Host`] if the host has no more threads or file descriptors.
     pub(crate) fn spawn<E: Display>(
         name: &str,
         interrupt: Arc<dyn Interrupt>,
@@ -104,16 +111,16 @@ impl DeviceThread {
         let theirs = stop.try_clone().map_err(host)?;
         let title = name.to_owned();
         let body = move || {
-            let outcome = catch_unwind(AssertUnwindSafe(|| work(&theirs)));
-            let why = match outcome {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => format!("bug: {}", panic_message(panic.as_ref())),
-            };
-            interrupt.fail(&format!("{title}: {why}"));
+            run(&title, &*interrupt, || {
+                ThreadRights::NONE
+                    .keep()
+                    .and_then(|()| ThreadFilter::Device.narrow())
+                    .map_err(|error| format!("giving its thread's rights up: {error}"))?;
+                work(&theirs).map_err(|error| error.to_string())
+            });
         };
         let builder = Builder::new().name(name.to_owned()).stack_size(STACK_SIZE);
-        // The mask is inherited, so that no signal comes in before the thread could set it.
+        // The mask is inherited, so that no signal arrives before the thread could set it.
         let thread = with_signals_blocked(|| builder.spawn(body)).map_err(host)?;
         Ok(DeviceThread {
             stop,
@@ -126,33 +133,24 @@ impl Drop for DeviceThread {
     fn drop(&mut self) {
         self.stop.request();
         if let Some(thread) = self.thread.take() {
-            // A panic has been reported already.
+            // A panic has already been reported.
             let _ = thread.join();
         }
     }
 }
 
-/// What [`poll`] is to look for.
-pub(crate) fn poll_for(file: RawFd, events: i16) -> libc::pollfd {
-    libc::pollfd {
-        fd: file,
-        events,
-        revents: 0,
-    }
-}
-
-/// Waits until something happens at one of `files`.
-pub(crate) fn poll(files: &mut [libc::pollfd]) -> io::Result<()> {
-    loop {
-        // SAFETY: the pointer and the length are those of a slice.
-        if unsafe { libc::poll(files.as_mut_ptr(), files.len() as libc::nfds_t, -1) } >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
+/// Does `work` of the device `name`; if it fails or panics, the driver is told.
+pub(super) fn run<E: Display>(
+    name: &str,
+    interrupt: &dyn Interrupt,
+    work: impl FnOnce() -> Result<(), E>,
+) {
+    let why = match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => format!("bug: {}", panic_message(panic.as_ref())),
+    };
+    interrupt.fail(&format!("{name}: {why}"));
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
@@ -164,8 +162,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 }
 
 pub(crate) fn with_signals_blocked<T>(action: impl FnOnce() -> T) -> T {
-    // SAFETY: both sets are valid for the calls, which touch nothing else, and the calling
-    // thread's mask is put back as it was.
+    // SAFETY: both sets are valid for the calls, which touch nothing else, and the calling thread's
+    // mask is restored afterwards.
     unsafe {
         let mut all = std::mem::zeroed();
         let mut before = std::mem::zeroed();
@@ -218,6 +216,25 @@ mod tests {
             panic!("{} is wrong", 1)
         });
         assert_eq!(interrupt.wait_for_failure(), "device: bug: 1 is wrong");
+    }
+
+    #[test]
+    fn threads_have_no_rights() {
+        let interrupt = Arc::default();
+        let (tell, told) = mpsc::channel();
+        let _thread = spawn(&interrupt, move |_| {
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            tell.send(status).unwrap();
+            Ok::<_, Infallible>(())
+        });
+        let status = told.recv_timeout(TIMEOUT).unwrap();
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert!(
+                status.contains(&format!("{set}:\t0000000000000000\n")),
+                "{status}"
+            );
+        }
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     }
 
     #[test]

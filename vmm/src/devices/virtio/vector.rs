@@ -1,5 +1,5 @@
-//! Vectored reads and writes: a file on one side; on the other pieces of guest memory and of
-//! our own, in place.
+//! Vectored reads and writes between a file on one side and pieces of guest memory and of our own
+//! on the other, in place.
 
 use std::io;
 use std::marker::PhantomData;
@@ -7,15 +7,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::buffers::{Buffers, MAX_PARTS, retry};
 
-/// Pieces of memory in the order in which they are read into or written from. What is beyond
-/// the kernel's limit on their number is left out: such a transfer is a short one.
+/// Pieces of memory in the order in which they are read into or written from. What exceeds the
+/// kernel's limit on their number is left out: such a transfer is short.
 pub(crate) struct Vector<'a> {
     parts: Vec<libc::iovec>,
     memory: PhantomData<&'a mut [u8]>,
 }
 
 impl<'a> Vector<'a> {
-    /// None yet, with room for `count`.
+    /// Makes an empty vector, with room for `count` pieces.
     pub(crate) fn with_capacity(count: usize) -> Vector<'a> {
         Vector {
             parts: Vec::with_capacity(count.min(MAX_PARTS)),
@@ -23,8 +23,8 @@ impl<'a> Vector<'a> {
         }
     }
 
-    /// All of `buffers`.
-    pub(crate) fn of(buffers: &'a Buffers<'_>) -> Vector<'a> {
+    /// Makes a vector of all of `buffers`.
+    pub(crate) fn from_buffers(buffers: &'a Buffers<'_>) -> Vector<'a> {
         let mut vector = Vector::with_capacity(buffers.parts().len());
         vector.extend(buffers);
         vector
@@ -51,22 +51,22 @@ impl<'a> Vector<'a> {
         }
     }
 
-    /// `readv(2)`: how many bytes came, 0 at the end of the file.
+    /// Calls `readv(2)`: returns how many bytes were read, 0 at the end of the file.
     pub(crate) fn read(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
         let (parts, count) = self.raw();
-        // SAFETY: `parts` describes memory that is borrowed for writing, or guest memory, which
-        // may be written at any time; this holds for the other calls as well.
+        // SAFETY: `parts` describes memory that is borrowed for writing, or guest memory, which may
+        // be written at any time; the same holds for the other calls.
         retry(|| unsafe { libc::readv(file.as_raw_fd(), parts, count) })
     }
 
-    /// `writev(2)`: how many bytes went.
+    /// Calls `writev(2)`: returns how many bytes were written.
     pub(crate) fn write(&mut self, file: BorrowedFd<'_>) -> io::Result<usize> {
         let (parts, count) = self.raw();
         // SAFETY: as in `read`.
         retry(|| unsafe { libc::writev(file.as_raw_fd(), parts, count) })
     }
 
-    /// `preadv(2)`: how many bytes came, 0 at the end of the file.
+    /// Calls `preadv(2)`: returns how many bytes were read, 0 at the end of the file.
     pub(crate) fn read_at(&mut self, file: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
         let (parts, count) = self.raw();
         let offset = file_offset(offset)?;
@@ -74,7 +74,7 @@ impl<'a> Vector<'a> {
         retry(|| unsafe { libc::preadv(file.as_raw_fd(), parts, count, offset) })
     }
 
-    /// `pwritev2(2)`: how many bytes went, with `flags` such as `RWF_DSYNC`.
+    /// Calls `pwritev2(2)` with `flags` such as `RWF_DSYNC`: returns how many bytes were written.
     pub(crate) fn write_at(
         &mut self,
         file: BorrowedFd<'_>,
@@ -88,7 +88,7 @@ impl<'a> Vector<'a> {
     }
 
     fn raw(&mut self) -> (*const libc::iovec, i32) {
-        // There are no more than `MAX_PARTS`.
+        // There are at most `MAX_PARTS`.
         (self.parts.as_ptr(), self.parts.len() as i32)
     }
 }
@@ -141,9 +141,11 @@ mod tests {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
         let guest = bytes_of_guest(&memory, &[(0, 1); MAX_PARTS + 1]);
         let null = File::options().write(true).open("/dev/null").unwrap();
-        let written = Vector::of(&guest).write_at(null.as_fd(), 0, 0).unwrap();
+        let written = Vector::from_buffers(&guest)
+            .write_at(null.as_fd(), 0, 0)
+            .unwrap();
         assert_eq!(written, MAX_PARTS);
-        let beyond = Vector::of(&guest).read_at(null.as_fd(), 1 << 63);
+        let beyond = Vector::from_buffers(&guest).read_at(null.as_fd(), 1 << 63);
         assert_eq!(beyond.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -1,4 +1,4 @@
-//! Machines whose kernel is a handful of instructions. They run on any KVM that opens, also
+//! Tests machines whose kernel is a handful of instructions. They run on any KVM that opens, even
 //! one that can't run a stock kernel, and are skipped where there is none.
 
 use std::os::fd::AsRawFd;
@@ -10,10 +10,10 @@ use crate::Exit;
 use crate::devices::virtio::{ActivateError, Activation};
 use crate::test_kernels::*;
 
-/// Nothing that a test waits for takes longer, on however busy a machine.
+/// Nothing that a test waits for takes longer, however busy the machine is.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-// Runs where there is no memory, after it has mapped the 2 MiB from 0xd0000000 with another
+// Runs at an address without memory, after it has mapped the 2 MiB from 0xd0000000 with another
 // page directory.
 kernel!(run_from_nowhere:
     "mov eax, 0xd0000083"
@@ -23,8 +23,8 @@ kernel!(run_from_nowhere:
     "mov eax, 0xd0100000"
     "jmp rax"
 );
-// Reads a device's registers and memory above 4 GiB, writes where nothing is: powers off if
-// all is as it must be, resets if not.
+// Reads a device's registers and memory above 4 GiB, and writes where nothing is: powers off if
+// everything is as it must be, resets if not.
 kernel!(look_around:
     "cmp word ptr [rsi + 0x1fe], 0xaa55"
     "jne 3f"
@@ -42,9 +42,9 @@ kernel!(look_around:
     "jne 3f"
     "cmp dword ptr [rbx + 8], 4"
     "jne 3f"
-    // Its queue is notified.
+    // Notifies its queue.
     "mov dword ptr [rbx + 0x50], 0"
-    // Where the second one would be.
+    // Where the second device would be.
     "cmp dword ptr [rbx + 0x1000], -1"
     "jne 3f"
     "mov dword ptr [rbx + 0x1000], 1"
@@ -66,8 +66,8 @@ kernel!(look_around:
     "jmp 2b"
 );
 
-// Looks at the first device's place until there is a device, and then until there is none, which it
-// notifies meanwhile: powers off then, resets if what it sees is never right.
+// Looks at the first device's place until there is a device, and then, notifying it, until there is
+// none: powers off then, or resets if what it sees is never right.
 kernel!(await_device:
     "mov eax, 0xd0000083"
     "mov [0x2400], rax"
@@ -114,25 +114,20 @@ kernel!(read_config:
     "jmp 2b"
 );
 
-/// Any KVM that opens. None, which is reported, where there is none.
-fn machine(config: VmConfig) -> Option<Result<Made, Error>> {
-    match Kvm::new() {
-        Ok(kvm) => Some(Made::with_kvm(|| Ok(kvm), config)),
-        Err(error) => {
-            println!("skipped: /dev/kvm: {error}");
-            None
-        }
-    }
+/// Makes a machine on any KVM that opens; skips the test where there is none.
+fn machine(config: VmConfig) -> Result<KvmMachine, Error> {
+    let kvm = Kvm::new().unwrap_or_else(|error| panic!("skipped: /dev/kvm: {error}"));
+    KvmMachine::with_kvm(|| Ok(kvm), config)
 }
 
-/// Runs a machine to its own end, which must come soon.
-fn run(config: VmConfig) -> Option<Result<Exit, Error>> {
-    let running = machine(config)?.unwrap().start().unwrap();
+/// Runs a machine until it ends by itself, which must be soon.
+fn run(config: VmConfig) -> Result<Exit, Error> {
+    let running = machine(config).unwrap().start().unwrap();
     assert!(ends_within(&running, TIMEOUT));
-    Some(running.wait())
+    running.wait()
 }
 
-fn ends_within(running: &Running, limit: Duration) -> bool {
+fn ends_within(running: &RunningKvm, limit: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd: running.exit_event().as_raw_fd(),
         events: libc::POLLIN,
@@ -143,47 +138,43 @@ fn ends_within(running: &Running, limit: Duration) -> bool {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn the_guest_powers_off_or_resets() {
-    let Some(end) = run(config(power_off())) else {
-        return;
-    };
-    assert_eq!(end.unwrap(), Exit::PowerOff);
-    assert_eq!(run(config(reset())).unwrap().unwrap(), Exit::Reset);
+    assert_eq!(run(config(power_off())).unwrap(), Exit::PowerOff);
+    assert_eq!(run(config(reset())).unwrap(), Exit::Reset);
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn a_triple_fault_is_an_error_with_the_consoles_last_lines() {
     match run(config(hello())) {
-        Some(Err(Error::TripleFault { console_tail })) => assert_eq!(console_tail, "hi\n"),
-        None => {}
+        Err(Error::TripleFault { console_tail }) => assert_eq!(console_tail, "hi\n"),
         other => panic!("{other:?}"),
     }
     match run(config(triple_fault())) {
-        Some(Err(error)) => assert_eq!(error.console_tail(), Some("")),
-        None => {}
+        Err(error) => assert_eq!(error.console_tail(), Some("")),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn an_internal_error_of_kvm_says_which() {
     match run(config(run_from_nowhere())) {
-        Some(Err(Error::InternalError { suberror, .. })) => assert_eq!(suberror, 1),
-        None => {}
+        Err(Error::InternalError { suberror, .. }) => assert_eq!(suberror, 1),
         other => panic!("{other:?}"),
     }
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn a_guest_that_does_not_end_is_stopped() {
     for (code, vcpus) in [(halt(), 1), (spin(), 1), (halt(), 8)] {
         let config = VmConfig {
             vcpus,
             ..config(code)
         };
-        let Some(vm) = machine(config) else {
-            return;
-        };
+        let vm = machine(config);
         let mut running = vm.unwrap().start().unwrap();
         assert!(!ends_within(&running, Duration::from_millis(20)));
         let began = Instant::now();
@@ -196,28 +187,26 @@ fn a_guest_that_does_not_end_is_stopped() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn stopping_right_after_the_start_is_in_time() {
     for _ in 0..50 {
-        let Some(vm) = machine(config(spin())) else {
-            return;
-        };
+        let vm = machine(config(spin()));
         let running = vm.unwrap().start().unwrap();
         assert_eq!(running.wait().unwrap(), Exit::Stopped);
     }
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn an_end_of_its_own_counts_more_than_a_stop_after_it() {
-    let Some(vm) = machine(config(power_off())) else {
-        return;
-    };
+    let vm = machine(config(power_off()));
     let mut running = vm.unwrap().start().unwrap();
     assert!(ends_within(&running, TIMEOUT));
     running.stop();
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 }
 
-/// A device that doesn't answer before it is let; it says when it is asked.
+/// A device that doesn't answer until it is allowed to; it reports when it is asked.
 struct Slow {
     asked: mpsc::Sender<()>,
     answer: Mutex<mpsc::Receiver<()>>,
@@ -249,6 +238,7 @@ impl VirtioDevice for Slow {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn a_guest_goes_on_after_a_pause_that_came_too_late() {
     let (asked, was_asked) = mpsc::channel();
     let (answer, awaits_answer) = mpsc::channel();
@@ -256,12 +246,10 @@ fn a_guest_goes_on_after_a_pause_that_came_too_late() {
         asked,
         answer: Mutex::new(awaits_answer),
     };
-    let Some(vm) = machine(VmConfig {
+    let vm = machine(VmConfig {
         devices: vec![Box::new(slow)],
         ..config(read_config())
-    }) else {
-        return;
-    };
+    });
     let running = vm.unwrap().start().unwrap();
     was_asked.recv_timeout(TIMEOUT).unwrap();
     assert!(matches!(running.pause(), Err(Error::PauseTimeout)));
@@ -271,13 +259,12 @@ fn a_guest_goes_on_after_a_pause_that_came_too_late() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn pausing_and_resuming_is_in_time() {
-    let Some(vm) = machine(VmConfig {
+    let vm = machine(VmConfig {
         vcpus: 2,
         ..config(spin())
-    }) else {
-        return;
-    };
+    });
     let running = vm.unwrap().start().unwrap();
     for _ in 0..100 {
         running.pause().unwrap();
@@ -287,10 +274,9 @@ fn pausing_and_resuming_is_in_time() {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn a_machine_that_has_ended_is_paused_at_once() {
-    let Some(vm) = machine(config(power_off())) else {
-        return;
-    };
+    let vm = machine(config(power_off()));
     let running = vm.unwrap().start().unwrap();
     assert!(ends_within(&running, TIMEOUT));
     let began = Instant::now();
@@ -300,7 +286,7 @@ fn a_machine_that_has_ended_is_paused_at_once() {
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 }
 
-/// A device that does nothing; whether it is still there can be seen by its token.
+/// A device that does nothing; its token shows whether it still exists.
 #[derive(Default)]
 struct Fake {
     _token: Arc<()>,
@@ -329,6 +315,7 @@ impl VirtioDevice for Fake {
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn a_dropped_machine_is_gone() {
     let token = Arc::new(());
     let vm = || {
@@ -339,38 +326,34 @@ fn a_dropped_machine_is_gone() {
             ..config(spin())
         })
     };
-    let Some(never_started) = vm() else {
-        return;
-    };
+    let never_started = vm();
     drop(never_started.unwrap());
     assert_eq!(Arc::strong_count(&token), 1);
-    let running = vm().unwrap().unwrap().start().unwrap();
+    let running = vm().unwrap().start().unwrap();
     assert_eq!(Arc::strong_count(&token), 2);
     drop(running);
     assert_eq!(Arc::strong_count(&token), 1);
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn the_guest_sees_its_memory_and_devices() {
     let config = VmConfig {
         memory: 5 << 30,
         devices: vec![Box::new(Fake::default())],
         ..config(look_around())
     };
-    if let Some(end) = run(config) {
-        assert_eq!(end.unwrap(), Exit::PowerOff);
-    }
+    assert_eq!(run(config).unwrap(), Exit::PowerOff);
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn a_device_is_plugged_in_and_out_under_the_guests_eyes() {
     let config = || VmConfig {
         nic_slots: 2,
         ..config(await_device())
     };
-    let Some(vm) = machine(config()) else {
-        return;
-    };
+    let vm = machine(config());
     let running = vm.unwrap().start().unwrap();
     let token = Arc::new(());
     let fake = || {
@@ -379,7 +362,7 @@ fn a_device_is_plugged_in_and_out_under_the_guests_eyes() {
     };
     running.unplug(0);
     assert!(!ends_within(&running, Duration::from_millis(30)));
-    // The second place isn't the guest's concern here.
+    // The guest doesn't look at the second place here.
     assert_eq!(running.plug(fake()).unwrap(), 0);
     for _ in 0..20 {
         assert_eq!(running.plug(fake()).unwrap(), 1);
@@ -394,14 +377,15 @@ fn a_device_is_plugged_in_and_out_under_the_guests_eyes() {
     assert!(ends_within(&running, TIMEOUT));
     assert_eq!(running.wait().unwrap(), Exit::PowerOff);
 
-    // One that is still there ends with the machine.
-    let running = machine(config()).unwrap().unwrap().start().unwrap();
+    // A device that is still plugged in ends with the machine.
+    let running = machine(config()).unwrap().start().unwrap();
     running.plug(fake()).unwrap();
     drop(running);
     assert_eq!(Arc::strong_count(&token), 1);
 }
 
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn what_was_attached_from_the_start_stays() {
     let token = Arc::new(());
     let _token = Arc::clone(&token);
@@ -410,40 +394,45 @@ fn what_was_attached_from_the_start_stays() {
         nic_slots: 1,
         ..config(halt())
     };
-    let Some(vm) = machine(config) else {
-        return;
-    };
+    let vm = machine(config);
     let running = vm.unwrap().start().unwrap();
     running.unplug(0);
     assert_eq!(Arc::strong_count(&token), 2);
     assert_eq!(running.plug(Box::new(Fake::default())).unwrap(), 1);
 }
 
+fn devices(count: usize) -> Vec<Box<dyn VirtioDevice>> {
+    (0..count)
+        .map(|_| Box::new(Fake::default()) as Box<_>)
+        .collect()
+}
+
 #[test]
+#[ignore = "needs /dev/kvm"]
 fn as_many_devices_as_there_are_interrupts() {
-    let devices = |count| -> Vec<Box<dyn VirtioDevice>> {
-        (0..count)
-            .map(|_| Box::new(Fake::default()) as Box<_>)
-            .collect()
-    };
     let many = VmConfig {
         devices: devices(MAX_DEVICES),
         ..config(power_off())
     };
-    if let Some(end) = run(many) {
-        assert_eq!(end.unwrap(), Exit::PowerOff);
-    }
+    assert_eq!(run(many).unwrap(), Exit::PowerOff);
+}
+
+#[test]
+fn more_devices_than_there_are_interrupts_are_refused() {
     let too_many = VmConfig {
         devices: devices(MAX_DEVICES + 1),
         ..config(power_off())
     };
-    assert!(matches!(Made::new(too_many), Err(Error::Devices { .. })));
+    assert!(matches!(
+        KvmMachine::new(too_many),
+        Err(Error::Devices { .. })
+    ));
     let too_many_slots = VmConfig {
         devices: devices(MAX_DEVICES),
         nic_slots: 1,
         ..config(power_off())
     };
-    let refused = Made::new(too_many_slots);
+    let refused = KvmMachine::new(too_many_slots);
     assert!(
         matches!(refused, Err(Error::Devices { requested, .. }) if requested == MAX_DEVICES + 1)
     );
@@ -453,7 +442,7 @@ fn as_many_devices_as_there_are_interrupts() {
 fn what_cannot_be_is_refused_before_kvm_is_asked() {
     let refused = |config| {
         let open = || -> Result<Kvm, KvmError> { panic!("KVM was asked") };
-        Made::with_kvm(open, config).map(drop).unwrap_err()
+        KvmMachine::with_kvm(open, config).map(drop).unwrap_err()
     };
     for vcpus in [0, MAX_VCPUS + 1] {
         let config = VmConfig {

@@ -1,9 +1,11 @@
-//! Of version 1: each controller's part.
+//! Reads the statistics of version 1: each controller's part.
 
-use super::{BlockIo, BlockIoEntry, Files, HugePages, MemoryEntry, Stats, device, table, value};
-use crate::container::cgroups::{CgroupError, cpu_list};
+use super::files::{Files, device, table, value};
+use crate::container::cgroups::CgroupError;
+use crate::container::kernel::cpu_list;
+use crate::stats::{BlockIo, BlockIoEntry, HugePages, MemoryEntry, Stats};
 
-/// `cpuacct.stat` counts in ticks, of which a second has 100 on every architecture.
+/// `cpuacct.stat` counts in ticks, 100 per second on every architecture.
 const TICK: u64 = 10_000_000;
 
 pub(super) fn read(
@@ -45,7 +47,7 @@ fn cpu_usage(files: &Files<'_>, stats: &mut Stats) -> Result<(), CgroupError> {
         .split_whitespace()
         .filter_map(|n| n.parse().ok())
         .collect();
-    // A heading, and then each CPU's number, time in user mode and time in the kernel.
+    // A heading, and then each CPU's number, time in user mode and time in kernel mode.
     let all = files.text("cpuacct.usage_all")?.unwrap_or_default();
     for line in all.lines().skip(1) {
         let mut columns = line.split(' ').skip(1).map(str::parse);
@@ -104,8 +106,8 @@ fn memory(files: &Files<'_>, stats: &mut Stats) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// From the most telling source that has counted something: BFQ where that schedules, or else
-/// the throttling layer, which sees all but knows less.
+/// Reads the most detailed source that has counted something: BFQ where that is the scheduler, or
+/// else the throttling layer, which sees all I/O but knows less.
 fn block_io(files: &Files<'_>) -> Result<BlockIo, CgroupError> {
     let entries = |name: &str| {
         let text = files.text(name)?.unwrap_or_default();
@@ -140,7 +142,7 @@ fn block_io(files: &Files<'_>) -> Result<BlockIo, CgroupError> {
     Ok(BlockIo::default())
 }
 
-/// A line like `8:0 Read 42` or `8:0 42`. The one of the total has no device.
+/// Parses a line like `8:0 Read 42` or `8:0 42`. The line with the total has no device.
 fn entry(line: &str) -> Option<BlockIoEntry> {
     let words: Vec<&str> = line.split(' ').collect();
     let (number, op, value) = match words[..] {
@@ -171,8 +173,8 @@ fn huge_pages(files: &Files<'_>, stats: &mut Stats) -> Result<(), CgroupError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::tests::fake;
     use super::*;
-    use crate::container::cgroups::stats::fake;
 
     fn stats(controllers: &[&str], contents: &[(&str, &str)]) -> Stats {
         let directory = fake(contents);

@@ -1,7 +1,8 @@
-//! Of version 2.
+//! Reads the statistics of version 2.
 
-use super::{BlockIo, BlockIoEntry, Files, HugePages, MemoryEntry, Stats, device, table, value};
+use super::files::{Files, device, table, value};
 use crate::container::cgroups::CgroupError;
+use crate::stats::{BlockIo, BlockIoEntry, HugePages, MemoryEntry, Stats};
 
 /// cgroup2 counts time in microseconds.
 const MICROSECOND: u64 = 1000;
@@ -43,18 +44,18 @@ fn entry(files: &Files<'_>, name: &str) -> Result<MemoryEntry, CgroupError> {
     })
 }
 
-/// Memory and swap together, as version 1 counts.
+/// Returns memory and swap together, as version 1 counts.
 fn with_swap(memory: &MemoryEntry, swap: &MemoryEntry) -> MemoryEntry {
     MemoryEntry {
         limit: swap.limit.saturating_add(memory.limit),
         usage: swap.usage.saturating_add(memory.usage),
-        // They need not have been at their highest at once.
+        // The two maxima need not have been reached at once.
         max: 0,
         failcnt: 0,
     }
 }
 
-/// Lines like `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
+/// Parses lines like `8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6`.
 fn block_io(text: &str) -> BlockIo {
     let mut io = BlockIo::default();
     for line in text.lines() {
@@ -97,8 +98,8 @@ fn huge_pages(files: &Files<'_>, size: &str) -> Result<HugePages, CgroupError> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use super::super::files::tests::fake;
     use super::*;
-    use crate::container::cgroups::stats::fake;
 
     #[test]
     fn the_files_are_read() {

@@ -1,13 +1,13 @@
-//! Limits as the properties of a unit (systemd.resource-control(5)).
+//! Converts limits to a unit's properties (systemd.resource-control(5)).
 
-use crate::container::cgroups::cpu_list;
 use crate::container::cgroups::resources::Settings;
 use crate::container::cgroups::setting::Setting;
+use crate::container::kernel::cpu_list;
 
 /// A property's name and value.
 pub type Property = (String, Value);
 
-/// The value of a unit's property, of the D-Bus types that they have.
+/// The value of a unit's property, by its D-Bus type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// `b`
@@ -16,19 +16,19 @@ pub enum Value {
     Number(u64),
     /// `s`
     Text(String),
-    /// `ay`: a bit for each number.
+    /// `ay`: one bit for each number.
     Bits(Vec<u8>),
     /// `au`
     Pids(Vec<u32>),
 }
 
-/// No limit, to systemd.
+/// systemd's value for no limit.
 const INFINITY: u64 = u64::MAX;
 
-/// Of those limits that systemd knows. The others are none of its business, and it leaves them.
-pub(super) fn of(settings: &Settings) -> Vec<Property> {
+/// Returns the limits that systemd knows. It leaves the others alone.
+pub(super) fn from_settings(settings: &Settings) -> Vec<Property> {
     let mut properties: Vec<Property> = Vec::new();
-    // What comes later has the last word, as with the files.
+    // Later ones override earlier ones, as with the files.
     let mut set = |name: &str, value: Value| {
         properties.retain(|(known, _)| known != name);
         properties.push((name.to_owned(), value));
@@ -46,7 +46,7 @@ pub(super) fn of(settings: &Settings) -> Vec<Property> {
             "io.bfq.weight" | "io.weight" => continue,
             "pids.max" => "TasksMax",
             "cpuset.cpus" | "cpuset.mems" => {
-                // Only for version 2, where systemd has them.
+                // Only for version 2, where systemd supports them.
                 if let (true, Some(bits)) = (settings.v2.contains(setting), bits(&setting.value)) {
                     let name = match setting.file.as_str() {
                         "cpuset.cpus" => "AllowedCPUs",
@@ -90,7 +90,7 @@ pub(super) fn of(settings: &Settings) -> Vec<Property> {
     properties
 }
 
-/// The kernel's, in microseconds.
+/// The kernel's default, in microseconds.
 const DEFAULT_PERIOD: u64 = 100_000;
 
 fn period_of(v1: &[Setting]) -> u64 {
@@ -109,8 +109,8 @@ fn number(text: &str) -> Option<u64> {
     }
 }
 
-/// Microseconds a second. systemd counts in whole percents: rounded up, so that it never takes
-/// what the file gives.
+/// Returns microseconds per second. systemd counts in whole percents: rounded up, so that it never
+/// takes away what the file gives.
 fn per_second(quota: u64, period: u64) -> u64 {
     match quota {
         INFINITY => INFINITY,
@@ -121,7 +121,7 @@ fn per_second(quota: u64, period: u64) -> u64 {
     }
 }
 
-/// The numbers of a list, each a bit, the first of a byte the lowest.
+/// Returns the numbers of a list, one bit each, a byte's lowest bit first.
 fn bits(list: &str) -> Option<Vec<u8>> {
     let mut bits = Vec::new();
     for number in cpu_list::parse(list)? {
@@ -141,7 +141,7 @@ mod tests {
 
     fn properties(json: &str, versions: &Versions<'_>) -> Vec<(String, Value)> {
         let resources = serde_json::from_str(json).unwrap();
-        of(&Settings::new(&resources, versions).unwrap())
+        from_settings(&Settings::new(&resources, versions).unwrap())
     }
 
     #[test]
@@ -150,7 +150,7 @@ mod tests {
             "cpu": {"shares": 1024, "quota": 5001, "period": 10000, "cpus": "0,9", "mems": "0"},
             "pids": {"limit": -1},
             "unified": {"memory.max": "max", "memory.high": "9"}}"#;
-        let got = properties(json, &Versions::all_v2());
+        let got = properties(json, &Versions::V2);
         let expected = [
             ("MemoryLow", Value::Number(INFINITY)),
             ("MemorySwapMax", Value::Number(4096)),
@@ -170,7 +170,7 @@ mod tests {
     fn limits_of_v1_become_properties() {
         let json = r#"{"memory": {"limit": 4096}, "pids": {"limit": 5},
             "cpu": {"shares": 512, "quota": 5000, "period": 10000, "cpus": "0"}}"#;
-        let got = properties(json, &Versions::all_v1());
+        let got = properties(json, &Versions::V1);
         let expected = [
             ("MemoryLimit", Value::Number(4096)),
             ("CPUShares", Value::Number(512)),

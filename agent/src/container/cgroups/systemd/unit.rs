@@ -1,4 +1,4 @@
-//! Which unit a container is: `linux.cgroupsPath` as `slice:prefix:name`.
+//! The systemd unit of a container: `linux.cgroupsPath` as `slice:prefix:name`.
 
 use std::path::Path;
 
@@ -8,20 +8,20 @@ use crate::container::cgroups::CgroupError;
 /// A container's scope.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unit {
-    /// With its suffix.
+    /// The name with its suffix.
     pub(super) name: String,
     slice: String,
     description: String,
 }
 
 impl Unit {
-    /// What `path` names. Without it, `nacre-<id>.scope` in the slice of the system's services, or
-    /// of a user's programs.
+    /// Returns the unit that `path` names. Without a path it is `nacre-<id>.scope` in the slice of
+    /// the system's services, or of a user's programs.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Path`] if it isn't of that form, or names what is no unit.
-    pub(super) fn of(path: Option<&Path>, id: &str, user: bool) -> Result<Self, CgroupError> {
+    /// [`CgroupError::Path`] if it isn't of that form, or names no unit.
+    pub(super) fn named(path: Option<&Path>, id: &str, user: bool) -> Result<Self, CgroupError> {
         let error = |reason| CgroupError::Path {
             path: path.unwrap_or(Path::new(id)).to_owned(),
             reason,
@@ -66,8 +66,8 @@ impl Unit {
         })
     }
 
-    /// What makes it a container's: it is there for this process at first, its cgroup is the
-    /// engine's to use, what is used is counted, and it is forgotten when it ends, however it does.
+    /// Returns the properties that make it a container's: it starts with this process, its cgroup
+    /// is the engine's to use, usage is counted, and it is forgotten when it ends, however it does.
     pub(super) fn properties(&self, pid: i32) -> Vec<Property> {
         let text = |text: &str| Value::Text(text.to_owned());
         let mut properties: Vec<Property> = vec![
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     fn unit(path: Option<&str>, user: bool) -> Result<(String, String), String> {
-        Unit::of(path.map(Path::new), "web", user)
+        Unit::named(path.map(Path::new), "web", user)
             .map(|unit| (unit.slice, unit.name))
             .map_err(|e| e.to_string())
     }

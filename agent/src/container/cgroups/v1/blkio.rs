@@ -69,7 +69,7 @@ pub(in crate::container::cgroups) fn settings(
     ] {
         for device in devices.iter().flatten() {
             let number = device_number(field, device.major(), device.minor())?;
-            // A rate of 0 means no limit, to the kernel too.
+            // To the kernel too, a rate of 0 means no limit.
             let value = format!("{number} {}", device.rate());
             settings.push(Setting::new(field, file, value));
         }
@@ -77,7 +77,7 @@ pub(in crate::container::cgroups) fn settings(
     Ok(settings)
 }
 
-/// BFQ's file, or the one that CFQ had before Linux 5.0.
+/// Returns the setting for BFQ's file, or the one that CFQ had before Linux 5.0.
 fn weight_setting(field: &str, bfq: &str, other: &'static str, value: impl ToString) -> Setting {
     let value = value.to_string();
     Setting::new(field, bfq, &value).if_missing(IfMissing::Instead { file: other, value })

@@ -1,4 +1,4 @@
-//! The CPU controller: `linux.resources.cpu`, but for its `cpus` and `mems`
+//! The CPU controller: `linux.resources.cpu`, except its `cpus` and `mems`
 //! ([kernel document](https://docs.kernel.org/scheduler/sched-bwc.html)).
 
 use oci_spec::runtime::LinuxCpu;
@@ -19,9 +19,9 @@ pub(in crate::container::cgroups) fn settings(cpu: &LinuxCpu) -> Result<Vec<Sett
     }
     match cpu.shares() {
         None | Some(0) => {}
-        // An idle cgroup has shares of its own, below all others, and the kernel takes no other.
+        // An idle cgroup has its own share, below all others, and the kernel takes no other.
         Some(_) if idle == Some(1) => {}
-        // The kernel takes any number, and the nearest that it has.
+        // The kernel takes any number, and uses the nearest that it supports.
         Some(shares @ 2..=262_144) => set("cpu.shares", "cpu.shares", shares.to_string()),
         Some(other) => {
             let expected = "between 2 and 262144";
@@ -31,7 +31,7 @@ pub(in crate::container::cgroups) fn settings(cpu: &LinuxCpu) -> Result<Vec<Sett
     let unsigned = |value: Option<u64>| value.filter(|v| *v != 0).map(|v| v.to_string());
     let signed = |value: Option<i64>| value.filter(|v| *v != 0).map(|v| v.to_string());
     for (field, file, value) in [
-        // The period first: the quota must not be more than the parent's share of it.
+        // The period first: the quota must not exceed the parent's share of it.
         ("cpu.period", "cpu.cfs_period_us", unsigned(cpu.period())),
         ("cpu.quota", "cpu.cfs_quota_us", signed(cpu.quota())),
         (

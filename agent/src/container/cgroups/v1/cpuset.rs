@@ -1,12 +1,12 @@
-//! The cpuset controller, in which a new cgroup has no CPUs and no memory nodes, so that no
-//! process could be in it.
+//! The cpuset controller, in which a new cgroup has no CPUs and no memory nodes, so that no process
+//! could be in it.
 
 use std::path::Path;
 
 use crate::container::cgroups::CgroupError;
 use crate::container::cgroups::setting::{self, write};
 
-/// Gives a cgroup below `mount` the CPUs and nodes of the one above it, unless it has some.
+/// Gives a cgroup below `mount` its parent's CPUs and nodes, unless it has some.
 pub(super) fn inherit(mount: &Path, directory: &Path) -> Result<(), CgroupError> {
     let Some(parent) = directory.parent().filter(|_| directory != mount) else {
         return Ok(());
@@ -41,7 +41,7 @@ mod tests {
         let read = |name: &str| fs::read_to_string(child.join(name)).unwrap();
         assert_eq!(read("cpuset.cpus"), "1\n");
         assert!(read("cpuset.mems").starts_with('0'));
-        // The root has what there is.
+        // The root has all of them.
         inherit(mount.path(), mount.path()).unwrap();
     }
 }

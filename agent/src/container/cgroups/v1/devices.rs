@@ -2,8 +2,8 @@
 //! ([kernel document](https://docs.kernel.org/admin-guide/cgroup-v1/devices.html)).
 //!
 //! The kernel keeps a default, for all devices, and exceptions from it. An exception can be taken
-//! back only as it was made: with one for all minors of a major there, there can be no rule for
-//! one of them that says otherwise. So the exceptions are worked out here, where that is seen.
+//! back only as it was made: next to one for all minors of a major, no rule for one of them can say
+//! otherwise. So the exceptions are computed here, where that is detected.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -11,21 +11,21 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::container::cgroups::CgroupError;
-use crate::container::cgroups::devices::{ALL, Access, Kind, MKNOD, READ, Rule, WRITE};
+use crate::container::cgroups::devices::{ALL, Access, DeviceKind, MKNOD, READ, Rule, WRITE};
 
 /// The devices of an exception; `None` for any.
-type Pattern = (Kind, Option<u32>, Option<u32>);
+type Pattern = (DeviceKind, Option<u32>, Option<u32>);
 
-/// What the kernel is to be told.
+/// The default and exceptions to write.
 #[derive(Debug, PartialEq, Eq)]
 struct List {
     allowed_by_default: bool,
-    /// With the kinds of access that aren't as the default.
+    /// The kinds of access that differ from the default, by device.
     exceptions: BTreeMap<Pattern, u8>,
 }
 
 impl List {
-    fn of(access: &Access) -> Result<Self, CgroupError> {
+    fn from_access(access: &Access) -> Result<Self, CgroupError> {
         let mut list = List {
             allowed_by_default: false,
             exceptions: BTreeMap::new(),
@@ -49,7 +49,7 @@ impl List {
             self.exceptions.clear();
             return Ok(());
         }
-        for kind in [Kind::Block, Kind::Character] {
+        for kind in [DeviceKind::Block, DeviceKind::Character] {
             if rule.kind.is_some_and(|wanted| wanted != kind) {
                 continue;
             }
@@ -88,26 +88,27 @@ fn overlap(a: Pattern, b: Pattern) -> bool {
     a.0 == b.0 && same(a.1, b.1) && same(a.2, b.2)
 }
 
-/// Whether `a` matches all that `b` matches.
+/// Whether `a` matches everything that `b` matches.
 fn covers(a: Pattern, b: Pattern) -> bool {
     let all = |a: Option<u32>, b: Option<u32>| a.is_none() || a == b;
     a.0 == b.0 && all(a.1, b.1) && all(a.2, b.2)
 }
 
-/// Has `access` enforced for the cgroup: each write is one rule.
+/// Enforces `access` for the cgroup: each write is one rule.
 pub(in crate::container::cgroups) fn write(
     directory: &Path,
     access: &Access,
 ) -> Result<(), CgroupError> {
-    let list = List::of(access)?;
+    let list = List::from_access(access)?;
     let open = |name: &str| {
         let file = directory.join(name);
         let opened = OpenOptions::new().write(true).open(&file);
         opened.map_err(CgroupError::directory("open", &file))
     };
-    let (all, exceptions) = match list.allowed_by_default {
-        true => ("devices.allow", "devices.deny"),
-        false => ("devices.deny", "devices.allow"),
+    let (all, exceptions) = if list.allowed_by_default {
+        ("devices.allow", "devices.deny")
+    } else {
+        ("devices.deny", "devices.allow")
     };
     tell(&open(all)?, "a")?;
     if list.exceptions.is_empty() {
@@ -128,11 +129,11 @@ fn tell(mut file: &File, line: &str) -> Result<(), CgroupError> {
         })
 }
 
-/// As the kernel takes it: `c 1:3 rwm`.
+/// Returns a rule as the kernel takes it: `c 1:3 rwm`.
 fn line((kind, major, minor): Pattern, access: u8) -> String {
     let kind = match kind {
-        Kind::Block => 'b',
-        Kind::Character => 'c',
+        DeviceKind::Block => 'b',
+        DeviceKind::Character => 'c',
     };
     let number = |number: Option<u32>| number.map_or("*".to_owned(), |n| n.to_string());
     let mut line = format!("{kind} {}:{} ", number(major), number(minor));
@@ -151,7 +152,7 @@ mod tests {
 
     fn list(json: &str) -> Result<(bool, Vec<String>), String> {
         let rules: Vec<oci_spec::runtime::LinuxDeviceCgroup> = serde_json::from_str(json).unwrap();
-        let list = List::of(&Access::by(&rules).unwrap()).map_err(|e| e.to_string())?;
+        let list = List::from_access(&Access::by(&rules).unwrap()).map_err(|e| e.to_string())?;
         let lines = list.exceptions.iter().map(|(p, access)| line(*p, *access));
         Ok((list.allowed_by_default, lines.collect()))
     }
@@ -180,7 +181,7 @@ mod tests {
 
     #[test]
     fn rules_become_exceptions() {
-        // An earlier rule that a later one takes back as a whole leaves nothing.
+        // An earlier rule that a later one takes back entirely leaves nothing.
         let (allowed, lines) = list(
             r#"[{"allow": true, "type": "b", "major": 8, "minor": 1, "access": "rw"},
                 {"allow": true, "type": "b", "major": 8, "minor": 2, "access": "rw"},
@@ -204,7 +205,7 @@ mod tests {
         .unwrap();
         assert!(allowed);
         assert_eq!(lines, ["b 8:* w"]);
-        // Of all devices, but not all access.
+        // All devices, but not all access.
         let (allowed, lines) = list(r#"[{"allow": true}, {"allow": false, "access": "w"}]"#)
             .map_err(|e| assert!(e.contains("devices"), "{e}"))
             .unwrap_or_default();
@@ -221,7 +222,7 @@ mod tests {
         assert!(error.starts_with("linux.resources.devices "), "{error}");
     }
 
-    /// Every access, by the kernel's way of going through the list and by the definition.
+    /// Checks every access, by the kernel's way of going through the list and by the definition.
     #[test]
     fn the_list_does_what_the_rules_mean() {
         let mut random = Random::new();
@@ -229,11 +230,11 @@ mod tests {
         for _ in 0..5000 {
             let rules = random.rules([None, Some(0), Some(7)]);
             let access = Access { rules };
-            let Ok(list) = List::of(&access) else {
+            let Ok(list) = List::from_access(&access) else {
                 continue;
             };
             compared += 1;
-            for kind in [Kind::Block, Kind::Character] {
+            for kind in [DeviceKind::Block, DeviceKind::Character] {
                 for (major, minor) in [(0, 0), (0, 7), (7, 0), (7, 7), (9, 9)] {
                     let device = (kind, Some(major), Some(minor));
                     for bit in [MKNOD, READ, WRITE] {

@@ -17,7 +17,7 @@ pub(in crate::container::cgroups) fn settings(
         let (size, value) = (limit.page_size(), checked(limit)?);
         let file = format!("hugetlb.{size}.limit_in_bytes");
         settings.push(Setting::new(field, file, value));
-        // Reservations fail where the fault would otherwise kill; kernels before 5.7 lack it.
+        // Reservations fail where the page fault would otherwise kill; kernels before 5.7 lack it.
         settings.push(
             Setting::new(field, format!("hugetlb.{size}.rsvd.limit_in_bytes"), value)
                 .if_missing(IfMissing::Skip),

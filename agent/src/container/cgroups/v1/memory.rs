@@ -18,7 +18,7 @@ pub(in crate::container::cgroups) fn settings(
     let limit = bytes("memory.limit", memory.limit())?;
     let mut swap = bytes("memory.swap", memory.swap())?;
     let mut without_swap = IfMissing::SkipWithoutSwap;
-    // As runc does: without a limit on memory there is none on memory and swap.
+    // As with runc: without a limit on memory there is none on memory and swap.
     if limit == Some(-1) && swap.is_none() {
         swap = limit;
     }
@@ -48,26 +48,15 @@ pub(in crate::container::cgroups) fn settings(
             });
         }
     }
-    for (field, file, value) in [
-        (
-            "memory.kernel",
-            "memory.kmem.limit_in_bytes",
-            memory.kernel(),
-        ),
-        (
-            "memory.kernelTCP",
-            "memory.kmem.tcp.limit_in_bytes",
-            memory.kernel_tcp(),
-        ),
-    ] {
-        if let Some(value) = bytes(field, value)? {
-            let setting = Setting::new(field, file, value);
-            // New kernels take these and do nothing. No limit is what there is anyhow.
-            settings.push(match u64::try_from(value) {
-                Ok(value) => setting.read_back(whole_pages(value)),
-                Err(_) => setting.if_missing(IfMissing::Skip),
-            });
-        }
+    // `memory.kernel` is left out, with a warning: Linux has had no such limit since 5.16.
+    let field = "memory.kernelTCP";
+    if let Some(value) = bytes(field, memory.kernel_tcp())? {
+        let setting = Setting::new(field, "memory.kmem.tcp.limit_in_bytes", value);
+        // New kernels take it and do nothing. No limit is the default anyway.
+        settings.push(match u64::try_from(value) {
+            Ok(value) => setting.read_back(whole_pages(value)),
+            Err(_) => setting.if_missing(IfMissing::Skip),
+        });
     }
     match memory.swappiness() {
         None => {}
@@ -103,7 +92,7 @@ fn bytes(field: &str, value: Option<i64>) -> Result<Option<i64>, CgroupError> {
     }
 }
 
-/// As the kernel counts.
+/// Rounds down to whole pages, as the kernel does.
 fn whole_pages(bytes: u64) -> u64 {
     // SAFETY: sysconf touches no memory of ours.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
@@ -146,10 +135,7 @@ mod tests {
             ),
             (
                 r#"{"kernel": 4096, "kernelTCP": -1}"#,
-                &[
-                    ("memory.kmem.limit_in_bytes", "4096"),
-                    ("memory.kmem.tcp.limit_in_bytes", "-1"),
-                ],
+                &[("memory.kmem.tcp.limit_in_bytes", "-1")],
             ),
             (
                 r#"{"swappiness": 0, "disableOOMKiller": true}"#,
@@ -160,12 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn kernel_limits_are_read_back_in_whole_pages() {
-        let memory: LinuxMemory =
-            serde_json::from_str(r#"{"kernel": 1048577, "kernelTCP": -1}"#).unwrap();
-        let settings = settings(&memory).unwrap();
-        assert_eq!(settings[0].read_back, Some(1_048_576));
-        assert_eq!(settings[1].read_back, None);
+    fn a_kernel_limit_is_read_back_in_whole_pages() {
+        let read_back = |json: &str| {
+            let memory: LinuxMemory = serde_json::from_str(json).unwrap();
+            settings(&memory).unwrap()[0].read_back
+        };
+        assert_eq!(read_back(r#"{"kernelTCP": 1048577}"#), Some(1_048_576));
+        assert_eq!(read_back(r#"{"kernelTCP": -1}"#), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use oci_spec::runtime::LinuxNetwork;
 use crate::container::cgroups::CgroupError;
 use crate::container::cgroups::setting::Setting;
 
-/// `here` says whether a controller is there.
+/// Returns the settings. `here` says whether the host has a controller.
 pub(in crate::container::cgroups) fn settings(
     network: &LinuxNetwork,
     here: impl Fn(&str) -> bool,
@@ -14,7 +14,8 @@ pub(in crate::container::cgroups) fn settings(
     if let Some(id) = network.class_id().filter(|id| *id != 0) {
         let field = "network.classID";
         if !here("net_cls") {
-            let reason = "cgroup v2 has no net_cls controller";
+            let reason =
+                "no hierarchy of cgroup v1 has net_cls here, and v2 has no such controller";
             return Err(CgroupError::unsupported(field, reason));
         }
         settings.push(Setting::new(field, "net_cls.classid", id));
@@ -22,7 +23,8 @@ pub(in crate::container::cgroups) fn settings(
     for priority in network.priorities().iter().flatten() {
         let field = "network.priorities";
         if !here("net_prio") {
-            let reason = "cgroup v2 has no net_prio controller";
+            let reason =
+                "no hierarchy of cgroup v1 has net_prio here, and v2 has no such controller";
             return Err(CgroupError::unsupported(field, reason));
         }
         let name = priority.name();
@@ -56,7 +58,7 @@ mod tests {
         ];
         let expected = expected.map(|(file, value)| (file.to_owned(), value.to_owned()));
         assert_eq!(network(BOTH, true).unwrap(), expected);
-        // What callers write without meaning a thing by it.
+        // What callers write without meaning anything by it.
         assert_eq!(
             network(r#"{"classID": 0, "priorities": []}"#, false),
             Ok(vec![])

@@ -1,4 +1,4 @@
-//! As much of BPF as a device program needs: its instructions
+//! The part of BPF that a device program needs: its instructions
 //! ([RFC 9669](https://www.rfc-editor.org/rfc/rfc9669)), loading and attaching
 //! ([bpf(2)](https://man7.org/linux/man-pages/man2/bpf.2.html)).
 
@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use crate::container::cgroups::CgroupError;
 
-/// The registers that a device program uses, by what it holds in them.
+/// The registers that a device program uses, by their content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Register {
     Result = 0,
@@ -18,7 +18,7 @@ pub(super) enum Register {
     Minor = 5,
 }
 
-/// Opcodes: class, operation, and an immediate operand unless X is named. All are of 32 bits.
+/// Opcodes: class, operation, and an immediate operand unless X is named. All are 32-bit.
 mod opcode {
     pub(super) const LOAD_X: u8 = 0x61; // LDX | MEM | W
     pub(super) const MOV_X: u8 = 0xbc;
@@ -89,7 +89,7 @@ impl Instruction {
         Self::new(opcode::JNE, a, count as i16, value)
     }
 
-    /// Skips if `a` has any of the bits of `mask`.
+    /// Skips `count` instructions if `a` has any of the bits of `mask`.
     pub(super) const fn skip_if_any(a: Register, mask: i32, count: usize) -> Self {
         Self::new(opcode::JSET, a, count as i16, mask)
     }
@@ -106,10 +106,10 @@ const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const BPF_CGROUP_DEVICE: u32 = 6;
-/// Programs of cgroups below run as well, so that a container can limit its own.
+/// Programs of cgroups below run as well, so that a container can limit its own cgroups.
 const BPF_F_ALLOW_MULTI: u32 = 1 << 1;
 
-/// As libbpf has it.
+/// As in libbpf.
 const LOAD_ATTEMPTS: usize = 5;
 
 /// The start of `union bpf_attr` for `BPF_PROG_LOAD`; what is left out is zero.
@@ -154,7 +154,7 @@ struct ByIdAttributes {
     open_flags: u32,
 }
 
-/// Loads `program` and has it asked about every access to a device from `cgroup`, until
+/// Loads `program` and has the kernel ask it about every access to a device from `cgroup`, until
 /// the cgroup is removed.
 pub(super) fn attach(program: &[Instruction], cgroup: &impl AsFd) -> Result<(), CgroupError> {
     let loaded = load(program).map_err(failed("load the program that enforces it"))?;
@@ -192,9 +192,9 @@ fn attach_attributes(program: &OwnedFd, cgroup: &impl AsFd) -> AttachAttributes 
     }
 }
 
-/// The device programs that are attached to a cgroup itself.
+/// Returns the device programs that are attached to a cgroup itself.
 fn attached(cgroup: &impl AsFd) -> io::Result<Vec<OwnedFd>> {
-    // The kernel allows 64.
+    // The kernel allows 64 programs.
     let mut ids = [0u32; 64];
     let mut query = QueryAttributes {
         target_fd: cgroup.as_fd().as_raw_fd() as u32,
@@ -231,7 +231,7 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
         kern_version: 0,
         prog_flags: 0,
     };
-    // The verifier gives up when a signal comes in between.
+    // The verifier gives up when a signal arrives.
     let mut attempt = 0;
     let fd = loop {
         match bpf(BPF_PROG_LOAD, &mut attributes) {
@@ -246,8 +246,8 @@ fn load(program: &[Instruction]) -> io::Result<OwnedFd> {
 }
 
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
-    // SAFETY: the kernel reads and writes `attributes` as far as its size says; the addresses in it,
-    // if any, are of slices that outlive the call, with their lengths.
+    // SAFETY: the kernel accesses `attributes` only up to its size; the addresses in it, if any,
+    // are those of slices that outlive the call, with their lengths.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -262,7 +262,7 @@ fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
     }
 }
 
-/// What the kernel would compute: the program's result for a context of three words.
+/// Returns what the kernel would compute: the program's result for a context of three words.
 #[cfg(test)]
 pub(super) fn interpret(program: &[Instruction], context: [u32; 3]) -> u32 {
     let mut registers = [0u32; 16];

@@ -1,4 +1,4 @@
-//! The CPU controller: `linux.resources.cpu`, but for its `cpus` and `mems`.
+//! The CPU controller: `linux.resources.cpu`, except its `cpus` and `mems`.
 
 use oci_spec::runtime::LinuxCpu;
 
@@ -32,7 +32,7 @@ pub(in crate::container::cgroups) fn settings(cpu: &LinuxCpu) -> Result<Vec<Sett
         Some(0 | 1) => settings.extend(idle.map(|idle| Setting::new("cpu.idle", "cpu.idle", idle))),
         Some(other) => return Err(CgroupError::invalid("cpu.idle", other, "0 or 1")),
     }
-    // An idle cgroup has a weight of its own, below all others, and the kernel takes no other.
+    // An idle cgroup has its own weight, below all others, and the kernel takes no other.
     if let Some(shares) = cpu.shares()
         && shares != 0
         && idle != Some(1)
@@ -69,10 +69,10 @@ pub(in crate::container::cgroups) fn settings(cpu: &LinuxCpu) -> Result<Vec<Sett
     Ok(settings)
 }
 
-/// v1 shares (2 to 262144, 1024 by default) as a v2 weight (1 to 10000, 100 by default).
+/// Converts v1 shares (2 to 262144, 1024 by default) to a v2 weight (1 to 10000, 100 by default).
 ///
-/// Minimum, default and maximum don't lie on a line. As runc has done since 1.4, a parabola
-/// is laid through the three in logarithms, so that a default stays a default.
+/// Minimum, default and maximum don't lie on a line. As in runc since 1.4, a parabola goes through
+/// the three logarithms, so that a default stays a default.
 fn weight(shares: u64) -> u64 {
     match shares {
         ..=2 => 1,

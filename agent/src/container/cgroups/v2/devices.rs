@@ -1,8 +1,8 @@
 //! Access to devices, on version 2.
 //!
-//! cgroup v2 has no files for this. A BPF program attached to the cgroup is asked at each
-//! access ([kernel document](https://docs.kernel.org/admin-guide/cgroup-v2.html#device-controller)),
-//! and here it is written from the rules.
+//! cgroup v2 has no files for this. A BPF program attached to the cgroup is asked at each access
+//! ([kernel document](https://docs.kernel.org/admin-guide/cgroup-v2.html#device-controller)). It is
+//! compiled here from the rules.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,17 +10,17 @@ use std::path::Path;
 use super::bpf::{self, Instruction, Register};
 use crate::container::cgroups::CgroupError;
 use crate::container::cgroups::devices::{ALL, Access, Rule};
-use crate::container::cgroups::manager::is_ordinary_user;
+use crate::container::kernel::user_namespaces::is_ordinary_user;
 
-/// Has `access` enforced for the cgroup, until that is removed. An ordinary user can't, and need
-/// not: such a user's containers have what they were given and can't make device nodes.
+/// Enforces `access` for the cgroup, until that is removed. An ordinary user can't do that, and
+/// need not: such a user's containers have what they were given and can't make device nodes.
 pub(in crate::container::cgroups) fn attach(
     directory: &Path,
     access: &Access,
 ) -> Result<(), CgroupError> {
     let cgroup = File::open(directory).map_err(CgroupError::directory("open", directory))?;
     match bpf::attach(&compile(&access.rules), &cgroup) {
-        // Whose containers can't make device nodes.
+        // Their containers can't make device nodes.
         Err(CgroupError::Devices { source, .. })
             if source.raw_os_error() == Some(libc::EPERM) && is_ordinary_user() =>
         {
@@ -30,7 +30,7 @@ pub(in crate::container::cgroups) fn attach(
     }
 }
 
-/// Has `access` enforced from now on, in the place of what was before.
+/// Enforces `access` from now on, in place of the previous one.
 pub(in crate::container::cgroups) fn replace(
     directory: &Path,
     access: &Access,
@@ -39,13 +39,13 @@ pub(in crate::container::cgroups) fn replace(
     bpf::replace(&compile(&access.rules), &cgroup)
 }
 
-/// The program goes through the rules from the last to the first. It keeps the kinds of
-/// access that are asked for and not yet allowed; a rule that matches the device clears those
-/// that it allows, and access is granted when none is left. A rule that denies one of them
-/// ends it, and so does the end of the rules.
+/// Compiles the rules. The program goes through them from the last to the first. It keeps the kinds
+/// of access that are asked for and not yet allowed; a rule that matches the device clears those
+/// that it allows, and access is granted when none is left. A rule that denies one of them denies
+/// the access, and so does the end of the rules.
 ///
-/// Its argument is a `struct bpf_cgroup_dev_ctx`: `u32 access_type` (access in the upper
-/// half, kind in the lower), `u32 major`, `u32 minor`. It returns 1 to allow, 0 to deny.
+/// Its argument is a `struct bpf_cgroup_dev_ctx`: `u32 access_type` (access in the upper half, kind
+/// in the lower), `u32 major`, `u32 minor`. It returns 1 to allow, 0 to deny.
 fn compile(rules: &[Rule]) -> Vec<Instruction> {
     use Register::{Context, Kind, Left, Major, Minor, Result};
 
@@ -94,11 +94,17 @@ fn compile(rules: &[Rule]) -> Vec<Instruction> {
 mod tests {
     use super::*;
     use crate::container::cgroups::devices::testing::{Random, allowed};
-    use crate::container::cgroups::devices::{ALL, Kind, MKNOD, READ, WRITE};
+    use crate::container::cgroups::devices::{ALL, DeviceKind, MKNOD, READ, WRITE};
     use crate::container::cgroups::v2::bpf::interpret;
     use oci_spec::runtime::LinuxDeviceCgroup;
 
-    fn decide(program: &[Instruction], kind: Kind, major: u32, minor: u32, access: u8) -> bool {
+    fn decide(
+        program: &[Instruction],
+        kind: DeviceKind,
+        major: u32,
+        minor: u32,
+        access: u8,
+    ) -> bool {
         let access_type = (u32::from(access) << 16) | kind as u32;
         interpret(program, [access_type, major, minor]) == 1
     }
@@ -112,7 +118,7 @@ mod tests {
     fn without_rules_only_the_default_devices_can_be_used() {
         let program = program("[]");
         let character =
-            |major, minor, access| decide(&program, Kind::Character, major, minor, access);
+            |major, minor, access| decide(&program, DeviceKind::Character, major, minor, access);
         assert!(character(1, 3, READ | WRITE));
         assert!(character(136, 7, READ | WRITE));
         assert!(character(5, 2, ALL));
@@ -120,45 +126,57 @@ mod tests {
         assert!(!character(10, 229, READ));
         assert!(!character(1, 1, READ)); // mem
         assert!(!character(5, 1, WRITE)); // console
-        assert!(decide(&program, Kind::Block, 8, 0, MKNOD));
-        assert!(!decide(&program, Kind::Block, 8, 0, READ));
-        assert!(!decide(&program, Kind::Block, 1, 3, READ));
+        assert!(decide(&program, DeviceKind::Block, 8, 0, MKNOD));
+        assert!(!decide(&program, DeviceKind::Block, 8, 0, READ));
+        assert!(!decide(&program, DeviceKind::Block, 1, 3, READ));
     }
 
     #[test]
     fn the_last_rule_for_a_kind_of_access_decides() {
-        // As Docker gives it, and then a disk that is for reading only.
+        // As Docker gives it, and then a disk that is read-only.
         let rules = r#"[{"allow": false, "access": "rwm"},
                 {"allow": true, "type": "b", "major": 8, "minor": -1, "access": "rw"},
                 {"allow": false, "type": "b", "major": 8, "minor": 3, "access": "w"},
                 {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "r"},
                 {"allow": true, "type": "c", "major": 10, "minor": 200, "access": "w"}]"#;
         let program = program(rules);
-        assert!(decide(&program, Kind::Block, 8, 1, READ | WRITE));
-        assert!(decide(&program, Kind::Block, 8, 3, READ));
-        assert!(!decide(&program, Kind::Block, 8, 3, WRITE));
-        assert!(!decide(&program, Kind::Block, 8, 3, READ | WRITE));
-        assert!(!decide(&program, Kind::Block, 9, 1, READ));
+        assert!(decide(&program, DeviceKind::Block, 8, 1, READ | WRITE));
+        assert!(decide(&program, DeviceKind::Block, 8, 3, READ));
+        assert!(!decide(&program, DeviceKind::Block, 8, 3, WRITE));
+        assert!(!decide(&program, DeviceKind::Block, 8, 3, READ | WRITE));
+        assert!(!decide(&program, DeviceKind::Block, 9, 1, READ));
         // Allowed by two rules together.
-        assert!(decide(&program, Kind::Character, 10, 200, READ | WRITE));
-        assert!(!decide(&program, Kind::Character, 10, 201, READ));
+        assert!(decide(
+            &program,
+            DeviceKind::Character,
+            10,
+            200,
+            READ | WRITE
+        ));
+        assert!(!decide(&program, DeviceKind::Character, 10, 201, READ));
     }
 
     #[test]
     fn a_rule_for_all_devices_opens_everything() {
         let program = program(r#"[{"allow": true, "type": "a"}]"#);
-        assert!(decide(&program, Kind::Block, 8, 0, ALL));
-        assert!(decide(&program, Kind::Character, u32::MAX, u32::MAX, ALL));
+        assert!(decide(&program, DeviceKind::Block, 8, 0, ALL));
+        assert!(decide(
+            &program,
+            DeviceKind::Character,
+            u32::MAX,
+            u32::MAX,
+            ALL
+        ));
     }
 
-    /// Every access, decided by the program and by the definition.
+    /// Checks every access, decided by the program and by the definition.
     #[test]
     fn the_program_does_what_the_rules_mean() {
         let mut random = Random::new();
         for _ in 0..500 {
             let rules = random.rules([None, Some(0), Some(u32::MAX)]);
             let program = compile(&rules);
-            for kind in [Kind::Block, Kind::Character] {
+            for kind in [DeviceKind::Block, DeviceKind::Character] {
                 for (major, minor) in [(0, 0), (0, u32::MAX), (u32::MAX, 0), (7, 7)] {
                     for access in 1..=ALL {
                         let expected = [MKNOD, READ, WRITE].into_iter().all(|bit| {

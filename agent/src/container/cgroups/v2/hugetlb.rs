@@ -18,7 +18,7 @@ pub(in crate::container::cgroups) fn settings(
             bytes => bytes.to_string(),
         };
         settings.push(Setting::new(field, format!("hugetlb.{size}.max"), &value));
-        // Reservations fail where the fault would otherwise kill; kernels before 5.7 lack it.
+        // Reservations fail where the page fault would otherwise kill; kernels before 5.7 lack it.
         settings.push(
             Setting::new(field, format!("hugetlb.{size}.rsvd.max"), value)
                 .if_missing(IfMissing::Skip),
@@ -27,7 +27,7 @@ pub(in crate::container::cgroups) fn settings(
     Ok(settings)
 }
 
-/// The number of bytes, or -1 for none, once it and its page size are known to be sound.
+/// Returns the number of bytes, or -1 for none, after checking it and its page size.
 pub(in crate::container::cgroups) fn checked(
     limit: &LinuxHugepageLimit,
 ) -> Result<i64, CgroupError> {
@@ -46,7 +46,7 @@ pub(in crate::container::cgroups) fn checked(
     }
 }
 
-/// `<number><KB, MB or GB>`, as the kernel names its files.
+/// Whether it is `<number><KB, MB or GB>`, as the kernel names its files.
 fn is_page_size(size: &str) -> bool {
     ["KB", "MB", "GB"].iter().any(|unit| {
         size.strip_suffix(unit).is_some_and(|number| {

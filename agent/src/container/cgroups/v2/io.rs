@@ -19,7 +19,7 @@ pub(in crate::container::cgroups) fn settings(
         && weight != 0
     {
         check_weight("blockIO.weight", weight)?;
-        // BFQ's file takes the spec's range as it is; iocost's has another.
+        // BFQ's file takes the spec's range as it is; iocost's has another range.
         let setting = Setting::new("blockIO.weight", "io.bfq.weight", weight);
         settings.push(setting.if_missing(IfMissing::Instead {
             file: "io.weight",
@@ -73,7 +73,7 @@ pub(in crate::container::cgroups) fn settings(
     Ok(settings)
 }
 
-/// A rate of 0 means no limit, as on v1.
+/// Returns the setting for a rate. A rate of 0 means no limit, as on v1.
 fn throttle(field: &str, key: &str, device: &LinuxThrottleDevice) -> Result<Setting, CgroupError> {
     let number = device_number(field, device.major(), device.minor())?;
     let rate = match device.rate() {
@@ -95,7 +95,7 @@ fn check_weight(field: &str, weight: u16) -> Result<(), CgroupError> {
     }
 }
 
-/// Weights of 10 to 1000 on a scale of 1 to 10000.
+/// Converts a weight of 10 to 1000 to the scale of 1 to 10000.
 fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight).saturating_sub(10) * 9999 / 990
 }

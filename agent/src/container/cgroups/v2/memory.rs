@@ -9,12 +9,8 @@ use crate::container::cgroups::setting::{IfMissing, Setting};
 pub(in crate::container::cgroups) fn settings(
     memory: &LinuxMemory,
 ) -> Result<Vec<Setting>, CgroupError> {
+    // `memory.kernel` is left out, with a warning, as with version 1.
     for (given, field, reason) in [
-        (
-            memory.kernel().is_some_and(|limit| limit > 0),
-            "memory.kernel",
-            "cgroup v2 counts kernel memory with the rest",
-        ),
         (
             memory.kernel_tcp().is_some_and(|limit| limit > 0),
             "memory.kernelTCP",
@@ -90,10 +86,10 @@ fn bytes(field: &str, value: Option<i64>) -> Result<Option<Limit>, CgroupError> 
     }
 }
 
-/// The spec's limit is on memory and swap together; v2's is on swap alone.
+/// Returns v2's limit, which is on swap alone; the spec's is on memory and swap together.
 fn swap_alone(limit: Option<Limit>, swap: Option<Limit>) -> Result<Option<Limit>, CgroupError> {
     match (limit, swap) {
-        // As v1 does: without a limit on memory there is none on memory and swap.
+        // As on v1: without a limit on memory there is none on memory and swap.
         (Some(Limit::None), None) => Ok(Some(Limit::None)),
         (_, None | Some(Limit::None)) | (Some(Limit::None), _) => Ok(swap),
         (None, Some(swap)) => Err(CgroupError::invalid(
@@ -127,7 +123,7 @@ mod tests {
     fn limits_become_those_of_v2() {
         let cases: &[(&str, &[(&str, &str)])] = &[
             ("{}", &[]),
-            (r#"{"limit": 0, "swap": 0, "kernel": 0}"#, &[]),
+            (r#"{"limit": 0, "swap": 0, "kernel": 4096}"#, &[]),
             (r#"{"limit": 1048576}"#, &[("memory.max", "1048576")]),
             (
                 r#"{"limit": -1}"#,
@@ -161,7 +157,6 @@ mod tests {
     #[test]
     fn what_v2_lacks_is_refused_by_name() {
         for (json, field) in [
-            (r#"{"kernel": 4096}"#, "memory.kernel "),
             (r#"{"kernelTCP": 4096}"#, "memory.kernelTCP "),
             (r#"{"swappiness": 10}"#, "memory.swappiness "),
             (r#"{"disableOOMKiller": true}"#, "memory.disableOOMKiller "),

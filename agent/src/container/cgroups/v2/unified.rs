@@ -8,7 +8,7 @@ use crate::container::cgroups::setting::Setting;
 /// The kernel takes at most a page.
 const MAX_VALUE: usize = 4095;
 
-/// Sorted by name, so that what goes wrong first doesn't depend on the map's order.
+/// Returns the settings, sorted by name, so that the first error doesn't depend on the map's order.
 pub(in crate::container::cgroups) fn settings(
     unified: &HashMap<String, String>,
 ) -> Result<Vec<Setting>, CgroupError> {
@@ -25,7 +25,7 @@ pub(in crate::container::cgroups) fn settings(
                 expected,
             ));
         }
-        // The engine's own business: who is in the cgroup and what is below it.
+        // The engine's own business: the cgroup's processes and the cgroups below it.
         if file.starts_with("cgroup.")
             && !matches!(file.as_str(), "cgroup.max.depth" | "cgroup.max.descendants")
         {
@@ -40,7 +40,7 @@ pub(in crate::container::cgroups) fn settings(
     Ok(settings)
 }
 
-/// `<controller>.<rest>` and nothing that could lead elsewhere.
+/// Whether a name is `<controller>.<rest>` and can't lead elsewhere.
 fn is_file_name(name: &str) -> bool {
     name.len() <= 255
         && name.split('.').count() > 1

@@ -1,46 +1,47 @@
-//! The server against a host at the other end of a socketpair, with shells as containers.
+//! Tests the server against a host at the other end of a socketpair, with shells as containers.
 
 mod processes;
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use nacre_agent::container::Stdio;
 use nacre_agent::container::cgroups::{OomWatch, Stats};
 use nacre_agent::network::Network;
-use nacre_agent::protocol::{ProcessEntry, Target, WindowSize};
+use nacre_agent::protocol::{Correction, ProcessEntry, Target, WindowSize};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 
-use super::super::machine::{Started, failure};
+use super::super::failure::{failure, refused};
+use super::super::guest::Started;
 use super::*;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
-/// A server reaps every child of the process, so that there can be one at a time.
+/// A server reaps every child of the process, so only one can run at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 static NOTICES: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn on_child(_: libc::c_int) {
     let one = 1u64.to_ne_bytes();
-    // SAFETY: write is safe in a signal handler, and `one` is as long as said.
+    // SAFETY: write is safe in a signal handler, and `one` has the length given.
     unsafe { libc::write(NOTICES.load(Ordering::Relaxed), one.as_ptr().cast(), 8) };
 }
 
-/// What a signalfd is to a process of one thread.
+/// Stands in for a signalfd, which needs a process of one thread.
 fn watch_children() -> OwnedFd {
     let notices = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).unwrap();
     NOTICES.store(notices.as_fd().as_raw_fd(), Ordering::Relaxed);
@@ -56,7 +57,6 @@ fn watch_children() -> OwnedFd {
 
 struct Fake {
     ports: Mutex<HashMap<u32, OwnedFd>>,
-    synced: Arc<AtomicBool>,
 }
 
 /// A shell that stops before it runs its script.
@@ -114,8 +114,12 @@ impl Guest for Fake {
         Ok(())
     }
 
-    fn sync(&self) {
-        self.synced.store(true, Ordering::Relaxed);
+    fn clock(&self, correction: Option<Correction>) -> Result<i64, Failure> {
+        match correction {
+            Some(Correction::Step(by)) => Ok(by),
+            Some(Correction::Slew(_)) => Err(refused("it stands still".to_owned())),
+            None => Ok(0),
+        }
     }
 }
 
@@ -141,7 +145,7 @@ impl Workload for Shell {
         None
     }
 
-    /// Its terminal, if it has one, is one of the host's.
+    /// Starts a process whose terminal, if it has one, is one of the host's.
     fn exec(
         &self,
         _: &Spec,
@@ -204,7 +208,7 @@ impl Workload for Shell {
         None
     }
 
-    /// Leaves whatever else there is: what a failure to kill would look like.
+    /// Leaves everything that remains, as if killing it had failed.
     fn destroy(self) -> Result<(), Failure> {
         Ok(())
     }
@@ -213,8 +217,7 @@ impl Workload for Shell {
 struct Host {
     control: UnixStream,
     streams: HashMap<u32, UnixStream>,
-    server: JoinHandle<Result<Ended, ServeError>>,
-    synced: Arc<AtomicBool>,
+    server: JoinHandle<Result<(), ServeError>>,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -232,10 +235,8 @@ impl Host {
             ports.insert(port, theirs.into());
             streams.insert(port, ours);
         }
-        let synced = Arc::new(AtomicBool::new(false));
         let fake = Fake {
             ports: Mutex::new(ports),
-            synced: synced.clone(),
         };
         let children = watch_children();
         let server = thread::spawn(move || serve(fake, guest.into(), children));
@@ -243,7 +244,6 @@ impl Host {
             control,
             streams,
             server,
-            synced,
             _alone: alone,
         };
         let hello: Hello = protocol::receive(&mut host.control).unwrap().unwrap();
@@ -264,7 +264,7 @@ impl Host {
         protocol::receive(&mut self.control).unwrap().unwrap()
     }
 
-    /// A container of three streams that runs `script`, from port `first` on.
+    /// Creates a container with three streams that runs `script`, from port `first` on.
     fn create(&mut self, id: &str, script: &str, first: u32) -> Result<Answer, Failure> {
         self.create_program(id, &["sh", "-c", script], first)
     }
@@ -292,6 +292,7 @@ impl Host {
             id: id.to_owned(),
             spec,
             has_share: false,
+            mounts: Vec::new(),
             upper: None,
             bundle: "/".into(),
             streams,
@@ -346,7 +347,7 @@ impl Host {
         })
     }
 
-    /// The end of a process that `exec` has started.
+    /// Waits for the end of a process that `exec` has started.
     fn process_exit(&mut self) -> (u32, u8) {
         match self.event() {
             Event::ProcessExited {
@@ -370,10 +371,9 @@ impl Host {
         }
     }
 
-    fn power_off(mut self) {
-        protocol::send(&mut self.control, &Request::PowerOff).unwrap();
-        assert_eq!(self.server.join().unwrap().unwrap(), Ended::PowerOff);
-        assert!(self.synced.load(Ordering::Relaxed));
+    fn hang_up(self) {
+        drop(self.control);
+        self.server.join().unwrap().unwrap();
     }
 }
 
@@ -384,7 +384,7 @@ fn output_and_status_arrive() {
     assert_eq!(host.exit(), 7);
     assert_eq!(host.read(2), "out\n");
     assert_eq!(host.read(3), "err\n");
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn output_and_errors_that_are_one_stream_keep_their_order() {
     assert_eq!(host.exit(), 0);
     let lines = host.read(1);
     assert_eq!(lines, "out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n");
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn nothing_runs_before_the_start() {
     host.start("c").unwrap();
     assert_eq!(host.exit(), 0);
     assert_eq!(host.read(2), "out\n");
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn input_and_its_end_reach_the_workload() {
     stdin.shutdown(Shutdown::Write).unwrap();
     assert_eq!(host.exit(), 0);
     assert_eq!(host.read(2).trim(), "3000000");
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn the_exit_waits_for_the_output() {
     host.control.set_read_timeout(Some(SOON)).unwrap();
     assert_eq!(host.read(2).len(), 1_000_000);
     assert_eq!(host.exit(), 0);
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -455,7 +455,7 @@ fn a_process_left_behind_does_not_hold_the_output_open() {
     assert_eq!(host.exit(), 3);
     let left: i32 = host.read(2).trim().parse().unwrap();
     kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -472,7 +472,7 @@ fn a_signal_reaches_the_workload_and_is_its_status() {
     host.ask(&signal("c", libc::SIGTERM)).unwrap();
     assert_eq!(host.exit(), 128 + libc::SIGTERM as u8);
     host.ask(&signal("c", libc::SIGTERM)).unwrap_err();
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -494,7 +494,7 @@ fn containers_are_told_apart() {
         );
         assert_eq!(host.read(port + 1), id);
     }
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn a_container_that_can_t_be_made_ends_its_streams() {
     host.create("c", "exit 4", 4).unwrap();
     host.start("c").unwrap();
     assert_eq!(host.exit(), 4);
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -523,22 +523,20 @@ fn a_host_that_closes_a_stream_early_costs_only_that() {
     // `yes` dies of SIGPIPE, or of the error where that is ignored.
     let said = host.read(3);
     assert!(said.contains("141") || said.contains('1'), "{said}");
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
 fn a_host_that_hangs_up_is_noticed() {
     let host = Host::new();
-    drop(host.control);
-    assert_eq!(host.server.join().unwrap().unwrap(), Ended::HostGone);
+    host.hang_up();
 }
 
 #[test]
 fn a_host_that_hangs_up_within_a_request_is_noticed() {
     let mut host = Host::new();
     host.control.write_all(&[5, 0, 0, 0, b'{']).unwrap();
-    drop(host.control);
-    assert_eq!(host.server.join().unwrap().unwrap(), Ended::HostGone);
+    host.hang_up();
 }
 
 #[test]
@@ -571,7 +569,7 @@ fn what_a_container_has_and_uses_is_told() {
     host.signal(libc::SIGKILL, Target::All).unwrap();
     assert_eq!(host.exit(), 137);
     host.ask(&Request::Stats { id: id() }).unwrap_err();
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -586,11 +584,11 @@ fn a_network_may_come_before_its_container() {
     };
     assert_eq!(set(&mut host), "0 for c, which isn't there");
     host.run("true");
-    // Its end is told without being asked for.
+    // Its end is reported without a request.
     assert_eq!(host.exit(), 0);
     host.create("c", "true", 4).unwrap();
     assert_eq!(set(&mut host), "0 for c, which is there");
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -606,5 +604,5 @@ fn orphans_are_reaped() {
         assert!(std::time::Instant::now() < until, "still a zombie");
         thread::sleep(Duration::from_millis(10));
     }
-    host.power_off();
+    host.hang_up();
 }

@@ -1,4 +1,4 @@
-//! Further processes in a container, and terminals.
+//! Tests of further processes in a container, and of terminals.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn a_further_process_has_streams_and_a_status_of_its_own() {
     host.signal(libc::SIGTERM, Target::Process(7)).unwrap_err();
     host.signal(libc::SIGKILL, Target::First).unwrap();
     assert_eq!(host.exit(), 137);
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn the_end_of_a_further_process_is_told_after_its_output() {
     assert_eq!(host.exit(), 137);
     assert_eq!(host.read(5).len(), 1_000_000);
     assert_eq!(host.process_exit(), (1, 0));
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_further_process_is_signalled_alone() {
     host.signal(libc::SIGTERM, Target::Process(3)).unwrap_err();
     host.signal(libc::SIGTERM, Target::First).unwrap();
     assert_eq!(host.exit(), 143);
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn further_processes_need_a_container_and_a_program() {
     assert_eq!(host.process_exit(), (1000, 0));
     host.signal(libc::SIGKILL, Target::First).unwrap();
     assert_eq!(host.exit(), 137);
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_terminal_is_typed_at_shown_and_resized() {
     assert_eq!(host.read(4), "33 77\r\ngot this\r\n");
     host.signal(libc::SIGKILL, Target::First).unwrap();
     assert_eq!(host.exit(), 137);
-    host.power_off();
+    host.hang_up();
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_host_that_closes_a_terminal_hangs_up() {
             terminal: Some(port),
             ..Streams::default()
         };
-        // One that takes nothing of what is typed has a terminal that is full at some time.
+        // The terminal of a process that reads nothing of what is typed is full at some point.
         let script = "stty raw; echo x; exec sleep 1000";
         host.exec_with(number, &["sh", "-c", script], streams)
             .unwrap();
@@ -147,5 +147,5 @@ fn a_host_that_closes_a_terminal_hangs_up() {
     }
     host.signal(libc::SIGKILL, Target::First).unwrap();
     assert_eq!(host.exit(), 137);
-    host.power_off();
+    host.hang_up();
 }

@@ -1,59 +1,22 @@
-//! A call of CRIU, and what it said if it failed.
+//! Calls CRIU, and reports what it said if it failed.
 
 use std::{
     env,
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
 };
 
-use crate::{cli, state::Status};
+use crate::{cli, isolation::process::criu_error::CriuError};
 
 /// How many lines of its log an error quotes.
 const QUOTED: usize = 4;
 
-/// Where CRIU's images are if nothing is said.
+/// Where CRIU's images are by default.
 const IMAGES: &str = "checkpoint";
 
-/// Why a container wasn't checkpointed or restored.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum CriuError {
-    #[error("can't run CRIU as {program:?}; install it, or say with --criu where it is")]
-    Missing {
-        program: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("CRIU failed ({status}): {said}; log file: {log}")]
-    Failed {
-        status: ExitStatus,
-        said: String,
-        log: PathBuf,
-    },
-    #[error("can't use the directory {path} for the image files")]
-    Images {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("container cannot be checkpointed in {0} state")]
-    Status(Status),
-    #[error("--page-server {0:?} isn't ADDRESS:PORT")]
-    PageServer(String),
-    #[error("process.terminal: a container with a terminal can't be restored")]
-    Terminal,
-    #[error("{path} isn't what nacre checkpoint wrote")]
-    Descriptors {
-        path: PathBuf,
-        #[source]
-        source: serde_json::Error,
-    },
-    #[error("CRIU wrote no pid of the restored container to {0}")]
-    NoPid(PathBuf),
-}
-
-/// What CRIU's log is called.
+/// Which of CRIU's log files it is.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum LogFile {
     Dump,
@@ -80,7 +43,7 @@ pub(super) struct Criu {
 }
 
 impl Criu {
-    /// With the flags that all of its commands have.
+    /// Prepares a call with the flags that all of its commands have.
     pub(super) fn new(
         program: &Path,
         command: &str,
@@ -145,12 +108,12 @@ impl Criu {
         self
     }
 
-    /// The directory of the image files.
+    /// Returns the directory of the image files.
     pub(super) fn images(&self) -> &Path {
         &self.images
     }
 
-    /// The directory of working files.
+    /// Returns the directory of working files.
     pub(super) fn work(&self) -> &Path {
         &self.work
     }
@@ -162,8 +125,28 @@ impl Criu {
         }
     }
 
-    /// Calls it, with this process's standard streams.
+    /// Has the images build on those of `parent`, a path relative to theirs.
+    pub(super) fn build_on(&mut self, parent: &Path) -> Result<(), CriuError> {
+        let wrong = |problem| CriuError::Parent {
+            path: parent.into(),
+            problem,
+        };
+        if parent.is_absolute() {
+            return Err(wrong("must be relative to --image-path"));
+        }
+        if !self.images.join(parent).is_dir() {
+            return Err(wrong("isn't a directory that is there"));
+        }
+        self.arg("--track-mem").arg("--prev-images-dir").arg(parent);
+        Ok(())
+    }
+
+    /// Calls CRIU, with this process's standard streams.
     pub(super) fn run(mut self) -> Result<(), CriuError> {
+        fs::create_dir_all(&self.work).map_err(|source| CriuError::Work {
+            path: self.work.clone(),
+            source,
+        })?;
         self.command.stderr(Stdio::inherit());
         let status = self.command.status().map_err(|source| CriuError::Missing {
             program: self.program.clone(),
@@ -182,7 +165,7 @@ impl Criu {
     }
 }
 
-/// The last errors of a log.
+/// Returns the last errors of a log.
 fn errors(log: &str) -> String {
     let errors: Vec<&str> = log
         .lines()

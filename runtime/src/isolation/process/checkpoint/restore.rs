@@ -1,8 +1,7 @@
-//! `nacre restore`: a container from image files.
+//! `nacre restore`: makes a container from image files.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs::{self},
     path::Path,
 };
 
@@ -23,21 +22,28 @@ use crate::{
     cli::Restore,
     config::bundle::Bundle,
     id::Id,
-    isolation::{console, new_record, pid_file, signals::Signals},
+    isolation::{
+        console,
+        process::{
+            create::{NewContainer, new_process},
+            criu_error::CriuError,
+            error::ProcessError,
+            foreground::Foreground,
+        },
+        record::new_record,
+        remains,
+        signals::Signals,
+        told,
+    },
     state::{By, Folder, Store},
 };
 
-use super::super::{
-    ProcessError,
-    create::{Made, new_process},
-    foreground::Foreground,
-};
 use super::{
-    CriuError, DESCRIPTORS,
     criu::{Criu, LogFile},
+    streams::read_descriptors,
 };
 
-/// Where CRIU writes the restored init's pid, in its working directory.
+/// The file to which CRIU writes the restored init's pid, in its working directory.
 const PID_FILE: &str = "nacre-restore.pid";
 
 /// Restores a container; returns its workload's exit status, or 0 if it was detached.
@@ -52,19 +58,21 @@ pub(crate) fn restore(
         directory,
         mut spec,
         json,
+        ..
     } = bundle;
     if console::has_terminal(spec.process().as_ref()) || arguments.console_socket.is_some() {
         return Err(CriuError::Terminal.into());
     }
     config::resolve_paths(&mut spec, &directory);
-    let signals = match arguments.detach {
-        true => None,
-        false => Some(Signals::block().map_err(ProcessError::host("can't block signals"))?),
+    let signals = if arguments.detach {
+        None
+    } else {
+        Some(Signals::block().map_err(ProcessError::host("can't block signals"))?)
     };
     if !arguments.detach && !arguments.no_subreaper {
         set_child_subreaper(true).map_err(ProcessError::host("can't become a subreaper"))?;
     }
-    let folder = store.claim(id)?;
+    let folder = remains::claim(store, id)?;
     let mut process = new_process(false);
     let mut record = new_record(id, directory, &spec, By::Process(process.clone()));
     let restored = (|| {
@@ -73,7 +81,7 @@ pub(crate) fn restore(
         let cgroup = make_cgroup(&spec, id)?;
         process.cgroup = Some(cgroup.clone());
         let init = call(&record.rootfs, program, arguments).inspect_err(|_| {
-            // The first error is the one to tell.
+            // The first error is the one to report.
             let _ = cgroup.remove();
         })?;
         process.init = Some(init);
@@ -86,9 +94,9 @@ pub(crate) fn restore(
             return Err(abandon(folder, error));
         }
     };
-    let made = Made::restored(folder, record)?;
+    let made = NewContainer::restored(folder, record)?;
     if let Some(path) = &arguments.pid_file
-        && let Err(error) = pid_file::write(path, init.pid)
+        && let Err(error) = told::write(path, init.pid)
     {
         made.undo();
         return Err(error.into());
@@ -113,7 +121,7 @@ fn abandon(folder: Folder, error: ProcessError) -> ProcessError {
     error
 }
 
-/// The cgroup with its limits, in which CRIU finds itself able to put the processes.
+/// Makes the cgroup with its limits, where CRIU can put the processes.
 fn make_cgroup(spec: &Spec, id: &Id) -> Result<Cgroup, ProcessError> {
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
@@ -122,12 +130,12 @@ fn make_cgroup(spec: &Spec, id: &Id) -> Result<Cgroup, ProcessError> {
     Ok(Cgroup::create(&cgroup_path(path, id.as_str())?, resources)?)
 }
 
-/// Has CRIU restore the processes, the first of which becomes a child of this one.
+/// Has CRIU restore the processes, the first of which becomes a child of this process.
 fn call(root: &Path, program: &Path, arguments: &Restore) -> Result<Identity, ProcessError> {
     make_mount_point(root).map_err(ProcessError::host("can't mount the container's root"))?;
     let mut criu = Criu::new(program, "restore", &arguments.criu, LogFile::Restore)?;
     let pid_path = criu.work().join(PID_FILE);
-    // CRIU doesn't overwrite one.
+    // CRIU doesn't overwrite an existing file.
     let _ = fs::remove_file(&pid_path);
     criu.arg("--root").arg(root);
     criu.arg("--restore-detached").arg("--restore-sibling");
@@ -152,7 +160,7 @@ fn call(root: &Path, program: &Path, arguments: &Restore) -> Result<Identity, Pr
         .map_err(ProcessError::host("can't look at the restored process"))
 }
 
-/// CRIU wants the root to be one, without others hearing of it.
+/// Makes the root a mount point, as CRIU needs, in a mount namespace that nobody else sees.
 fn make_mount_point(root: &Path) -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none = None::<&str>;
@@ -165,13 +173,4 @@ fn make_mount_point(root: &Path) -> nix::Result<()> {
         MsFlags::MS_BIND | MsFlags::MS_REC,
         none,
     )
-}
-
-fn read_descriptors(images: &Path) -> Result<[String; 3], CriuError> {
-    let path = images.join(DESCRIPTORS);
-    let file = File::open(&path).map_err(|source: io::Error| CriuError::Images {
-        path: path.clone(),
-        source,
-    })?;
-    serde_json::from_reader(file).map_err(|source| CriuError::Descriptors { path, source })
 }

@@ -6,76 +6,88 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nacre_agent::protocol;
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, poll},
+use nacre_agent::{container::Identity, protocol};
+use nix::poll::PollFlags;
+
+use crate::isolation::{
+    vm::{
+        control::Control,
+        error::ClientError,
+        found::VmContainer,
+        wire::{self, Answer, Ask, GuestAsk},
+    },
+    wait::{Interest, wait},
 };
 
-use crate::isolation::vm::{
-    control::{Control, ControlError, poll_timeout},
-    wire::{self, Answer, Ask},
-};
+/// How long a sandbox process may take to answer what takes no time. It gives up sooner on a
+/// guest that says nothing.
+pub(in crate::isolation::vm) const TIMEOUT: Duration = Duration::from_secs(12);
 
-/// How long a sandbox process may take to answer what takes no time.
-pub(in crate::isolation::vm) const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Why nothing came of it.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
-    /// Nobody listens, or whoever did is gone: the container ends, or has ended.
-    #[error("the container's sandbox process is about to end, or has ended")]
-    Gone,
-    #[error("the container's sandbox process, or its guest, didn't answer within {} s", .0.as_secs())]
-    Silent(Duration),
-    #[error("can't speak with the container's sandbox process")]
-    Io(#[source] std::io::Error),
-    #[error("the container's sandbox process answered what wasn't asked")]
-    Unasked,
-    /// In words made for whoever runs nacre.
-    #[error("{}", .0.message)]
-    Refused(protocol::Failure),
+impl VmContainer<'_> {
+    /// Connects to the container's sandbox process, for requests that are pointless unless it
+    /// answers.
+    pub(super) fn connect(&self) -> Result<Client, ClientError> {
+        let sandbox = self.vm.sandbox;
+        if sandbox.is_stopped() {
+            return Err(ClientError::Stopped);
+        }
+        let client = Client::connect(&self.folder)?;
+        Ok(Client {
+            sandbox: Some(sandbox),
+            ..client
+        })
+    }
 }
 
+/// How often a process that doesn't answer is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// A connection to a sandbox process.
-pub(in crate::isolation::vm) struct Client(Control);
+pub(in crate::isolation::vm) struct Client {
+    control: Control,
+    /// The process, if waiting for its answer is pointless while it is stopped.
+    sandbox: Option<Identity>,
+}
 
 impl Client {
-    /// Connects to the one that listens in `folder`.
+    /// Connects to the sandbox process that listens in `folder`.
     pub(in crate::isolation::vm) fn connect(folder: &Path) -> Result<Self, ClientError> {
         let stream = wire::connect(folder, TIMEOUT).map_err(ClientError::Io)?;
         let stream = stream.ok_or(ClientError::Gone)?;
-        Ok(Self(Control::new(stream).map_err(ClientError::Io)?))
+        Ok(Self {
+            control: Control::new(stream).map_err(ClientError::Io)?,
+            sandbox: None,
+        })
     }
 
-    /// As [`Client::ask`], for what is answered with descriptors.
+    /// As [`Client::ask`], for answers that come with descriptors.
     pub(in crate::isolation::vm) fn ask_for_descriptors(
         &mut self,
         ask: &Ask,
         timeout: Duration,
     ) -> Result<(Answer, Vec<OwnedFd>), ClientError> {
-        self.0.expect_descriptors();
+        self.control.expect_descriptors();
         let answer = self.ask(ask, timeout)?;
-        Ok((answer, self.0.take_descriptors()))
+        Ok((answer, self.control.take_descriptors()))
     }
 
-    /// Asks for something without waiting.
+    /// Sends a request without waiting.
     pub(in crate::isolation::vm) fn send(&mut self, ask: &Ask) -> Result<(), ClientError> {
-        self.0.send(ask)?;
-        Ok(self.0.flush()?)
+        self.control.send(ask)?;
+        Ok(self.control.flush()?)
     }
 
-    /// Whether what was asked hasn't all been taken.
+    /// Whether some of what was asked hasn't been taken yet.
     pub(in crate::isolation::vm) fn is_congested(&self) -> bool {
-        self.0.has_outgoing()
+        self.control.has_outgoing()
     }
 
-    /// The next answer, or what the sandbox process has said of its own accord, if it has come.
-    /// What came before the sandbox process hung up is there still.
+    /// Returns the next answer, or what the sandbox process has said unasked, if it has come. What
+    /// came before the sandbox process hung up can still be read.
     pub(in crate::isolation::vm) fn answer(&mut self) -> Result<Option<Answer>, ClientError> {
-        let answer = self.0.receive()?;
+        let answer = self.control.receive()?;
         if answer.is_none() {
-            self.0.flush()?;
+            self.control.flush()?;
         }
         Ok(answer)
     }
@@ -86,7 +98,7 @@ impl Client {
         ask: &Ask,
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
-        self.0.send(ask)?;
+        self.control.send(ask)?;
         let deadline = Instant::now() + timeout;
         loop {
             match self.answer()? {
@@ -98,25 +110,25 @@ impl Client {
             if left.is_zero() {
                 return Err(ClientError::Silent(timeout));
             }
-            let mut flags = PollFlags::POLLIN;
-            flags.set(PollFlags::POLLOUT, self.0.has_outgoing());
-            match poll(
-                &mut [PollFd::new(self.0.as_fd(), flags)],
-                poll_timeout(left),
-            ) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(ClientError::Io(error.into())),
+            // A signal may reach it later than the request does.
+            if self.sandbox.is_some_and(|sandbox| sandbox.is_stopped()) {
+                return Err(ClientError::Stopped);
             }
+            let mut flags = PollFlags::POLLIN;
+            flags.set(PollFlags::POLLOUT, self.control.has_outgoing());
+            let answer = Interest::new((), self.control.as_fd(), flags);
+            wait(vec![answer], Some(left.min(LOOK)))
+                .map_err(|error| ClientError::Io(error.into()))?;
         }
     }
 
     /// Asks the agent for something.
     pub(in crate::isolation::vm) fn ask_guest(
         &mut self,
-        request: protocol::Request,
+        ask: GuestAsk,
         timeout: Duration,
     ) -> Result<protocol::Answer, ClientError> {
-        match self.ask(&Ask::Guest(Box::new(request)), timeout)? {
+        match self.ask(&Ask::Guest(ask), timeout)? {
             Answer::Guest(answer) => Ok(answer),
             _ => Err(ClientError::Unasked),
         }
@@ -125,22 +137,19 @@ impl Client {
 
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl From<ControlError> for ClientError {
-    fn from(error: ControlError) -> Self {
-        match error {
-            ControlError::Closed => Self::Gone,
-            ControlError::Io(source) => Self::Io(source),
-            ControlError::TooLong(_) | ControlError::Garbage(_) => Self::Unasked,
-        }
+        self.control.as_fd()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+
     use super::*;
 
     #[test]
@@ -155,5 +164,29 @@ mod tests {
         let answer = client.answer().unwrap();
         assert!(matches!(answer, Some(Answer::Exited { status: 3 })));
         assert!(matches!(client.answer(), Err(ClientError::Gone)));
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_after_it_was_asked_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let _listener = wire::listen(folder.path()).unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        let mut client = Client {
+            sandbox: Some(Identity::of(pid).unwrap()),
+            ..Client::connect(folder.path()).unwrap()
+        };
+        let stop = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(100));
+            kill(pid, Signal::SIGSTOP).unwrap();
+        });
+        let answer = client.ask(&Ask::Pause, Duration::from_secs(60));
+        stop.join().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(answer, Err(ClientError::Stopped)), "{answer:?}");
     }
 }

@@ -1,39 +1,41 @@
-//! How much a container has written over a root that is an overlay: what `nacre state` says.
+//! How much a container has written to a root that is an overlay, as `nacre state` reports it.
 
 use std::time::Duration;
 
 use nacre_agent::protocol;
 use serde::Serialize;
 
-use crate::{config::rootfs::Upper, state::Status};
-
-use super::client::{Client, ClientError};
-use crate::isolation::vm::{
-    Found,
-    wire::{Answer, Ask},
+use crate::{
+    config::rootfs::Upper,
+    isolation::vm::{
+        error::ClientError,
+        found::VmContainer,
+        wire::{Answer, Ask, GuestAsk},
+    },
+    state::Status,
 };
 
-/// How long the guest may take to say it: a state is told without it.
+/// How long the guest may take to say it: a state is reported without it.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a container has written over its root, in bytes, as far as it could be found out.
+/// What a container has written to its root, in bytes, as far as that could be found out.
 #[derive(Debug, Serialize)]
 pub(crate) struct Difference {
-    /// `memory`, the guest's, or `disk`.
+    /// `memory`, which is the guest's, or `disk`.
     storage: &'static str,
-    /// The most that it may be: as it was asked for.
+    /// The most that it may be: as configured.
     limit: u64,
-    /// What the guest uses. `None` if it can't be asked, because it boots, is paused or doesn't
-    /// answer in time.
+    /// What the guest uses. `None` if it can't be asked, because it is booting, is paused or
+    /// doesn't answer in time.
     used: Option<u64>,
-    /// What a disk's image takes of the host.
+    /// What a disk's image takes up on the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     allocated: Option<u64>,
 }
 
-/// What a container that stands so has written; `None` if it writes to the host's directory, or
-/// has ended, and with it what it wrote.
-pub(crate) fn difference(found: &Found<'_>, status: Status) -> Option<Difference> {
+/// Returns what a container with this status has written; `None` if it writes to the host's
+/// directory, or has ended, and what it wrote is gone with it.
+pub(crate) fn difference(found: &VmContainer<'_>, status: Status) -> Option<Difference> {
     let (storage, limit) = match found.vm.upper.as_ref()? {
         _ if status == Status::Stopped => return None,
         Upper::Memory { limit } => ("memory", *limit),
@@ -54,14 +56,14 @@ pub(crate) fn difference(found: &Found<'_>, status: Status) -> Option<Difference
 }
 
 impl Difference {
-    fn ask(&mut self, found: &Found<'_>, status: Status) -> Result<(), ClientError> {
-        let mut client = Client::connect(&found.folder)?;
+    fn ask(&mut self, found: &VmContainer<'_>, status: Status) -> Result<(), ClientError> {
+        let mut client = found.connect()?;
         if let Answer::Disk { allocated } = client.ask(&Ask::Disk, TIMEOUT)? {
             self.allocated = allocated;
         }
         if status != Status::Paused
             && let protocol::Answer::Written { used, .. } =
-                client.ask_guest(protocol::Request::Written, TIMEOUT)?
+                client.ask_guest(GuestAsk::Written, TIMEOUT)?
         {
             self.used = Some(used);
         }

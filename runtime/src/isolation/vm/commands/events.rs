@@ -1,4 +1,4 @@
-//! `nacre events`: what a container uses in its guest and its VM on the host, and that either ran
+//! `nacre events`: what a container uses in its guest and its VM on the host, and when either ran
 //! out of memory.
 
 use std::{
@@ -8,69 +8,69 @@ use std::{
 
 use nacre_agent::{
     container::cgroups::{OomWatch, Stats},
-    protocol::{Answer, Request},
-};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, poll},
+    protocol::Answer,
 };
 
-use crate::state::Status;
-
-use super::client::{Client, ClientError, TIMEOUT};
-use crate::isolation::vm::{
-    Found, VmError,
-    control::poll_timeout,
-    wire::{self, Ask},
+use crate::{
+    isolation::{
+        vm::{
+            error::{ClientError, VmError},
+            found::VmContainer,
+            wire::{self, Ask, GuestAsk},
+        },
+        wait::{Interest, wait},
+    },
+    state::Status,
 };
 
-/// What there is to tell of a container.
+use super::client::TIMEOUT;
+
+/// An event of a container.
 #[derive(Debug)]
-pub(crate) enum Event {
-    /// What it uses.
+pub(crate) enum VmEvent {
+    /// What the container uses.
     Stats {
         /// In the guest.
         container: Box<Stats>,
         /// The sandbox process, with its guest's memory and QEMU, on the host.
         sandbox: Option<Box<Stats>>,
     },
-    /// It ran out of memory.
+    /// The container ran out of memory.
     Oom,
-    /// Its VM did, on the host.
+    /// Its VM ran out of memory, on the host.
     SandboxOom,
 }
 
-/// What a container uses now.
-pub(crate) fn stats(found: &Found<'_>, status: Status) -> Result<Event, VmError> {
+/// Returns what a container uses at present.
+pub(crate) fn stats(found: &VmContainer<'_>, status: Status) -> Result<VmEvent, VmError> {
     if status == Status::Stopped {
         return Err(found.not_running(status));
     }
-    let mut client = Client::connect(&found.folder)?;
-    let id = found.record.id.clone();
-    let answer = client.ask_guest(Request::Stats { id }, TIMEOUT)?;
+    let mut client = found.connect()?;
+    let answer = client.ask_guest(GuestAsk::Stats, TIMEOUT)?;
     let Answer::Stats(container) = answer else {
         return Err(ClientError::Unasked.into());
     };
     let cgroup = found.vm.cgroup.as_ref();
     let sandbox = cgroup.map(|cgroup| cgroup.stats()).transpose()?;
-    Ok(Event::Stats {
+    Ok(VmEvent::Stats {
         container,
         sandbox: sandbox.map(Box::new),
     })
 }
 
-/// Tells of events until the container ends: what it uses after each `interval`, and that it, or
-/// its VM, ran out of memory when that happens.
+/// Reports events until the container ends: what it uses, after each `interval`, and when it or its
+/// VM runs out of memory.
 pub(crate) fn watch<E: From<VmError>>(
-    found: &Found<'_>,
+    found: &VmContainer<'_>,
     status: Status,
     interval: Duration,
-    mut tell: impl FnMut(Event) -> Result<(), E>,
+    mut tell: impl FnMut(VmEvent) -> Result<(), E>,
 ) -> Result<(), E> {
     if status == Status::Stopped {
         return Err(found.not_running(status).into());
     }
-    let mut client = Client::connect(&found.folder).map_err(VmError::from)?;
+    let mut client = found.connect().map_err(VmError::from)?;
     client.ask(&Ask::Watch, TIMEOUT).map_err(VmError::from)?;
     let cgroup = found.vm.cgroup.as_ref();
     let mut oom = match cgroup.map(|cgroup| cgroup.oom_watch()).transpose() {
@@ -81,7 +81,7 @@ pub(crate) fn watch<E: From<VmError>>(
     loop {
         match client.answer() {
             Ok(Some(wire::Answer::OutOfMemory)) => {
-                tell(Event::Oom)?;
+                tell(VmEvent::Oom)?;
                 continue;
             }
             Ok(Some(_)) => return Err(VmError::from(ClientError::Unasked).into()),
@@ -90,23 +90,23 @@ pub(crate) fn watch<E: From<VmError>>(
             Err(error) => return Err(VmError::from(error).into()),
         }
         let left = next.saturating_duration_since(Instant::now());
-        match wait(client.as_fd(), oom.as_ref(), left)? {
+        match next_event(client.as_fd(), oom.as_ref(), left)? {
             Woken::Heard => {}
             Woken::SandboxOom => {
                 let count = oom.as_mut().map_or(Ok(None), OomWatch::count);
                 let count = count.map_err(VmError::host("can't count what ran out"))?;
                 for _ in 0..count.unwrap_or(0) {
-                    tell(Event::SandboxOom)?;
+                    tell(VmEvent::SandboxOom)?;
                 }
                 if count.is_none() {
-                    // The container's end is what is left to wait for.
+                    // Only the container's end is left to wait for.
                     oom = None;
                 }
             }
             Woken::Tick => {
                 match stats(found, status) {
                     Ok(event) => tell(event)?,
-                    // Its kernel stands still, or its end comes next.
+                    // The guest is paused, or its end comes next.
                     Err(VmError::Client(ClientError::Refused(_) | ClientError::Gone)) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -116,6 +116,7 @@ pub(crate) fn watch<E: From<VmError>>(
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
     Heard,
     SandboxOom,
@@ -123,19 +124,17 @@ enum Woken {
 }
 
 /// Waits for whatever comes first.
-fn wait(client: BorrowedFd<'_>, oom: Option<&OomWatch>, left: Duration) -> Result<Woken, VmError> {
-    let mut fds = vec![PollFd::new(client, PollFlags::POLLIN)];
-    fds.extend(oom.map(|oom| PollFd::new(oom.as_fd(), PollFlags::POLLIN)));
-    match poll(&mut fds, poll_timeout(left)) {
-        Ok(_) | Err(Errno::EINTR) => {}
-        Err(e) => return Err(VmError::host("can't wait for events")(e.into())),
-    }
-    let ready = |fd: Option<&PollFd<'_>>| fd.is_some_and(|fd| fd.any().unwrap_or(true));
-    Ok(if ready(fds.get(1)) {
-        Woken::SandboxOom
-    } else if ready(fds.first()) {
-        Woken::Heard
-    } else {
-        Woken::Tick
-    })
+fn next_event(
+    client: BorrowedFd<'_>,
+    oom: Option<&OomWatch>,
+    left: Duration,
+) -> Result<Woken, VmError> {
+    let mut interests = vec![Interest::readable(Woken::Heard, client)];
+    interests.extend(oom.map(|oom| Interest::readable(Woken::SandboxOom, oom.as_fd())));
+    let events = wait(interests, Some(left))
+        .map_err(|e| VmError::host("can't wait for events")(e.into()))?;
+    // After the sandbox process has hung up, an OOM in its cgroup only shows others its guest's.
+    let first = [Woken::Heard, Woken::SandboxOom];
+    let first = first.into_iter().find(|woken| events.has(*woken));
+    Ok(first.unwrap_or(Woken::Tick))
 }

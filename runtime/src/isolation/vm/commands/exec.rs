@@ -1,8 +1,8 @@
 //! `nacre exec`: a process that stands for one in the guest.
 //!
-//! It has the host's ends of the process's streams from the sandbox process and carries their
+//! It gets the host's ends of the process's streams from the sandbox process and carries their
 //! bytes itself. Signals that it gets go to the process, and it exits as that does. When it is
-//! killed its connection to the sandbox process closes, which has the process killed, too.
+//! killed, its connection to the sandbox process closes, which has the process killed, too.
 
 use std::{
     io::{self, Read, Write},
@@ -14,12 +14,12 @@ use std::{
 };
 
 use nacre_agent::{
-    container::check_console_socket,
-    protocol::{Request, Target},
+    container::{check_console_socket, inherit_rlimits},
+    protocol::Target,
 };
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::PollFlags,
     sys::{
         prctl::set_pdeathsig,
         signal::{Signal, kill},
@@ -30,35 +30,37 @@ use nix::{
 
 use crate::{
     isolation::{
-        StatusError,
         console::{self, Raw},
         exec::{ExecRequest, exec_failed},
-        pid_file,
-        signals::{Received, Signals},
+        signals::{Received, Signals, ends_a_start},
+        status_error::StatusError,
+        told,
+        vm::{
+            error::{ClientError, VmError},
+            found::VmContainer,
+            guest_spec::{cpus, security_modules},
+            stand_in::{self, Joined},
+            stdio,
+            streams::{Relays, Wanted},
+            terminal::{self, Terminal},
+            wire::{Answer, Ask, Exec, GuestAsk},
+        },
+        wait::{Interest, is_hung_up, wait},
     },
     log,
     state::Status,
 };
 
-use super::client::{Client, ClientError};
-use crate::isolation::vm::{
-    Found, VmError,
-    guest_spec::{cpus, security_modules},
-    sandbox::ends_a_start,
-    stand_in::{self, Joined},
-    streams::{self, Relays, Wanted},
-    terminal::{self, Terminal},
-    wire::{Answer, Ask, Exec},
-};
+use super::client::Client;
 
-/// How long the process may take to get to its program: in the guest, where nothing else is
-/// answered meanwhile, it has 60 s.
-pub(in crate::isolation::vm) const TIMEOUT: Duration = Duration::from_secs(75);
+/// How long the sandbox process may take to say that the process runs. It gives up on a guest that
+/// says nothing long before.
+const TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Starts a process in a container that stands so; returns its exit status, or 0 if it was
+/// Starts a process in a container with this status; returns its exit status, or 0 if it was
 /// detached.
 pub(crate) fn exec(
-    found: &Found<'_>,
+    found: &VmContainer<'_>,
     status: Status,
     request: &ExecRequest<'_>,
 ) -> Result<u8, VmError> {
@@ -74,33 +76,32 @@ pub(crate) fn exec(
     if request.detach {
         return detached(found, request, socket);
     }
-    // From here on a signal is the process's.
+    // From here on signals are for the process.
     let signals = Signals::block().map_err(VmError::host("can't block signals"))?;
-    let raw = match has_terminal {
-        true => Some(Raw::new().map_err(VmError::host("can't use the terminal of this process"))?),
-        false => None,
+    let raw = if has_terminal {
+        Some(Raw::new().map_err(VmError::host("can't use the terminal of this process"))?)
+    } else {
+        None
     };
     let terminal = raw.is_some().then_some(Terminal::Foreground);
-    let asked = Asked::new(found, request, terminal)?;
-    if let Some(path) = request.pid_file {
-        pid_file::write(path, getpid())?;
-    }
+    let asked = AskedProcess::new(found, request, terminal)?;
+    request.told.tell(told::StartedAs::Further, getpid())?;
     let status = asked.stand_in()?.wait(&signals);
     drop(raw);
     status
 }
 
-/// What the process that stands for the guest's says of itself: it does.
+/// From the stand-in: it stands for the guest's process.
 const STANDS: u8 = b's';
-/// What the stage says: it has made it, with this pid.
+/// From the stage: it has made the stand-in, with this pid.
 const MADE: u8 = b'm';
 
-/// Leaves a process behind that stands for the guest's. Returns once that runs.
+/// Leaves behind a stand-in for the guest's process. Returns once that process runs.
 ///
-/// It is a sister of a stage, which enters the namespaces of the container's stand-in, and gives up
-/// all that it has but for what it carries.
+/// The stand-in is a sister of a stage, which enters the namespaces of the container's stand-in,
+/// and gives up everything but what it carries.
 fn detached(
-    found: &Found<'_>,
+    found: &VmContainer<'_>,
     request: &ExecRequest<'_>,
     socket: Option<OwnedFd>,
 ) -> Result<u8, VmError> {
@@ -131,7 +132,7 @@ fn detached(
                 match hear(&ours) {
                     Some((MADE, pid)) => made = Some(pid),
                     Some(_) => stands = true,
-                    // Who has ended has said why.
+                    // Whichever has ended has said why.
                     None => break,
                 }
             }
@@ -141,9 +142,7 @@ fn detached(
                 Some(pid) => return Ok(reap(pid)),
                 None => return Ok(of_stage),
             };
-            if let Some(path) = request.pid_file
-                && let Err(error) = pid_file::write(path, made)
-            {
+            if let Err(error) = request.told.tell(told::StartedAs::Further, made) {
                 let _ = kill(made, Signal::SIGKILL);
                 reap(made);
                 return Err(error.into());
@@ -167,23 +166,23 @@ fn hear(mut link: &UnixStream) -> Option<(u8, Pid)> {
     Some((word, Pid::from_raw(i32::from_le_bytes(pid))))
 }
 
-/// The stage, and what it becomes.
+/// Runs as the stage, and then as the stand-in that it makes.
 fn stage(
-    found: &Found<'_>,
+    found: &VmContainer<'_>,
     request: &ExecRequest<'_>,
     socket: Option<OwnedFd>,
     link: UnixStream,
 ) -> Result<u8, VmError> {
     let failed = || VmError::host("can't make a process that stands for the guest's");
     stand_in::close_inherited().map_err(failed())?;
-    streams::prepare_to_release().map_err(failed())?;
+    stdio::prepare_to_release().map_err(failed())?;
     let signals = Signals::block().map_err(VmError::host("can't block signals"))?;
     let gone = || VmError::from(StatusError::ExecStopped);
     let joined = Joined::find(found.vm.stand_in.ok_or_else(gone)?)?;
     let terminal =
         Terminal::new(request.process, socket).map_err(VmError::host("can't make a terminal"))?;
-    // If this ends, what has been started in the guest is killed.
-    let asked = Asked::new(found, request, terminal)?;
+    // If this process ends, what it has started in the guest is killed.
+    let asked = AskedProcess::new(found, request, terminal)?;
     match joined.enter(&found.record.id)? {
         Some(pid) => {
             say(&link, MADE, pid).map_err(failed())?;
@@ -193,34 +192,29 @@ fn stage(
     }
 }
 
-/// The process that is left behind.
-fn stand(asked: Asked, link: UnixStream, signals: &Signals) -> Result<u8, VmError> {
-    // It can't fail: a process that was just made leads no group.
+/// Runs as the stand-in that is left behind.
+fn stand(asked: AskedProcess, link: UnixStream, signals: &Signals) -> Result<u8, VmError> {
+    // It can't fail: a process that was just made leads no process group.
     let _ = setsid();
-    // Until it stands for something it ends with the command.
+    // Until it stands for something, it ends with the command.
     let dies = |signal: Option<Signal>| {
         set_pdeathsig(signal).map_err(|e| VmError::host("can't ask for a signal")(e.into()))
     };
     dies(Some(Signal::SIGKILL))?;
-    if is_hung_up(&link) {
+    if is_hung_up(link.as_fd()) {
         return Ok(1);
     }
     let with_terminal = asked.terminal.is_some();
     let stand_in = asked.stand_in()?;
     dies(None)?;
     if with_terminal {
-        // Whoever reads them waits for the end of both.
-        streams::release_all().map_err(VmError::host("can't let go of the standard streams"))?;
+        // Whoever reads both streams waits until both are closed.
+        stdio::release_all().map_err(VmError::host("can't let go of the standard streams"))?;
     }
-    // That the command has gone meanwhile is fine: the process runs.
+    // It is fine if the command has gone meanwhile: the process runs.
     let _ = say(&link, STANDS, getpid());
     drop(link);
     stand_in.wait(signals)
-}
-
-fn is_hung_up(link: &UnixStream) -> bool {
-    let mut fds = [PollFd::new(link.as_fd(), PollFlags::empty())];
-    poll(&mut fds, PollTimeout::ZERO).is_ok_and(|found| found > 0)
 }
 
 fn reap(child: Pid) -> u8 {
@@ -234,37 +228,35 @@ fn reap(child: Pid) -> u8 {
     }
 }
 
-/// A process that runs in the guest, and nobody stands for yet.
-struct Asked {
+/// A process that runs in the guest, before anything stands for it.
+struct AskedProcess {
     client: Client,
-    id: String,
     number: u32,
     terminal: Option<Terminal>,
     relays: Relays,
 }
 
-/// What stands for a process that runs in the guest.
-struct StandIn {
+/// The stand-in of a process that runs in the guest.
+struct ProcessStandIn {
     client: Client,
-    /// The container.
-    id: String,
-    /// The process.
+    /// The process's number.
     number: u32,
     terminal: Option<Terminal>,
     /// At its end of file once all output has been written.
     output: UnixStream,
 }
 
-impl Asked {
+impl AskedProcess {
     /// Has the process started.
     fn new(
-        found: &Found<'_>,
+        found: &VmContainer<'_>,
         request: &ExecRequest<'_>,
         terminal: Option<Terminal>,
     ) -> Result<Self, VmError> {
         let mut process = request.process.clone();
         security_modules::leave_out(&mut process)?;
         cpus::translate_affinity(&mut process, found.vm.size.cpus);
+        inherit_rlimits(&mut process).map_err(VmError::host("can't read this process's limits"))?;
         if let Some(Terminal::Foreground) = &terminal {
             terminal::fit(&mut process);
         }
@@ -278,7 +270,7 @@ impl Asked {
                 .map(|(controller, path)| ((*controller).into(), (*path).into()))
                 .collect(),
         }));
-        let mut client = Client::connect(&found.folder).map_err(|error| match error {
+        let mut client = found.connect().map_err(|error| match error {
             ClientError::Gone => StatusError::ExecStopped.into(),
             error => VmError::from(error),
         })?;
@@ -293,15 +285,14 @@ impl Asked {
         let relays = relays.ok_or(ClientError::Unasked)?;
         Ok(Self {
             client,
-            id: found.record.id.clone(),
             number,
             terminal,
             relays,
         })
     }
 
-    /// Has this process stand for it.
-    fn stand_in(mut self) -> Result<StandIn, VmError> {
+    /// Makes this process its stand-in.
+    fn stand_in(mut self) -> Result<ProcessStandIn, VmError> {
         if let Some(terminal) = &mut self.terminal {
             terminal
                 .control()
@@ -312,9 +303,8 @@ impl Asked {
             .relays
             .start()
             .map_err(VmError::host("can't start a stream's thread"))?;
-        Ok(StandIn {
+        Ok(ProcessStandIn {
             client: self.client,
-            id: self.id,
             number: self.number,
             terminal: self.terminal,
             output,
@@ -322,7 +312,7 @@ impl Asked {
     }
 }
 
-impl StandIn {
+impl ProcessStandIn {
     /// Waits for the process's end, passing signals on; returns its exit status.
     fn wait(mut self, signals: &Signals) -> Result<u8, VmError> {
         let failed = || VmError::host("can't wait for the process");
@@ -331,11 +321,9 @@ impl StandIn {
             if let Some(status) = told {
                 break status;
             }
-            match self.poll(signals) {
-                Ok(()) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(failed()(error.into())),
-            }
-            // Those that don't get through wait in the kernel, which keeps one of each.
+            self.wait_for_news(signals)
+                .map_err(|error| failed()(error.into()))?;
+            // Signals that don't get through wait in the kernel, which keeps one of each.
             while !self.client.is_congested()
                 && let Some(signal) = signals
                     .next()
@@ -348,12 +336,12 @@ impl StandIn {
         Ok(status)
     }
 
-    /// The process's exit status, if it has been told. It has gone with the guest if that has.
+    /// Returns the process's exit status, if it is known. If the guest is gone, so is the process.
     fn told(&mut self) -> Option<u8> {
         loop {
             match self.client.answer() {
                 Ok(Some(Answer::Exited { status })) => return Some(status),
-                // What became of a signal.
+                // The answer to a signal.
                 Ok(Some(_)) => {}
                 Ok(None) => return None,
                 Err(_) => return Some(128 + libc::SIGKILL as u8),
@@ -361,58 +349,54 @@ impl StandIn {
         }
     }
 
-    fn poll(&self, signals: &Signals) -> nix::Result<()> {
+    fn wait_for_news(&self, signals: &Signals) -> nix::Result<()> {
         let mut of_client = PollFlags::POLLIN;
         of_client.set(PollFlags::POLLOUT, self.client.is_congested());
-        let of_signals = match self.client.is_congested() {
-            true => PollFlags::empty(),
-            false => PollFlags::POLLIN,
-        };
-        let mut fds = [
-            PollFd::new(self.client.as_fd(), of_client),
-            PollFd::new(signals.as_fd(), of_signals),
-        ];
-        poll(&mut fds, PollTimeout::NONE).map(drop)
+        let mut of_signals = PollFlags::empty();
+        of_signals.set(PollFlags::POLLIN, !self.client.is_congested());
+        let client = Interest::new((), self.client.as_fd(), of_client);
+        let signals = Interest::new((), signals.as_fd(), of_signals);
+        wait(vec![client, signals], None).map(drop)
     }
 
     fn pass_on(&mut self, signal: Received) {
-        let id = self.id.clone();
-        let request = match (&self.terminal, signal.number) {
+        let ask = match (&self.terminal, signal.number) {
             (_, libc::SIGCHLD) => return,
             (Some(terminal), libc::SIGWINCH) => match terminal.size() {
-                Some(size) => Request::Resize {
-                    id,
-                    process: Some(self.number),
+                Some(size) => GuestAsk::Resize {
+                    process: self.number,
                     size,
                 },
                 None => return,
             },
-            // The terminal's own, of which the guest's tells the process.
+            // Signals of the terminal itself, which the guest's terminal sends to the process.
             (Some(terminal), _) if terminal.is_pair() && signal.by_kernel => return,
-            (_, signal) => Request::Signal {
-                id,
+            (_, signal) => GuestAsk::Signal {
                 signal,
                 to: Target::Process(self.number),
             },
         };
-        // If it can't be sent, the sandbox process is gone, which shows when that is waited for.
-        let _ = self.client.send(&Ask::Guest(Box::new(request)));
+        // If it can't be sent, the sandbox process is gone, which the next wait for it shows.
+        let _ = self.client.send(&Ask::Guest(ask));
     }
 }
 
+/// What is waited for once the process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Output,
+    Signals,
+}
+
 /// Waits until whoever reads the output has taken the rest of it, which is when `output` is at its
-/// end of file, or a signal says that nobody will: the process that it would be for has ended.
+/// end of file, or until a signal says that nobody will: the process it was meant for has ended.
 fn drain(output: &UnixStream, signals: &Signals) -> io::Result<()> {
     loop {
-        let mut fds = [
-            PollFd::new(output.as_fd(), PollFlags::POLLIN),
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        let interests = vec![
+            Interest::readable(Awaited::Output, output.as_fd()),
+            Interest::readable(Awaited::Signals, signals.as_fd()),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        if fds[0].any().unwrap_or(true) {
+        if wait(interests, None)?.has(Awaited::Output) {
             return Ok(());
         }
         while let Some(signal) = signals.next()? {

@@ -1,58 +1,79 @@
 //! `nacre kill`: a signal to a container's first process, or to all of them.
 
-use nacre_agent::protocol::{Request, Target};
+use std::time::Duration;
 
-use crate::state::Status;
+use nacre_agent::protocol::Target;
 
-use super::client::{Client, ClientError, TIMEOUT};
-use crate::isolation::vm::{Found, VmError};
+use crate::{
+    isolation::{
+        Recipients,
+        vm::{
+            error::{ClientError, VmError},
+            found::VmContainer,
+            wire::GuestAsk,
+        },
+    },
+    state::Status,
+};
 
-/// Sends a signal, by number, to the first process, or to `all`. The guest gets it from the
-/// sandbox process, which sees to it that SIGKILL ends the container even if the guest doesn't.
+use super::client::Client;
+
+/// How long a sandbox process may take to take a signal. One that is stopped gets it later, as
+/// other processes do, except SIGKILL.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Sends a signal, by number. The guest gets it from the sandbox
+/// process, which makes sure that SIGKILL ends the container even if the guest doesn't.
 pub(crate) fn kill(
-    found: &Found<'_>,
+    found: &VmContainer<'_>,
     status: Status,
     signal: i32,
-    all: bool,
+    to: Recipients,
 ) -> Result<(), VmError> {
     match status {
-        // Of all its processes there is none left, which isn't an error.
-        Status::Stopped if all => return Ok(()),
+        // There is no process left to signal, which isn't an error.
+        Status::Stopped if to == Recipients::All => return Ok(()),
         Status::Stopped => return Err(found.not_running(status)),
-        // There is no process of the container's yet.
+        // The container has no process yet.
         Status::Creating => return found.signal_sandbox(signal),
         Status::Created | Status::Running | Status::Paused => {}
     }
-    let request = Request::Signal {
-        id: found.record.id.clone(),
-        signal,
-        to: match all {
-            true => Target::All,
-            false => Target::First,
-        },
+    let to = match to {
+        Recipients::First => Target::First,
+        Recipients::All => Target::All,
     };
+    let ask = GuestAsk::Signal { signal, to };
+    if signal == libc::SIGKILL {
+        found.thaw();
+    }
     let asked =
-        Client::connect(&found.folder).and_then(|mut client| client.ask_guest(request, TIMEOUT));
+        Client::connect(&found.folder).and_then(|mut client| client.ask_guest(ask, TIMEOUT));
     match asked {
         Ok(_) => Ok(()),
         Err(ClientError::Gone) => Err(found.not_running(Status::Stopped)),
         Err(ClientError::Silent(_) | ClientError::Io(_)) if signal == libc::SIGKILL => {
             found.signal_sandbox(signal)
         }
+        Err(ClientError::Silent(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Kills a container that is to be deleted, without waiting for its end: its guest as a rule, so
-/// that what the workload has written gets to the host; as the last resort the sandbox process.
-pub(crate) fn end(found: &Found<'_>, status: Status, as_last_resort: bool) -> Result<(), VmError> {
-    if as_last_resort || status == Status::Creating {
-        return ignore_end(found.signal_sandbox(libc::SIGKILL));
+/// Kills a container that is to be deleted, without waiting for its end: in its guest, so that what
+/// the workload has written gets to the host.
+pub(crate) fn end(found: &VmContainer<'_>, status: Status) -> Result<(), VmError> {
+    if status == Status::Creating {
+        return end_as_last_resort(found);
     }
-    ignore_end(kill(found, status, libc::SIGKILL, false))
+    ignore_end(kill(found, status, libc::SIGKILL, Recipients::First))
 }
 
-/// It may end by itself meanwhile, and then there is nothing to kill.
+/// Kills a container by its sandbox process, whatever becomes of what it has written.
+pub(crate) fn end_as_last_resort(found: &VmContainer<'_>) -> Result<(), VmError> {
+    ignore_end(found.signal_sandbox(libc::SIGKILL))
+}
+
+/// Ignores that a container has ended by itself meanwhile: then there is nothing to kill.
 fn ignore_end(killed: Result<(), VmError>) -> Result<(), VmError> {
     match killed {
         Err(VmError::Status(_)) => Ok(()),

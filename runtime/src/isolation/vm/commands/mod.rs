@@ -1,4 +1,4 @@
-//! The commands, which have a container's sandbox process do what is asked.
+//! The commands, which ask a container's sandbox process for what they are to do.
 
 mod client;
 mod difference;
@@ -12,13 +12,11 @@ mod update;
 
 #[cfg(test)]
 pub(super) use client::Client;
-pub(super) use client::ClientError;
 pub(crate) use difference::difference;
-pub(crate) use events::{Event, stats, watch};
-pub(super) use exec::TIMEOUT as EXEC_TIMEOUT;
+pub(crate) use events::{VmEvent, stats, watch};
 pub(crate) use exec::exec;
-pub(crate) use kill::{end, kill};
+pub(crate) use kill::{end, end_as_last_resort, kill};
 pub(crate) use pause::{pause, resume};
 pub(crate) use ps::{pids, processes, ps_table};
 pub(crate) use start::start;
-pub(crate) use update::{UpdateError, update};
+pub(crate) use update::update;

@@ -1,20 +1,26 @@
-//! `nacre ps`: a guest's processes, of which its agent tells, as ps(1) would show them. There is
-//! no ps in the guest, so only what is in `COLUMNS` can be asked for. As JSON, the pids on the host.
+//! `nacre ps`: the guest's processes, which its agent lists, as ps(1) would show them. The guest
+//! has no ps, so only what is in `COLUMNS` can be asked for. As JSON, the pids on the host.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nacre_agent::{
     container::cgroups::Cgroup,
-    protocol::{Answer, ProcessEntry, Request},
+    protocol::{Answer, ProcessEntry},
 };
 use nix::unistd::{Uid, User};
 
-use crate::state::Status;
+use crate::{
+    isolation::vm::{
+        error::{ClientError, VmError},
+        found::VmContainer,
+        wire::GuestAsk,
+    },
+    state::Status,
+};
 
-use super::client::{Client, ClientError, TIMEOUT};
-use crate::isolation::vm::{Found, VmError};
+use super::client::TIMEOUT;
 
-/// What is shown if no columns are asked for: those of `ps -ef`.
+/// The columns that are shown if none are asked for: those of `ps -ef`.
 const DEFAULT: [&Column; 8] = [
     &Column::new("", "UID", -8, |p, _| user(p.uid)),
     &Column::new("pid", "PID", 7, |p, _| p.pid.to_string()),
@@ -26,7 +32,7 @@ const DEFAULT: [&Column; 8] = [
     &Column::new("cmd", "CMD", -27, |p, _| command(p)),
 ];
 
-/// What else can be asked for (`-o`).
+/// Further columns that can be asked for (`-o`).
 const FURTHER: [Column; 7] = [
     Column::new("uid", "UID", 5, |p, _| p.uid.to_string()),
     Column::new("user", "USER", -8, |p, _| user(p.uid)),
@@ -37,7 +43,7 @@ const FURTHER: [Column; 7] = [
     Column::new("command", "COMMAND", -27, |p, _| command(p)),
 ];
 
-/// A column, with its name for `-o`. What is to be aligned to the left has a negative width.
+/// A column, with its name for `-o`. A negative width aligns to the left.
 #[derive(Debug)]
 struct Column {
     name: &'static str,
@@ -68,10 +74,10 @@ impl Column {
     }
 }
 
-/// The processes on the host that are a container's: the one that stands for it, the sandbox
-/// process, and QEMU where that emulates. Programs ask for pids to look them up on the host, where a guest's would be another
-/// process's.
-pub(crate) fn pids(found: &Found<'_>, status: Status) -> Result<Vec<i32>, VmError> {
+/// Returns a container's processes on the host: its stand-in, the sandbox process, the file server,
+/// the monitor, and QEMU where that emulates. Programs ask for pids to look them up on the host, where a guest's pid would be
+/// another process's.
+pub(crate) fn pids(found: &VmContainer<'_>, status: Status) -> Result<Vec<i32>, VmError> {
     if matches!(status, Status::Creating | Status::Stopped) {
         return Ok(Vec::new());
     }
@@ -91,16 +97,17 @@ pub(crate) fn pids(found: &Found<'_>, status: Status) -> Result<Vec<i32>, VmErro
     Ok(pids)
 }
 
-/// A container's processes in the guest.
-pub(crate) fn processes(found: &Found<'_>, status: Status) -> Result<Vec<ProcessEntry>, VmError> {
+/// Returns a container's processes in the guest.
+pub(crate) fn processes(
+    found: &VmContainer<'_>,
+    status: Status,
+) -> Result<Vec<ProcessEntry>, VmError> {
     if status == Status::Stopped {
         return Ok(Vec::new());
     }
-    let request = Request::Processes {
-        id: found.record.id.clone(),
-    };
-    let asked =
-        Client::connect(&found.folder).and_then(|mut client| client.ask_guest(request, TIMEOUT));
+    let asked = found
+        .connect()
+        .and_then(|mut client| client.ask_guest(GuestAsk::Processes, TIMEOUT));
     match asked {
         Ok(Answer::Processes(processes)) => Ok(processes),
         Ok(_) => Err(ClientError::Unasked.into()),
@@ -109,7 +116,7 @@ pub(crate) fn processes(found: &Found<'_>, status: Status) -> Result<Vec<Process
     }
 }
 
-/// What ps would say of them, with these arguments.
+/// Returns what ps would print about them, with these arguments.
 pub(crate) fn ps_table(
     processes: &[ProcessEntry],
     arguments: &[String],
@@ -142,7 +149,8 @@ fn line(columns: &[&Column], value: impl Fn(&Column) -> String) -> String {
     line + "\n"
 }
 
-/// The columns that are asked for. Which processes is not for ps to say: the container's.
+/// Returns the columns that are asked for. Arguments can't choose processes: they are always the
+/// container's.
 fn columns(arguments: &[String]) -> Result<Vec<&'static Column>, VmError> {
     let refused = |argument: &String| VmError::PsArgument(argument.clone());
     let mut columns = Vec::new();
@@ -157,13 +165,14 @@ fn columns(arguments: &[String]) -> Result<Vec<&'static Column>, VmError> {
             columns.push(Column::named(name).ok_or_else(|| VmError::PsArgument(name.into()))?);
         }
     }
-    Ok(match columns.is_empty() {
-        true => DEFAULT.to_vec(),
-        false => columns,
+    Ok(if columns.is_empty() {
+        DEFAULT.to_vec()
+    } else {
+        columns
     })
 }
 
-/// The name of a user as the host has it, of at most eight characters, or the number.
+/// Returns a user's name on the host, cut to eight characters, or the number.
 fn user(uid: u32) -> String {
     let name = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     match name.map(|user| user.name) {
@@ -173,7 +182,7 @@ fn user(uid: u32) -> String {
     }
 }
 
-/// How much of a CPU it has had, in percent.
+/// Returns how much of a CPU it has had, in percent.
 fn share(process: &ProcessEntry) -> u64 {
     let percent = process.cpu_time.saturating_mul(100) / process.age.max(1);
     percent.min(99)
@@ -187,13 +196,13 @@ fn command(process: &ProcessEntry) -> String {
     printable(&process.command)
 }
 
-/// What a workload says of itself is nothing for a terminal to obey.
+/// Replaces control characters: a terminal mustn't obey what a workload says of itself.
 fn printable(text: &str) -> String {
     let printable = |c: char| if c.is_control() { '?' } else { c };
     text.chars().map(printable).collect()
 }
 
-/// Seconds as `[DD-]HH:MM:SS`.
+/// Formats seconds as `[DD-]HH:MM:SS`.
 fn time(seconds: u64) -> String {
     let (minutes, s) = (seconds / 60, seconds % 60);
     let (hours, m) = (minutes / 60, minutes % 60);
@@ -203,7 +212,7 @@ fn time(seconds: u64) -> String {
     }
 }
 
-/// When it was started: the time of day, or the day, or the year.
+/// Formats when it was started: the time of day, or the day, or the year.
 fn start(age: u64, now: SystemTime) -> String {
     const MONTHS: [&str; 12] = [
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",

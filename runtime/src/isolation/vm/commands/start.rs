@@ -3,19 +3,23 @@
 use std::time::Duration;
 
 use crate::{
-    isolation::{StatusError, hooks},
+    isolation::{
+        status_error::StatusError,
+        vm::{
+            error::{ClientError, VmError},
+            found::VmContainer,
+            wire::Ask,
+        },
+    },
     state::Status,
 };
 
-use super::client::{Client, ClientError};
-use crate::isolation::vm::{Found, VmError, wire::Ask};
-
-/// How long a start may take without the hooks that are run in the guest, whose engine gives it
-/// 60 s once the network is what it is on the host.
+/// How long a start may take, not counting the hooks that run in the guest: its engine gives it 60
+/// s once the network is as it is on the host.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Lets a created container's workload go.
-pub(crate) fn start(found: &Found<'_>, status: Status) -> Result<(), VmError> {
+/// Starts a created container's workload.
+pub(crate) fn start(found: &VmContainer<'_>, status: Status) -> Result<(), VmError> {
     match status {
         Status::Created => {}
         Status::Running => return Err(StatusError::AlreadyRunning.into()),
@@ -23,21 +27,18 @@ pub(crate) fn start(found: &Found<'_>, status: Status) -> Result<(), VmError> {
         Status::Creating | Status::Paused => return Err(StatusError::CannotStart(status).into()),
     }
     let timeout = timeout(found.vm.start_hooks);
-    let started = Client::connect(&found.folder)
+    found
+        .connect()
         .and_then(|mut client| client.ask(&Ask::Start, timeout))
+        .map(drop)
         .map_err(|error| match error {
             ClientError::Gone => StatusError::HasStopped.into(),
             error => VmError::from(error),
-        });
-    started?;
-    hooks::poststart(found.record).inspect_err(|_| {
-        // The container is to be stopped then.
-        let _ = super::kill(found, Status::Running, libc::SIGKILL, false);
-    })?;
-    Ok(())
+        })
 }
 
-/// The guest's engine gives up first, so that no container starts that was given up.
+/// Returns how long to wait. The guest's engine gives up first, so that no container starts that
+/// was given up.
 fn timeout(start_hooks: u64) -> Duration {
     TIMEOUT.saturating_add(Duration::from_secs(start_hooks))
 }

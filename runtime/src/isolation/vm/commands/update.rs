@@ -2,47 +2,34 @@
 
 use nacre_agent::{
     container::cgroups::{Cgroup, Changed},
-    protocol::{Answer, Request},
+    protocol::Answer,
 };
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 
 use crate::{
-    config::size::{Bytes, Size},
+    config::{Bytes, size::Size},
+    isolation::vm::{
+        error::{ClientError, UpdateError, VmError},
+        found::VmContainer,
+        guest_spec::{check_resources, cpus::translate_cpuset},
+        limits,
+        wire::GuestAsk,
+    },
     state::Status,
     systemd::Systemd,
 };
 
-use super::client::{Client, ClientError, TIMEOUT};
-use crate::isolation::vm::{
-    Found, VmError,
-    guest_spec::{check_resources, cpus::translate_cpuset},
-    limits,
-};
-
-/// Why a VM can't take other limits.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum UpdateError {
-    #[error(
-        "linux.resources.memory.limit: {asked} is more than the VM's {has}, which it keeps for its \
-         life; the annotation dev.nacre.vm.memory makes a larger one"
-    )]
-    Memory { asked: Bytes, has: Bytes },
-    #[error(
-        "linux.resources.cpu.quota: it takes {asked} CPUs, and the VM has {has}, which it keeps for \
-         its life; the annotation dev.nacre.vm.cpus gives it more"
-    )]
-    Cpus { asked: u64, has: u32 },
-}
+use super::client::TIMEOUT;
 
 /// Changes the limits of a container that hasn't ended: in the guest and on the host, or nowhere.
 pub(crate) fn update(
-    found: &Found<'_>,
+    found: &VmContainer<'_>,
     status: Status,
     resources: &LinuxResources,
 ) -> Result<(), VmError> {
     match status {
         Status::Created | Status::Running => {}
-        // Its kernel stands still.
+        // Its guest is paused.
         Status::Paused | Status::Creating | Status::Stopped => {
             return Err(found.not_running(status));
         }
@@ -59,18 +46,15 @@ pub(crate) fn update(
         _ => None,
     };
     let host = on_host(resources, found.vm.memory_limit, total);
-    let mut client = Client::connect(&found.folder)?;
+    let mut client = found.connect()?;
     let changed = match cgroup {
         Some(cgroup) => cgroup.limit_where_possible(&host)?,
         None => Changed::default(),
     };
     let mut guest = resources.clone();
     translate_cpuset(&mut guest, found.vm.size.cpus);
-    let request = Request::Update {
-        id: found.record.id.clone(),
-        resources: Box::new(guest),
-    };
-    match client.ask_guest(request, TIMEOUT) {
+    let resources = Box::new(guest);
+    match client.ask_guest(GuestAsk::Update { resources }, TIMEOUT) {
         Ok(Answer::Done) => {}
         other => {
             changed.undo();
@@ -91,7 +75,7 @@ fn check(resources: &LinuxResources, size: Size) -> Result<(), VmError> {
     if let Some(mut memory) = *alone.memory()
         && memory.limit().is_none_or(|limit| limit == 0)
     {
-        // It is checked by the guest's engine, which knows the limit that it goes with.
+        // The guest's engine checks it: that knows the limit that goes with it.
         memory.set_swap(None);
         alone.set_memory(Some(memory));
     }
@@ -99,7 +83,7 @@ fn check(resources: &LinuxResources, size: Size) -> Result<(), VmError> {
     Ok(check_size(resources, size)?)
 }
 
-/// A VM is as large as it was made.
+/// Refuses more than the VM was made with.
 fn check_size(resources: &LinuxResources, size: Size) -> Result<(), UpdateError> {
     let limit = resources.memory().as_ref().and_then(|m| m.limit());
     if let Some(asked) = limit.and_then(|limit| u64::try_from(limit).ok())
@@ -117,19 +101,19 @@ fn check_size(resources: &LinuxResources, size: Size) -> Result<(), UpdateError>
     }
 }
 
-/// How many CPUs a quota is of.
+/// Returns how many CPUs a quota amounts to.
 fn cpus(cpu: &LinuxCpu) -> Option<u64> {
     let quota = u64::try_from(cpu.quota()?).ok()?;
-    // The kernel's period, unless told otherwise.
+    // The kernel's default period.
     let period = cpu.period().filter(|period| *period > 0).unwrap_or(100_000);
     Some(quota.div_ceil(period))
 }
 
-/// The host's part. Of memory the VM keeps what it has, `total`; of swap it may use what the
-/// container may, whose limit on memory is `limit` unless that is changed, too. Not for the guest
-/// to say: it would choose how much of the host's swap it has.
+/// Returns the host's part of the limits. The VM keeps the memory that it has, `total`; it may use
+/// as much swap as the container may, whose limit on memory is `limit` unless that changes, too.
+/// The guest has no say in this: it would choose how much of the host's swap it gets.
 fn on_host(resources: &LinuxResources, limit: Option<i64>, total: Option<i64>) -> LinuxResources {
-    let mut host = limits::of(resources);
+    let mut host = limits::of_host(resources);
     let Some(mut memory) = *resources.memory() else {
         return host;
     };
@@ -188,7 +172,7 @@ mod tests {
         );
         let rate = json!([{"major": 254, "minor": 0, "rate": 1000}]);
         for (json, field) in [
-            (json!({"memory": {"kernel": 4096}}), "memory.kernel"),
+            (json!({"memory": {"kernelTCP": 4096}}), "memory.kernelTCP"),
             (json!({"memory": {"swappiness": 3}}), "memory.swappiness"),
             (json!({"memory": {"limit": 10, "swap": 5}}), "memory.swap"),
             (json!({"network": {"classID": 5}}), "network.classID"),
@@ -222,7 +206,7 @@ mod tests {
             ),
             (json!({"swap": -1}), Some(10), json!({"swap": -1})),
             (json!({"swap": 5}), Some(10), json!({"swap": 1000})),
-            // There is nothing that it could be added to.
+            // There is nothing to add it to.
             (json!({"swap": 30}), None, json!(null)),
             (json!({"swap": 30}), Some(-1), json!(null)),
             (json!({"limit": 20}), Some(10), json!(null)),

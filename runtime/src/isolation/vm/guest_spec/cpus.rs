@@ -1,14 +1,13 @@
 //! The host's CPUs, as a guest numbers them: from 0, as many as its container may use. A list of
-//! CPUs that the guest has is kept; one that names others becomes as many of the guest's.
+//! CPUs that the guest has is kept; a list that names others becomes one of as many of the guest's.
 
+use nacre_agent::container::outside::cpu_ranges;
 use oci_spec::runtime::{LinuxResources, Process};
 
-use crate::config::size::parse_cpu_list;
-
-/// A list of the host's CPUs for a guest with so many. What is no list is left to the engine, which
-/// refuses it by its field's name.
+/// Translates a list of the host's CPUs for a guest with this many. What isn't a list is left to
+/// the engine, which refuses it by its field's name.
 fn translate(list: &str, vcpus: u32) -> String {
-    let Some(ranges) = parse_cpu_list(list) else {
+    let Some(ranges) = cpu_ranges(list) else {
         return list.into();
     };
     if ranges.iter().all(|(_, last)| *last < vcpus) {

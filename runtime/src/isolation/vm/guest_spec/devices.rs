@@ -1,7 +1,7 @@
-//! The devices that a guest has for its container. A number names the same device in every
-//! kernel only where it was assigned
-//! ([devices.txt](https://docs.kernel.org/admin-guide/devices.html)), and of those a guest has
-//! few. Whatever else the host has by that number isn't there, or is another device.
+//! The devices that a guest has for its container. A number names the same device in every kernel
+//! only where it was assigned ([devices.txt](https://docs.kernel.org/admin-guide/devices.html)),
+//! and a guest has few of those. Any other number of the host's names nothing there, or another
+//! device.
 
 use std::path::{Path, PathBuf};
 
@@ -23,13 +23,13 @@ const CHARACTER: [(i64, i64, &str); 12] = [
     (10, 237, "loop-control"),
 ];
 
-/// The one that a guest has if it is nested.
+/// The device that a guest has if it is nested.
 const KVM: (i64, i64, &str) = (10, 232, "kvm");
 
 /// The block devices of `loop-control`.
 const LOOP: i64 = 7;
 
-/// A device of the host that the container is to have.
+/// A device of the host that the container was to have.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "linux.devices[{index}]: {path} ({kind} {major}:{minor}) is a device of the host, which a VM \
@@ -70,7 +70,7 @@ pub(super) fn check(devices: &[LinuxDevice], nested: bool) -> Result<(), NoSuchD
     Ok(())
 }
 
-/// Where the guest has the character device that this number (`st_rdev`) is on the host.
+/// Returns where the guest has the character device with this number (`st_rdev`) on the host.
 pub(super) fn path(number: u64, nested: bool) -> Option<PathBuf> {
     let name = name(
         i64::from(libc::major(number)),

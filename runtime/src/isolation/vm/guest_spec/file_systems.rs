@@ -1,9 +1,9 @@
-//! Which of the host's file systems a guest is given, and what becomes of the others.
+//! Which of the host's file systems a guest gets, and what happens to the others.
 //!
-//! [`SERVED`](nacre_vmm::devices::virtio::fs::SERVED) has those that are. In all others who may do
-//! what is decided by who opens a file, and what serves the guest's requests has all of root's
-//! rights: through a shared `/proc` a container could read the memory of any process of the host,
-//! which a container on the host's kernel can't.
+//! [`SERVED`](nacre_vmm::devices::virtio::fs::SERVED) lists those it gets. In all others, what may
+//! be done depends on who opens a file, and what serves the guest has all of root's rights:
+//! through a shared `/proc` a container could read the memory of any process of the host, which a
+//! container on the host's kernel can't.
 
 use std::{
     fmt,
@@ -13,18 +13,19 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::fs::OpenOptionsExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use nacre_vmm::devices::virtio::fs::not_served;
 use nix::mount::{MsFlags, mount};
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
-    io::Errno,
+    fs::{AtFlags, CWD, StatxFlags, statx},
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
-/// The names of those that are met, by the number of statfs(2) (`linux/magic.h`).
+use crate::isolation::vm::seen_mounts;
+
+/// The names of those that occur, by their number in statfs(2) (`linux/magic.h`).
 const NAMES: [(u32, &str); 20] = [
     (0x9fa0, "proc"),
     (0x6265_6572, "sysfs"),
@@ -49,7 +50,7 @@ const NAMES: [(u32, &str); 20] = [
     (0x0102_1994, "devtmpfs"),
 ];
 
-/// The type of a file system that a guest isn't given.
+/// The type of a file system that isn't served to guests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotServed(u32);
 
@@ -62,7 +63,7 @@ impl fmt::Display for NotServed {
     }
 }
 
-/// The type of the file system that a path is in, if it isn't served.
+/// Returns the type of the file system at a path, if it isn't served.
 pub(in crate::isolation::vm) fn not_served_at(path: &Path) -> io::Result<Option<NotServed>> {
     let file = File::options()
         .read(true)
@@ -71,48 +72,38 @@ pub(in crate::isolation::vm) fn not_served_at(path: &Path) -> io::Result<Option<
     not_served_file(&file)
 }
 
-/// The type of the file system that an open file is in, if it isn't served.
+/// Returns the type of an open file's file system, if it isn't served.
 pub(in crate::isolation::vm) fn not_served_file(file: impl AsFd) -> io::Result<Option<NotServed>> {
     Ok(not_served(file)?.map(NotServed))
 }
 
-/// Mounts something empty over whatever can be seen below the directory `path`, in this mount
-/// namespace, that isn't served.
+/// Mounts something empty over every mount that can be seen below the directory `path`, in this
+/// mount namespace, and isn't served.
 ///
-/// What lies below such a mount is hidden because somebody wanted that, so nothing is unmounted. The
-/// device looks at every file itself: this is for what a guest sees there to make sense. What is
-/// mounted is in the directory `covers`, whose file system must be one that is served.
+/// What lies below such a mount was hidden on purpose, so nothing is unmounted. The device checks
+/// every file itself: covers are there so that what a guest sees makes sense. They are made in the
+/// directory `covers`, whose file system must be one that is served.
 pub(in crate::isolation::vm) fn cover_below(path: &Path, covers: &Path) -> io::Result<()> {
-    let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
-    let top = File::open(path)?;
-    for point in mounts.lines().filter_map(mount_point) {
-        let Ok(below) = point.strip_prefix(path) else {
-            continue;
-        };
-        if below.as_os_str().is_empty() {
-            continue;
-        }
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        // This finds what was mounted last there.
-        let seen = match openat2(&top, below, flags, Mode::empty(), within) {
-            Ok(seen) => seen,
-            // It is below another mount.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        // One that can't be asked, since its server is gone, can't be served either.
-        if !matches!(not_served(&seen), Ok(None)) {
-            cover(File::from(seen), covers)?;
+    for mount in seen_mounts::at(path)? {
+        if !mount.below.as_os_str().is_empty() && !can_be_served(&mount.file) {
+            cover(&mount.file, covers)?;
         }
     }
     Ok(())
 }
 
+/// Whether it is served. A file system that can't be asked isn't: its server is gone, or serves
+/// only somebody else.
+fn can_be_served(seen: &File) -> bool {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    matches!(not_served(seen), Ok(None)) && statx(seen, "", flags, StatxFlags::TYPE).is_ok()
+}
+
 /// Mounts something empty over an open file or directory.
-fn cover(seen: File, covers: &Path) -> io::Result<()> {
+fn cover(seen: &File, covers: &Path) -> io::Result<()> {
     fs::create_dir_all(covers)?;
-    let name = if seen.metadata()?.is_dir() {
+    // Mounts that don't answer are taken for directories, as the kernel has them.
+    let name = if seen.metadata().map_or(true, |metadata| metadata.is_dir()) {
         let name = covers.join("directory");
         fs::create_dir_all(&name)?;
         name
@@ -128,8 +119,8 @@ fn cover(seen: File, covers: &Path) -> io::Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let empty = open_tree(CWD, &name, flags)?;
     let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&empty, "", &seen, "", both)?;
-    // Its owner and mode are the guest's to change otherwise, of all covers at once.
+    move_mount(&empty, "", seen, "", both)?;
+    // Otherwise the guest could change its owner and mode, for all covers at once.
     let place = format!("/proc/thread-self/fd/{}", empty.as_raw_fd());
     let inert = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | inert;
@@ -137,21 +128,9 @@ fn cover(seen: File, covers: &Path) -> io::Result<()> {
     Ok(mount(nothing, &*place, nothing, flags, nothing)?)
 }
 
-/// The mount point of a line of
-/// [mountinfo](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html).
-fn mount_point(line: &str) -> Option<PathBuf> {
-    let point = line.split(' ').nth(4)?;
-    let point = point
-        .replace("\\040", " ")
-        .replace("\\011", "\t")
-        .replace("\\012", "\n")
-        .replace("\\134", "\\");
-    Some(point.into())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::thread;
+    use std::{path::PathBuf, thread};
 
     use nix::{
         mount::{MntFlags, umount2},
@@ -173,14 +152,7 @@ mod tests {
         assert_eq!(NotServed(0x1234_5678).to_string(), "0x12345678");
     }
 
-    #[test]
-    fn mount_points_are_read() {
-        let line = "36 35 0:22 / /a\\040b/proc rw,nosuid shared:1 - proc proc rw";
-        assert_eq!(mount_point(line), Some("/a b/proc".into()));
-        assert_eq!(mount_point("36 35 0:22"), None);
-    }
-
-    /// A directory in a mount namespace of the calling thread's, and where covers may be.
+    /// A directory in the calling thread's mount namespace, and a place for covers.
     struct Scene {
         top: PathBuf,
         covers: PathBuf,
@@ -214,9 +186,10 @@ mod tests {
 
         fn is_empty(&self, name: &str) -> bool {
             let path = self.top.join(name);
-            match path.is_dir() {
-                true => fs::read_dir(path).unwrap().count() == 0,
-                false => fs::read(path).unwrap().is_empty(),
+            if path.is_dir() {
+                fs::read_dir(path).unwrap().count() == 0
+            } else {
+                fs::read(path).unwrap().is_empty()
             }
         }
     }
@@ -224,8 +197,7 @@ mod tests {
     /// Runs `test` as root in a thread whose mounts are its own.
     fn with_mounts(test: impl FnOnce(&Scene) + Send + 'static) {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("needs root to mount: not tested");
-            return;
+            panic!("skipped: it needs root, to mount");
         }
         let thread = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -245,6 +217,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root, to mount"]
     fn what_is_not_served_is_covered() {
         with_mounts(|scene| {
             scene.mount("tmpfs", ".");
@@ -265,7 +238,7 @@ mod tests {
             for name in ["proc", "a b/sys", "version", "data", "devices", "null"] {
                 assert!(scene.is_empty(name), "{name}");
             }
-            // Nobody can give the covers away.
+            // The covers' owner and mode can't be changed.
             let path = scene.top.join("proc");
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o777);
             assert!(fs::set_permissions(&path, mode).is_err());
@@ -274,6 +247,7 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root, to mount"]
     fn nothing_that_was_hidden_is_uncovered() {
         with_mounts(|scene| {
             scene.mount("tmpfs", ".");
@@ -295,6 +269,26 @@ mod tests {
             assert_eq!(fs::read(scene.top.join("kept/own")).unwrap(), b"x");
             assert_eq!(fs::read(scene.top.join("outer/own")).unwrap(), b"x");
             assert!(!scene.top.join("outer/inner").exists());
+        });
+    }
+
+    #[test]
+    #[ignore = "needs root, to mount, and FUSE"]
+    fn what_answers_somebody_else_alone_is_covered() {
+        with_mounts(|scene| {
+            let Ok(server) = File::options().read(true).write(true).open("/dev/fuse") else {
+                panic!("skipped: there is no FUSE here");
+            };
+            scene.mount("tmpfs", ".");
+            let point = scene.top.join("theirs");
+            fs::create_dir(&point).unwrap();
+            let fd = server.as_raw_fd();
+            let options = format!("fd={fd},rootmode=40000,user_id=1000,group_id=1000");
+            let kind = Some("fuse");
+            mount(kind, &point, kind, MsFlags::empty(), Some(&*options)).unwrap();
+            assert!(fs::read_dir(&point).is_err());
+            scene.cover();
+            assert!(scene.is_empty("theirs"));
         });
     }
 }

@@ -1,8 +1,8 @@
-//! The hooks that are run in the guest: `createContainer`, whose programs are the host's, and
-//! `startContainer`, whose programs are the container's. The others are the host's own.
+//! The hooks that run in the guest: `createContainer`, whose programs are the host's, and
+//! `startContainer`, whose programs are the container's. The others run on the host.
 //!
-//! A guest has nothing of the host but what is shared with it. So a program of the first kind
-//! is shared by itself, as `hooks/N`, and must need no other file: neither libraries nor an
+//! A guest has nothing of the host but what is shared with it. So a program of the first kind is
+//! shared by itself, as `hooks/N`, and must need no other file: neither libraries nor an
 //! interpreter.
 
 use std::{
@@ -16,8 +16,8 @@ use nacre_agent::protocol::SHARE;
 use oci_spec::runtime::{Hook, Hooks, Spec};
 
 use super::{
-    bind_source::Source,
     file_systems::{self, NotServed},
+    source::{Origin, Source},
 };
 
 /// Why a hook can't be run in a guest.
@@ -26,11 +26,11 @@ use super::{
 pub(crate) struct GuestHookError {
     index: usize,
     path: PathBuf,
-    problem: Problem,
+    problem: HookProblem,
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Problem {
+enum HookProblem {
     #[error("{0}")]
     Read(#[from] io::Error),
     #[error("it isn't a file")]
@@ -44,7 +44,7 @@ enum Problem {
     NotSelfContained,
 }
 
-/// Leaves those to be run in the guest in `spec`. Returns their programs, of which the Nth is
+/// Leaves in `spec` the hooks to be run in the guest. Returns their programs, of which the Nth is
 /// `hooks/N`.
 pub(super) fn take(spec: &mut Spec) -> Result<Vec<Source>, GuestHookError> {
     let Some(hooks) = spec.hooks().clone() else {
@@ -61,10 +61,10 @@ pub(super) fn take(spec: &mut Spec) -> Result<Vec<Source>, GuestHookError> {
         let path = program(hook.path()).map_err(failed)?;
         create.push(moved(hook, &format!("hooks/{index}")));
         programs.push(Source {
-            path,
+            origin: Origin::Path(path),
             is_directory: false,
             recursive: false,
-            read_only: true,
+            options: vec!["ro".to_owned()],
             ids: None,
         });
     }
@@ -76,7 +76,7 @@ pub(super) fn take(spec: &mut Spec) -> Result<Vec<Source>, GuestHookError> {
     Ok(programs)
 }
 
-/// The hook with its program at a place in the share, which it isn't told of.
+/// Moves a hook's program to a place in the share, which the program isn't told.
 fn moved(hook: &Hook, place: &str) -> Hook {
     let mut moved = hook.clone();
     if hook.args().as_ref().is_none_or(Vec::is_empty) {
@@ -88,23 +88,24 @@ fn moved(hook: &Hook, place: &str) -> Hook {
 }
 
 /// Finds a program that needs no other file.
-fn program(path: &Path) -> Result<PathBuf, Problem> {
+fn program(path: &Path) -> Result<PathBuf, HookProblem> {
     let path = fs::canonicalize(path)?;
-    // Not a FIFO, at which opening would wait.
+    // Not a FIFO, whose opening would block.
     if !fs::metadata(&path)?.is_file() {
-        return Err(Problem::NotAFile);
+        return Err(HookProblem::NotAFile);
     }
     if let Some(kind) = file_systems::not_served_at(&path)? {
-        return Err(Problem::NotServed(kind));
+        return Err(HookProblem::NotServed(kind));
     }
-    match needs_interpreter(&File::open(&path)?)? {
-        true => Err(Problem::NotSelfContained),
-        false => Ok(path),
+    if needs_interpreter(&File::open(&path)?)? {
+        Err(HookProblem::NotSelfContained)
+    } else {
+        Ok(path)
     }
 }
 
 /// Whether a program is a script, or an ELF file with a dynamic linker (elf(5), `PT_INTERP`).
-/// Whatever else it is, the guest's kernel says.
+/// Anything else is for the guest's kernel to judge.
 fn needs_interpreter(file: &File) -> io::Result<bool> {
     const PT_INTERP: u32 = 3;
     let mut header = Vec::new();
@@ -125,7 +126,7 @@ fn needs_interpreter(file: &File) -> io::Result<bool> {
         match file.read_exact_at(&mut kind, at) {
             Ok(()) if u32::from_le_bytes(kind) == PT_INTERP => return Ok(true),
             Ok(()) => {}
-            // The second for what is beyond any file's end.
+            // The second is for what lies beyond any file's end.
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => break,
             Err(e) if e.kind() == ErrorKind::InvalidInput => break,
             Err(e) => return Err(e),
@@ -153,7 +154,7 @@ mod tests {
         fs::write(place("static"), &elf).unwrap();
         elf[64 + 56] = 3;
         fs::write(place("dynamic"), &elf).unwrap();
-        // More headers than it has, and at no place.
+        // More headers than the file has, and an offset that no file has.
         elf[64 + 56] = 0;
         elf[57] = 0xff;
         fs::write(place("cut"), &elf).unwrap();
@@ -167,7 +168,7 @@ mod tests {
             assert!(program(&place(name)).is_err(), "{name}");
         }
         let refused = program(Path::new("/proc/self/status")).unwrap_err();
-        assert!(matches!(refused, Problem::NotServed(_)), "{refused}");
+        assert!(matches!(refused, HookProblem::NotServed(_)), "{refused}");
     }
 
     #[test]
@@ -185,7 +186,7 @@ mod tests {
         spec.set_hooks(serde_json::from_value(hooks).unwrap());
         let programs = take(&mut spec).unwrap();
         assert_eq!(programs.len(), 1);
-        assert!(programs[0].read_only && !programs[0].is_directory);
+        assert!(programs[0].options == ["ro"] && !programs[0].is_directory);
         let left = serde_json::to_value(spec.hooks()).unwrap();
         let path = program.path().to_str().unwrap();
         let expected = json!({

@@ -1,9 +1,9 @@
 //! `process.apparmorProfile` and `process.selinuxLabel`, which a guest's kernel doesn't have.
 //!
-//! Container engines give every container a profile whose purpose is to keep it off the host's
-//! kernel. In a VM there is none to be kept off, so those profiles are left out. A profile that
-//! somebody wrote for a workload may forbid it things within its own files, which is not to be
-//! left out.
+//! Container engines give every container a profile whose purpose is to protect the host's kernel
+//! from it. In a VM the container doesn't reach that kernel, so those profiles are left out. A
+//! profile that somebody wrote for a workload may forbid it things within its own files, so it
+//! mustn't be left out.
 
 use oci_spec::runtime::Process;
 
@@ -16,7 +16,7 @@ const OF_ENGINES: [&str; 5] = [
     "nerdctl-default",
 ];
 
-/// Podman's has its version after it.
+/// Podman's, which its version follows.
 const OF_PODMAN: &str = "containers-default-";
 
 /// A security module that a guest doesn't have.
@@ -34,7 +34,7 @@ pub(crate) enum SecurityModuleError {
     SeLinux { field: &'static str, label: String },
 }
 
-/// Takes out of a process what need not be applied in a guest, and refuses what can't be.
+/// Removes from a process what need not be applied in a guest, and refuses what can't be.
 pub(in crate::isolation::vm) fn leave_out(
     process: &mut Process,
 ) -> Result<(), SecurityModuleError> {

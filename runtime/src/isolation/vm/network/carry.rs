@@ -1,4 +1,13 @@
-//! The interfaces of the namespace that this process is in, each with its tap.
+//! The interfaces of this process's network namespace, each with its tap.
+//!
+//! Each interface has a tap beside it in that namespace, which is the other end of one of the
+//! guest's network devices. Whatever comes in by either goes out by the other ([`redirect`](crate::isolation::redirect)),
+//! before the host's own network stack sees it: the interface keeps its addresses there, by which
+//! its peers and the host's tools know it, and only the guest answers to them. The guest's device
+//! gets the interface's name, MAC, MTU, addresses, neighbours and routes.
+//!
+//! Taps go away with the process that holds them. Redirections don't: they are recognized by their
+//! preference and by leading nowhere, and the next command removes them.
 
 use std::{
     io,
@@ -7,27 +16,26 @@ use std::{
 
 use nacre_agent::network::{Link, Namespace, Netlink, Network, Nic, Watch};
 use nacre_vmm::{
-    RunningVm,
-    devices::virtio::net::{Net, Tap, queue_pairs},
+    devices::virtio::net::{Tap, queue_pairs},
+    monitor::Monitor,
 };
 use nix::{
     errno::Errno,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
-use super::{
-    NetworkError,
-    redirect::{self, Which},
-};
+use crate::isolation::redirect::{self, Which};
 
-/// What our taps are called, with a number.
+use super::error::{NetworkError, failed};
+
+/// What the names of our taps begin with; a number follows.
 const TAP: &str = "nacre-";
 
-/// The largest MTU that a tap can have, and so what a device can be told that its interface has
-/// at most: the guest is told the rest otherwise.
+/// The largest MTU that a tap can have, and so the largest that a device can report for its
+/// interface: the guest is told of larger ones otherwise.
 const MAX_MTU: u16 = 65_521;
 
-/// How many more interfaces a machine has room for than are there when it is made, where that
+/// How many interfaces a machine has room for besides those that exist when it is made: where that
 /// costs nothing, and under QEMU, where each is a device that the guest sets up.
 const SPARE: usize = 8;
 const SPARE_EMULATED: usize = 2;
@@ -38,27 +46,28 @@ pub(in crate::isolation::vm) struct CarriedNetwork {
     watch: Watch,
     slots: usize,
     queues: usize,
-    interfaces: Vec<Carried>,
-    /// What the guest was told last, unless it couldn't do it.
+    interfaces: Vec<CarriedInterface>,
+    /// What the guest was told last, unless it failed.
     told: Option<Network>,
-    /// Interfaces that can't be carried, which has been said.
+    /// Interfaces that can't be carried, which has been reported.
     refused: Vec<u32>,
 }
 
 /// An interface, and how it is carried.
-struct Carried {
+struct CarriedInterface {
     index: u32,
-    /// The tap's.
+    /// The tap's index.
     tap: u32,
-    /// Which of the guest's devices.
+    /// Which of the guest's devices it is.
     slot: usize,
-    /// Has the interface take what is for any group, as the guest joins them on its own.
+    /// Makes the interface accept packets for any multicast group, as the guest joins groups on its
+    /// own.
     _all_groups: OwnedFd,
 }
 
 impl CarriedNetwork {
-    /// That of the namespace that this process is in, for a machine of so many vCPUs and with
-    /// room for so many devices. Nothing is carried yet; from now on nothing is missed.
+    /// Opens the network of this process's namespace, for a machine with this many vCPUs and room
+    /// for this many devices. Nothing is carried yet; from here on no change is missed.
     pub(in crate::isolation::vm) fn open(
         vcpus: u8,
         emulated: bool,
@@ -83,22 +92,22 @@ impl CarriedNetwork {
         Ok(network)
     }
 
-    /// How many devices the machine must have room for.
+    /// Returns how many devices the machine must have room for.
     pub(in crate::isolation::vm) fn slots(&self) -> usize {
         self.slots
     }
 
-    /// Plugs in what has come, and gives what the guest is to be told, if anything has changed
-    /// since it was told last. What has gone is unplugged once the guest has let it go
+    /// Plugs in new interfaces, and returns what to tell the guest, if anything has changed since
+    /// it was last told. Interfaces that are gone are unplugged once the guest has let go of them
     /// ([`CarriedNetwork::unplug_gone`]).
     ///
     /// # Errors
     ///
-    /// The first that can't be carried; an interface is named once. All that can be is carried
-    /// all the same, and told the next time.
+    /// The first interface that can't be carried; each is named once. All others are carried all
+    /// the same, and told the next time.
     pub(in crate::isolation::vm) fn update(
         &mut self,
-        machine: &RunningVm,
+        machine: &Monitor,
     ) -> Result<Option<Network>, NetworkError> {
         let found = self.watch.changed().and_then(|_| self.netlink.read());
         let Namespace { links, mut routes } = found.map_err(|source| NetworkError::Namespace {
@@ -130,7 +139,7 @@ impl CarriedNetwork {
         if let Some(error) = refusal {
             return Err(error);
         }
-        // Those of an interface that isn't carried lead nowhere in the guest.
+        // Routes through an interface that isn't carried lead nowhere in the guest.
         routes.retain(|route| {
             let mut hops = route.hops.iter();
             hops.all(|hop| nics.iter().any(|nic| nic.interface.name == hop.interface))
@@ -143,14 +152,14 @@ impl CarriedNetwork {
         Ok(Some(network))
     }
 
-    /// The guest couldn't do what it was told: it is told again, with the next change.
+    /// Notes that the guest couldn't do what it was told: it is told again, with the next change.
     pub(in crate::isolation::vm) fn tell_again(&mut self) {
         self.told = None;
     }
 
-    /// Takes out the devices of interfaces that are gone, which the guest has let go of. Gives
-    /// whether there is room by that for an interface that was refused.
-    pub(in crate::isolation::vm) fn unplug_gone(&mut self, machine: &RunningVm) -> bool {
+    /// Unplugs the devices of interfaces that are gone, which the guest has let go of. Returns
+    /// whether that makes room for an interface that was refused.
+    pub(in crate::isolation::vm) fn unplug_gone(&mut self, machine: &Monitor) -> bool {
         let Some(told) = &self.told else {
             return false;
         };
@@ -172,7 +181,7 @@ impl CarriedNetwork {
         has_room
     }
 
-    /// Takes away what doesn't go with this process.
+    /// Removes what doesn't go away with this process.
     pub(in crate::isolation::vm) fn close(mut self) -> Result<(), NetworkError> {
         let mut outcome = Ok(());
         for carried in &self.interfaces {
@@ -195,8 +204,8 @@ impl CarriedNetwork {
         carried.map(|carried| carried.slot)
     }
 
-    /// Makes a tap for an interface and plugs it into the machine. Gives the slot.
-    fn carry(&mut self, link: &Link, machine: &RunningVm) -> Result<usize, NetworkError> {
+    /// Makes a tap for an interface and plugs it into the machine. Returns the slot.
+    fn carry(&mut self, link: &Link, machine: &Monitor) -> Result<usize, NetworkError> {
         let name = &link.interface.name;
         if !link.is_ethernet {
             return Err(NetworkError::NoEthernet {
@@ -213,10 +222,8 @@ impl CarriedNetwork {
         let tap_index = self
             .set_up_tap(tap.name())
             .map_err(failed("set a tap up", name))?;
-        let net = Net::new(tap, link.interface.mac, MAX_MTU)
-            .map_err(failed("make a network device", name))?;
         let slot = machine
-            .plug_net(net)
+            .plug_net(&tap, link.interface.mac, MAX_MTU)
             .map_err(failed("plug a network device in", name))?;
         if let Err(error) = self.redirect(link.index, tap_index) {
             machine.unplug_net(slot);
@@ -225,7 +232,7 @@ impl CarriedNetwork {
                 _ => failed("redirect what comes and goes", name)(error),
             });
         }
-        self.interfaces.push(Carried {
+        self.interfaces.push(CarriedInterface {
             index: link.index,
             tap: tap_index,
             slot,
@@ -234,7 +241,7 @@ impl CarriedNetwork {
         Ok(slot)
     }
 
-    /// Nothing of its own is to come from a tap.
+    /// Sets up a tap, which mustn't send anything of its own.
     fn set_up_tap(&mut self, name: &str) -> io::Result<u32> {
         let index = self.netlink.link(name)?;
         self.netlink.set_mtu(index, MAX_MTU.into())?;
@@ -243,25 +250,25 @@ impl CarriedNetwork {
         Ok(index)
     }
 
-    /// Both ways. The tap's goes with the tap.
+    /// Redirects both ways. The tap's redirection goes away with the tap.
     fn redirect(&mut self, interface: u32, tap: u32) -> io::Result<()> {
         redirect::add(&mut self.netlink, tap, interface)?;
         redirect::add(&mut self.netlink, interface, tap)
     }
 }
 
-/// Whether an interface is the guest's to have. One that is down and has no address is nobody's
-/// yet: some kernels have such in every new namespace. One that is part of another is that one's.
+/// Whether the guest gets an interface. One that is down and has no address belongs to nobody yet:
+/// some kernels have such in every new namespace. One that is part of another belongs to that.
 fn is_carried(link: &Link) -> bool {
     let is_tap_of_a_vm = link.kind == "tun" && link.interface.name.starts_with(TAP);
     let is_used = link.interface.up || !link.interface.addresses.is_empty();
     is_used && !link.is_loopback && !link.is_port && !is_tap_of_a_vm
 }
 
-/// Has an interface let in what is for any group of receivers, for as long as the descriptor
-/// lives ([packet(7)](https://man7.org/linux/man-pages/man7/packet.7.html)).
+/// Has an interface accept packets for any multicast group, for as long as the descriptor lives
+/// ([packet(7)](https://man7.org/linux/man-pages/man7/packet.7.html)).
 fn take_all_groups(index: u32) -> io::Result<OwnedFd> {
-    /// `struct packet_mreq`, and of `linux/if_packet.h`.
+    /// `struct packet_mreq`, and a constant of `linux/if_packet.h`.
     #[repr(C)]
     struct Membership {
         interface: libc::c_int,
@@ -270,7 +277,7 @@ fn take_all_groups(index: u32) -> io::Result<OwnedFd> {
         address: [u8; 8],
     }
     const PACKET_MR_ALLMULTI: libc::c_ushort = 2;
-    // It is bound to no protocol, and so receives nothing.
+    // The socket is bound to no protocol, and so receives nothing.
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
     let membership = Membership {
@@ -290,18 +297,6 @@ fn take_all_groups(index: u32) -> io::Result<OwnedFd> {
         )
     })?;
     Ok(socket)
-}
-
-fn failed<E>(step: &'static str, name: &str) -> impl FnOnce(E) -> NetworkError
-where
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let name = name.to_owned();
-    move |error| NetworkError::Interface {
-        step,
-        name,
-        source: error.into(),
-    }
 }
 
 /// Readable when something of the namespace may have changed.

@@ -1,9 +1,9 @@
-//! The commands that are connected to the sandbox process. None can hold it up or end it: one
-//! that sends nothing, or what isn't in the protocol, is dropped.
+//! The commands that are connected to the sandbox process. None can hold it up or end it: one that
+//! sends nothing, or something that isn't in the protocol, is dropped.
 
 use std::{
     os::{
-        fd::{AsFd, BorrowedFd, RawFd},
+        fd::{AsFd, RawFd},
         unix::net::UnixListener,
     },
     time::{Duration, Instant},
@@ -11,25 +11,36 @@ use std::{
 
 use nix::poll::PollFlags;
 
-use crate::isolation::vm::{
-    control::{Control, ControlError},
-    wire::{Answer, Ask},
+use crate::isolation::{
+    vm::{
+        control::{Control, ControlError},
+        wire::{Answer, Ask},
+    },
+    wait::{Events, Interest},
 };
 
-/// How many are connected at a time; others wait. One that stands for a process of the guest
-/// stays.
+/// How many clients can be connected at a time; others wait. One that stands for a process of the
+/// guest stays connected.
 const MAX_CLIENTS: usize = 256;
 
-/// How many things one may ask in one go.
+/// How many requests one client may send at once.
 const MAX_ASKS: usize = 64;
 
-/// How long one may take to say what it wants.
+/// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One of them, for as long as this process lives.
+/// A client's number, unique for as long as this process lives.
 pub(super) type ClientId = u64;
 
-/// The commands, and the socket that they come to.
+/// Where something can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// The socket that clients connect to.
+    Listener,
+    Client(ClientId),
+}
+
+/// The connected commands, and the socket that they connect to.
 pub(super) struct Clients {
     listener: UnixListener,
     clients: Vec<Client>,
@@ -41,7 +52,7 @@ struct Client {
     connection: Control,
     /// When it must have said what it wants; `None` once it has.
     deadline: Option<Instant>,
-    /// Whether it is told what happens.
+    /// Whether it is told of events.
     watches: bool,
 }
 
@@ -54,7 +65,7 @@ impl Clients {
         }
     }
 
-    /// When somebody is to be dropped.
+    /// When the next silent client is to be dropped.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.clients
             .iter()
@@ -62,47 +73,46 @@ impl Clients {
             .min()
     }
 
-    /// Drops those that have said nothing for too long.
+    /// Drops the clients that have said nothing for too long.
     pub(super) fn drop_silent(&mut self) {
         let now = Instant::now();
         self.clients
             .retain(|client| client.deadline.is_none_or(|deadline| now < deadline));
     }
 
-    /// What is to be waited for: the listener, then each client.
-    pub(super) fn interests(&self, read: bool) -> Vec<(BorrowedFd<'_>, PollFlags)> {
-        let when = |flag, wanted| match wanted {
-            true => flag,
-            false => PollFlags::empty(),
+    /// What to wait for; with `reads`, also for what clients ask.
+    pub(super) fn interests(&self, reads: bool) -> Vec<Interest<'_, Endpoint>> {
+        let when = |flag, wanted| {
+            if wanted { flag } else { PollFlags::empty() }
         };
         let accept = when(PollFlags::POLLIN, self.clients.len() < MAX_CLIENTS);
-        let mut interests = vec![(self.listener.as_fd(), accept)];
-        for Client { connection, .. } in &self.clients {
-            // One that doesn't take its answers has nothing more to ask.
+        let listener = Interest::new(Endpoint::Listener, self.listener.as_fd(), accept);
+        let mut interests = vec![listener];
+        for Client { id, connection, .. } in &self.clients {
+            // A client that doesn't take its answers has nothing more to ask.
             let owes = connection.has_outgoing();
-            let flags = when(PollFlags::POLLIN, read && !owes) | when(PollFlags::POLLOUT, owes);
-            interests.push((connection.as_fd(), flags));
+            let flags = when(PollFlags::POLLIN, reads && !owes) | when(PollFlags::POLLOUT, owes);
+            let client = Endpoint::Client(*id);
+            interests.push(Interest::new(client, connection.as_fd(), flags));
         }
         interests
     }
 
-    /// Goes on where that is possible, as poll has found for each of the interests. Returns
-    /// what is asked.
-    pub(super) fn advance(&mut self, found: &[PollFlags]) -> Vec<(ClientId, Ask)> {
+    /// Makes what progress is possible after these events. Returns what the clients ask.
+    pub(super) fn advance(&mut self, events: &Events<Endpoint>) -> Vec<(ClientId, Ask)> {
         let mut asks = Vec::new();
-        let mut of_clients = found.iter().skip(1);
         self.clients.retain_mut(|client| {
-            let happened = of_clients.next().is_some_and(|flags| !flags.is_empty());
-            !happened || client.advance(&mut asks).is_ok()
+            let has_news = events.has(Endpoint::Client(client.id));
+            !has_news || client.advance(&mut asks).is_ok()
         });
-        if found.first().is_some_and(|flags| !flags.is_empty()) {
+        if events.has(Endpoint::Listener) {
             self.accept();
         }
         asks
     }
 
     fn accept(&mut self) {
-        // It may have gone; and one that isn't taken in for want of memory tries again.
+        // The client may have gone; and one that isn't accepted for lack of memory tries again.
         let Ok((stream, _)) = self.listener.accept() else {
             return;
         };
@@ -118,7 +128,7 @@ impl Clients {
         self.next_id += 1;
     }
 
-    /// Answers, if the client is still there.
+    /// Sends an answer, if the client is still there.
     pub(super) fn answer(&mut self, id: ClientId, answer: &Answer) {
         let Some(client) = self.clients.iter_mut().find(|client| client.id == id) else {
             return;
@@ -129,7 +139,7 @@ impl Clients {
         }
     }
 
-    /// As [`Clients::answer`], with descriptors. Whether the client is still there.
+    /// As [`Clients::answer`], with descriptors. Returns whether the client is still there.
     pub(super) fn answer_with(
         &mut self,
         id: ClientId,
@@ -146,7 +156,7 @@ impl Clients {
         sent
     }
 
-    /// One wants to be told what happens.
+    /// Marks a client as one that wants to be told of events.
     pub(super) fn watch(&mut self, id: ClientId) {
         let client = self.clients.iter_mut().find(|client| client.id == id);
         if let Some(client) = client {
@@ -154,7 +164,7 @@ impl Clients {
         }
     }
 
-    /// Tells all that want to be told, but for those that haven't taken the last word yet.
+    /// Tells all clients that watch, except those that haven't taken the last message yet.
     pub(super) fn tell(&mut self, what: &Answer) {
         let hears = |client: &&Client| client.watches && !client.connection.has_outgoing();
         let watching = self.clients.iter().filter(hears);
@@ -164,17 +174,17 @@ impl Clients {
         }
     }
 
-    /// Whether one is still there.
+    /// Whether a client is still there.
     pub(super) fn has(&self, id: ClientId) -> bool {
         self.clients.iter().any(|client| client.id == id)
     }
 
-    /// Hangs up on all that are there.
+    /// Hangs up on all clients.
     pub(super) fn hang_up(&mut self) {
         self.clients.clear();
     }
 
-    /// Hangs up on one.
+    /// Hangs up on one client.
     pub(super) fn drop(&mut self, id: ClientId) {
         self.clients.retain(|client| client.id != id);
     }

@@ -1,5 +1,5 @@
 //! A VM's disk: a sparse image without a name, with an empty ext4 file system on it, for what a
-//! container writes over its root. It is gone once the sandbox process is, however that ends.
+//! container writes to its root. It goes away with the sandbox process, however that ends.
 
 use std::{
     env,
@@ -9,20 +9,24 @@ use std::{
         fs::{MetadataExt, OpenOptionsExt},
         process::CommandExt,
     },
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
-use nacre_vmm::devices::virtio::block::{Block, MAX_QUEUES};
+use nacre_vmm::devices::virtio::{
+    block::{Block, MAX_QUEUES},
+    throttle::{RateLimit, Throttle},
+};
 
-/// What makes the file system, and where it is looked for besides: a caller's `PATH` may be a
+use crate::isolation::vm::error::{DiskError, MKE2FS};
+
+/// Where else to look for the program that makes the file system: a caller's `PATH` may be a
 /// user's.
-const MKE2FS: &str = "mke2fs";
 const SYSTEM_PATHS: &str = ":/usr/sbin:/sbin:/usr/bin:/bin";
 
-/// How it makes it, whatever the host's `mke2fs.conf` says. What is on the disk needn't outlive
-/// the guest: there is no journal, and no checksums. The image is zeroes already: nothing is
-/// discarded or zeroed. It won't grow, and root is a user like others: no room is kept for that.
+/// How it makes it, whatever the host's `mke2fs.conf` says. What is on the disk needn't outlive the
+/// guest, so there is no journal, and no checksums. The image is zeroes already, so nothing is
+/// discarded or zeroed. It won't grow, and root is a user like others: no room is kept for either.
 const OPTIONS: &[&str] = &[
     "-q",
     "-F",
@@ -41,35 +45,15 @@ const OPTIONS: &[&str] = &[
     "nodiscard,lazy_itable_init=1",
 ];
 
-/// How long it has, in seconds. It takes some hundredths of one.
+/// How long `mke2fs` may take, in seconds. It needs some hundredths of one.
 const TIMEOUT: u32 = 30;
-
-/// Why there is no disk.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DiskError {
-    #[error(
-        "can't make a disk's image in {directory}; vm.disk-directory in the configuration file \
-         names another directory"
-    )]
-    Image {
-        directory: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("can't run {MKE2FS}, which a disk takes; it is in Debian's package e2fsprogs")]
-    Missing(#[source] io::Error),
-    #[error("{MKE2FS}, which makes a disk's file system, failed: {0}")]
-    Failed(String),
-    #[error("can't make the disk's device")]
-    Device(#[source] io::Error),
-}
 
 /// The disk's image.
 #[derive(Debug)]
 pub(super) struct Disk(File);
 
 impl Disk {
-    /// Makes one of `size` bytes in `directory`.
+    /// Makes a disk of `size` bytes in `directory`.
     pub(super) fn make(directory: &Path, size: u64) -> Result<Self, DiskError> {
         let image = OpenOptions::new()
             .read(true)
@@ -86,18 +70,19 @@ impl Disk {
         Ok(Self(image))
     }
 
-    /// What the image takes of the host, in bytes.
+    /// Returns what the image takes up on the host, in bytes.
     pub(super) fn allocated(&self) -> io::Result<u64> {
         // In units of 512 bytes, whatever the file system (stat(3type)).
         Ok(self.0.metadata()?.blocks().saturating_mul(512))
     }
 
-    /// The device that a guest with that many vCPUs finds.
-    pub(super) fn device(&self, vcpus: u32) -> Result<Block, DiskError> {
+    /// Returns the device for a guest with that many vCPUs, which may do that much with it.
+    pub(super) fn device(&self, vcpus: u32, limit: RateLimit) -> Result<Block, DiskError> {
         let queues = u16::try_from(vcpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES);
         let image = self.0.try_clone();
         image
             .and_then(|image| Block::new(image, "root", queues))
+            .map(|device| device.with_throttle(Throttle::new(limit)))
             .map_err(DiskError::Device)
     }
 }
@@ -124,16 +109,15 @@ fn make_file_system(image: &File) -> Result<(), DiskError> {
         });
     }
     let ended = command.output().map_err(DiskError::Missing)?;
-    match ended.status.success() {
-        true => Ok(()),
-        false => {
-            let words = String::from_utf8_lossy(&ended.stderr);
-            let words: Vec<&str> = words.lines().map(str::trim).collect();
-            Err(DiskError::Failed(match words.join(" ").trim() {
-                "" => ended.status.to_string(),
-                words => format!("{words} ({})", ended.status),
-            }))
-        }
+    if ended.status.success() {
+        Ok(())
+    } else {
+        let words = String::from_utf8_lossy(&ended.stderr);
+        let words: Vec<&str> = words.lines().map(str::trim).collect();
+        Err(DiskError::Failed(match words.join(" ").trim() {
+            "" => ended.status.to_string(),
+            words => format!("{words} ({})", ended.status),
+        }))
     }
 }
 
@@ -144,23 +128,24 @@ mod tests {
     use super::*;
 
     #[test]
+    #[ignore = "needs mke2fs"]
     fn an_image_has_an_empty_file_system_and_takes_little() {
         let directory = tempfile::tempdir().unwrap();
         let size = 10 << 30;
         let disk = match Disk::make(directory.path(), size) {
-            Err(DiskError::Missing(why)) => return eprintln!("no mke2fs, not tested: {why}"),
+            Err(DiskError::Missing(why)) => panic!("skipped: no mke2fs: {why}"),
             disk => disk.unwrap(),
         };
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         assert_eq!(disk.0.metadata().unwrap().len(), size);
         let allocated = disk.allocated().unwrap();
         assert!((4096..1 << 20).contains(&allocated), "{allocated}");
-        // The file system's magic number, of ext2 and its successors.
+        // The magic number of ext2 and its successors.
         let mut magic = [0; 2];
         disk.0.read_exact_at(&mut magic, 0x438).unwrap();
         assert_eq!(u16::from_le_bytes(magic), 0xef53);
-        disk.device(4).unwrap();
-        disk.device(64).unwrap();
+        disk.device(4, RateLimit::default()).unwrap();
+        disk.device(64, RateLimit::default()).unwrap();
     }
 
     #[test]
@@ -172,11 +157,12 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs mke2fs"]
     fn what_mke2fs_says_is_told() {
-        // Of no size.
+        // A file of size 0.
         let refused = make_file_system(&tempfile::tempfile().unwrap());
         match refused.unwrap_err() {
-            DiskError::Missing(why) => eprintln!("no mke2fs, not tested: {why}"),
+            DiskError::Missing(why) => panic!("skipped: no mke2fs: {why}"),
             refused => assert!(refused.to_string().contains("size"), "{refused}"),
         }
     }

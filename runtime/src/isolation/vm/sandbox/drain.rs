@@ -1,26 +1,41 @@
-//! The sandbox process from the workload's end until its output has been taken, however long that
-//! takes. The container counts as running till then, so it can still be killed, and deleted by
-//! force; there is nothing else to ask of it.
+//! Drains the workload's output: the sandbox process from the workload's end until its output has
+//! been taken, however long that takes. Until then the container counts as running, so it can still
+//! be killed, and deleted by force; nothing else can be asked of it.
 
 use std::{
     os::{fd::AsFd, unix::net::UnixStream},
     time::Instant,
 };
 
-use nacre_agent::protocol::{self, Event, Request, Target};
-use nix::poll::PollFlags;
+use nacre_agent::protocol::{self, Event, Target};
 
-use crate::{isolation::StatusError, state::Status};
+use crate::{
+    isolation::{
+        signals::ends_a_start,
+        status_error::StatusError,
+        vm::{
+            error::SessionError,
+            wire::{Answer, Ask, GuestAsk, refused},
+        },
+        wait::Interest,
+    },
+    state::Status,
+};
 
 use super::{
-    clients::Clients,
-    service::refused,
-    session::{Machine, Session, SessionError, Wake, ends_a_start},
+    clients::{Clients, Endpoint},
+    session::{Machine, Session, Wake},
 };
-use crate::isolation::vm::wire::{Answer, Ask};
 
-/// Waits until `output` is at its end of file, or a signal, a command or the deadline says that it
-/// needn't.
+/// What else is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Clients(Endpoint),
+    Output,
+}
+
+/// Waits until `output` is at its end of file, or until a signal, a command or the deadline says to
+/// stop waiting.
 pub(super) fn drain<M: Machine>(
     session: &mut Session<'_, M>,
     mut clients: Clients,
@@ -32,14 +47,16 @@ pub(super) fn drain<M: Machine>(
         if deadline.is_some_and(|deadline| now >= deadline) {
             return Ok(());
         }
-        // Replies to those that can't use them any more.
+        // These are replies to clients that have no more use for them.
         let has_more = session.received::<Event>()?.map(|_| now);
         let next = [deadline, clients.deadline(), has_more]
             .into_iter()
             .flatten()
             .min();
-        let mut others = clients.interests(true);
-        others.push((output.as_fd(), PollFlags::POLLIN));
+        let of_clients = clients.interests(true);
+        let of_clients = of_clients.iter().map(|it| it.map(Awaited::Clients));
+        let mut others: Vec<_> = of_clients.collect();
+        others.push(Interest::readable(Awaited::Output, output.as_fd()));
         match session.wake(next, &others)? {
             Wake::Signal(signal) if ends_a_start(signal).is_some() => return Ok(()),
             Wake::Message | Wake::Signal(_) => {}
@@ -47,12 +64,16 @@ pub(super) fn drain<M: Machine>(
                 return Err(SessionError::MachineEnded("the workload's output"));
             }
             Wake::Deadline => clients.drop_silent(),
-            Wake::Others(mut found) => {
-                if found.pop().is_some_and(|flags| !flags.is_empty()) {
+            Wake::Others(events) => {
+                if events.has(Awaited::Output) {
                     return Ok(());
                 }
+                let of_clients = events.filter_map(|awaited| match awaited {
+                    Awaited::Clients(endpoint) => Some(*endpoint),
+                    Awaited::Output => None,
+                });
                 let mut is_killed = false;
-                for (client, ask) in clients.advance(&found) {
+                for (client, ask) in clients.advance(&of_clients) {
                     let answer = match signal_of(&ask) {
                         Some(signal) => {
                             is_killed |= signal == libc::SIGKILL;
@@ -73,17 +94,13 @@ pub(super) fn drain<M: Machine>(
     }
 }
 
-/// The signal that a command has for the container.
+/// Returns the signal that a command sends to the container.
 fn signal_of(ask: &Ask) -> Option<i32> {
     match ask {
-        Ask::Guest(request) => match **request {
-            Request::Signal {
-                signal,
-                to: Target::First | Target::All,
-                ..
-            } => Some(signal),
-            _ => None,
-        },
+        Ask::Guest(GuestAsk::Signal {
+            signal,
+            to: Target::First | Target::All,
+        }) => Some(*signal),
         _ => None,
     }
 }
@@ -94,13 +111,14 @@ mod tests {
 
     use super::*;
     use crate::isolation::vm::{
-        commands::{Client, ClientError},
+        commands::Client,
+        error::ClientError,
         sandbox::session::tests::{FakeMachine, LATE, SOON, play},
         wire,
     };
 
-    /// Drains until what `others` do ends that, with the folder of the container and the other end
-    /// of its output.
+    /// Drains until `others` brings that to an end; it gets the container's folder and the other
+    /// end of its output.
     fn drained(
         others: impl FnOnce(&std::path::Path, &mut Option<UnixStream>) + Send + 'static,
         deadline: Option<Duration>,
@@ -123,9 +141,8 @@ mod tests {
         outcome.unwrap()
     }
 
-    fn signal(number: i32) -> Request {
-        Request::Signal {
-            id: "a".into(),
+    fn signal(number: i32) -> GuestAsk {
+        GuestAsk::Signal {
             signal: number,
             to: Target::First,
         }

@@ -1,5 +1,5 @@
-//! The processes that commands have had started in the guest, as the sandbox process keeps
-//! them: the ports of their streams, their numbers, and whose they are.
+//! The processes that commands have had started in the guest, as the sandbox process keeps track of
+//! them: the ports of their streams, their numbers, and their commands.
 
 use std::{
     io,
@@ -8,28 +8,33 @@ use std::{
 
 use nacre_agent::protocol::{self, Streams};
 
-use super::clients::{ClientId, Clients};
 use crate::isolation::vm::{
     streams::Expected,
     wire::{Answer, Exec},
 };
 
-/// Those of a container.
+use super::{
+    clients::{ClientId, Clients},
+    file_policy::FilePolicy,
+};
+
+/// The processes of a container.
 pub(super) struct Executed {
     expected: Expected,
-    /// The last one's number.
+    file_policy: FilePolicy,
+    /// The number of the last one.
     last: u32,
-    running: Vec<Running>,
+    running: Vec<RunningProcess>,
 }
 
-struct Running {
+struct RunningProcess {
     number: u32,
     /// The command that stands for it; `None` once that is gone.
     client: Option<ClientId>,
 }
 
-/// One that the agent was asked to start.
-pub(super) struct Pending {
+/// A process that the agent was asked to start.
+pub(super) struct PendingProcess {
     client: ClientId,
     number: u32,
     ports: Streams,
@@ -38,22 +43,26 @@ pub(super) struct Pending {
 }
 
 impl Executed {
-    pub(super) fn new(expected: Expected) -> Self {
+    pub(super) fn new(expected: Expected, file_policy: FilePolicy) -> Self {
         Self {
             expected,
+            file_policy,
             last: 0,
             running: Vec::new(),
         }
     }
 
-    /// What the agent is to be asked for a command.
+    /// Prepares what to ask the agent for on behalf of a command.
     pub(super) fn prepare(
         &mut self,
         id: &str,
         client: ClientId,
         exec: Exec,
-    ) -> io::Result<(Pending, protocol::Exec)> {
+    ) -> io::Result<(PendingProcess, protocol::Exec)> {
         let (ports, ends) = self.expected.expect(exec.streams)?;
+        self.file_policy
+            .join(&exec.process)
+            .map_err(io::Error::other)?;
         self.last = self.last.wrapping_add(1);
         let number = self.last;
         let request = protocol::Exec {
@@ -63,7 +72,7 @@ impl Executed {
             streams: ports,
             cgroups: exec.cgroups,
         };
-        let pending = Pending {
+        let pending = PendingProcess {
             client,
             number,
             ports,
@@ -72,26 +81,26 @@ impl Executed {
         Ok((pending, request))
     }
 
-    /// It runs: its command is told.
-    pub(super) fn started(&mut self, pending: Pending, clients: &mut Clients) {
+    /// Tells the command that its process runs.
+    pub(super) fn started(&mut self, pending: PendingProcess, clients: &mut Clients) {
         let ends: Vec<_> = pending.ends.iter().map(AsRawFd::as_raw_fd).collect();
         let answer = Answer::Executed {
             number: pending.number,
         };
-        // One that has gone meanwhile is found by `abandoned`.
+        // `abandoned` finds a client that has gone meanwhile.
         clients.answer_with(pending.client, &answer, &ends);
-        self.running.push(Running {
+        self.running.push(RunningProcess {
             number: pending.number,
             client: Some(pending.client),
         });
     }
 
-    /// It couldn't be started.
-    pub(super) fn failed(&mut self, pending: &Pending) {
+    /// Forgets a process that couldn't be started.
+    pub(super) fn failed(&mut self, pending: &PendingProcess) {
         self.expected.forget(&pending.ports);
     }
 
-    /// One has ended: its command is told. False if there was none of that number.
+    /// Tells the command that its process has ended. Returns false if there is none of that number.
     pub(super) fn ended(&mut self, number: u32, status: u8, clients: &mut Clients) -> bool {
         let place = self.running.iter().position(|r| r.number == number);
         let Some(place) = place else {
@@ -103,7 +112,8 @@ impl Executed {
         true
     }
 
-    /// The numbers of those whose commands are gone, each once: they are to be killed.
+    /// Returns the numbers of the processes whose commands are gone, each once: they are to be
+    /// killed.
     pub(super) fn abandoned(&mut self, clients: &Clients) -> Vec<u32> {
         let abandoned = self.running.iter_mut().filter_map(|running| {
             let gone = running.client.is_some_and(|client| !clients.has(client));
@@ -116,7 +126,7 @@ impl Executed {
     }
 }
 
-impl Pending {
+impl PendingProcess {
     /// The command that asked.
     pub(super) fn client(&self) -> ClientId {
         self.client

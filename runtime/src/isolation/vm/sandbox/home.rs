@@ -1,10 +1,10 @@
-//! Where the sandbox process lives: namespaces of its own, and at last a root of its own with
-//! nothing at it but what it works with.
+//! Where the sandbox process lives: namespaces of its own, and in the end a root of its own that
+//! holds nothing but what it works with.
 //!
-//! That root is a tmpfs which is mounted, in this process's mount namespace alone, on a directory
-//! of the container's folder. The share is assembled on it, while this process still has the host
-//! around it to take the sources from. Before anybody is told of the container, the tmpfs becomes
-//! this process's root and the host is unmounted: what is used by its path later is there at the
+//! That root is a tmpfs that is mounted, in this process's mount namespace alone, on a directory of
+//! the container's folder. The share is assembled on it while this process can still reach the
+//! host's files to take the sources from. Before anybody is told of the container, the tmpfs
+//! becomes this process's root and the host is unmounted: what is used by its path later is at the
 //! same path.
 
 use std::{
@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nacre_agent::container::outside::{Extent, Peers, restrict_mount};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
@@ -24,37 +25,38 @@ use rustix::{
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
-use super::share::{ShareError, failed};
+use crate::isolation::vm::error::{ShareError, share_failed};
 
-/// Devices of the host's that a machine takes more of as its network changes.
+/// Devices of the host that a machine opens again as its network changes.
 const DEVICES: [&str; 1] = ["/dev/net/tun"];
 
-/// This process's own place.
+/// This process's home.
 #[derive(Debug)]
 pub(super) struct Home {
     path: PathBuf,
 }
 
 impl Home {
-    /// Moves this process into namespaces of its own (mount, IPC, UTS), and mounts its root to be
+    /// Moves this process into namespaces of its own (mount, IPC, UTS), and mounts its future root
     /// at `path`. The process must have a single thread.
     pub(super) fn make(path: PathBuf) -> Result<Self, ShareError> {
         let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-        unshare(flags).map_err(failed("can't make namespaces"))?;
-        // The host sees none of the mounts below; what the host unmounts is unmounted here
-        // too, so that a container doesn't keep it busy.
+        unshare(flags).map_err(share_failed("can't make namespaces"))?;
+        // The host sees none of the mounts below; what the host unmounts is unmounted here too, so
+        // that a container doesn't keep it busy.
         let nothing = None::<&str>;
         let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
-        mount(nothing, "/", nothing, flags, nothing)
-            .map_err(failed("can't make this mount namespace's mounts its own"))?;
+        mount(nothing, "/", nothing, flags, nothing).map_err(share_failed(
+            "can't make this mount namespace's mounts its own",
+        ))?;
         let home = Self { path };
         let what = "can't mount a tmpfs for the sandbox process";
-        mount_tmpfs(&home.path).map_err(failed(what))?;
+        mount_tmpfs(&home.path).map_err(share_failed(what))?;
         let prepared = mount(nothing, &home.path, nothing, MsFlags::MS_PRIVATE, nothing)
             .map_err(io::Error::from)
             .and_then(|()| fs::create_dir(home.share()))
             .and_then(|()| fs::create_dir(home.view()))
-            .map_err(failed(what));
+            .map_err(share_failed(what));
         match prepared {
             Ok(()) => Ok(home),
             Err(error) => {
@@ -74,19 +76,19 @@ impl Home {
         self.path.join("view")
     }
 
-    /// Makes it the root of this process, with the share where this was, the container's `folder`
-    /// and the directories of `cgroup` at their paths. Nothing else of the host's can be reached
-    /// by a path from now on.
+    /// Makes the home this process's root, with the share where it was, and the container's
+    /// `folder` and the directories of `cgroup` at their paths. From then on no path reaches
+    /// anything else of the host's.
     pub(super) fn leave_host<'a>(
         &self,
         folder: &'a Path,
         cgroup: impl Iterator<Item = &'a Path>,
     ) -> Result<(), ShareError> {
-        let failed = || failed::<io::Error>("can't leave the host's file systems");
+        let failed = || share_failed::<io::Error>("can't leave the host's file systems");
         self.gather(folder, cgroup).map_err(failed())?;
         let enter = || -> nix::Result<()> {
             chdir(&self.path)?;
-            // The old root ends up on top of the new one, and is taken away from there.
+            // The old root ends up on top of the new one, and is unmounted from there.
             pivot_root(".", ".")?;
             umount2(".", MntFlags::MNT_DETACH)?;
             chdir("/")
@@ -135,29 +137,29 @@ impl Home {
         )?)
     }
 
-    /// Where a path of the host's is once this is the root.
+    /// Returns where a host's path is before the home is the root.
     fn inside(&self, path: &Path) -> PathBuf {
         self.path.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// Unmounts what is mounted on the directory, so that this can be removed.
+    /// Unmounts what is mounted on the directory, so that the directory can be removed.
     pub(super) fn unmount(self) -> Result<(), ShareError> {
-        umount2(&self.path, MntFlags::MNT_DETACH).map_err(failed("can't unmount the share"))
+        umount2(&self.path, MntFlags::MNT_DETACH).map_err(share_failed("can't unmount the share"))
     }
 }
 
-/// Mounts an empty tmpfs for directories to be made on.
+/// Mounts an empty tmpfs to make directories on.
 pub(super) fn mount_tmpfs(path: &Path) -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = Some("mode=0755,size=1m");
     mount(Some("nacre"), path, Some("tmpfs"), flags, options)
 }
 
-/// A copy of the mount of a path, attached nowhere and nobody's peer.
+/// Copies the mount at a path; the copy is attached nowhere and is nobody's peer.
 fn copy(path: &Path) -> io::Result<impl AsFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, path, flags)?;
-    nacre_agent::container::outside::restrict_mount(&tree, 0, true, false)?;
+    restrict_mount(&tree, 0, Peers::Leave, Extent::Mount)?;
     Ok(tree)
 }
 

@@ -10,7 +10,7 @@ const S_IFDIR: u32 = 0o040_000;
 const S_IFCHR: u32 = 0o020_000;
 const S_IFREG: u32 = 0o100_000;
 
-/// The archive around the agent's file, which isn't copied.
+/// Builds the archive around the agent's file, which isn't copied.
 pub(super) fn build(agent: File) -> io::Result<Vec<InitramfsPart>> {
     let (head, tail) = around(agent.metadata()?.len())?;
     Ok(vec![
@@ -20,7 +20,7 @@ pub(super) fn build(agent: File) -> io::Result<Vec<InitramfsPart>> {
     ])
 }
 
-/// What comes before and after an agent of `length` bytes.
+/// Returns what comes before and after an agent of `length` bytes.
 fn around(length: u64) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let length = u32::try_from(length)
         .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "over 4 GiB"))?;
@@ -60,7 +60,7 @@ fn entry(
     to.resize(to.len() + padding(to.len() - start), 0);
 }
 
-/// What rounds a length up to a multiple of four.
+/// Returns the number of bytes that round a length up to a multiple of four.
 fn padding(length: usize) -> usize {
     length.wrapping_neg() % 4
 }

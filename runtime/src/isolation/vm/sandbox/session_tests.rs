@@ -1,6 +1,7 @@
 use std::{io::Write, net::Shutdown, thread};
 
-use nacre_agent::protocol::{self, Answer, Streams};
+use nacre_agent::protocol::{self, Answer, Failure, Streams};
+use nix::sys::signal::Signal;
 
 use super::*;
 
@@ -24,7 +25,7 @@ impl Machine for FakeMachine {
     }
 }
 
-/// The other ends, open until the host is through unless the test drops them.
+/// The other ends, open until the host is done unless the test drops them.
 pub(in super::super) struct Other {
     guest: UnixStream,
     machine: Option<UnixStream>,
@@ -48,13 +49,16 @@ pub(in super::super) fn play<T: Send + 'static>(
         caller: Some(callers_end),
     };
     let guest = thread::spawn(move || (guest(&mut other), other));
-    host(&mut Session::new(
-        &machine,
+    host(&mut Session::new(SessionParts {
+        machine: &machine,
         control,
-        &signals,
-        Some(&caller),
-        "a",
-    ));
+        signals: &signals,
+        caller: Some(&caller),
+        id: "a".into(),
+        effort: Effort::default(),
+        has_pair: false,
+        file_server: None,
+    }));
     guest.join().unwrap().0
 }
 
@@ -79,6 +83,7 @@ fn create() -> Create {
         id: "a".into(),
         spec: Default::default(),
         has_share: false,
+        mounts: Vec::new(),
         upper: None,
         bundle: "/".into(),
         streams: Streams::default(),
@@ -86,7 +91,7 @@ fn create() -> Create {
     }
 }
 
-/// Raises a signal for this thread, in which it is blocked.
+/// Raises a signal for this thread, where it is blocked.
 fn raise(signal: Signal) {
     // SAFETY: pthread_self is this very thread.
     let sent = unsafe { libc::pthread_kill(libc::pthread_self(), signal as i32) };
@@ -268,16 +273,5 @@ fn a_signal_before_the_creation_ends_it_or_waits_for_the_workload() {
             assert!(session.hello(SOON).is_err());
             assert_eq!(session.pending, [libc::SIGWINCH]);
         },
-    );
-}
-
-#[test]
-fn a_guest_that_powers_off_has_a_while_for_it() {
-    play(
-        |other| {
-            assert!(matches!(request(&mut other.guest), Request::PowerOff));
-            drop(other.machine.take());
-        },
-        |session| session.power_off().unwrap(),
     );
 }

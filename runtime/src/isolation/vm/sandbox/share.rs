@@ -1,41 +1,54 @@
 //! The directories that are shared with the guest: on a tmpfs in the sandbox process's
-//! [home](super::home), the container's root on `rootfs`, and in `share` the sources of its bind mounts
-//! on `mounts/N` and the programs of its hooks on `hooks/N`. No other process sees any of these
-//! mounts, and they go with the sandbox process.
+//! [home](super::home), the container's root is on `rootfs`, the sources of its bind mounts are on
+//! `share/mounts/N` and the programs of its hooks on `share/hooks/N`. No other process sees any of
+//! these mounts, and they go away with the sandbox process.
 
 use std::{
+    collections::HashMap,
     ffi::CString,
     fs::{self, File},
     io,
-    os::unix::ffi::OsStrExt,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use nacre_agent::{
+    container::outside::{Extent, Peers, restrict_mount, set_flags},
+    protocol::{OVERLAY, ROOT, ROOT_TAG, SHARE, SHARE_TAG, SharedMount},
+};
+use nacre_vmm::devices::virtio::{
+    fs::{FileServer, FileServerError, FileShare, MountFlags, Policy},
+    throttle::RateLimit,
+};
 use rustix::{
     fs::{CWD, FileType, fstat},
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
-use super::home::mount_tmpfs;
 use crate::isolation::vm::{
-    guest_spec::{Shared, Source, file_systems},
+    error::{ShareError, share_failed},
+    guest_spec::{Origin, Shared, Source, file_systems},
+    seen_mounts,
     stand_in::Trees,
 };
+
+use super::home::mount_tmpfs;
 
 /// Where the sources are.
 const SOURCES: &str = "share";
 
-/// What lies over mounts that a guest isn't served, where no guest sees it.
+/// Which of the file server's directories is the root.
+const ROOT_EXPORT: u8 = 0;
+
+/// What covers mounts that a guest isn't served; no guest sees this directory.
 const COVERS: &str = "covers";
 
-/// Why the share could not be assembled.
-#[derive(Debug, thiserror::Error)]
-#[error("{what}")]
-pub(crate) struct ShareError {
-    what: String,
-    #[source]
-    source: io::Error,
-}
+/// How many mounts a guest is given. Each takes a few KiB of its memory.
+const MAX_MOUNTS: usize = 4096;
+
+/// The flags that an overlay takes over from its lower layer.
+const FLAGS_OF_A_BASE: [&str; 4] = ["nosuid", "nodev", "noexec", "nosymfollow"];
 
 /// The share, mounted.
 #[derive(Debug)]
@@ -43,7 +56,11 @@ pub(super) struct Share {
     path: PathBuf,
     make_root_read_only: bool,
     has_sources: bool,
-    /// Copies, until somebody takes them.
+    /// What the guest is to mount, each mount before those inside it.
+    mounts: Vec<SharedMount>,
+    /// By the mount's path on this side, the flags among those that bind the file server.
+    flags: HashMap<PathBuf, MountFlags>,
+    /// Copies of the mounts, until somebody takes them.
     trees: Option<Trees>,
 }
 
@@ -51,11 +68,15 @@ impl Share {
     /// Assembles the share at `path`, an empty directory in a mount namespace of this process's
     /// own.
     pub(super) fn assemble(path: PathBuf, shared: &Shared) -> Result<Self, ShareError> {
-        mount_tmpfs(&path).map_err(failed("can't mount a tmpfs for what the guest shares"))?;
+        mount_tmpfs(&path).map_err(share_failed(
+            "can't mount a tmpfs for what the guest shares",
+        ))?;
         let mut share = Self {
             path,
             make_root_read_only: shared.root_is_read_only && !shared.root_is_base,
             has_sources: !(shared.binds.is_empty() && shared.hooks.is_empty()),
+            mounts: Vec::new(),
+            flags: HashMap::new(),
             trees: None,
         };
         let trees = share.fill(shared)?;
@@ -63,36 +84,102 @@ impl Share {
         Ok(share)
     }
 
-    /// Binds everything to its place; gives copies of what is the container's, with the flags that
-    /// the host has given them.
-    fn fill(&self, shared: &Shared) -> Result<Trees, ShareError> {
+    /// Binds everything to its place; returns copies of the container's mounts, with the flags that
+    /// they have on the host.
+    fn fill(&mut self, shared: &Shared) -> Result<Trees, ShareError> {
         let root = Source {
-            path: shared.root.clone(),
+            origin: Origin::Path(shared.root.clone()),
             is_directory: true,
             // An overlay can't be entered where something is mounted on its base.
             recursive: !shared.root_is_base,
             // In a root that isn't a base, mount points may have to be made first.
-            read_only: shared.root_is_base,
+            options: if shared.root_is_base {
+                vec!["ro".to_owned()]
+            } else {
+                Vec::new()
+            },
             ids: None,
         };
         let covers = self.path.join(COVERS);
         bind(&root, &self.root(), &covers)?;
+        self.list_root(shared.root_is_base)?;
         for (name, sources) in [("mounts", &shared.binds), ("hooks", &shared.hooks)] {
             let directory = self.path.join(SOURCES).join(name);
-            fs::create_dir_all(&directory).map_err(failed("can't make a directory on a tmpfs"))?;
+            fs::create_dir_all(&directory)
+                .map_err(share_failed("can't make a directory on a tmpfs"))?;
             for (index, source) in sources.iter().enumerate() {
-                bind(source, &directory.join(index.to_string()), &covers)?;
+                let place = directory.join(index.to_string());
+                bind(source, &place, &covers)?;
+                let top = Path::new(SHARE).join(name).join(index.to_string());
+                self.list(&place, &top)?;
             }
         }
         let trees = self.copy(shared.binds.len())?;
-        // From now on what the host mounts below these stays out. What a guest makes here is
-        // nothing that this side would ever execute or use as a device.
+        // Nothing that a guest creates here may be executed or used as a device on this side.
         let inert = libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
         set_attributes(&self.path, inert, libc::MS_PRIVATE, libc::AT_RECURSIVE)
-            .map_err(failed("can't make the share private"))?;
+            .map_err(share_failed("can't make the share private"))?;
         set_attributes(&self.path, libc::MOUNT_ATTR_RDONLY, 0, 0)
-            .map_err(failed("can't make the share read-only"))?;
+            .map_err(share_failed("can't make the share read-only"))?;
         Ok(trees)
+    }
+
+    /// Remembers the mounts of the tree at `place` here and at `top` in the guest, with the flags
+    /// that they are to have there: on this side they get more.
+    fn list(&mut self, place: &Path, top: &Path) -> Result<(), ShareError> {
+        let failed =
+            || share_failed::<io::Error>("can't list the mounts that are shared with the guest");
+        let seen = seen_mounts::at(place).map_err(failed())?;
+        for mount in &seen {
+            let has = |flag: &str| mount.flags.split(',').any(|known| known == flag);
+            let (nosuid, nodev) = (has("nosuid"), has("nodev"));
+            let path = place.join(&mount.below);
+            self.flags.insert(path, MountFlags { nosuid, nodev });
+        }
+        self.mounts
+            .extend(seen.into_iter().map(|mount| SharedMount {
+                top: top.to_owned(),
+                below: mount.below.into_os_string(),
+                flags: mount.flags,
+            }));
+        match self.mounts.len() {
+            ..=MAX_MOUNTS => Ok(()),
+            _ => {
+                let problem = format!("there are more than {MAX_MOUNTS}");
+                Err(failed()(io::Error::other(problem)))
+            }
+        }
+    }
+
+    fn list_root(&mut self, is_base: bool) -> Result<(), ShareError> {
+        if !is_base {
+            return self.list(&self.root(), Path::new(ROOT));
+        }
+        self.list(&self.root(), Path::new(OVERLAY))?;
+        for mount in &mut self.mounts {
+            let flags = mount.flags.split(',');
+            let flags: Vec<&str> = flags
+                .filter(|flag| FLAGS_OF_A_BASE.contains(flag))
+                .collect();
+            mount.flags = flags.join(",");
+        }
+        Ok(())
+    }
+
+    /// Returns the policy for these mounts as the calling process has them, which isn't in force
+    /// yet.
+    pub(super) fn policy(&self) -> io::Result<Policy> {
+        let seen = seen_mounts::at(&self.path)?.into_iter();
+        let known = seen.filter_map(|mount| {
+            let flags = self.flags.get(&self.path.join(mount.below))?;
+            Some((mount.id, *flags))
+        });
+        Ok(Policy::new(known.collect()))
+    }
+
+    /// The mounts of the share that the guest is to make.
+    pub(super) fn mounts(&self) -> &[SharedMount] {
+        &self.mounts
     }
 
     fn copy(&self, binds: usize) -> Result<Trees, ShareError> {
@@ -101,7 +188,7 @@ impl Share {
             | OpenTreeFlags::AT_RECURSIVE;
         let copy = |path: PathBuf| {
             let tree = open_tree(CWD, &path, flags);
-            tree.map_err(failed("can't copy what is shared with the guest"))
+            tree.map_err(share_failed("can't copy what is shared with the guest"))
         };
         let mounts = self.path.join(SOURCES).join("mounts");
         let binds = (0..binds).map(|index| copy(mounts.join(index.to_string())));
@@ -111,7 +198,7 @@ impl Share {
         })
     }
 
-    /// The copies of the container's root and of the sources of its bind mounts, once.
+    /// Returns the copies of the container's root and of its bind mounts' sources, once.
     pub(super) fn take_trees(&mut self) -> Option<Trees> {
         self.trees.take()
     }
@@ -126,62 +213,100 @@ impl Share {
         self.has_sources.then(|| self.path.join(SOURCES))
     }
 
-    /// The container has been made, and with it the mount points that its root lacked: a root
-    /// that is to be read-only is so on this side too from now on.
-    pub(super) fn seal_root(&self) -> Result<(), ShareError> {
-        if self.make_root_read_only {
-            make_read_only(&self.root())?;
+    /// Returns what the file server shows: with `files` files that the guest may know, an alarm when
+    /// it knows most of them, and a limit on what is done for it.
+    pub(super) fn for_server(
+        &self,
+        files: u64,
+        alarm: Arc<OwnedFd>,
+        limit: RateLimit,
+    ) -> FileShare {
+        let mut exports = vec![(ROOT_TAG, self.root())];
+        exports.extend(self.sources().map(|path| (SHARE_TAG, path)));
+        FileShare {
+            root: self.path.clone(),
+            exports,
+            files,
+            alarm,
+            limit,
         }
-        Ok(())
+    }
+
+    /// Makes a root that is to be read-only so on this side, too, once the container has been made,
+    /// and with it the mount points that its root lacked.
+    pub(super) fn seal_root(&self) -> Result<(), ShareError> {
+        if !self.make_root_read_only {
+            return Ok(());
+        }
+        set_attributes(&self.root(), libc::MOUNT_ATTR_RDONLY, 0, 0)
+            .map_err(share_failed("can't make the root read-only"))
+    }
+
+    /// Does the same in the file server, which has copies of these mounts.
+    pub(super) fn seal_root_of(&self, server: &FileServer) -> Result<(), FileServerError> {
+        if !self.make_root_read_only {
+            return Ok(());
+        }
+        server.seal(ROOT_EXPORT)
     }
 }
 
-/// Binds a source to its place, with what a guest isn't served covered by what is made in `covers`.
+/// Mounts a source at its place, and covers what a guest isn't served with what is in `covers`.
 fn bind(source: &Source, target: &Path, covers: &Path) -> Result<(), ShareError> {
-    let what = || format!("can't share {} with the guest", source.path.display());
+    let unshared =
+        || share_failed::<io::Error>(format!("can't share {} with the guest", source.origin));
     if source.is_directory {
-        fs::create_dir(target).map_err(failed(what()))?;
+        fs::create_dir(target).map_err(unshared())?;
     } else {
-        File::create(target).map_err(failed(what()))?;
+        File::create(target).map_err(unshared())?;
     }
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if source.recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let tree = open_tree(CWD, &source.path, flags).map_err(failed(what()))?;
-    // Which isn't what was looked at before, if somebody has put a link in its way since.
-    let kind = FileType::from_raw_mode(fstat(&tree).map_err(failed(what()))?.st_mode);
-    let is_as_before = match source.is_directory {
-        true => kind.is_dir(),
-        false => kind.is_file(),
+    let tree = match &source.origin {
+        Origin::Path(path) => copy_of(path, source).map_err(unshared())?,
+        Origin::Overlay(overlay) => overlay.mount(target).map_err(unshared())?,
     };
-    if !is_as_before {
-        return Err(failed(what())(io::ErrorKind::InvalidInput));
-    }
-    if let Some(kind) = file_systems::not_served_file(&tree).map_err(failed(what()))? {
-        let problem = io::Error::other(format!("it is in a file system of the type {kind}"));
-        return Err(failed(what())(problem));
-    }
     if let Some(ids) = &source.ids {
-        let what = format!("can't map the owners of {}", source.path.display());
-        ids.apply(&tree).map_err(failed(what))?;
+        let what = format!("can't map the owners of {}", source.origin);
+        // SAFETY: this process has no other thread yet: the devices come later.
+        unsafe { ids.apply(&tree) }.map_err(share_failed(what))?;
     }
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(&tree, "", CWD, target, flags).map_err(failed(what()))?;
+    // Nothing mounted below it later gets in.
+    restrict_mount(&tree, 0, Peers::Leave, Extent::Tree)
+        .and_then(|()| set_flags(&tree, &source.options))
+        .map_err(unshared())?;
+    if let Origin::Path(_) = source.origin {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&tree, "", CWD, target, flags).map_err(|error| unshared()(error.into()))?;
+    }
     if source.recursive && source.is_directory {
-        file_systems::cover_below(target, covers).map_err(failed(what()))?;
-    }
-    if source.read_only {
-        // All of it: the guest sees one file system and no mounts below it.
-        make_read_only(target)?;
+        file_systems::cover_below(target, covers).map_err(unshared())?;
     }
     Ok(())
 }
 
-/// Makes a mount and those below it read-only.
-fn make_read_only(path: &Path) -> Result<(), ShareError> {
-    set_attributes(path, libc::MOUNT_ATTR_RDONLY, 0, libc::AT_RECURSIVE)
-        .map_err(failed(format!("can't make {} read-only", path.display())))
+/// Copies the mounts at a path; the copy is attached nowhere.
+fn copy_of(path: &Path, source: &Source) -> io::Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if source.recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let tree = open_tree(CWD, path, flags)?;
+    // It isn't what was looked at before if somebody has since replaced it with a link.
+    let kind = FileType::from_raw_mode(fstat(&tree)?.st_mode);
+    let is_as_before = if source.is_directory {
+        kind.is_dir()
+    } else {
+        kind.is_file()
+    };
+    if !is_as_before {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    match file_systems::not_served_file(&tree)? {
+        None => Ok(tree),
+        Some(kind) => {
+            let problem = format!("it is in a file system of the type {kind}");
+            Err(io::Error::other(problem))
+        }
+    }
 }
 
 /// Sets attributes of a mount (mount_setattr(2)), and its propagation unless that is 0.
@@ -193,7 +318,7 @@ fn set_attributes(path: &Path, set: u64, propagation: u64, flags: libc::c_int) -
         propagation,
         userns_fd: 0,
     };
-    // SAFETY: path is a C string and attributes of the size that is given; neither is kept.
+    // SAFETY: path is a C string, and attributes is of the size that is given; neither is kept.
     let outcome = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -210,171 +335,6 @@ fn set_attributes(path: &Path, set: u64, propagation: u64, flags: libc::c_int) -
     }
 }
 
-pub(super) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ShareError {
-    let what = what.into();
-    move |source| ShareError {
-        what,
-        source: source.into(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::{os::unix::fs::symlink, thread};
-
-    use super::*;
-    use crate::isolation::vm::sandbox::home::Home;
-
-    fn mounts() -> String {
-        fs::read_to_string("/proc/thread-self/mountinfo").unwrap()
-    }
-
-    /// Runs `test` as root in a thread whose mounts are its own from `assemble` on.
-    fn with_share(shared: Shared, test: impl FnOnce(&Share) + Send + 'static) {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("needs root to mount: not tested");
-            return;
-        }
-        let before = mounts();
-        let point = tempfile::tempdir().unwrap();
-        let path = point.path().to_owned();
-        let thread = thread::spawn(move || {
-            let home = Home::make(path.clone()).unwrap();
-            let share = Share::assemble(home.share(), &shared).unwrap();
-            test(&share);
-            home.unmount().unwrap();
-            assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-        });
-        thread.join().unwrap();
-        assert_eq!(mounts(), before);
-        point.close().unwrap();
-    }
-
-    fn host() -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::tempdir().unwrap();
-        for name in ["root", "data"] {
-            fs::create_dir(directory.path().join(name)).unwrap();
-        }
-        fs::write(directory.path().join("file"), "a file").unwrap();
-        let path = directory.path().to_owned();
-        (directory, path)
-    }
-
-    fn source(path: PathBuf, read_only: bool) -> Source {
-        Source {
-            is_directory: path.is_dir(),
-            path,
-            recursive: true,
-            read_only,
-            ids: None,
-        }
-    }
-
-    #[test]
-    fn sources_are_where_the_guest_looks_for_them() {
-        let (_directory, host) = host();
-        let shared = Shared {
-            root: host.join("root"),
-            root_is_read_only: false,
-            root_is_base: false,
-            binds: vec![
-                source(host.join("data"), false),
-                source(host.join("file"), true),
-            ],
-            hooks: vec![source(host.join("file"), true)],
-        };
-        with_share(shared, move |share| {
-            fs::write(share.root().join("new"), "").unwrap();
-            let path = share.sources().unwrap();
-            fs::write(path.join("mounts/0/new"), "").unwrap();
-            assert!(host.join("root/new").exists() && host.join("data/new").exists());
-            assert_eq!(fs::read_to_string(path.join("mounts/1")).unwrap(), "a file");
-            assert!(fs::write(path.join("mounts/1"), "").is_err());
-            assert_eq!(fs::read_to_string(path.join("hooks/0")).unwrap(), "a file");
-            assert!(fs::write(path.join("new"), "").is_err());
-            assert!(fs::write(path.join("mounts/new"), "").is_err());
-            assert!(fs::write(share.root().join("../new"), "").is_err());
-        });
-    }
-
-    #[test]
-    fn nothing_stays_mounted_if_a_source_cannot_be_had() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("needs root to mount: not tested");
-            return;
-        }
-        let (_directory, host) = host();
-        symlink("/proc/self/status", host.join("link")).unwrap();
-        symlink("data", host.join("data-link")).unwrap();
-        // The others are what they were when they were looked at, and aren't any more.
-        for (name, is_directory) in [
-            ("gone", false),
-            ("link", false),
-            ("data-link", false),
-            ("file", true),
-        ] {
-            let point = host.join("point");
-            fs::create_dir(&point).unwrap();
-            let shared = Shared {
-                root: host.join("root"),
-                root_is_read_only: false,
-                root_is_base: false,
-                binds: vec![Source {
-                    is_directory,
-                    ..source(host.join(name), false)
-                }],
-                hooks: vec![],
-            };
-            let test = move || {
-                let home = Home::make(point.clone()).unwrap();
-                let error = Share::assemble(home.share(), &shared).unwrap_err();
-                assert!(error.to_string().contains(name), "{error}");
-                home.unmount().unwrap();
-                // A mount point can't be removed.
-                fs::remove_dir(&point).unwrap();
-            };
-            thread::spawn(test).join().unwrap();
-        }
-    }
-
-    #[test]
-    fn a_read_only_root_is_so_once_the_container_is_made() {
-        let (_directory, host) = host();
-        let shared = Shared {
-            root: host.join("root"),
-            root_is_read_only: true,
-            root_is_base: false,
-            binds: vec![],
-            hooks: vec![],
-        };
-        with_share(shared, move |share| {
-            assert_eq!(share.sources(), None);
-            let root = share.root();
-            fs::create_dir(root.join("mount-point")).unwrap();
-            share.seal_root().unwrap();
-            assert!(fs::write(root.join("new"), "").is_err());
-            // The host isn't bound by it.
-            fs::write(host.join("root/new"), "").unwrap();
-        });
-    }
-
-    #[test]
-    fn a_base_is_read_only_from_the_start_and_has_nothing_mounted_in_it() {
-        let (_directory, host) = host();
-        fs::create_dir(host.join("root/inner")).unwrap();
-        let shared = Shared {
-            root: host.join("root"),
-            root_is_read_only: false,
-            root_is_base: true,
-            binds: vec![],
-            hooks: vec![],
-        };
-        let inner = host.join("root/inner");
-        with_share(shared, move |share| {
-            let root = share.root();
-            assert!(fs::write(root.join("new"), "").is_err());
-            fs::write(inner.join("new"), "").unwrap();
-            assert!(root.join("inner/new").exists());
-        });
-    }
-}
+#[path = "share_tests.rs"]
+mod tests;

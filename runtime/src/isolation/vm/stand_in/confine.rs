@@ -1,4 +1,4 @@
-//! What a stand-in gives up.
+//! Closes a stand-in's descriptors, drops its rights and hides it.
 
 use std::{
     fs::{self, File},
@@ -19,16 +19,16 @@ use rustix::thread::{
     remove_capability_from_bounding_set, set_capabilities,
 };
 
-/// The descriptors after the standard streams.
+/// The first descriptor after the standard streams.
 const FIRST: RawFd = 3;
 
-/// Closes what this process has inherited from its caller: all but the standard streams that isn't
-/// to be closed by an exec, as everything of its own is. The caller's locks and pipes aren't held
-/// by what outlives it.
+/// Closes what this process has inherited from its caller: all descriptors above the standard
+/// streams that aren't close-on-exec, as all of its own are. What outlives the caller mustn't hold
+/// its locks and pipes.
 pub(in crate::isolation::vm) fn close_inherited() -> io::Result<()> {
     for fd in open_descriptors()? {
-        // SAFETY: the calls take no pointers. Nothing of this program's uses what it hasn't
-        // opened.
+        // SAFETY: the calls take no pointers. Nothing in this program uses a descriptor that it
+        // hasn't opened.
         unsafe {
             let flags = libc::fcntl(fd, libc::F_GETFD);
             if flags != -1 && flags & libc::FD_CLOEXEC == 0 {
@@ -39,33 +39,39 @@ pub(in crate::isolation::vm) fn close_inherited() -> io::Result<()> {
     Ok(())
 }
 
-/// Those above the standard streams.
-fn open_descriptors() -> io::Result<Vec<RawFd>> {
+/// Returns the descriptors above the standard streams.
+pub(in crate::isolation::vm) fn open_descriptors() -> io::Result<Vec<RawFd>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
         let fd: Option<RawFd> = name.to_str().and_then(|fd| fd.parse().ok());
         found.extend(fd.filter(|fd| *fd >= FIRST));
     }
+    // The listing had one of its own, which is the next to be opened.
+    // SAFETY: the call takes no pointers.
+    found.retain(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } != -1);
     Ok(found)
 }
 
-/// Leaves nothing open but `null`, which is `/dev/null`, as the standard streams and the socket
-/// `kept`, which is given back by its new descriptor, the first after those.
+/// Leaves nothing open but `null`, which is `/dev/null`, as the standard streams, and the socket
+/// `kept`, which is returned at its new descriptor, the first after those.
 ///
 /// # Safety
 ///
-/// Nothing else that was open may be used or closed any more; `kept` and `null` neither.
+/// Nothing else that was open may be used or closed any more, nor may `kept` and `null`.
 pub(in crate::isolation::vm) unsafe fn keep_nothing_but(
     kept: RawFd,
     null: &File,
 ) -> io::Result<UnixStream> {
-    let check = |succeeded: bool| match succeeded {
-        true => Ok(()),
-        false => Err(io::Error::last_os_error()),
+    let check = |succeeded: bool| {
+        if succeeded {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     };
     for fd in 0..FIRST {
-        // SAFETY: the call takes no pointers, and both are open.
+        // SAFETY: the call takes no pointers, and both descriptors are open.
         check(unsafe { libc::dup2(null.as_raw_fd(), fd) } != -1)?;
     }
     // SAFETY: the calls take no pointers; the rest is the caller's promise.
@@ -76,7 +82,7 @@ pub(in crate::isolation::vm) unsafe fn keep_nothing_but(
     }
 }
 
-/// Becomes the root of the user namespace that this process is in, and of no group besides.
+/// Becomes root in this process's user namespace, without supplementary groups.
 pub(super) fn become_root() -> nix::Result<()> {
     setgroups(&[])?;
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
@@ -84,14 +90,14 @@ pub(super) fn become_root() -> nix::Result<()> {
     setresuid(uid, uid, uid)
 }
 
-/// Gives up every right and every way to one, and has nobody without special rights look at this
-/// process. It must have a single thread.
+/// Gives up every capability and every way to gain one, and hides this process from anyone without
+/// special rights. It must have a single thread.
 pub(super) fn drop_rights() -> io::Result<()> {
     clear_ambient_capability_set()?;
     for number in 0..u64::BITS {
         let capability = CapabilitySet::from_bits_retain(1 << number);
         match remove_capability_from_bounding_set(capability) {
-            // There are no more.
+            // There are no more capabilities.
             Err(rustix::io::Errno::INVAL) => break,
             other => other?,
         }
@@ -107,7 +113,7 @@ pub(super) fn drop_rights() -> io::Result<()> {
     hide()
 }
 
-/// Has nobody without special rights look at this process. A change of ids undoes it.
+/// Hides this process from anyone without special rights. A change of ids undoes it.
 pub(super) fn hide() -> io::Result<()> {
     prctl::set_dumpable(false).map_err(Errno::into)
 }

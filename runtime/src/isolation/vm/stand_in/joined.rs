@@ -1,5 +1,5 @@
 //! The stand-in of a process that was started in a container later: it is in the namespaces of the
-//! container's.
+//! container's stand-in.
 
 use std::{fs, io, os::unix::fs::MetadataExt};
 
@@ -12,9 +12,13 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{StandInError, Words, confine, failed};
+use super::{
+    confine,
+    error::{StandInError, failed},
+    words::Words,
+};
 
-/// Every kind, and its file's name below `/proc/PID/ns`.
+/// Every kind of namespace, and its file's name below `/proc/PID/ns`.
 const KINDS: [(i32, &str); 8] = [
     (libc::CLONE_NEWUSER, "user"),
     (libc::CLONE_NEWNS, "mnt"),
@@ -35,7 +39,7 @@ pub(in crate::isolation::vm) struct Joined {
 }
 
 impl Joined {
-    /// Finds it.
+    /// Finds the namespaces of the container's stand-in.
     pub(in crate::isolation::vm) fn find(stand_in: Identity) -> Result<Self, StandInError> {
         let pid = stand_in.pid;
         let process = outside::open_process(pid).map_err(failed("find the container's"))?;
@@ -44,7 +48,7 @@ impl Joined {
             let differs = differs(pid, name).map_err(failed("look at the container's"))?;
             kinds.set(CloneFlags::from_bits_retain(kind), differs);
         }
-        // It is the one that it was when all of this was looked at.
+        // It must still be the process whose namespaces were looked at.
         if !stand_in.is_alive() {
             return Err(StandInError::Gone);
         }
@@ -56,15 +60,15 @@ impl Joined {
         })
     }
 
-    /// Enters them, gives up all rights, and then makes a sister of this process, which is
-    /// visible there as one that has none. `Some` here is the sister's pid, as whoever has made
-    /// this process knows it; `None` is the sister. This process must have a single thread, and
-    /// nothing open of its caller's.
+    /// Enters them, gives up all rights, and then makes a sister of this process, which is visible
+    /// there as one that has none. Returns `Some` in this process, with the sister's pid as this
+    /// process's parent knows it, and `None` in the sister. This process must have a single thread,
+    /// and nothing open of its caller's.
     pub(in crate::isolation::vm) fn enter(self, id: &str) -> Result<Option<Pid>, StandInError> {
         setns(&self.process, self.kinds).map_err(failed("enter the container's namespaces"))?;
         drop(self.process);
         confine::become_root().map_err(failed("become the container's root"))?;
-        // SAFETY: it is this process's, which has a single thread.
+        // SAFETY: the words are this process's, which has a single thread.
         unsafe {
             let words = format!("nacre: stands for a process of {id}");
             self.words.replace(&words);
@@ -79,14 +83,14 @@ impl Joined {
     }
 }
 
-/// Whether a process's namespace isn't this one's.
+/// Whether a process's namespace isn't this process's.
 fn differs(pid: i32, name: &str) -> io::Result<bool> {
     let look = |of: &str| {
         let metadata = fs::metadata(format!("/proc/{of}/ns/{name}"))?;
         Ok::<_, io::Error>((metadata.dev(), metadata.ino()))
     };
     match look("self") {
-        // The kernel has no such kind.
+        // The kernel has no namespaces of this kind.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         own => Ok(own? != look(&pid.to_string())?),
     }

@@ -1,8 +1,8 @@
 //! What the sandbox process and the container's stand-in say to each other.
 //!
-//! First one after the other, until the stand-in is confined. Then the stand-in sends each signal
-//! that it gets, and the sandbox process at last the container's exit status. Either's end is the
-//! other's.
+//! First they take turns, until the stand-in is confined. Then the stand-in sends each signal that
+//! it gets, and finally the sandbox process sends the container's exit status. When either ends, so
+//! does the other.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read, Write},
@@ -19,23 +19,23 @@ use nix::{
     sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg},
 };
 
-use super::{StandInError, failed};
+use super::error::{StandInError, failed};
 
 /// To the stand-in: go on.
 pub(super) const GO_ON: u8 = b'g';
-/// To the stand-in: this is the container's root, which comes with it.
+/// To the stand-in: this is the container's root; its descriptor comes with the word.
 pub(super) const VIEW: u8 = b'v';
 /// To the stand-in: the container has ended with the status that follows.
 pub(super) const STATUS: u8 = b's';
-/// Of the stand-in: what it was told is done.
+/// From the stand-in: the step is done.
 pub(super) const DONE: u8 = b'd';
-/// Of the stand-in: it can't be done, for the reason that follows.
+/// From the stand-in: the step failed, for the reason that follows.
 pub(super) const FAILED: u8 = b'f';
 
 /// How long the stand-in may take for a step: it makes a few system calls.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How much is read of its reason.
+/// How many bytes of its reason are read.
 const MAX_REASON: u64 = 4096;
 
 /// The sandbox process's end.
@@ -43,7 +43,7 @@ const MAX_REASON: u64 = 4096;
 pub(in crate::isolation::vm) struct Line(UnixStream);
 
 impl Line {
-    /// Both ends: the other is the stand-in's.
+    /// Makes both ends; the second is the stand-in's.
     pub(super) fn pair() -> io::Result<(Self, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(TIMEOUT))?;
@@ -59,7 +59,7 @@ impl Line {
             Ok(_) if answer == [DONE] => Ok(()),
             Ok(_) => {
                 let mut reason = String::new();
-                // What there is of it says enough.
+                // Whatever part of it arrives says enough.
                 let _ = (&self.0).take(MAX_REASON).read_to_string(&mut reason);
                 Err(StandInError::GaveUp(reason))
             }
@@ -68,7 +68,8 @@ impl Line {
         }
     }
 
-    /// The next signal that the stand-in got, if there is one; `None` as well if it has gone.
+    /// Returns the next signal that the stand-in got; `None` if there is none or the stand-in has
+    /// gone.
     pub(in crate::isolation::vm) fn signal(&self) -> Option<i32> {
         let mut number = [0_u8];
         let flags = libc::MSG_DONTWAIT;
@@ -80,10 +81,10 @@ impl Line {
         (read == 1).then(|| i32::from(number[0]))
     }
 
-    /// Tells the container's exit status, which the stand-in will have when this process has
+    /// Tells the stand-in the container's exit status, which it exits with once this process has
     /// ended.
     pub(in crate::isolation::vm) fn tell_status(&self, status: u8) {
-        // It may have gone.
+        // The stand-in may have gone.
         let _ = (&self.0).write_all(&[STATUS, status]);
     }
 }
@@ -103,7 +104,7 @@ fn send(to: &UnixStream, word: u8, file: Option<BorrowedFd<'_>>) -> nix::Result<
     sendmsg::<()>(to.as_raw_fd(), &words, &control, flags, None).map(drop)
 }
 
-/// The stand-in: waits for a word, and a file if one comes with it.
+/// Waits, in the stand-in, for a word, and a file if one comes with it.
 pub(super) fn receive(from: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
     let mut word = [0];
     let mut space = cmsg_space!(libc::c_int);
@@ -121,7 +122,7 @@ pub(super) fn receive(from: &UnixStream) -> io::Result<(u8, Option<OwnedFd>)> {
                         files.extend(fds);
                     }
                 }
-                // SAFETY: the kernel has just made it, for nobody else.
+                // SAFETY: the kernel has just made the descriptor, for nobody else.
                 let mut files = files
                     .into_iter()
                     .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });

@@ -1,4 +1,10 @@
 //! The process that stands for a container.
+//!
+//! Whoever has such a pid uses it to reach the container: enters its namespaces, looks at its root.
+//! So a stand-in is in namespaces that show the container and nothing else ([`view`]), and has
+//! nothing of the host that could be taken from it: no right, no file, no word of its caller's
+//! environment ([`confine`]). The container's stand-in is alone in a pid namespace, as its first
+//! process; the sandbox process, which has much of the host, isn't in that namespace.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -16,51 +22,57 @@ use nacre_agent::container::{
 };
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::PollFlags,
     sched::{CloneFlags, setns, unshare},
     sys::wait::{WaitPidFlag, WaitStatus, waitpid},
     unistd::{Pid, sethostname, setsid},
 };
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Spec};
+use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::isolation::signals::Signals;
-
-use super::{
-    StandInError, Words, confine, failed,
-    line::{self, Line},
-    view,
+use crate::isolation::{
+    signals::Signals,
+    wait::{Interest, wait},
 };
 
-/// nix doesn't have it.
+use super::{
+    confine,
+    error::{StandInError, failed},
+    line::{self, Line},
+    view,
+    words::Words,
+};
+
+/// nix lacks this flag.
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(libc::CLONE_NEWTIME);
 
-/// Its exit status if nobody says another: as if it had been killed.
+/// The exit status if nobody gives another: as if the stand-in had been killed.
 const KILLED: u8 = 128 + libc::SIGKILL as u8;
 
-/// What is to be stood for.
+/// What the stand-in stands for.
 #[derive(Debug)]
-pub(in crate::isolation::vm) struct Kind {
+pub(in crate::isolation::vm) struct Role {
     id: String,
     hostname: Option<String>,
     domain_name: Option<String>,
     linux: Linux,
     has_user: bool,
-    /// Whether its network namespace is made with it, so that it belongs to its user namespace.
+    /// Whether its network namespace is made with it, so that its user namespace owns that.
     makes_network: bool,
     has_time: bool,
     /// Where the container has a proc file system.
     proc: Vec<PathBuf>,
 }
 
-impl Kind {
-    /// Whether its network namespace is made with it. Otherwise it has the one of the process that
+impl Role {
+    /// Whether its network namespace is made with it. Otherwise it is in that of the process that
     /// makes it.
     pub(in crate::isolation::vm) fn makes_network(&self) -> bool {
         self.makes_network
     }
 
-    /// The one of a container's configuration.
-    pub(in crate::isolation::vm) fn of(id: &str, spec: &Spec, has_new_network: bool) -> Self {
+    /// Takes it from a container's configuration.
+    pub(in crate::isolation::vm) fn new(id: &str, spec: &Spec, has_new_network: bool) -> Self {
         let linux = spec.linux().clone().unwrap_or_default();
         let namespaces = linux.namespaces().clone().unwrap_or_default();
         let has = |kind| namespaces.iter().any(|n| n.typ() == kind);
@@ -86,35 +98,35 @@ pub(in crate::isolation::vm) struct StandIn {
 }
 
 impl StandIn {
-    /// Makes it, as this process's sister: whoever has made this process reaps both. It has the
+    /// Makes the stand-in as this process's sister: this process's parent reaps both. It has the
     /// container's namespaces, and the rest of the host until it is confined. This process must
     /// have a single thread.
-    pub(in crate::isolation::vm) fn make(kind: &Kind, words: Words) -> Result<Self, StandInError> {
+    pub(in crate::isolation::vm) fn make(role: &Role, words: Words) -> Result<Self, StandInError> {
         let (line, theirs) = Line::pair().map_err(failed("make a socket"))?;
         let mut flags = libc::CLONE_PARENT
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWNS
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWUTS;
-        if kind.has_user {
+        if role.has_user {
             flags |= libc::CLONE_NEWUSER;
         }
-        if kind.makes_network {
+        if role.makes_network {
             flags |= libc::CLONE_NEWNET;
         }
         // SAFETY: the caller's promise. The child doesn't return.
         let cloned = unsafe { outside::clone_process(flags as u32 as u64) };
         match cloned.map_err(failed("make a process"))? {
             Cloned::Child => {
-                // Nothing of the sandbox process's may run in this one: no frame, no exit handler.
+                // Nothing of the sandbox process may run in this one: no frame, no exit handler.
                 let _never_unwind = ExitOnDrop;
                 drop(line);
-                stand(kind, words, theirs)
+                stand(role, words, theirs)
             }
             Cloned::Parent { pid, pidfd } => {
                 drop(theirs);
-                if kind.has_user {
-                    outside::map_ids(pid, &kind.linux)?;
+                if role.has_user {
+                    outside::map_ids(pid, &role.linux)?;
                 }
                 line.tell(line::GO_ON, None)?;
                 let identity = Identity::of(pid).map_err(failed("look"))?;
@@ -127,27 +139,34 @@ impl StandIn {
         }
     }
 
-    /// Confines it to the container, whose root with all that is mounted there this is. It must
-    /// be in the container's cgroup.
+    /// Confines it to the container; `view` is the container's root with everything mounted there.
+    /// The stand-in must be in the container's cgroup.
     pub(in crate::isolation::vm) fn confine(&self, view: OwnedFd) -> Result<(), StandInError> {
         self.line.tell(line::VIEW, Some(view.as_fd()))
     }
 
-    /// It, for its namespaces.
+    /// Returns its pidfd, for its namespaces.
     pub(in crate::isolation::vm) fn process(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
-    /// The line to it, by which it tells of signals from now on.
+    /// Tells it the container's exit status, with which it ends. Somebody may have stopped it.
+    pub(in crate::isolation::vm) fn end(self, status: u8) {
+        self.line.tell_status(status);
+        let _ = pidfd_send_signal(&self.pidfd, Signal::CONT);
+        std::mem::forget(self);
+    }
+
+    /// Returns the line to it, over which it reports signals once it is confined.
     pub(in crate::isolation::vm) fn line(&self) -> &Line {
         &self.line
     }
 }
 
-/// The stand-in.
-fn stand(kind: &Kind, words: Words, theirs: UnixStream) -> ! {
+/// Runs as the stand-in.
+fn stand(role: &Role, words: Words, theirs: UnixStream) -> ! {
     let entered = let_go(theirs).and_then(|line| {
-        let entered = kind.enter(&line, words);
+        let entered = role.enter(&line, words);
         entered.map_err(|(step, error)| {
             let mut words = vec![line::FAILED];
             words.extend(format!("{step}: {error}").into_bytes());
@@ -162,14 +181,14 @@ fn stand(kind: &Kind, words: Words, theirs: UnixStream) -> ! {
     }
 }
 
-/// Has nothing open of the sandbox process's but the line.
+/// Closes everything of the sandbox process's but the line.
 fn let_go(theirs: UnixStream) -> io::Result<UnixStream> {
     let null = OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/null")?;
-    // SAFETY: what else is open belongs to values of the sandbox process's, which this process
-    // neither uses nor drops; nor these two.
+    // SAFETY: what else is open belongs to values of the sandbox process, which this process
+    // neither uses nor drops; nor does it these two.
     let line = unsafe { confine::keep_nothing_but(theirs.as_raw_fd(), &null) };
     std::mem::forget((theirs, null));
     line
@@ -181,8 +200,8 @@ fn step<T, E: Into<io::Error>>(what: &'static str, result: Result<T, E>) -> Resu
     result.map_err(|error| (what, error.into()))
 }
 
-impl Kind {
-    /// Becomes the container's, as far as there is one, and then gives up all else.
+impl Role {
+    /// Enters the container, as far as there is one on the host, and then gives up everything else.
     fn enter(&self, line: &UnixStream, words: Words) -> Result<(), Step> {
         step("begin a session", setsid())?;
         step("hide itself", confine::hide())?;
@@ -193,7 +212,7 @@ impl Kind {
         };
         wait(line::GO_ON)?;
         if self.has_time {
-            // As whom its files in /proc still belong to.
+            // While this process's files in /proc still belong to its user.
             self.enter_time()?;
         }
         if self.has_user {
@@ -220,7 +239,8 @@ impl Kind {
         )?;
         drop(view);
         step("become root", confine::become_root())?;
-        // SAFETY: it is a copy of the sandbox process's, and this process has a single thread.
+        // SAFETY: these words are a copy of the sandbox process's, and this process has a single
+        // thread.
         unsafe {
             words.replace(&format!("nacre: stands for {}", self.id));
         }
@@ -241,10 +261,17 @@ impl Kind {
     }
 }
 
-/// Passes signals on, reaps who is left to it in its pid namespace, and ends as the container does
-/// once the sandbox process has.
+/// What the stand-in waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Line,
+    Signals,
+}
+
+/// Passes signals on, reaps orphans in its pid namespace, and ends with the container's status once
+/// the sandbox process has ended.
 fn serve(line: &UnixStream) -> ! {
-    // All are blocked already.
+    // All signals are blocked already.
     let Ok(signals) = Signals::block() else {
         exit(1)
     };
@@ -254,19 +281,19 @@ fn serve(line: &UnixStream) -> ! {
         let mut of_line = PollFlags::POLLIN;
         let mut of_signals = PollFlags::POLLIN;
         if unsent.is_some() {
-            // The others wait in the kernel, which keeps one of each.
+            // Other signals wait in the kernel, which keeps one of each.
             of_line |= PollFlags::POLLOUT;
             of_signals = PollFlags::empty();
         }
-        let mut fds = [
-            PollFd::new(line.as_fd(), of_line),
-            PollFd::new(signals.as_fd(), of_signals),
+        let interests = vec![
+            Interest::new(Awaited::Line, line.as_fd(), of_line),
+            Interest::new(Awaited::Signals, signals.as_fd(), of_signals),
         ];
-        if poll(&mut fds, PollTimeout::NONE).is_err_and(|error| error != Errno::EINTR) {
-            exit(1);
-        }
+        let Ok(events) = wait(interests, None) else {
+            exit(1)
+        };
         let said = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
-        if fds[0].revents().is_some_and(|found| found.intersects(said)) {
+        if events.flags(Awaited::Line).intersects(said) {
             let mut words = [0; 2];
             match (&*line).read_exact(&mut words) {
                 Ok(()) if words[0] == line::STATUS => status = words[1],
@@ -290,7 +317,7 @@ fn serve(line: &UnixStream) -> ! {
     }
 }
 
-/// Sends a signal's number; gives it back if there is no room for it now.
+/// Sends a signal's number; returns it if there is no room for it yet.
 fn send(line: &UnixStream, number: u8) -> Option<u8> {
     let bytes = [number];
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -299,7 +326,7 @@ fn send(line: &UnixStream, number: u8) -> Option<u8> {
         let bytes = bytes.as_ptr().cast();
         libc::send(line.as_raw_fd(), bytes, 1, flags)
     };
-    // That the sandbox process has gone is heard elsewhere.
+    // Whether the sandbox process has gone is noticed elsewhere.
     (sent == -1 && Errno::last() == Errno::EAGAIN).then_some(number)
 }
 
@@ -312,7 +339,7 @@ fn reap() {
     }
 }
 
-/// Ends the process, if a panic should come by.
+/// Ends the process if a panic unwinds through it.
 struct ExitOnDrop;
 
 impl Drop for ExitOnDrop {
@@ -322,6 +349,6 @@ impl Drop for ExitOnDrop {
 }
 
 fn exit(status: u8) -> ! {
-    // SAFETY: _exit ends the process without running anything of it.
+    // SAFETY: _exit ends the process without running any of its code.
     unsafe { libc::_exit(status.into()) }
 }

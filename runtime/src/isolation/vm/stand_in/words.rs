@@ -9,7 +9,7 @@ use nacre_agent::container::forget_environment;
 /// next one says where they end.
 const FIRST: usize = 48 - 3;
 
-/// Where the arguments are in this process's memory, and in that of its forks.
+/// Where the arguments are in the memory of this process and its forks.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::isolation::vm) struct Words {
     start: usize,
@@ -22,12 +22,12 @@ impl Words {
         parse(&fs::read_to_string("/proc/self/stat")?).ok_or(io::ErrorKind::InvalidData.into())
     }
 
-    /// Puts others in the arguments' place, as far as there is room, and forgets the environment.
+    /// Replaces the arguments with others, as far as there is room, and forgets the environment.
     ///
     /// # Safety
     ///
-    /// They must be this process's, which must have a single thread, and nobody in it may have
-    /// kept an argument or a variable.
+    /// The words must be this process's, which must have a single thread, and nothing in it may
+    /// have kept an argument or a variable.
     pub(in crate::isolation::vm) unsafe fn replace(self, words: &str) {
         // SAFETY: the caller's promise.
         unsafe {
@@ -38,7 +38,8 @@ impl Words {
 
     /// # Safety
     ///
-    /// The kernel must have put it there in this process's memory, which nobody uses meanwhile.
+    /// The kernel must have put the words there in this process's memory, which nobody else uses
+    /// meanwhile.
     unsafe fn fill(self, with: &[u8]) {
         let start = std::ptr::with_exposed_provenance_mut::<u8>(self.start);
         // The last byte stays a zero, or the environment would count as more arguments.
@@ -51,7 +52,7 @@ impl Words {
     }
 }
 
-/// Out of `/proc/PID/stat`, whose second field is a name with anything in it.
+/// Reads them from `/proc/PID/stat`, whose second field is a name with anything in it.
 fn parse(stat: &str) -> Option<Words> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split_whitespace().skip(FIRST);

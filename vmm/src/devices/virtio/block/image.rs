@@ -1,8 +1,8 @@
 //! A raw image: a file whose bytes are the disk's.
 //!
-//! The file may be sparse, and others may change it, even its size: what is no longer there
-//! can't be read, and what is written is there again. Data goes straight between the file and
-//! guest memory.
+//! The file may be sparse, and others may change it, even its size: what doesn't exist any more
+//! can't be read, and what is written exists again. Data goes directly between the file and guest
+//! memory.
 
 use std::fs::File;
 use std::io;
@@ -12,13 +12,13 @@ use std::os::unix::fs::FileExt;
 use crate::devices::virtio::buffers::{Buffers, retry};
 use crate::devices::virtio::vector::Vector;
 
-/// Bytes in a sector, the unit of virtio-blk whatever the disk's block size is (5.2.4).
+/// Bytes in a sector, the unit of virtio-blk regardless of the disk's block size (5.2.4).
 pub(super) const SECTOR: u64 = 512;
 
-/// What is written where the file system can't make zeroes by itself, piece by piece.
+/// Written piece by piece if the file system can't make zeroes by itself.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
 
-/// The file, and what it was when the disk was made.
+/// The file, and its properties when the disk was made.
 pub(super) struct Image {
     file: File,
     sectors: u64,
@@ -28,16 +28,30 @@ pub(super) struct Image {
 /// A part of the disk, checked to be within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
-    /// In bytes, as the length is.
+    /// In bytes, like the length.
     offset: u64,
     length: u64,
+}
+
+impl Range {
+    /// Returns how many bytes it has.
+    pub(super) fn length(self) -> u64 {
+        self.length
+    }
+}
+
+/// What happens to the blocks of a range of zeroes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blocks {
+    Kept,
+    GivenBack,
 }
 
 impl Image {
     /// # Errors
     ///
-    /// `InvalidInput` if `file` isn't a regular file of whole sectors that is opened for
-    /// reading, or for reading and writing, at any offset and length; or what the host says.
+    /// `InvalidInput` if `file` isn't a regular file of whole sectors that is opened for reading,
+    /// or for reading and writing, at any offset and length; or the host's error.
     pub(super) fn new(file: File) -> io::Result<Image> {
         let metadata = file.metadata()?;
         if !metadata.is_file() {
@@ -51,8 +65,8 @@ impl Image {
         if flags < 0 {
             return Err(io::Error::last_os_error());
         }
-        // The one would write at the end whatever the sector, the other wants buffers that
-        // guests don't have to give.
+        // O_APPEND would write at the end whatever the sector; O_DIRECT wants buffers that guests
+        // don't have to provide.
         if flags & (libc::O_APPEND | libc::O_DIRECT | libc::O_PATH) != 0 {
             return Err(invalid(
                 "the image is opened with O_APPEND, O_DIRECT or O_PATH",
@@ -78,7 +92,7 @@ impl Image {
         self.read_only
     }
 
-    /// `length` bytes from `sector` on, if they are whole sectors of the disk.
+    /// Returns the `length` bytes from `sector` on, if they are whole sectors of the disk.
     pub(super) fn range(&self, sector: u64, length: u64) -> Option<Range> {
         let end = sector.checked_add(length / SECTOR)?;
         let within = length.is_multiple_of(SECTOR) && end <= self.sectors;
@@ -88,11 +102,11 @@ impl Image {
         })
     }
 
-    /// Fills `buffers`, which are as long as `range`.
+    /// Fills `buffers`, which have the same length as `range`.
     pub(super) fn read(&self, range: Range, mut buffers: Buffers<'_>) -> io::Result<()> {
         let mut offset = range.offset;
         while !buffers.is_empty() {
-            let count = Vector::of(&buffers).read_at(self.file.as_fd(), offset)?;
+            let count = Vector::from_buffers(&buffers).read_at(self.file.as_fd(), offset)?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -102,7 +116,7 @@ impl Image {
         Ok(())
     }
 
-    /// Writes `buffers`, which are as long as `range`; `durable` means onto the medium.
+    /// Writes `buffers`, which have the same length as `range`; `durable` means onto the medium.
     pub(super) fn write(
         &self,
         range: Range,
@@ -112,7 +126,8 @@ impl Image {
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
         let mut offset = range.offset;
         while !buffers.is_empty() {
-            let count = Vector::of(&buffers).write_at(self.file.as_fd(), offset, flags)?;
+            let count =
+                Vector::from_buffers(&buffers).write_at(self.file.as_fd(), offset, flags)?;
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -122,7 +137,7 @@ impl Image {
         Ok(())
     }
 
-    /// Puts all that has been written onto the medium.
+    /// Writes everything that has been written so far onto the medium.
     pub(super) fn flush(&self) -> io::Result<()> {
         if self.read_only {
             return Ok(());
@@ -130,7 +145,7 @@ impl Image {
         self.file.sync_data()
     }
 
-    /// Gives the range's blocks back to the host's file system if it can take them.
+    /// Gives the range's blocks back to the host's file system, if that supports it.
     pub(super) fn discard(&self, range: Range) -> io::Result<()> {
         match self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, range) {
             Err(error) if is_unsupported(&error) => Ok(()),
@@ -138,12 +153,11 @@ impl Image {
         }
     }
 
-    /// Makes the range zeroes, without keeping its blocks if `unmap`.
-    pub(super) fn write_zeroes(&self, range: Range, unmap: bool) -> io::Result<()> {
-        let how = if unmap {
-            libc::FALLOC_FL_PUNCH_HOLE
-        } else {
-            libc::FALLOC_FL_ZERO_RANGE
+    /// Makes the range zeroes.
+    pub(super) fn write_zeroes(&self, range: Range, blocks: Blocks) -> io::Result<()> {
+        let how = match blocks {
+            Blocks::GivenBack => libc::FALLOC_FL_PUNCH_HOLE,
+            Blocks::Kept => libc::FALLOC_FL_ZERO_RANGE,
         };
         match self.fallocate(how, range) {
             Err(error) if is_unsupported(&error) => self.write_zero_bytes(range),
@@ -167,7 +181,7 @@ impl Image {
             return Ok(());
         }
         let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
-        // The range is within what was the size of a file, so both are below 2^63.
+        // The range lies within a file's former size, so both are below 2^63.
         let (offset, length) = (range.offset as i64, range.length as i64);
         // SAFETY: a plain call on a file descriptor that `file` keeps open.
         retry(|| unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, length) } as isize)?;
@@ -210,7 +224,7 @@ mod tests {
         assert!(refused(append).contains("O_APPEND"));
         let mut direct = File::options();
         direct.read(true).custom_flags(libc::O_DIRECT);
-        // Not every file system has it.
+        // Not every file system supports it.
         if let Ok(direct) = direct.open(&path) {
             assert!(refused(Ok(direct)).contains("O_DIRECT"));
         }

@@ -1,205 +1,21 @@
 //! The block device (virtio 1.3, section 5.2): a disk on a raw image.
 //!
-//! Each queue has a thread, which does one request at a time, straight between the image and
-//! guest memory: a request makes the host allocate nothing but the list of its own parts, of
-//! which there are at most as many as its queue has descriptors. What a disk takes of the host
-//! is its image's size, and the page cache.
+//! Each queue has a thread, which handles one request at a time, directly between the image and
+//! guest memory: for a request the host allocates only the list of its parts, of which there are at
+//! most as many as its queue has descriptors. What a disk takes from the host is its image's size,
+//! and the page cache.
 //!
-//! A write is answered when the host's kernel has it, and is on the medium after a flush; or
-//! at once where the driver doesn't know of flushes or has turned the cache off. Discarded
-//! blocks and zeroes become holes in the image.
+//! A write is answered when the host's kernel has it, and is on the medium after a flush; or at
+//! once if the driver doesn't support flushes or has turned the cache off. Discarded blocks and
+//! zeroes become holes in the image.
 //!
-//! A queue that breaks stops; the others go on until the driver resets the device. A request
-//! is worked on to its end: [`VirtioDevice::reset`] waits for it, as long as the
-//! host's file system takes.
+//! A queue that breaks stops; the others continue until the driver resets the device. A request is
+//! always completed: [`reset`](super::VirtioDevice::reset) waits for it, as long as the host's file system takes.
 
+mod device;
 mod image;
+mod limits;
 mod request;
-#[cfg(test)]
-mod tests;
 
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
-use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
-    VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
-};
-use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
-
-use super::queue::{self, BASIC_FEATURES};
-use super::thread::DeviceThread;
-use super::{ActivateError, Activation, VirtioDevice, config};
-use image::Image;
-use request::Disk;
-
-/// The longest serial number, in bytes.
-pub const MAX_SERIAL: usize = VIRTIO_BLK_ID_BYTES as usize;
-
-/// How many queues a disk can have.
-pub const MAX_QUEUES: u16 = 16;
-
-const QUEUE_SIZE: u16 = 256;
-
-/// A chain has a header and a status beside the data.
-const MAX_SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
-
-/// One request discards no more than 16 times 2 GiB and makes no more than 64 MiB of zeroes,
-/// which may have to be written: a request shouldn't take long.
-const MAX_DISCARD_RANGES: usize = 16;
-const MAX_DISCARD_SECTORS: u32 = 1 << 22;
-const MAX_ZEROES_RANGES: usize = 1;
-const MAX_ZEROES_SECTORS: u32 = 1 << 17;
-
-/// The blocks of the host's file systems and page cache: a smaller write has them read first,
-/// a smaller hole frees nothing.
-const HOST_BLOCK_EXPONENT: u8 = 3;
-const HOST_BLOCK_SECTORS: u32 = 1 << HOST_BLOCK_EXPONENT;
-
-/// `struct virtio_blk_config` up to what belongs to zeroes, and its field `writeback`.
-const CONFIG_SIZE: usize = 60;
-const WRITEBACK: usize = 32;
-
-/// The device.
-pub struct Block {
-    disk: Arc<Disk>,
-    queue_sizes: Vec<u16>,
-    /// The driver doesn't know of `writeback`.
-    cache_is_fixed: bool,
-    threads: Vec<DeviceThread>,
-}
-
-impl Block {
-    /// A disk on `image`, with the size that the file has now, writable if the file is opened
-    /// for reading and writing. Nobody else may write to it meanwhile; this doesn't lock it. The
-    /// driver is told `serial`, and finds `queues` queues, one for each of its processors at
-    /// best.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` if `image` isn't a regular file of whole sectors of 512 bytes, is opened
-    /// in another way, or with `O_APPEND` or `O_DIRECT`; if `serial` is longer than
-    /// [`MAX_SERIAL`] or has bytes that aren't printable ASCII; if `queues` is 0 or more than
-    /// [`MAX_QUEUES`]. Or what the host says when it is asked for the file's size.
-    pub fn new(image: File, serial: &str, queues: u16) -> io::Result<Block> {
-        let invalid = |why| io::Error::new(io::ErrorKind::InvalidInput, why);
-        if serial.len() > MAX_SERIAL || !serial.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(invalid(
-                "the serial number must have at most 20 printable characters",
-            ));
-        }
-        if queues == 0 || queues > MAX_QUEUES {
-            return Err(invalid("a disk must have 1 to 16 queues"));
-        }
-        let mut padded = [0; MAX_SERIAL];
-        padded[..serial.len()].copy_from_slice(serial.as_bytes());
-        Ok(Block {
-            disk: Arc::new(Disk::new(Image::new(image)?, padded)),
-            queue_sizes: vec![QUEUE_SIZE; queues.into()],
-            cache_is_fixed: false,
-            threads: Vec::new(),
-        })
-    }
-
-    fn config(&self) -> [u8; CONFIG_SIZE] {
-        let mut config = [0; CONFIG_SIZE];
-        let mut put = |offset: usize, bytes: &[u8]| {
-            config[offset..offset + bytes.len()].copy_from_slice(bytes);
-        };
-        put(0, &self.disk.image.sectors().to_le_bytes());
-        put(12, &MAX_SEGMENTS.to_le_bytes());
-        put(20, &(image::SECTOR as u32).to_le_bytes());
-        put(24, &[HOST_BLOCK_EXPONENT, 0]);
-        put(26, &(HOST_BLOCK_SECTORS as u16).to_le_bytes());
-        let writeback = self.disk.writeback.load(Ordering::Acquire);
-        put(WRITEBACK, &[writeback.into()]);
-        put(34, &(self.queue_sizes.len() as u16).to_le_bytes());
-        if !self.disk.image.is_read_only() {
-            put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
-            put(40, &(MAX_DISCARD_RANGES as u32).to_le_bytes());
-            put(44, &HOST_BLOCK_SECTORS.to_le_bytes());
-            put(48, &MAX_ZEROES_SECTORS.to_le_bytes());
-            put(52, &(MAX_ZEROES_RANGES as u32).to_le_bytes());
-            // Zeroes may be holes.
-            put(56, &[1]);
-        }
-        config
-    }
-}
-
-impl VirtioDevice for Block {
-    fn device_type(&self) -> u32 {
-        VIRTIO_ID_BLOCK
-    }
-
-    fn features(&self) -> u64 {
-        let mut bits = vec![
-            VIRTIO_BLK_F_SEG_MAX,
-            VIRTIO_BLK_F_BLK_SIZE,
-            VIRTIO_BLK_F_TOPOLOGY,
-        ];
-        if self.disk.image.is_read_only() {
-            bits.push(VIRTIO_BLK_F_RO);
-        } else {
-            bits.extend([
-                VIRTIO_BLK_F_FLUSH,
-                VIRTIO_BLK_F_CONFIG_WCE,
-                VIRTIO_BLK_F_DISCARD,
-                VIRTIO_BLK_F_WRITE_ZEROES,
-            ]);
-        }
-        if self.queue_sizes.len() > 1 {
-            bits.push(VIRTIO_BLK_F_MQ);
-        }
-        bits.iter().fold(BASIC_FEATURES, |all, bit| all | 1 << bit)
-    }
-
-    fn queue_sizes(&self) -> &[u16] {
-        &self.queue_sizes
-    }
-
-    fn read_config(&self, offset: u64, data: &mut [u8]) {
-        config::read(&self.config(), offset, data);
-    }
-
-    fn write_config(&mut self, offset: u64, data: &[u8]) {
-        if let (true, &[value @ (0 | 1)]) = (offset == WRITEBACK as u64, data)
-            && !self.cache_is_fixed
-        {
-            self.disk.writeback.store(value == 1, Ordering::Release);
-        }
-    }
-
-    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        self.threads.clear();
-        let memory = Arc::clone(&activation.memory);
-        let interrupt = Arc::clone(&activation.interrupt);
-        let accepted = |bit: u32| activation.features & 1 << bit != 0;
-        self.cache_is_fixed = !accepted(VIRTIO_BLK_F_CONFIG_WCE);
-        if self.cache_is_fixed {
-            // A driver that can't flush relies on its writes.
-            let writeback = accepted(VIRTIO_BLK_F_FLUSH);
-            self.disk.writeback.store(writeback, Ordering::Release);
-        }
-        let mut queues = queue::start_ready_queues(activation)?;
-        if queues.first().is_none_or(Option::is_none) {
-            return Err(ActivateError::QueueNotReady(0));
-        }
-        for mut queue in queues.drain(..).flatten() {
-            let (disk, memory) = (Arc::clone(&self.disk), Arc::clone(&memory));
-            let work = move |stop: &_| request::run(&disk, &mut queue, &memory, stop);
-            let thread = DeviceThread::spawn("block", Arc::clone(&interrupt), work)?;
-            self.threads.push(thread);
-        }
-        Ok(())
-    }
-
-    fn reset(&mut self) {
-        self.threads.clear();
-        self.cache_is_fixed = false;
-        self.disk.writeback.store(true, Ordering::Release);
-    }
-}
+pub use device::{Block, MAX_QUEUES};
+pub use limits::MAX_SERIAL;

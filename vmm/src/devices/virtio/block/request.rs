@@ -1,8 +1,8 @@
-//! Requests (virtio 1.3, section 5.2.6): a header and, in what order the direction says, data
-//! and a byte for the status.
+//! Handles requests (virtio 1.3, section 5.2.6): a header and, in the order that the direction
+//! determines, data and a status byte.
 //!
-//! A chain without a whole header or without room for the status can't be answered and stops
-//! the device. What else is wrong with a request is its status.
+//! A chain without a whole header or without room for the status can't be answered and stops the
+//! device. All other errors in a request are reported in its status.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -16,13 +16,14 @@ use virtio_bindings::virtio_blk::{
 };
 use vm_memory::GuestMemoryMmap;
 
-use super::image::{Image, Range, SECTOR};
-use super::{
+use super::image::{Blocks, Image, Range, SECTOR};
+use super::limits::{
     MAX_DISCARD_RANGES, MAX_DISCARD_SECTORS, MAX_SERIAL, MAX_ZEROES_RANGES, MAX_ZEROES_SECTORS,
 };
 use crate::devices::virtio::buffers::Buffers;
 use crate::devices::virtio::queue::{Chain, DeviceQueue};
 use crate::devices::virtio::thread::{Failure, Stop};
+use crate::devices::virtio::throttle::Brake;
 
 /// `struct virtio_blk_outhdr`: type, reserved, sector.
 const HEADER: usize = 16;
@@ -30,10 +31,10 @@ const HEADER: usize = 16;
 /// `struct virtio_blk_discard_write_zeroes`: sector, number of sectors, flags.
 const RANGE: usize = 16;
 
-/// How many errors of the host are reported: the guest can cause as many as it likes.
+/// How many of the host's errors are reported: the guest can cause any number of them.
 const REPORTED_ERRORS: u32 = 8;
 
-/// What the queues of a disk share.
+/// What a disk's queues share.
 pub(super) struct Disk {
     pub(super) image: Image,
     pub(super) serial: [u8; MAX_SERIAL],
@@ -42,34 +43,35 @@ pub(super) struct Disk {
     errors: AtomicU32,
 }
 
-/// Why a request isn't done.
+/// Why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
-    /// It makes no sense, or the host met an error.
+    /// It makes no sense, or the host had an error.
     Error,
-    /// Its type or a flag of it isn't known.
+    /// Its type or one of its flags isn't supported.
     Unsupported,
 }
 
-/// Works on a queue until told to stop, or until it turns out to be broken.
+/// Works on a queue until told to stop, or until the queue turns out to be broken.
 pub(super) fn run(
     disk: &Disk,
     queue: &mut DeviceQueue,
     memory: &Arc<GuestMemoryMmap>,
+    brake: &mut Brake,
     stop: &Stop,
 ) -> Result<(), Failure> {
     loop {
-        // The first time for what was left when the device was stopped: nobody notifies of it.
+        // The first time, for what was left when the device was stopped: nobody notifies of it.
         queue.pause_notifications()?;
-        while !stop.requested() {
+        while brake.wait(stop)? {
             match queue.pop(memory)? {
                 Some(chain) => {
                     let head = chain.head;
                     let written = disk
-                        .serve(chain)
+                        .serve(chain, brake)
                         .map_err(|why| queue.bad_chain(head, why))?;
                     queue.push(head, written)?;
-                    // Whoever waits for this answer shouldn't wait for the next.
+                    // Whoever waits for this answer shouldn't have to wait for the next one.
                     queue.signal()?;
                 }
                 None if queue.resume_notifications()? => {}
@@ -93,30 +95,32 @@ impl Disk {
         }
     }
 
-    /// Does what a chain asks for. Returns how many bytes were written to it, or what is wrong
-    /// with it.
-    fn serve(&self, mut chain: Chain<'_>) -> Result<usize, &'static str> {
+    /// Carries out a chain's request. Returns how many bytes were written to the chain, or what is
+    /// wrong with it.
+    fn serve(&self, mut chain: Chain<'_>, brake: &Brake) -> Result<usize, &'static str> {
         let mut header = [0; HEADER];
         if chain.readable.read(&mut header) < HEADER {
             return Err("is shorter than a request's header");
         }
         let room = chain.writable.len().checked_sub(1);
         let data = chain.writable.take(room.ok_or("has no room for a status")?);
-        let (written, status) = match self.execute(header, chain.readable, data) {
+        brake.charge(chain.readable.len() as u64 + data.len() as u64);
+        let (written, status) = match self.execute(header, chain.readable, data, brake) {
             Ok(written) => (written, VIRTIO_BLK_S_OK),
             Err(Refusal::Error) => (0, VIRTIO_BLK_S_IOERR),
             Err(Refusal::Unsupported) => (0, VIRTIO_BLK_S_UNSUPP),
         };
-        // The last byte is what is left.
+        // Only the last byte is left.
         Ok(written + chain.writable.write(&[status as u8]))
     }
 
-    /// Returns how many bytes of `input` were filled.
+    /// Executes a request; returns how many bytes of `input` were filled.
     fn execute(
         &self,
         header: [u8; HEADER],
         mut output: Buffers<'_>,
         mut input: Buffers<'_>,
+        brake: &Brake,
     ) -> Result<usize, Refusal> {
         let [kind, _, low, high] = words(header);
         let sector = u64::from(high) << 32 | u64::from(low);
@@ -141,6 +145,7 @@ impl Disk {
                 let mut ranges = [None; MAX_DISCARD_RANGES];
                 self.read_ranges(&mut output, limits, &mut ranges)?;
                 for (range, _) in ranges.into_iter().flatten() {
+                    brake.charge(0);
                     self.done("discarding", self.image.discard(range))?;
                 }
                 self.settle()?;
@@ -151,7 +156,14 @@ impl Disk {
                 let mut ranges = [None; MAX_ZEROES_RANGES];
                 self.read_ranges(&mut output, limits, &mut ranges)?;
                 for (range, flags) in ranges.into_iter().flatten() {
-                    let outcome = self.image.write_zeroes(range, flags & unmap != 0);
+                    // They may have to be written.
+                    brake.charge(range.length());
+                    let blocks = if flags & unmap != 0 {
+                        Blocks::GivenBack
+                    } else {
+                        Blocks::Kept
+                    };
+                    let outcome = self.image.write_zeroes(range, blocks);
                     self.done("writing zeroes", outcome)?;
                 }
                 self.settle()?;
@@ -166,7 +178,7 @@ impl Disk {
     }
 
     /// Reads ranges and their flags into `ranges`, and checks all of them before the first is
-    /// worked on. The limits: ranges, sectors in each, flags.
+    /// handled. The limits: ranges, sectors in each, flags.
     fn read_ranges(
         &self,
         output: &mut Buffers<'_>,
@@ -197,7 +209,7 @@ impl Disk {
         !self.writeback.load(Ordering::Acquire)
     }
 
-    /// Makes what isn't a plain write durable if writes are.
+    /// Makes what isn't a plain write durable if writes are durable.
     fn settle(&self) -> Result<(), Refusal> {
         if self.is_write_through() {
             self.done("flushing", self.image.flush())?;
@@ -205,7 +217,7 @@ impl Disk {
         Ok(())
     }
 
-    /// The guest learns only that something went wrong, so what it was is said here.
+    /// The guest learns only that something went wrong, so the error is reported here.
     fn done(&self, what: &str, outcome: io::Result<()>) -> Result<(), Refusal> {
         outcome.map_err(|error| {
             if self.errors.fetch_add(1, Ordering::Relaxed) < REPORTED_ERRORS {
@@ -216,7 +228,7 @@ impl Disk {
     }
 }
 
-/// The little-endian words of a structure.
+/// Returns a structure's little-endian words.
 fn words(bytes: [u8; 16]) -> [u32; 4] {
     let [low, high] = [0, 64].map(|shift| (u128::from_le_bytes(bytes) >> shift) as u64);
     [

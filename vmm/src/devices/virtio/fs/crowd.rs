@@ -1,8 +1,8 @@
-//! How many files of the host the guest holds, and the alarm for when few are left.
+//! Counts how many of the host's files the guest holds, and raises an alarm when few are left.
 //!
-//! Linux keeps what it knows of files until it is short of memory. That a file it knows is a file
-//! that the host keeps open it doesn't know, so a `find` in a large tree would end with `ENFILE`.
-//! Whoever hears the alarm has the guest forget what it doesn't need.
+//! Linux keeps what it knows about files until it is short of memory. It doesn't know that the host
+//! keeps each of those files open, so a `find` in a large tree would end with `ENFILE`. Whoever
+//! gets the alarm makes the guest forget what it doesn't need.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,16 +18,17 @@ pub(super) struct Crowd {
 
 #[derive(Default)]
 struct Count {
-    /// Files that are known, and those that are open.
+    /// The number of files that are known, plus that of files that are open.
     held: u64,
-    /// The number of the inode that became known last. Each has a larger one than those before.
+    /// The number of the inode that became known last. Each inode's number is larger than the ones
+    /// before.
     newest: u64,
-    /// How many there were when the alarm was last raised.
+    /// How many files were held when the alarm was last raised.
     told_at: Option<u64>,
 }
 
 impl Crowd {
-    /// Of at most `limit` files.
+    /// Allows at most `limit` files.
     pub(super) fn new(limit: u64, alarm: Option<&OwnedFd>) -> io::Result<Crowd> {
         Ok(Crowd {
             limit,
@@ -36,12 +37,12 @@ impl Crowd {
         })
     }
 
-    /// Whether the guest has never been told of an inode.
+    /// Returns whether the guest has never been told of an inode.
     pub(super) fn is_new(&self, inode: u64) -> bool {
         inode > self.count().newest
     }
 
-    /// The guest was told of an inode, perhaps once more.
+    /// Counts an inode that the guest was told of, possibly not for the first time.
     pub(super) fn met(&self, inode: u64) {
         let mut count = self.count();
         if inode > count.newest {
@@ -50,15 +51,15 @@ impl Crowd {
         }
     }
 
-    /// The guest has opened a file.
+    /// Counts a file that the guest has opened.
     pub(super) fn opened(&self) {
         self.hold(&mut self.count());
     }
 
-    /// The guest has forgotten or closed so many.
+    /// Subtracts files that the guest has forgotten or closed.
     ///
-    /// It forgets an inode as often as it was told of it, all at once but for rare cases. What these
-    /// make the count too low by is made good by [`Crowd::failed`].
+    /// It forgets an inode as often as it was told of it, all at once except in rare cases. These
+    /// make the count too low, which [`Crowd::failed`] corrects.
     pub(super) fn let_go(&self, files: usize) {
         let mut count = self.count();
         count.held = count.held.saturating_sub(files as u64);
@@ -67,7 +68,7 @@ impl Crowd {
         }
     }
 
-    /// A request has failed.
+    /// Takes note that a request has failed.
     pub(super) fn failed(&self, error: &io::Error) {
         if matches!(error.raw_os_error(), Some(libc::ENFILE | libc::EMFILE)) {
             let mut count = self.count();
@@ -76,15 +77,15 @@ impl Crowd {
         }
     }
 
-    /// The guest holds nothing any more.
+    /// Takes note that the guest holds nothing any more.
     pub(super) fn clear(&self) {
         *self.count() = Count::default();
     }
 
     fn hold(&self, count: &mut Count) {
         count.held += 1;
-        // Again and again while it grows, since what the guest could forget by then may have been
-        // too little.
+        // Repeatedly while the count grows, since what the guest could forget the last time may
+        // have been too little.
         let next = count
             .told_at
             .map_or(self.most(), |told| told + self.limit / 16);
@@ -93,7 +94,7 @@ impl Crowd {
         }
     }
 
-    /// How many files are many.
+    /// Returns how many files are many.
     fn most(&self) -> u64 {
         self.limit / 4 * 3
     }
@@ -106,7 +107,7 @@ impl Crowd {
         }
     }
 
-    /// Each change is one step, so it is whole whoever panicked.
+    /// Each change is a single step, so the count is consistent whoever panicked.
     fn count(&self) -> MutexGuard<'_, Count> {
         self.count.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,98 +1,71 @@
-//! The exported directory as a file system: virtiofsd's, but for six things.
+//! The exported directory as a file system: virtiofsd's, with six differences.
 //!
-//! *Cached content.* With virtiofsd's `auto` policy the guest drops what it has cached of a
-//! file whenever someone opens it: each process that starts has the C library read anew. Here
-//! it keeps what it has if the file hasn't changed since it last dropped it. The change time
-//! tells, which no program can set; but the clock behind it moves in steps of some
-//! milliseconds, so it tells only when that drop came a while after the change. (A program of
-//! the host that writes through a mapping changes the time once for many writes. The guest may
-//! see the later ones late.)
+//! *Cached content.* With virtiofsd's `auto` policy the guest drops its cache of a file whenever
+//! someone opens it: each process that starts makes it read the C library again. Here the guest
+//! keeps its cache if the file hasn't changed since the last drop. The change time shows that, and
+//! no program can set it; but the clock behind it advances in steps of some milliseconds, so it is
+//! conclusive only if that drop came a while after the change. (A program of the host that writes
+//! through a mapping changes the time once for many writes. The guest may see the later ones late.)
 //!
-//! *Closing.* The guest says when a program closes a file, and waits for the answer, so that file
-//! systems that write late can tell of an error. Of files that are only read there is nothing to
-//! tell, and the libraries of a program that starts are such; the guest keeps that to itself.
+//! *Closing.* The guest reports when a program closes a file, and waits for the answer, so that
+//! file systems that write late can report an error. For files that are only read there is nothing
+//! to report, and the libraries of a program that starts are such files; the guest doesn't report
+//! closing them.
 //!
-//! *Listings.* The guest asks for a page of a directory at a time, from the position that the
-//! last page ended at. virtiofsd gets a page from the host, cuts it to what fits, and later
-//! goes back to the position of the cut. Where positions are counts (tmpfs before Linux 6.6),
-//! that skips a name for each one removed meanwhile, and `rm -r` fails. So what was read is
-//! kept here for as long as the guest may go back into it.
+//! *Listings.* The guest asks for a page of a directory at a time, from the position at which the
+//! last page ended. virtiofsd gets a page from the host, cuts it to what fits, and later goes back
+//! to the position of the cut. If positions are counts (tmpfs before Linux 6.6), that skips a name
+//! for each one removed in the meantime, and `rm -r` fails. So what was read is kept here for as
+//! long as the guest may go back into it.
 //!
 //! *File systems.* A directory may have other file systems mounted below it, now or later. What is
-//! on one that isn't [served](super::served) doesn't exist for the guest, whichever way it comes
-//! there. Each inode is looked at once, when the guest is told of it for the first time, by its
-//! descriptor. A directory on its parent's mount is spared that.
+//! on one that isn't [served](super::served) doesn't exist for the guest, whichever way it gets
+//! there. Each inode is checked once, through its descriptor, when the guest is first told of it. A
+//! directory on its parent's mount needn't be checked.
 //!
-//! *Names.* A name is one component. virtiofsd would follow a path, through whatever is on its way.
+//! *Names.* A name is one component. virtiofsd would follow a path, through whatever lies on it.
 //!
-//! *Guests that are too old.* Without submounts virtiofsd warns on the standard error, and
-//! without supplementary groups it gives a guest's users more rights than they have.
+//! *Guests that are too old.* They are refused: without submounts virtiofsd warns on standard
+//! error, and without supplementary groups it gives a guest's users more rights than they have.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use virtiofsd::filesystem::{
-    Context, DirEntry, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, GetxattrReply,
+    Context, DirectoryIterator, Entry, Extensions, FileSystem, FsOptions, GetxattrReply,
     ListxattrReply, OpenOptions, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse::{ATTR_SUBMOUNT, Attr, SetattrIn};
 use virtiofsd::passthrough::PassthroughFs;
 
 use super::crowd::Crowd;
+use super::listing::{Listing, Name};
 use super::served::Known;
 
-/// How long after a file's change time another change has another time, with a margin: the
-/// slowest clock of Linux moves a hundred times a second.
+/// How long after a file's change another change gets a different change time, with a margin:
+/// Linux's slowest clock advances a hundred times a second.
 const CLOCK_STEP: Duration = Duration::from_millis(30);
 
-/// Of how many files the change time is remembered.
+/// How many files' change times are remembered.
 const MAX_REMEMBERED: usize = 8192;
 
-/// How much of a directory is read at a time, in bytes of the host's entries, and of how many
-/// directories something is kept: 1 MiB at most.
+/// How much of a directory is read at a time, in bytes of the host's entries, and for how many
+/// directories a page is kept: 1 MiB at most.
 const MAX_PAGE: u32 = 16 << 10;
 const MAX_KEPT: usize = 64;
 
 /// The file system.
 pub(super) struct Export {
     inner: PassthroughFs,
-    /// Pages by directory handle, the one used last at the end.
+    /// Pages by directory handle, the last used at the end.
     kept: Mutex<Vec<(u64, Arc<[Name]>)>>,
-    /// By inode, the change time of files of which the guest has nothing older.
+    /// By inode, the change time of files of which the guest has cached nothing older.
     dropped: Mutex<HashMap<u64, Duration>>,
     crowd: Crowd,
     file_systems: Known,
-}
-
-/// An entry of a directory.
-struct Name {
-    inode: u64,
-    /// The position after it.
-    position: u64,
-    kind: u32,
-    name: CString,
-}
-
-/// What is left of a page.
-pub(super) struct Listing {
-    page: Arc<[Name]>,
-    next: usize,
-}
-
-impl DirectoryIterator for Listing {
-    fn next(&mut self) -> Option<DirEntry<'_>> {
-        let entry = self.page.get(self.next)?;
-        self.next += 1;
-        Some(DirEntry {
-            ino: entry.inode,
-            offset: entry.position,
-            type_: entry.kind,
-            name: &entry.name,
-        })
-    }
 }
 
 impl Export {
@@ -106,7 +79,7 @@ impl Export {
         }
     }
 
-    /// Counts what the guest is told of, if it may be.
+    /// Counts an inode that the guest is told of, if the guest may have it.
     fn met(&self, context: Context, result: io::Result<Entry>) -> io::Result<Entry> {
         let entry = result.inspect_err(|error| self.crowd.failed(error))?;
         if self.crowd.is_new(entry.inode)
@@ -120,31 +93,39 @@ impl Export {
         Ok(entry)
     }
 
-    /// Refuses an inode of a file system that isn't served.
+    /// Refuses an inode on a file system that isn't served.
     fn check_file_system(&self, context: Context, entry: &Entry) -> io::Result<()> {
         match entry.attr.mode & libc::S_IFMT {
-            // As the parent's, which has been looked at, unless it is another mount's.
+            // Like its parent, which has been checked, unless it is on another mount.
             libc::S_IFDIR if entry.attr.flags & ATTR_SUBMOUNT == 0 => return Ok(()),
             libc::S_IFDIR | libc::S_IFREG => {}
-            // virtiofsd opens none of the others, so there is nothing to be had from them.
+            // virtiofsd opens no other kinds, so nothing can be read from them.
             _ => return Ok(()),
         }
-        let inode = entry.inode;
+        self.look_at(context, entry.inode, &self.file_systems)
+    }
+
+    /// Has `looks` look at a regular file or a directory.
+    pub(super) fn look_at(
+        &self,
+        context: Context,
+        inode: u64,
+        looks: impl ZeroCopyWriter,
+    ) -> io::Result<()> {
         // This doesn't open the file itself.
         let (handle, _) = self
             .inner
             .open(context, inode, false, libc::O_PATH as u32)?;
         let handle = handle.ok_or(io::ErrorKind::Unsupported)?;
-        let known = &self.file_systems;
         let outcome = self
             .inner
-            .read(context, inode, handle, known, 0, 0, None, 0);
+            .read(context, inode, handle, looks, 0, 0, None, 0);
         self.inner
             .release(context, inode, 0, handle, false, false, None)?;
         outcome.map(drop)
     }
 
-    /// Counts what the guest has opened.
+    /// Counts a file that the guest has opened.
     fn opened(&self, result: OpenResult) -> OpenResult {
         let (handle, options) = result.inspect_err(|error| self.crowd.failed(error))?;
         if handle.is_some() {
@@ -153,8 +134,8 @@ impl Export {
         Ok((handle, options))
     }
 
-    /// Whether what the guest has cached of a file, which it opens now, is what is in the file.
-    /// If not, the guest drops it.
+    /// Returns whether the guest's cache of a file that it is opening matches the file. If not, the
+    /// guest drops it.
     fn is_cache_good(&self, context: Context, inode: u64) -> bool {
         let Ok((attr, _)) = self.inner.getattr(context, inode, None) else {
             return false;
@@ -176,14 +157,14 @@ impl Export {
         false
     }
 
-    /// The rest of the page that was read last from a directory, if `position` is in it.
+    /// Returns the rest of the page last read from a directory, if `position` is in it.
     fn rest(&self, handle: u64, position: u64) -> Option<Listing> {
         let mut kept = locked(&self.kept);
         let at = kept.iter().position(|(owner, _)| *owner == handle)?;
         let page = Arc::clone(&kept[at].1);
         let before = page.iter().position(|name| name.position == position)?;
         kept[at..].rotate_left(1);
-        // At its end, the host's own position is where the next page begins.
+        // At the page's end, the next one begins at the host's own position.
         let next = before + 1;
         (next < page.len()).then_some(Listing { page, next })
     }
@@ -198,7 +179,7 @@ impl Export {
     }
 }
 
-/// Refuses what is more than a name, or less.
+/// Refuses what isn't exactly one name.
 fn check_name(name: &CStr) -> io::Result<()> {
     match name.to_bytes() {
         name if name.is_empty() || name.contains(&b'/') => {
@@ -208,7 +189,17 @@ fn check_name(name: &CStr) -> io::Result<()> {
     }
 }
 
-/// Each change of what is behind these locks is one step, so it is whole whoever panicked.
+/// Refuses to make a file without a name, whose owner would be this process's. Linux doesn't ask for
+/// that by opening a directory.
+fn check_opening(flags: u32) -> io::Result<()> {
+    const MAKES_FILE: i32 = libc::O_TMPFILE & !libc::O_DIRECTORY;
+    if flags & MAKES_FILE as u32 != 0 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(())
+}
+
+/// Each change of what these locks protect is a single step, so it is consistent whoever panicked.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -221,7 +212,7 @@ macro_rules! forward {
     };
 }
 
-/// The same for what answers with a file that the guest knows from then on, of a `name`.
+/// Does the same for calls on a `name` that return a file which the guest knows from then on.
 macro_rules! meet {
     ($($name:ident($context:ident: Context, $($argument:ident: $type:ty),*; $entry:ident);)*) => {
         $(fn $name(&self, $context: Context, $($argument: $type),*) -> io::Result<Entry> {
@@ -231,7 +222,7 @@ macro_rules! meet {
     };
 }
 
-type OpenResult = io::Result<(Option<u64>, OpenOptions)>;
+pub(super) type OpenResult = io::Result<(Option<u64>, OpenOptions)>;
 
 impl FileSystem for Export {
     type Inode = u64;
@@ -276,6 +267,7 @@ impl FileSystem for Export {
     }
 
     fn open(&self, context: Context, inode: u64, kill_priv: bool, flags: u32) -> OpenResult {
+        check_opening(flags)?;
         let opened = self.inner.open(context, inode, kill_priv, flags);
         let (handle, mut options) = self.opened(opened)?;
         if self.is_cache_good(context, inode) {
@@ -296,6 +288,7 @@ impl FileSystem for Export {
     }
 
     fn opendir(&self, context: Context, inode: u64, flags: u32) -> OpenResult {
+        check_opening(flags)?;
         self.opened(self.inner.opendir(context, inode, flags))
     }
 
@@ -328,7 +321,7 @@ impl FileSystem for Export {
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
         check_name(name)?;
         let exclusive = libc::O_EXCL as u32;
-        // virtiofsd would open, and perhaps truncate, what is there before it could be looked at.
+        // virtiofsd would open, and perhaps truncate, an existing file before it could be checked.
         let created = self.inner.create(
             context,
             parent,

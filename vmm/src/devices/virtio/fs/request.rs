@@ -1,9 +1,9 @@
-//! The door that file system requests come through.
+//! The door through which file system requests come.
 //!
-//! virtiofsd reads descriptors and the heads of requests where it finds them, some of them
-//! more than once, and relies on what they say. So it gets neither from the guest: a request's
-//! head is copied and checked, and the chain that virtiofsd sees is one of our own that begins
-//! with the copy. Names and data stay where they are; those it reads once.
+//! virtiofsd reads descriptors and the heads of requests in place, some of them more than once, and
+//! relies on their contents. So it gets neither from the guest: a request's head is copied and
+//! checked, and the chain that virtiofsd sees is one of our own that begins with the copy. Names
+//! and data stay where they are; virtiofsd reads those once.
 
 use std::io;
 
@@ -29,24 +29,26 @@ const WRITE_IN: usize = 40;
 /// How much of a request is copied: more than the header and any fixed structure after it.
 const HEAD: usize = 256;
 
-/// The longest chain: the largest queue's, one descriptor more for the copy, rounded up.
+/// The maximum length of a chain: that of the largest queue, one more descriptor for the copy,
+/// rounded up.
 const TABLE: u16 = 1024;
 
-// Where things are in the memory beside the guest's.
+// The layout of the memory in addition to the guest's.
 const TABLE_OFFSET: usize = 4096;
 const AVAILABLE_OFFSET: usize = TABLE_OFFSET + TABLE as usize * size_of::<Descriptor>();
 const BESIDE_SIZE: usize = AVAILABLE_OFFSET + 4096;
 
-// Requests (`enum fuse_opcode`) that the door looks into.
+// Requests (`enum fuse_opcode`) that the door inspects.
 const FORGET: u32 = 2;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
 const INTERRUPT: u32 = 36;
 const DESTROY: u32 = 38;
 const BATCH_FORGET: u32 = 42;
+const COPY_FILE_RANGE: u32 = 47;
 
-/// virtiofsd wants memory that could log what is written to it, of a type that it gives no
-/// name to; this is how to name it all the same.
+/// virtiofsd requires memory that could log writes to it, of a type without a public name; this is
+/// a way to name it nevertheless.
 trait OfBitmap {
     type Bitmap;
 }
@@ -57,18 +59,20 @@ impl<B> OfBitmap for Reader<'_, B> {
 
 type Space = GuestMemoryMmap<<Reader<'static> as OfBitmap>::Bitmap>;
 
-/// The door. Guest memory and that of the copies are one address space in it, in which things
-/// are at the addresses that they have in this process.
+/// The door. In it, guest memory and that of the copies form one address space, with the same
+/// addresses as in this process.
 pub(super) struct Door {
     space: Space,
     queue: Queue,
     head: GuestAddress,
     table: GuestAddress,
     available: GuestAddress,
+    /// Whether the host copies within and between files.
+    copies: bool,
 }
 
 impl Door {
-    /// `memory` has to outlive the door.
+    /// `memory` must outlive the door.
     pub(super) fn new(memory: &GuestMemoryMmap) -> io::Result<Door> {
         let mut regions = Vec::new();
         for region in memory.iter() {
@@ -107,10 +111,19 @@ impl Door {
             head,
             table,
             available,
+            copies: true,
         })
     }
 
-    /// Has `server` answer a request. Returns how many bytes the answer has, 0 for a request
+    /// Has the guest itself read and write what it copies.
+    pub(super) fn without_copies(self) -> Door {
+        Door {
+            copies: false,
+            ..self
+        }
+    }
+
+    /// Has `server` answer a request. Returns the length of the answer in bytes, 0 for a request
     /// that gets none.
     pub(super) fn serve<F: FileSystem + Sync>(
         &mut self,
@@ -120,7 +133,7 @@ impl Door {
         let length = chain.readable.len();
         let mut head = [0; HEAD];
         let mut copied = chain.readable.read(&mut head[..IN_HEADER]);
-        // What is written stays in one piece: O_DIRECT wants it aligned as the guest has it.
+        // The data to be written stays in one piece: O_DIRECT needs the guest's alignment.
         let end = match Head(&head[..copied]).u32(4) {
             Some(WRITE) => IN_HEADER + WRITE_IN,
             _ => HEAD,
@@ -130,9 +143,13 @@ impl Door {
         let (Some(opcode), Some(unique)) = (head.u32(4), head.u64(8)) else {
             return 0;
         };
-        let outcome = check(&head, opcode, length, chain.writable.len()).and_then(|()| {
+        let checked = match opcode {
+            COPY_FILE_RANGE if !self.copies => Err(libc::ENOSYS),
+            _ => check(&head, opcode, length, chain.writable.len()),
+        };
+        let outcome = checked.and_then(|()| {
             let (reader, writer) = self.lay_out(head.0, chain).map_err(|_| libc::EIO)?;
-            // An error is a request that isn't understood; virtiofsd answers all others.
+            // An error means that the request isn't understood; virtiofsd answers all others.
             server
                 .handle_message(reader, writer, None::<&mut ()>)
                 .map_err(|_| libc::EINVAL)
@@ -150,7 +167,7 @@ impl Door {
         }
     }
 
-    /// Makes the chain that virtiofsd sees, and what it reads and writes it with.
+    /// Builds the chain that virtiofsd sees, and the reader and writer for it.
     fn lay_out(
         &mut self,
         head: &[u8],
@@ -178,7 +195,7 @@ impl Door {
                 .write_obj(RawDescriptor::from(descriptor), at)
                 .map_err(memory_error)?;
         }
-        // The ring is all zeroes, so whichever entry is next names the first descriptor.
+        // The ring is all zeroes, so whichever entry is next, it names the first descriptor.
         let next = self.queue.next_avail().wrapping_add(1);
         let index_at = GuestAddress(self.available.0 + 2);
         self.space
@@ -220,7 +237,7 @@ impl Head<'_> {
     }
 }
 
-/// Refuses, with an error number, what virtiofsd shouldn't see.
+/// Refuses, with an error number, what virtiofsd must not see.
 fn check(head: &Head<'_>, opcode: u32, readable: usize, writable: usize) -> Result<(), i32> {
     const MALFORMED: i32 = libc::EINVAL;
     let length = head.u32(0).ok_or(MALFORMED)? as usize;
@@ -232,7 +249,7 @@ fn check(head: &Head<'_>, opcode: u32, readable: usize, writable: usize) -> Resu
         return Err(MALFORMED);
     }
     match opcode {
-        // Offsets beyond what a file can have.
+        // Offsets beyond the maximum of a file.
         READ | WRITE => {
             let offset = head.u64(IN_HEADER + 8).ok_or(MALFORMED)?;
             let size = head.u32(IN_HEADER + 16).ok_or(MALFORMED)?;

@@ -1,10 +1,10 @@
-//! Which of the host's file systems a guest is served: those that keep files for whoever owns
-//! them.
+//! Decides which of the host's file systems a guest is served: those that keep files for their
+//! owners.
 //!
 //! All others show the kernel itself, or what it does for others: `/proc`, `/sys`, control groups,
-//! message queues, terminals. Who may do what there is decided by who opens a file, and who opens
-//! it for a guest has all of root's rights. What isn't listed isn't served, so that this is no race
-//! with what kernels come to have.
+//! message queues, terminals. What may be done there depends on who opens a file, and whoever opens
+//! it for a guest has all of root's rights. A file system that isn't listed isn't served, so that
+//! the list needn't keep up with what kernels introduce.
 
 use std::fs::File;
 use std::io;
@@ -18,13 +18,15 @@ use virtiofsd::oslib::ReadvFlags;
 
 use super::devtmpfs;
 
-/// The number of tmpfs, and of devtmpfs.
+/// The magic number of tmpfs, and of devtmpfs.
 const TMPFS: u32 = 0x0102_1994;
 
-/// The file systems that are served: a name, and the number by which statfs(2) tells them.
+/// The file systems that are served: a name, and the magic number by which statfs(2) identifies
+/// them.
 ///
-/// devtmpfs has the number of tmpfs, and isn't served: it is one for the whole kernel, so that a
-/// node that a guest makes there is in the `/dev` of the host, whose processes it isn't inert for.
+/// devtmpfs has the same number as tmpfs, and isn't served: there is one for the whole kernel, so a
+/// node that a guest creates there appears in the host's `/dev`, and works for the host's
+/// processes.
 pub const SERVED: [(&str, u32); 48] = [
     // On the host's disks.
     ("ext2, ext3, ext4", 0xef53),
@@ -50,15 +52,15 @@ pub const SERVED: [(&str, u32); 48] = [
     ("erofs", 0xe0f5_e1e2),
     ("cramfs", 0x28cd_3d45),
     ("romfs", 0x7275),
-    // In its memory.
+    // In the host's memory.
     ("tmpfs", TMPFS),
     ("ramfs", 0x8584_58f6),
-    // Over others.
+    // On top of others.
     ("overlay", 0x794c_7630),
     ("aufs", 0x6175_6673),
     ("ecryptfs", 0xf15f),
     ("shiftfs", 0x6a65_6a62),
-    // By programs (glusterfs, sshfs, virtiofs among them), and over networks.
+    // Through programs (including glusterfs, sshfs and virtiofs), and over networks.
     ("fuse", 0x6573_5546),
     ("nfs", 0x6969),
     ("cifs", 0xff53_4d42),
@@ -80,12 +82,12 @@ pub const SERVED: [(&str, u32); 48] = [
     ("vboxsf", 0x786f_4256),
 ];
 
-/// The number of the file system that an open file is in (`linux/magic.h`), if that isn't served.
-/// If that is tmpfs' number, it is devtmpfs.
+/// Returns the magic number (`linux/magic.h`) of the file system that an open file is in, if that
+/// isn't served. If the number is that of tmpfs, it is devtmpfs.
 ///
 /// # Errors
 ///
-/// What fstatfs(2) says, or the kernel when it is first asked which one devtmpfs is.
+/// The error of fstatfs(2), or the kernel's when it is first asked which file system is devtmpfs.
 pub fn not_served(file: impl AsFd) -> io::Result<Option<u32>> {
     let mut status = MaybeUninit::<libc::statfs>::uninit();
     // SAFETY: `status` is valid for the call, which fills it.
@@ -95,29 +97,29 @@ pub fn not_served(file: impl AsFd) -> io::Result<Option<u32>> {
             _ => return Err(io::Error::last_os_error()),
         }
     };
-    // Its type has more bits than its values on some processors, and a sign.
+    // On some processors its type has more bits than its values, and a sign.
     let number = status.f_type as u32;
     let served = SERVED.iter().any(|(_, served)| *served == number);
     let served = served && !(number == TMPFS && devtmpfs::is_of(&file)?);
     Ok((!served).then_some(number))
 }
 
-/// Of how many file systems it is remembered that they are served.
+/// How many file systems are remembered as served.
 const MAX_KNOWN: usize = 16;
 
-/// The file systems that a guest has been served files of.
+/// The file systems from which a guest has been served files.
 #[derive(Default)]
 pub(super) struct Known {
-    /// A device's number, and a file that is held so that no other file system gets it.
+    /// A device's number, and a file that is kept open so that no other file system gets it.
     devices: Mutex<Vec<(u64, File)>>,
 }
 
 impl Known {
-    /// Looks at an open file.
+    /// Checks an open file.
     ///
     /// # Errors
     ///
-    /// `ENOENT` if it is in a file system that isn't served, or what the host says.
+    /// `ENOENT` if it is in a file system that isn't served, or the host's error.
     fn check(&self, file: &File) -> io::Result<()> {
         let device = file.metadata()?.dev();
         let mut known = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
@@ -140,8 +142,7 @@ impl Known {
     }
 }
 
-/// Reading into it reads nothing, and looks at the file instead: virtiofsd shows it to none but
-/// those who read.
+/// Reading into it reads nothing, but checks the file: virtiofsd hands out a file only for reading.
 impl ZeroCopyWriter for &Known {
     fn read_from_file_at(
         &mut self,

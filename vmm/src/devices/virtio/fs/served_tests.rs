@@ -1,7 +1,8 @@
-//! What a guest sees of file systems that it isn't served, whatever it asks for.
+//! Tests what a guest sees of file systems that it isn't served, whatever it requests.
 
 use std::ffi::{CStr, CString};
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::thread;
@@ -16,10 +17,10 @@ fn text(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
 }
 
-fn mount(source: &str, target: &Path, kind: Option<&CStr>, flags: libc::c_ulong) {
+pub(super) fn mount(source: &str, target: &Path, kind: Option<&CStr>, flags: libc::c_ulong) {
     let source = CString::new(source).unwrap();
     let kind = kind.map_or(std::ptr::null(), CStr::as_ptr);
-    // SAFETY: strings that live as long as the call, or a null pointer where that is allowed.
+    // SAFETY: strings that outlive the call, or a null pointer where that is allowed.
     let outcome = unsafe {
         libc::mount(
             source.as_ptr(),
@@ -33,20 +34,19 @@ fn mount(source: &str, target: &Path, kind: Option<&CStr>, flags: libc::c_ulong)
 }
 
 fn unmount(target: &Path) {
-    // SAFETY: a string that lives as long as the call.
+    // SAFETY: a string that outlives the call.
     let outcome = unsafe { libc::umount2(text(target).as_ptr(), libc::MNT_DETACH) };
     assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
 }
 
-/// Runs `test` as root in a thread whose mounts are its own.
-fn with_mounts(test: impl FnOnce(&mut Guest) + Send + 'static) {
+/// Runs `test` as root in a thread with its own mounts.
+pub(super) fn with_mounts(test: impl FnOnce(&mut Guest) + Send + 'static) {
     // SAFETY: it has no arguments.
     if unsafe { libc::geteuid() } != 0 {
-        eprintln!("needs root to mount: not tested");
-        return;
+        panic!("skipped: it needs root, to mount");
     }
     let thread = thread::spawn(move || {
-        // SAFETY: this thread alone gets other mounts.
+        // SAFETY: only this thread gets different mounts.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
         mount("", Path::new("/"), None, libc::MS_PRIVATE | libc::MS_REC);
         test(&mut Guest::new());
@@ -55,6 +55,7 @@ fn with_mounts(test: impl FnOnce(&mut Guest) + Send + 'static) {
 }
 
 #[test]
+#[ignore = "needs root, to mount"]
 fn what_is_mounted_later_is_looked_at() {
     with_mounts(|guest| {
         for name in ["proc", "data"] {
@@ -75,7 +76,7 @@ fn what_is_mounted_later_is_looked_at() {
         let data = guest.lookup(ROOT, "data").unwrap().nodeid;
         guest.lookup(data, "own").unwrap();
 
-        // What was refused is nothing that could be guessed either: the next numbers are others'.
+        // Nor can a refused inode be guessed: the next numbers belong to others.
         for node in data..data + 10 {
             let found = guest.lookup(node, "sys");
             assert!(matches!(
@@ -91,6 +92,7 @@ fn what_is_mounted_later_is_looked_at() {
 }
 
 #[test]
+#[ignore = "needs root, to mount"]
 fn what_is_uncovered_is_looked_at() {
     with_mounts(|guest| {
         fs::create_dir(guest.path("place")).unwrap();
@@ -101,7 +103,7 @@ fn what_is_uncovered_is_looked_at() {
         let inner = guest.lookup(place, "inner").unwrap().nodeid;
         unmount(&guest.path("place"));
         assert_eq!(guest.lookup(ROOT, "place").unwrap_err(), libc::ENOENT);
-        // What is still known is the tmpfs, out of which no name leads into the other.
+        // Only the tmpfs is still known, and no name leads from it into the other one.
         for (node, name) in [(place, "sys"), (inner, "sys"), (place, "../place")] {
             assert!(guest.lookup(node, name).is_err(), "{name}");
         }
@@ -110,9 +112,10 @@ fn what_is_uncovered_is_looked_at() {
 }
 
 #[test]
+#[ignore = "needs root, to mount"]
 fn no_way_up_leads_into_another_file_system() {
     with_mounts(|guest| {
-        // One that is served, mounted in one that isn't.
+        // A served file system, mounted in one that isn't.
         fs::create_dir(guest.path("cgroup")).unwrap();
         mount("proc", &guest.path("cgroup"), Some(c"proc"), 0);
         let inside = guest.path("cgroup/bus");
@@ -121,7 +124,7 @@ fn no_way_up_leads_into_another_file_system() {
         for name in ["cgroup", "cgroup/bus", "cgroup/bus/deep"] {
             assert!(guest.lookup(ROOT, name).is_err(), "{name}");
         }
-        // That one, seen at another place.
+        // The same one, seen at another place.
         fs::create_dir(guest.path("other")).unwrap();
         let source = inside.to_str().unwrap();
         mount(source, &guest.path("other"), None, libc::MS_BIND);
@@ -135,6 +138,7 @@ fn no_way_up_leads_into_another_file_system() {
 }
 
 #[test]
+#[ignore = "needs root, to mount"]
 fn no_path_is_a_name() {
     with_mounts(|guest| {
         fs::create_dir(guest.path("hidden")).unwrap();
@@ -169,9 +173,10 @@ fn no_path_is_a_name() {
 }
 
 #[test]
+#[ignore = "needs root, to mount"]
 fn a_file_that_is_there_is_opened_only_if_it_is_served() {
     with_mounts(|guest| {
-        // What truncating it would do is seen by its size.
+        // If it were truncated, its size would show that.
         fs::write(guest.path("file"), "own").unwrap();
         mount("/proc/version", &guest.path("file"), None, libc::MS_BIND);
         let create = CreateIn {
@@ -200,6 +205,7 @@ fn a_file_that_is_there_is_opened_only_if_it_is_served() {
 }
 
 #[test]
+#[ignore = "needs root, to mount"]
 fn the_kernels_devices_are_told_from_a_tmpfs() {
     with_mounts(|guest| {
         for (kind, name) in [(c"tmpfs", "data"), (c"devtmpfs", "devices")] {

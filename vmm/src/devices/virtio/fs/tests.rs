@@ -1,8 +1,10 @@
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use virtiofsd::fuse::{
     CreateIn, Dirent, EntryOut, InHeader, InitInCompat, InitInExt, InitOut, MkdirIn, OpenIn,
@@ -12,7 +14,9 @@ use vm_memory::ByteValued;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::testing::*;
+use crate::devices::virtio::throttle::{Rate, RateLimit, Throttle};
 
 const HIPRIO: usize = 0;
 const REQUESTS: usize = 1;
@@ -28,11 +32,11 @@ pub(super) const SYMLINK: u32 = 6;
 pub(super) const MKDIR: u32 = 9;
 pub(super) const UNLINK: u32 = 10;
 pub(super) const RENAME: u32 = 12;
-const OPEN: u32 = 14;
+pub(super) const OPEN: u32 = 14;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
 const INIT: u32 = 26;
-const OPENDIR: u32 = 27;
+pub(super) const OPENDIR: u32 = 27;
 const READDIR: u32 = 28;
 const RELEASEDIR: u32 = 29;
 pub(super) const CREATE: u32 = 35;
@@ -41,9 +45,9 @@ pub(super) const CREATE: u32 = 35;
 pub(super) struct Guest {
     machine: Machine<Fs>,
     unique: u64,
-    uid: u32,
-    gid: u32,
-    /// What is exported is `export` in here.
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Its subdirectory `export` is exported.
     directory: tempfile::TempDir,
 }
 
@@ -55,19 +59,19 @@ impl Guest {
     }
 
     fn unmounted() -> Guest {
-        Guest::of(|device| device)
+        Guest::prepared(|device, _| device)
     }
 
-    /// Of a device that `prepare` has made another one.
-    fn of(prepare: impl FnOnce(Fs) -> Fs) -> Guest {
+    /// Makes a driver of a device that `prepare` has changed.
+    pub(super) fn prepared(prepare: impl FnOnce(Fs, &Path) -> Fs) -> Guest {
         let directory = tempfile::tempdir().unwrap();
         let export = directory.path().join("export");
         fs::create_dir(&export).unwrap();
-        // The tests' guests act as several users.
+        // The guests in the tests act as several users.
         fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
         let device = Fs::new("shared", &export).unwrap();
         Guest {
-            machine: Machine::new(prepare(device)),
+            machine: Machine::new(prepare(device, &export)),
             unique: 0,
             uid: 0,
             gid: 0,
@@ -93,8 +97,8 @@ impl Guest {
         [init.as_slice(), more.as_slice()].concat()
     }
 
-    fn mount(&mut self) {
-        // All that Linux offers, INIT_EXT, SUBMOUNTS and CREATE_SUPP_GROUP among it.
+    pub(super) fn mount(&mut self) {
+        // Everything that Linux offers, including INIT_EXT, SUBMOUNTS and CREATE_SUPP_GROUP.
         let answer = self
             .request(INIT, 0, &[&Guest::init_body(u32::MAX, 1 << 2)])
             .unwrap();
@@ -116,7 +120,7 @@ impl Guest {
         }
     }
 
-    /// What the file system answers, or its error number.
+    /// Returns the file system's answer, or its error number.
     pub(super) fn request(
         &mut self,
         opcode: u32,
@@ -153,7 +157,7 @@ impl Guest {
         Ok(*EntryOut::from_slice(&answer).unwrap())
     }
 
-    fn open(&mut self, opcode: u32, node: u64) -> u64 {
+    pub(super) fn open(&mut self, opcode: u32, node: u64) -> u64 {
         self.open_with_options(opcode, node).0
     }
 
@@ -182,7 +186,13 @@ impl Guest {
         self.request(READ, node, &[read.as_slice()])
     }
 
-    fn write(&mut self, node: u64, handle: u64, offset: u64, data: &[u8]) -> Result<(), i32> {
+    pub(super) fn write(
+        &mut self,
+        node: u64,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), i32> {
         let write = WriteIn {
             fh: handle,
             offset,
@@ -193,7 +203,7 @@ impl Guest {
             .map(|_| ())
     }
 
-    fn create(&mut self, name: &str, mode: u32) -> (EntryOut, u64) {
+    pub(super) fn create(&mut self, name: &str, mode: u32) -> (EntryOut, u64) {
         let create = CreateIn {
             flags: (libc::O_RDWR | libc::O_CREAT | libc::O_EXCL) as u32,
             mode: libc::S_IFREG | mode,
@@ -209,7 +219,7 @@ impl Guest {
         )
     }
 
-    /// A page of a directory: names, and the position after each.
+    /// Lists a page of a directory: names, and the position after each.
     fn list(&mut self, handle: u64, position: u64, size: u32) -> Vec<(String, u64)> {
         let read = ReadIn {
             fh: handle,
@@ -279,12 +289,51 @@ fn files_are_read_and_written() {
     let content = fs::read_to_string(guest.path("hello")).unwrap();
     assert_eq!(content, "from the guest");
 
-    // What the host changes is seen by the next read.
+    // The next read sees what the host has changed.
     fs::write(guest.path("hello"), "changed").unwrap();
     assert_eq!(
         guest.read(entry.nodeid, handle, 0, 100).unwrap(),
         b"changed"
     );
+}
+
+#[test]
+fn a_guest_with_a_limit_is_held_and_copies_by_itself() {
+    const COPY_FILE_RANGE: u32 = 47;
+    // The host's answer to a guest without a limit is about the file, which isn't open.
+    let copy = |guest: &mut Guest| {
+        guest
+            .request(COPY_FILE_RANGE, ROOT, &[&[0; 56]])
+            .unwrap_err()
+    };
+    assert_ne!(copy(&mut Guest::new()), libc::ENOSYS);
+
+    let rate = Rate {
+        per_second: 10 << 10,
+        burst: 10 << 10,
+    };
+    let limit = RateLimit {
+        bytes: Some(rate),
+        operations: None,
+    };
+    let begin = Instant::now();
+    let mut guest = Guest::prepared(|device, _| device.with_throttle(Throttle::new(limit)));
+    guest.mount();
+    assert_eq!(copy(&mut guest), libc::ENOSYS);
+    let (entry, handle) = guest.create("file", 0o644);
+    for piece in 0..8 {
+        guest
+            .write(entry.nodeid, handle, piece << 11, &[7; 2 << 10])
+            .unwrap();
+    }
+    // 16 KiB, of which 10 were there and the last two are owed.
+    assert!(begin.elapsed() >= Duration::from_millis(400));
+    let all = guest.read(entry.nodeid, handle, 0, 16 << 10).unwrap();
+    assert_eq!(all.len(), 16 << 10);
+    // It owes the answer now, and stops all the same.
+    let begin = Instant::now();
+    guest.machine.device.reset();
+    assert!(begin.elapsed() < Duration::from_secs(1));
 }
 
 #[test]
@@ -296,7 +345,7 @@ fn cached_content_is_kept_as_long_as_it_is_good() {
     fs::write(guest.path("file"), "old").unwrap();
     let node = guest.lookup(ROOT, "file").unwrap().nodeid;
     let mut keeps = || guest.open_with_options(OPEN, node).1 & KEEP_CACHE != 0;
-    // Another change now might have the same time.
+    // Another change at this point could have the same time.
     assert!(!keeps());
     assert!(!keeps());
     a_while();
@@ -307,7 +356,7 @@ fn cached_content_is_kept_as_long_as_it_is_good() {
     let mut keeps = || guest.open_with_options(OPEN, node).1 & KEEP_CACHE != 0;
     let times = fs::metadata(&path).unwrap().modified().unwrap();
     fs::write(&path, "new").unwrap();
-    // Size and modification time are what they were.
+    // Size and modification time are the same as before.
     fs::File::options()
         .write(true)
         .open(&path)
@@ -356,7 +405,7 @@ fn files_get_the_users_owner_and_mode() {
 #[test]
 fn whether_a_user_may_make_a_file_is_the_guests_to_judge() {
     let mut guest = Guest::new();
-    // The root of a user namespace in the guest has rights that the host's user of that id lacks.
+    // The root of a user namespace in the guest has rights that the host's user with that id lacks.
     let mode = PermissionsExt::from_mode(0o500);
     fs::set_permissions(guest.path(""), mode).unwrap();
     (guest.uid, guest.gid) = (1000, 1001);
@@ -368,7 +417,7 @@ fn whether_a_user_may_make_a_file_is_the_guests_to_judge() {
 #[test]
 fn set_user_id_goes_when_others_write() {
     let mut guest = Guest::new();
-    // FUSE_WRITE_KILL_SUIDGID and FUSE_OPEN_KILL_SUIDGID, by the guest's judgement.
+    // FUSE_WRITE_KILL_SUIDGID and FUSE_OPEN_KILL_SUIDGID, as the guest decides.
     let (entry, handle) = guest.create("tool", 0o4755);
     let write = WriteIn {
         fh: handle,
@@ -383,7 +432,7 @@ fn set_user_id_goes_when_others_write() {
         .request(WRITE, entry.nodeid, &[write.as_slice(), b"x"])
         .unwrap();
     assert_eq!(mode(&guest), 0o755);
-    // The right to keep it is back for the next.
+    // The right to keep the bit is back for the next write.
     fs::set_permissions(guest.path("tool"), PermissionsExt::from_mode(0o4755)).unwrap();
     guest.write(entry.nodeid, handle, 0, b"x").unwrap();
     assert_eq!(mode(&guest), 0o4755);
@@ -469,7 +518,7 @@ fn listings_stay_whole_while_names_are_removed() {
     let mut position = 0;
     loop {
         let page = guest.list(handle, position, 4096);
-        // A reader whose own buffer is full in the middle of a page asks for the rest again.
+        // A reader whose own buffer fills up in the middle of a page asks for the rest again.
         let Some((_, cut)) = page.get(page.len() / 2) else {
             break;
         };
@@ -544,7 +593,7 @@ fn requests_without_room_for_an_answer_are_survived() {
             guest.machine.queues[REQUESTS].run(&parts);
         }
     }
-    // Less than a header; then too little to know what to answer to.
+    // Less than a header; then too little to know what to answer.
     let parts = [(IN, 39, false), (OUT, 100, true)];
     assert_eq!(guest.machine.queues[REQUESTS].run(&parts), 16);
     let parts = [(IN, 15, false), (OUT, 100, true)];
@@ -571,7 +620,7 @@ fn garbage_is_survived() {
             let length = (random() % 200) as usize;
             let mut body: Vec<u8> = (0..length).map(|_| random() as u8).collect();
             if round % 2 == 0 && length > 40 {
-                // Past the first checks: a handle that exists, small numbers, a name.
+                // To get past the first checks: a handle that exists, small numbers, a name.
                 body[..8].copy_from_slice(&handle.to_le_bytes());
                 body[8..32].fill(0);
                 body[39] = 0;
@@ -614,11 +663,11 @@ fn a_reset_forgets_everything() {
 fn few_files_that_are_left_raise_an_alarm() {
     let alarm = EventFd::new(EFD_NONBLOCK).unwrap();
     let told = alarm.try_clone().unwrap();
-    // SAFETY: the descriptor is a new one, which nobody else owns.
+    // SAFETY: the descriptor is new, and nobody else owns it.
     let alarm = unsafe { OwnedFd::from_raw_fd(alarm.into_raw_fd()) };
-    // Half of them are another device's.
+    // Half of them belong to another device.
     let mut guest =
-        Guest::of(|device| device.with_part_of_files(34, 2).with_alarm(Arc::new(alarm)));
+        Guest::prepared(|device, _| device.with_part_of_files(34, 2).with_alarm(Arc::new(alarm)));
     guest.mount();
     let raised = || told.read().is_ok();
     let make = |guest: &mut Guest, name: u32| {
@@ -638,10 +687,10 @@ fn few_files_that_are_left_raise_an_alarm() {
     assert!(!raised());
     nodes.extend(learn(&mut guest, 10..11));
     assert!(raised());
-    // Each time that there is another sixteenth of them.
+    // Each time there is another sixteenth of them.
     nodes.extend(learn(&mut guest, 11..12));
     assert!(raised());
-    // What is forgotten and closed leaves room again.
+    // What is forgotten and closed makes room again.
     let release = [handle.to_le_bytes().as_slice(), &[0; 16]].concat();
     guest.request(RELEASEDIR, ROOT, &[&release]).unwrap();
     for node in nodes.drain(..6) {
@@ -654,7 +703,7 @@ fn few_files_that_are_left_raise_an_alarm() {
     assert!(!raised());
     learn(&mut guest, 25..26);
     assert!(raised());
-    // When none is left, each failure raises it.
+    // When none is left, each failure raises the alarm.
     learn(&mut guest, 26..30);
     assert!(raised());
     for _ in 0..2 {

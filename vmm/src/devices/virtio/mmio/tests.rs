@@ -1,5 +1,5 @@
-//! Drives the registers as a driver does, good or bad, with a device that records what
-//! happens to it.
+//! Drives the registers as a good or bad driver does, with a device that records what happens to
+//! it.
 
 use std::sync::Mutex;
 
@@ -11,7 +11,7 @@ use super::*;
 const MEMORY: u64 = 1 << 20;
 const FEATURES: u64 = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX | 1;
 
-/// What happened to a device.
+/// A record of what happened to a device.
 #[derive(Default)]
 struct Log {
     activations: Vec<(u64, Vec<(bool, u16)>)>,
@@ -113,7 +113,7 @@ impl Driver {
         self.get(0x70)
     }
 
-    /// Sets further bits of the status, and gives what it then is.
+    /// Sets further bits of the status, and returns the resulting status.
     fn add_status(&mut self, bits: u32) -> u32 {
         self.set(0x70, self.status() | bits);
         self.status()
@@ -184,7 +184,7 @@ fn a_driver_finds_the_device() {
         driver.set(0x30, queue);
         assert_eq!(driver.get(0x34), size);
     }
-    // No shared memory region.
+    // There is no shared memory region.
     assert_eq!((driver.get(0xb0), driver.get(0xb4)), (u32::MAX, u32::MAX));
 }
 
@@ -213,7 +213,7 @@ fn features_that_were_not_offered_are_refused() {
     let mut driver = Driver::new();
     let status = driver.negotiate(FEATURES | 1 << 5);
     assert_eq!(status, ACKNOWLEDGE | DRIVER);
-    // Also those of a legacy driver, without VERSION_1.
+    // Including those of a legacy driver, without VERSION_1.
     let mut driver = Driver::new();
     assert_eq!(driver.negotiate(1), ACKNOWLEDGE | DRIVER);
     driver.add_status(DRIVER_OK);
@@ -377,6 +377,26 @@ fn interrupts_are_shown_and_acknowledged() {
     assert_eq!((driver.status(), driver.resets()), (0, 1));
 }
 
+/// Whoever has the event can't set the register's bits, and the driver looks at its rings only if
+/// they say so.
+#[test]
+fn somebody_elses_interrupts_are_shown_too() {
+    let mut driver = Driver::new();
+    driver.start();
+    let interrupt = driver.interrupt();
+    assert_eq!(driver.get(0x060), 0);
+    let event = interrupt.used_event().unwrap().try_clone().unwrap();
+    event.write(1).unwrap();
+    assert!(driver.interrupted());
+    assert_eq!(driver.get(0x060), USED_BUFFER);
+    driver.set(0x064, USED_BUFFER);
+    assert_eq!(driver.get(0x060), USED_BUFFER);
+    interrupt.signal_config();
+    assert_eq!(driver.get(0x060), USED_BUFFER | CONFIG_CHANGE);
+    driver.set(0x064, USED_BUFFER | CONFIG_CHANGE);
+    assert_eq!(driver.get(0x060), USED_BUFFER);
+}
+
 #[test]
 fn notifications_reach_a_running_device() {
     let mut driver = Driver::new();
@@ -425,8 +445,8 @@ fn a_device_that_fails_for_ever_is_reported_some_times() {
     assert_eq!(reported, REPORTED_FAILURES as usize);
 }
 
-/// Whatever a driver does, the registers keep to their rules: a device runs only after both
-/// sides agreed, its queues lie in memory, and it is reset before it starts again.
+/// Whatever a driver does, the registers keep their rules: a device runs only after both sides have
+/// agreed, its queues lie in memory, and it is reset before it starts again.
 #[test]
 fn no_sequence_of_accesses_breaks_the_rules() {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
@@ -456,7 +476,7 @@ fn no_sequence_of_accesses_breaks_the_rules() {
     assert!(activations > 100, "{activations}");
 }
 
-/// An access that is often what a good driver would do next.
+/// Makes an access that is often what a good driver would do next.
 fn random_access(driver: &mut Driver, random: &mut Random) {
     const REGISTERS: [u64; 16] = [
         0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4,
@@ -489,7 +509,7 @@ fn random_access(driver: &mut Driver, random: &mut Random) {
     }
 }
 
-/// Marsaglia's xorshift: the same numbers in every run.
+/// Marsaglia's xorshift: it gives the same numbers in every run.
 struct Random(u64);
 
 impl Random {

@@ -1,5 +1,5 @@
-//! The control queue (virtio 1.3, section 5.1.6.5), on a thread of its own. The one thing that
-//! there is to say is how many pairs of queues the driver uses.
+//! Serves the control queue (virtio 1.3, section 5.1.6.5), on a thread of its own. The only command
+//! is how many pairs of queues the driver uses.
 
 use std::os::fd::AsRawFd;
 
@@ -8,17 +8,17 @@ use virtio_bindings::virtio_net::{
 };
 use vm_memory::GuestMemoryMmap;
 
-use super::pair::Failure;
 use super::tap::Tap;
+use super::turn::Failure;
 use crate::devices::virtio::buffers::Buffers;
 use crate::devices::virtio::queue::DeviceQueue;
 use crate::devices::virtio::thread::Stop;
 
-/// Class, command, and how many pairs.
+/// Class, command, and the number of pairs.
 const COMMAND: usize = 4;
 
-/// Takes commands until told to stop, or until the device can't go on. The driver set `pairs`
-/// pairs of queues up.
+/// Takes commands until told to stop, or until the device can't continue. The driver has set up
+/// `pairs` pairs of queues.
 pub(super) fn run(
     queue: &mut DeviceQueue,
     memory: &GuestMemoryMmap,
@@ -37,7 +37,7 @@ pub(super) fn run(
                         return Err(queue.bad_chain(chain.head, problem).into());
                     }
                     let wanted = wanted_pairs(chain.readable, pairs);
-                    // The host refuses when the tap is gone.
+                    // The host refuses if the tap is gone.
                     let answer = match wanted.map(|count| tap.use_queues(count)) {
                         Some(Ok(())) => VIRTIO_NET_OK,
                         Some(Err(_)) | None => VIRTIO_NET_ERR,
@@ -54,7 +54,7 @@ pub(super) fn run(
     Ok(())
 }
 
-/// How many pairs a command wants, if it is a good one.
+/// Returns how many pairs a command asks for, if it is valid.
 fn wanted_pairs(mut command: Buffers<'_>, pairs: usize) -> Option<usize> {
     let mut bytes = [0; COMMAND];
     if command.len() != COMMAND || command.read(&mut bytes) != COMMAND {

@@ -1,7 +1,8 @@
-//! The header before each packet (virtio 1.3, section 5.1.6): what is still to be done to it.
+//! The header before each packet (virtio 1.3, section 5.1.6): what remains to be done to the
+//! packet.
 //!
-//! The tap has the same header, so the host's kernel acts on what the guest says. It checks
-//! that by itself; all the same it gets only what the driver may ask for, from a copy that the
+//! The tap has the same header, so the host's kernel acts on what the guest says. The kernel checks
+//! that by itself; all the same, it gets only what the driver may ask for, from a copy that the
 //! guest can't change.
 
 use virtio_bindings::virtio_net::{
@@ -14,7 +15,7 @@ use virtio_bindings::virtio_net::{
 /// `struct virtio_net_hdr_v1`, in bytes.
 pub(super) const SIZE: usize = 12;
 
-/// An Ethernet header, and the longest packet with one: 64 KiB of IP and a VLAN tag.
+/// The Ethernet header, and the longest packet with it: 64 KiB of IP and a VLAN tag.
 const ETHERNET_HEADER: usize = 14;
 pub(super) const MAX_PACKET: usize = ETHERNET_HEADER + 4 + 65535;
 
@@ -27,14 +28,14 @@ const GSO_ECN: u8 = VIRTIO_NET_HDR_GSO_ECN as u8;
 pub(super) struct Header {
     pub(super) flags: u8,
     pub(super) gso_type: u8,
-    /// Bytes of headers, or a hint at how many.
+    /// The length of the headers in bytes, or a hint at it.
     pub(super) header_length: u16,
     /// Bytes of payload in each segment.
     pub(super) gso_size: u16,
     /// Where the checksummed part begins, and where in it the checksum is.
     pub(super) checksum_start: u16,
     pub(super) checksum_offset: u16,
-    /// The chains that a received packet takes.
+    /// The number of chains that a received packet takes.
     pub(super) buffers: u16,
 }
 
@@ -68,14 +69,15 @@ impl Header {
         bytes
     }
 
-    /// What the host is told of a packet of `length` bytes, from a driver that accepted
-    /// `features`. None if the packet makes no sense or asks for what wasn't agreed on.
+    /// Returns the header that the host gets for a packet of `length` bytes, from a driver that
+    /// accepted `features`. `None` if the packet makes no sense or asks for something that wasn't
+    /// negotiated.
     pub(super) fn checked(self, length: usize, features: u64) -> Option<Header> {
         let accepted = |bit: u32| features & 1 << bit != 0;
         if !(ETHERNET_HEADER..=MAX_PACKET).contains(&length) {
             return None;
         }
-        // Flags that aren't known are ignored (5.1.6.2.2), as is the number of buffers.
+        // Unknown flags are ignored (5.1.6.2.2), as is the number of buffers.
         let mut checked = Header {
             header_length: self
                 .header_length
@@ -197,7 +199,7 @@ mod tests {
             (with(|h| h.checksum_start = u16::MAX), 5000),
             (with(|h| h.checksum_offset = u16::MAX), 5000),
             (with(|h| h.checksum_offset = 4965), 5000),
-            // Segments without a checksum or a size, of no kind or of an old one.
+            // Segments without a checksum or a size, of no kind or of an obsolete one.
             (with(|h| h.flags = 0), 5000),
             (with(|h| h.gso_size = 0), 5000),
             (with(|h| h.gso_type = 2), 5000),

@@ -1,40 +1,33 @@
-//! A receive and a transmit queue at work on one queue of the tap, on a thread of theirs.
+//! Runs a receive and a transmit queue on one queue of the tap, on a thread of their own.
 
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 
 use vm_memory::GuestMemoryMmap;
 
 use super::receive::Receiver;
 use super::tap::TapQueue;
 use super::transmit::Transmitter;
-use crate::devices::virtio::queue::{DeviceQueue, QueueError};
-use crate::devices::virtio::thread::{Stop, poll, poll_for};
+use super::turn::{Failure, WaitFor};
+use crate::devices::virtio::queue::DeviceQueue;
+use crate::devices::virtio::thread::Stop;
+use crate::devices::virtio::throttle::Brake;
+use crate::wait::Wait;
 
-/// How many packets are moved in one direction before the other has its turn.
-pub(super) const BATCH: usize = 64;
-
-/// What a direction waits for before it can go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WaitFor {
-    Nothing,
-    /// A packet to be read, or room for one to be written.
+/// What a pair can be woken by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Stop,
+    /// The tap's queue was attached or detached.
+    Attachment,
+    /// The driver has room for packets.
+    Rooms,
+    /// The driver has packets to send.
+    Chains,
     Tap,
-    /// A chain of the driver.
-    Driver,
-}
-
-/// Why the device stopped.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error("the host's interface is gone")]
-    Gone,
-    #[error("reading from the host's interface: {0}")]
-    Receive(io::Error),
-    #[error("waiting for events: {0}")]
-    Wait(io::Error),
+    /// The guest may be given more.
+    MayReceive,
+    /// The guest may send more.
+    MaySend,
 }
 
 /// A pair and what it waits for.
@@ -47,7 +40,7 @@ pub(super) struct Pair<'m> {
 }
 
 impl<'m> Pair<'m> {
-    /// `features` are those that the driver accepted.
+    /// Makes a pair; `features` are those that the driver accepted.
     pub(super) fn new(
         tap: &'m TapQueue,
         [receive, transmit]: [DeviceQueue; 2],
@@ -63,7 +56,16 @@ impl<'m> Pair<'m> {
         }
     }
 
-    /// Works until told to stop, or until it can't go on.
+    /// Keeps the two directions to what they may do.
+    pub(super) fn with_brakes(self, [receive, transmit]: [Brake; 2]) -> Pair<'m> {
+        Pair {
+            receiver: self.receiver.with_brake(receive),
+            transmitter: self.transmitter.with_brake(transmit),
+            ..self
+        }
+    }
+
+    /// Works until told to stop, or until it can't continue.
     pub(super) fn run(&mut self, stop: &Stop) -> Result<(), Failure> {
         while !stop.requested() {
             let attached = self.serve()?;
@@ -87,8 +89,8 @@ impl<'m> Pair<'m> {
         }
     }
 
-    /// Moves some packets in both directions, if the host uses the tap's queue. Returns
-    /// whether it does.
+    /// Moves some packets in both directions, if the host uses the tap's queue. Returns whether it
+    /// does.
     fn serve(&mut self) -> Result<bool, Failure> {
         let attached = self.tap.attached();
         if *attached {
@@ -103,10 +105,6 @@ impl<'m> Pair<'m> {
     }
 
     fn wait(&mut self, attached: bool, stop: &Stop) -> Result<(), Failure> {
-        // Negative ones are passed over.
-        let only_if = |wanted: bool, file: RawFd| if wanted { file } else { -1 };
-        let receiver = self.receiver.queue().notify().as_raw_fd();
-        let transmitter = self.transmitter.queue().notify().as_raw_fd();
         let mut packets = 0;
         if self.receiving == WaitFor::Tap {
             packets |= libc::POLLIN;
@@ -114,30 +112,48 @@ impl<'m> Pair<'m> {
         if self.transmitting == WaitFor::Tap {
             packets |= libc::POLLOUT;
         }
-        let awaits_rooms = attached && self.receiving == WaitFor::Driver;
-        let awaits_chains = attached && self.transmitting == WaitFor::Driver;
-        let mut polled = [
-            poll_for(stop.event().as_raw_fd(), libc::POLLIN),
-            poll_for(self.tap.changed().as_raw_fd(), libc::POLLIN),
-            poll_for(only_if(awaits_rooms, receiver), libc::POLLIN),
-            poll_for(only_if(awaits_chains, transmitter), libc::POLLIN),
-            // Whatever it is polled for, it tells of its end.
-            poll_for(only_if(attached, self.tap.file().as_raw_fd()), packets),
-        ];
-        poll(&mut polled).map_err(Failure::Wait)?;
-        let [_, changed, rooms, chains, tap] = polled.map(|file| file.revents);
-        if changed != 0 {
-            // Nothing to read means that there is nothing to take.
+        let mut wait = Wait::with_capacity(7);
+        wait.readable(Event::Stop, stop.event());
+        wait.readable(Event::Attachment, self.tap.changed());
+        if attached {
+            if self.receiving == WaitFor::Driver {
+                wait.readable(Event::Rooms, self.receiver.queue().notify());
+            }
+            if self.transmitting == WaitFor::Driver {
+                wait.readable(Event::Chains, self.transmitter.queue().notify());
+            }
+            let brakes = [
+                (Event::MayReceive, self.receiving, self.receiver.brake()),
+                (Event::MaySend, self.transmitting, self.transmitter.brake()),
+            ];
+            for (event, waits_for, brake) in brakes {
+                if let (WaitFor::Limit, Some(timer)) = (waits_for, brake.timer()) {
+                    wait.readable(event, timer);
+                }
+            }
+            // Whatever it is waited for, its end is reported.
+            wait.add(Event::Tap, self.tap.file(), packets);
+        }
+        let ready = wait.wait().map_err(Failure::Wait)?;
+        if ready.has(Event::Attachment) {
+            // If nothing can be read, there is nothing to take.
             let _ = self.tap.changed().read();
         }
-        if rooms != 0 {
+        if ready.has(Event::Rooms) {
             self.receiver.queue().acknowledge();
             self.receiving = WaitFor::Nothing;
         }
-        if chains != 0 {
+        if ready.has(Event::Chains) {
             self.transmitter.queue().acknowledge();
             self.transmitting = WaitFor::Nothing;
         }
+        if ready.has(Event::MayReceive) {
+            self.receiving = WaitFor::Nothing;
+        }
+        if ready.has(Event::MaySend) {
+            self.transmitting = WaitFor::Nothing;
+        }
+        let tap = ready.events(Event::Tap);
         if tap & libc::POLLIN != 0 {
             self.receiving = WaitFor::Nothing;
         }

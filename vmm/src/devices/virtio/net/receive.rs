@@ -1,9 +1,9 @@
-//! From the tap to the guest.
+//! Carries packets from the tap to the guest.
 //!
-//! How long a packet is is known once it has been read, so it is read into as many of the
-//! driver's chains as the longest may need. If there are fewer, what doesn't fit spills into a
-//! buffer, and the packet waits there for chains that take the rest. The next is read after
-//! that: what the guest has no room for waits in the kernel, in a queue with a bound.
+//! The length of a packet is known only once it has been read, so it is read into as many of the
+//! driver's chains as the longest packet may need. If there are fewer, what doesn't fit spills into
+//! a buffer, and the packet waits there for chains that take the rest. The next packet is read
+//! after that: what the guest has no room for waits in the kernel, in a queue of limited length.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,10 +12,11 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MRG_RXBU
 use vm_memory::GuestMemoryMmap;
 
 use super::header::{self, Header, MAX_PACKET};
-use super::pair::{BATCH, Failure, WaitFor};
 use super::tap::TapQueue;
+use super::turn::{BATCH, Failure, WaitFor};
 use crate::devices::virtio::buffers::{Buffers, MAX_PARTS};
 use crate::devices::virtio::queue::{Chain, DeviceQueue, QueueError};
+use crate::devices::virtio::throttle::Brake;
 use crate::devices::virtio::vector::Vector;
 
 /// Parts of a vector that aren't the guest's: the packet's header and the spill.
@@ -32,17 +33,17 @@ struct Room<'m> {
 /// A packet that has been read.
 struct Packet {
     header: Header,
-    /// Without the header; none if there wasn't a whole header.
+    /// Without the header; `None` if the packet lacked a whole header.
     length: Option<usize>,
 }
 
-/// A packet of which a part is still in the spill.
+/// A packet part of which is still in the spill.
 struct Unfinished<'m> {
     header: Header,
     header_room: Buffers<'m>,
-    /// The chains that are full, and how full.
+    /// The full chains, and how many bytes are in each.
     used: Vec<(u16, usize)>,
-    /// What of the spill is left to be copied.
+    /// The part of the spill that remains to be copied.
     spilled: std::ops::Range<usize>,
 }
 
@@ -52,11 +53,12 @@ pub(super) struct Receiver<'m> {
     memory: &'m GuestMemoryMmap,
     /// Whether a packet may take several chains (`VIRTIO_NET_F_MRG_RXBUF`).
     merges: bool,
-    /// Whether the driver takes packets without a checksum (`VIRTIO_NET_F_GUEST_CSUM`).
+    /// Whether the driver accepts packets without a checksum (`VIRTIO_NET_F_GUEST_CSUM`).
     checksums: bool,
     rooms: VecDeque<Room<'m>>,
     spill: Box<[u8]>,
     unfinished: Option<Unfinished<'m>>,
+    brake: Brake,
 }
 
 impl<'m> Receiver<'m> {
@@ -73,18 +75,27 @@ impl<'m> Receiver<'m> {
             rooms: VecDeque::new(),
             spill: vec![0; MAX_PACKET].into(),
             unfinished: None,
+            brake: Brake::default(),
         }
+    }
+
+    pub(super) fn with_brake(self, brake: Brake) -> Receiver<'m> {
+        Receiver { brake, ..self }
+    }
+
+    pub(super) fn brake(&self) -> &Brake {
+        &self.brake
     }
 
     pub(super) fn queue(&self) -> &DeviceQueue {
         &self.queue
     }
 
-    /// Receives some packets. Returns what there is to wait for.
+    /// Receives some packets. Returns what to wait for.
     pub(super) fn serve(&mut self, tap: &TapQueue) -> Result<WaitFor, Failure> {
         self.queue.pause_notifications()?;
         let waits = self.receive_some(tap);
-        // Also of what was done before something failed.
+        // Even for what was done before something failed.
         self.queue.signal()?;
         waits
     }
@@ -101,8 +112,14 @@ impl<'m> Receiver<'m> {
                 }
                 return Ok(WaitFor::Driver);
             }
+            if self.brake.holds().map_err(Failure::Wait)? {
+                return Ok(WaitFor::Limit);
+            }
             match self.receive(tap) {
-                Ok(packet) => self.deliver(packet)?,
+                Ok(packet) => {
+                    self.brake.charge(packet.length.unwrap_or(0) as u64);
+                    self.deliver(packet)?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(WaitFor::Tap);
                 }
@@ -123,7 +140,7 @@ impl<'m> Receiver<'m> {
             let Some(room) = self.next_room()? else {
                 break;
             };
-            // Splitting the header off can make one part more.
+            // Splitting off the header can make one more part.
             count += parts(&room) + 1;
             if count + OWN_PARTS > MAX_PARTS && !self.rooms.is_empty() {
                 self.queue.unpop();
@@ -193,7 +210,7 @@ impl<'m> Receiver<'m> {
         let mut header_room = Buffers::default();
         let room = self.rooms.iter().map(|room| room.data.len()).sum::<usize>();
         if left > room && !self.merges {
-            // The driver's chains are too short for what it agreed to, so it is lost.
+            // The driver's chains are shorter than it agreed to, so the packet is lost.
             return Ok(());
         }
         while let Some(mut room) = self.rooms.pop_front() {
@@ -218,8 +235,8 @@ impl<'m> Receiver<'m> {
         self.finish()
     }
 
-    /// Copies the rest of a packet that spilled, and gives the packet to the guest once there
-    /// is room for all of it.
+    /// Copies the rest of a packet that spilled, and gives the packet to the guest once there is
+    /// room for all of it.
     fn finish(&mut self) -> Result<(), QueueError> {
         let Some(mut packet) = self.unfinished.take() else {
             return Ok(());
@@ -233,7 +250,7 @@ impl<'m> Receiver<'m> {
             packet.spilled.start += written;
             packet.used.push((room.head, written));
         }
-        // No chain is shorter than a header, so the longest packet takes less than 6000.
+        // No chain is shorter than a header, so the longest packet takes fewer than 6000.
         packet.header.buffers = packet.used.len() as u16;
         packet.header_room.write(&packet.header.to_bytes());
         self.queue.push_together(&packet.used)

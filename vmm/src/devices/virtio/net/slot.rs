@@ -1,18 +1,18 @@
-//! The place of a network device for a transport to which none can be added later: a device
+//! The place of a network device, for a transport to which no device can be added later: a device
 //! that is there from the start, and works once there is a tap for it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 
-use super::{FEATURES, Net, SEVERAL_PAIRS, queue_sizes, with};
+use super::device::{FEATURES, Net, SEVERAL_PAIRS, queue_sizes, with};
 use crate::devices::virtio::queue::BASIC_FEATURES;
 use crate::devices::virtio::{ActivateError, Activation, VirtioDevice};
 
-/// The place. A copy of it is the same place.
+/// The place. A clone of it refers to the same place.
 ///
-/// It offers what every network device does. While it is empty, what the guest sends stays in
-/// its queues.
+/// It offers what every network device offers. While it is empty, what the guest sends stays in its
+/// queues.
 #[derive(Clone)]
 pub(crate) struct NetSlot {
     state: Arc<Mutex<State>>,
@@ -22,12 +22,12 @@ pub(crate) struct NetSlot {
 #[derive(Default)]
 struct State {
     net: Option<Net>,
-    /// What the driver has set up while there was no device.
+    /// What the driver set up while there was no device.
     waiting: Option<Activation>,
 }
 
 impl NetSlot {
-    /// An empty place for a device of so many pairs of queues.
+    /// Makes an empty place for a device with that many pairs of queues.
     pub(crate) fn new(pairs: usize) -> NetSlot {
         NetSlot {
             state: Arc::default(),
@@ -35,13 +35,13 @@ impl NetSlot {
         }
     }
 
-    /// Puts a device there, which works at once if the driver is ready. Gives it back if there
-    /// is one already.
+    /// Puts a device there, which works at once if the driver is ready. Returns it if there is one
+    /// already.
     ///
     /// # Errors
     ///
-    /// When it can't work on what the driver has set up; the place stays empty, and of no use
-    /// until the driver resets it.
+    /// If it can't work with what the driver has set up; the place stays empty, and unusable until
+    /// the driver resets it.
     pub(crate) fn fill(&self, mut net: Net) -> Result<Option<Net>, ActivateError> {
         let mut state = self.state();
         if state.net.is_some() {
@@ -54,16 +54,16 @@ impl NetSlot {
         Ok(None)
     }
 
-    /// Takes the device away, if there is one. What the driver has set up goes with it: the next
-    /// one works after a reset.
+    /// Takes the device away, if there is one, and with it what the driver has set up: the next
+    /// device works after a reset.
     pub(crate) fn clear(&self) {
-        // Locked until its threads have ended: a driver that resets the device meanwhile waits, and
-        // nobody writes to its memory after that.
+        // Locked until its threads have ended: a driver that resets the device in the meantime
+        // waits, and nobody writes to its memory after that.
         let mut state = self.state();
         state.net = None;
     }
 
-    /// Whether somebody has the state, or has taken the device.
+    /// Returns `Some` if somebody has the state locked, or has taken the device away.
     #[cfg(test)]
     pub(super) fn is_being_changed(&self) -> Option<()> {
         let state = self.state.try_lock();
@@ -94,7 +94,7 @@ impl VirtioDevice for NetSlot {
         &self.queue_sizes
     }
 
-    /// QEMU doesn't ask: address, status and MTU are its own.
+    /// QEMU doesn't ask: it has its own address, status and MTU.
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {

@@ -1,26 +1,26 @@
-//! A tap interface of the host, as the other end of a network device: what the host sends to
-//! it is read from its files, what is written to them the host receives
+//! A tap interface of the host, as the other end of a network device: what the host sends to it is
+//! read from its files, and the host receives what is written to them
 //! (<https://docs.kernel.org/networking/tuntap.html>).
 
 use std::ffi::c_short;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::header;
-use crate::devices::virtio::thread::poll_for;
 use crate::devices::virtio::vector::Vector;
+use crate::wait::poll_for;
 
 /// How many pairs of queues a device can have.
 pub const MAX_QUEUE_PAIRS: usize = 8;
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// The offloads that every kernel since Linux 2.6.27 can be told of, and those of Linux 6.2,
+/// The offloads that every kernel since Linux 2.6.27 can be told about, and those of Linux 6.2,
 /// which come together (`TUN_F_*`).
 const OFFLOADS: u32 = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
 const UDP_OFFLOADS: u32 = libc::TUN_F_USO4 | libc::TUN_F_USO6;
@@ -32,10 +32,10 @@ pub enum TapError {
     /// An interface can't have this name.
     #[error("{0:?} is no name for an interface: 1 to 15 bytes, no '/', ':', '%' or white space")]
     Name(String),
-    /// There can't be so many.
+    /// It can't have that many queues.
     #[error("a tap must have 1 to {MAX_QUEUE_PAIRS} queues, not {0}")]
     Queues(usize),
-    /// The host has no taps, or not for this process.
+    /// The host has no taps, or this process may not use them.
     #[error("opening {DEVICE}")]
     Open(#[source] io::Error),
     /// The kernel refuses.
@@ -51,7 +51,7 @@ pub enum TapError {
     },
 }
 
-/// A tap interface with one or more queues. It ends with its last file, unless it was made
+/// A tap interface with one or more queues. It disappears with its last file, unless it was made
 /// persistent.
 pub struct Tap {
     name: String,
@@ -60,41 +60,40 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Opens the tap `name` in the network namespace of the calling thread, or makes it if
-    /// there is none, with `queues` queues. That takes `CAP_NET_ADMIN` there; what is done
-    /// with it later doesn't. It is neither up nor has it an address.
+    /// Opens the tap `name` in the network namespace of the calling thread, or creates it if there
+    /// is none, with `queues` queues. That takes `CAP_NET_ADMIN` there; using it later doesn't. It
+    /// is neither up nor has it an address.
     ///
     /// # Errors
     ///
-    /// [`TapError`]. `EINVAL` and `EBUSY` mean that there is an interface of this name already
-    /// which is no tap, has a different kind of queues, or is in use.
+    /// [`TapError`]. `EINVAL` and `EBUSY` mean that there is already an interface with this name
+    /// which isn't a tap, has a different kind of queues, or is in use.
     pub fn open(name: &str, queues: usize) -> Result<Tap, TapError> {
-        Self::of(name, request(name)?, queues)
+        Self::open_queues(name, request(name)?, queues)
     }
 
-    /// Makes a tap as [`Tap::open`] does, named `prefix` with the first number that is free.
+    /// Makes a tap as [`Tap::open`] does, with the name `prefix` followed by the first free number.
     ///
     /// # Errors
     ///
-    /// As [`Tap::open`].
+    /// As for [`Tap::open`].
     pub fn make(prefix: &str, queues: usize) -> Result<Tap, TapError> {
         let mut request = request(prefix)?;
-        // The kernel's own pattern, which it fills in itself: nobody comes in between.
+        // The kernel's own pattern, which the kernel fills in: nobody can take the name in between.
         let pattern = format!("{prefix}%d");
         if pattern.len() >= libc::IFNAMSIZ {
             return Err(TapError::Name(pattern));
         }
         set_name(&mut request, &pattern);
-        Self::of(prefix, request, queues)
+        Self::open_queues(prefix, request, queues)
     }
 
-    fn of(name: &str, mut request: libc::ifreq, queues: usize) -> Result<Tap, TapError> {
+    fn open_queues(name: &str, mut request: libc::ifreq, queues: usize) -> Result<Tap, TapError> {
         if queues == 0 || queues > MAX_QUEUE_PAIRS {
             return Err(TapError::Queues(queues));
         }
-        let several = queues > 1;
         let opened = (0..queues).map(|_| {
-            let file = open_queue(&mut request, several).map_err(|error| match error {
+            let file = open_queue(&mut request, queues).map_err(|error| match error {
                 Step::Open(source) => TapError::Open(source),
                 Step::Set(what, source) => TapError::Host {
                     what,
@@ -106,7 +105,7 @@ impl Tap {
             Ok(Arc::new(queue))
         });
         let queues = opened.collect::<Result<_, _>>()?;
-        // Which the kernel has written there with the first queue.
+        // The kernel has written it there with the first queue.
         let name = name_in(&request);
         let mut tap = Tap {
             name: name.clone(),
@@ -124,7 +123,35 @@ impl Tap {
         Ok(tap)
     }
 
-    /// The interface's name.
+    /// Makes a tap of the parts that [`Tap::parts`] returned, after it was opened and before it was
+    /// used, perhaps in another process.
+    pub(crate) fn of_parts(
+        name: String,
+        udp_offloads: bool,
+        queues: Vec<File>,
+    ) -> Result<Tap, TapError> {
+        if queues.is_empty() || queues.len() > MAX_QUEUE_PAIRS {
+            return Err(TapError::Queues(queues.len()));
+        }
+        let queues = queues.into_iter().enumerate().map(|(index, file)| {
+            let queue = TapQueue::new(file).map_err(TapError::Open)?;
+            *queue.attached() = index == 0;
+            Ok(Arc::new(queue))
+        });
+        Ok(Tap {
+            name,
+            queues: queues.collect::<Result<_, _>>()?,
+            udp_offloads,
+        })
+    }
+
+    /// Returns its name, whether it can leave UDP datagrams together, and its queues.
+    pub(crate) fn parts(&self) -> (&str, bool, Vec<BorrowedFd<'_>>) {
+        let queues = self.queues.iter().map(|queue| queue.file.as_fd());
+        (&self.name, self.udp_offloads, queues.collect())
+    }
+
+    /// Returns the interface's name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -133,12 +160,12 @@ impl Tap {
         &self.queues
     }
 
-    /// Whether the kernel can leave UDP datagrams together (`TUN_F_USO4`, `TUN_F_USO6`).
+    /// Returns whether the kernel can leave UDP datagrams together (`TUN_F_USO4`, `TUN_F_USO6`).
     pub(super) fn has_udp_offloads(&self) -> bool {
         self.udp_offloads
     }
 
-    /// Says what may be read that isn't a whole packet with its checksum: `TUN_F_*`.
+    /// Sets what may be read other than whole packets with their checksums: `TUN_F_*`.
     pub(super) fn set_offloads(&self, offloads: u32) -> io::Result<()> {
         // The first queue is always attached.
         let Some(first) = self.queues.first() else {
@@ -154,13 +181,13 @@ impl Tap {
         })
     }
 
-    /// Whether the interface is gone.
+    /// Returns whether the interface is gone.
     pub(super) fn is_gone(&self) -> bool {
         // The first queue is always attached.
         self.queues.first().is_none_or(|first| first.is_gone())
     }
 
-    /// Has the host use the first `count` queues only.
+    /// Has the host use only the first `count` queues.
     pub(super) fn use_queues(&self, count: usize) -> io::Result<()> {
         for (index, queue) in self.queues.iter().enumerate() {
             queue.set_attached(index < count)?;
@@ -172,7 +199,7 @@ impl Tap {
 /// One of a tap's queues.
 pub(super) struct TapQueue {
     file: File,
-    /// Whether the host uses it. Locked while packets are moved, so that none is once it has
+    /// Whether the host uses it. Locked while packets are moved, so that none are moved once it has
     /// been detached.
     attached: Mutex<bool>,
     /// Readable after it has been attached or detached.
@@ -180,7 +207,7 @@ pub(super) struct TapQueue {
 }
 
 impl TapQueue {
-    /// `file` must be one that doesn't wait, whose reads and writes are of whole packets.
+    /// Wraps `file`, which must be nonblocking and read and write whole packets.
     pub(super) fn new(file: File) -> io::Result<TapQueue> {
         Ok(TapQueue {
             file,
@@ -197,13 +224,13 @@ impl TapQueue {
         &self.changed
     }
 
-    /// Whether the host uses it. It stays so for as long as this is held.
+    /// Returns whether the host uses it. That doesn't change while the guard is held.
     pub(super) fn attached(&self) -> MutexGuard<'_, bool> {
-        // It is changed in one step, so it is right whoever panicked.
+        // It is changed in one step, so it is valid whoever panicked.
         self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the host use it, or not.
+    /// Attaches the queue, so that the host uses it, or detaches it.
     pub(super) fn set_attached(&self, wanted: bool) -> io::Result<()> {
         let mut attached = self.attached();
         if *attached == wanted {
@@ -225,18 +252,18 @@ impl TapQueue {
         Ok(())
     }
 
-    /// Reads a packet. Returns its length with its header, and as much at most as there is
-    /// room for; what doesn't fit is lost. `WouldBlock` if there is none.
+    /// Reads a packet. Returns its length including its header, at most as much as there is room
+    /// for; what doesn't fit is lost. `WouldBlock` if there is none.
     pub(super) fn receive(&self, room: &mut Vector<'_>) -> io::Result<usize> {
         room.read(self.file.as_fd())
     }
 
-    /// Writes a packet. `WouldBlock` if the host has no room for it now.
+    /// Writes a packet. `WouldBlock` if the host has no room for it at the moment.
     pub(super) fn send(&self, packet: &mut Vector<'_>) -> io::Result<usize> {
         packet.write(self.file.as_fd())
     }
 
-    /// Whether the interface is gone. To be asked with [`Self::attached`] held, since a
+    /// Returns whether the interface is gone. Must be called with [`Self::attached`] held, since a
     /// detached queue looks the same.
     pub(super) fn is_gone(&self) -> bool {
         let mut polled = poll_for(self.file.as_raw_fd(), 0);
@@ -246,9 +273,9 @@ impl TapQueue {
     }
 }
 
-/// A request that names an interface.
+/// Makes a request that names an interface.
 fn request(name: &str) -> Result<libc::ifreq, TapError> {
-    // What the kernel takes (`dev_valid_name`), but for '%', which makes a pattern of it.
+    // What the kernel accepts (`dev_valid_name`), except '%', which it would take for a pattern.
     let valid = !name.is_empty()
         && name.len() < libc::IFNAMSIZ
         && name != "."
@@ -278,14 +305,15 @@ fn name_in(request: &libc::ifreq) -> String {
     String::from_utf8_lossy(&name).into_owned()
 }
 
-/// What failed in [`open_queue`].
+/// The step that failed in [`open_queue`].
 enum Step {
     Open(io::Error),
     Set(&'static str, io::Error),
 }
 
-/// Opens a queue of the tap that the request names, and has the kernel write the name into it.
-fn open_queue(request: &mut libc::ifreq, several: bool) -> Result<File, Step> {
+/// Opens one of the `queues` of the tap that the request names, and has the kernel write the name into the
+/// request.
+fn open_queue(request: &mut libc::ifreq, queues: usize) -> Result<File, Step> {
     let file = File::options()
         .read(true)
         .write(true)
@@ -293,7 +321,7 @@ fn open_queue(request: &mut libc::ifreq, several: bool) -> Result<File, Step> {
         .open(DEVICE)
         .map_err(Step::Open)?;
     let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-    if several {
+    if queues > 1 {
         flags |= libc::IFF_MULTI_QUEUE;
     }
     request.ifr_ifru.ifru_flags = flags as c_short;

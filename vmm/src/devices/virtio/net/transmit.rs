@@ -1,14 +1,15 @@
-//! From the guest to the tap.
+//! Carries packets from the guest to the tap.
 
 use std::io;
 
 use vm_memory::GuestMemoryMmap;
 
 use super::header::{self, Header};
-use super::pair::{BATCH, Failure, WaitFor};
 use super::tap::TapQueue;
+use super::turn::{BATCH, Failure, WaitFor};
 use crate::devices::virtio::queue::DeviceQueue;
 use crate::devices::virtio::thread::Stop;
+use crate::devices::virtio::throttle::Brake;
 use crate::devices::virtio::vector::Vector;
 
 /// A transmit queue.
@@ -16,6 +17,7 @@ pub(super) struct Transmitter<'m> {
     queue: DeviceQueue,
     memory: &'m GuestMemoryMmap,
     features: u64,
+    brake: Brake,
 }
 
 impl<'m> Transmitter<'m> {
@@ -28,23 +30,32 @@ impl<'m> Transmitter<'m> {
             queue,
             memory,
             features,
+            brake: Brake::default(),
         }
+    }
+
+    pub(super) fn with_brake(self, brake: Brake) -> Transmitter<'m> {
+        Transmitter { brake, ..self }
+    }
+
+    pub(super) fn brake(&self) -> &Brake {
+        &self.brake
     }
 
     pub(super) fn queue(&self) -> &DeviceQueue {
         &self.queue
     }
 
-    /// Sends some packets. Returns what there is to wait for.
+    /// Sends some packets. Returns what to wait for.
     pub(super) fn serve(&mut self, tap: &TapQueue) -> Result<WaitFor, Failure> {
         self.queue.pause_notifications()?;
         let waits = self.send_some(tap);
-        // Also of what was done before something failed.
+        // Even for what was done before something failed.
         self.queue.signal()?;
         waits
     }
 
-    /// Drops all packets that there are, unless told to stop.
+    /// Drops all available packets, unless told to stop.
     pub(super) fn discard(&mut self, stop: &Stop) -> Result<(), Failure> {
         while !stop.requested() {
             match self.queue.pop(self.memory)? {
@@ -59,6 +70,9 @@ impl<'m> Transmitter<'m> {
 
     fn send_some(&mut self, tap: &TapQueue) -> Result<WaitFor, Failure> {
         for _ in 0..BATCH {
+            if self.brake.holds().map_err(Failure::Wait)? {
+                return Ok(WaitFor::Limit);
+            }
             let Some(mut chain) = self.queue.pop(self.memory)? else {
                 if self.queue.resume_notifications()? {
                     continue;
@@ -75,7 +89,7 @@ impl<'m> Transmitter<'m> {
                 return Err(self.queue.bad_chain(chain.head, problem).into());
             }
             let length = chain.readable.len();
-            // As an adapter does it, what can't be sent is dropped.
+            // Like a network adapter, drops what can't be sent.
             if let Some(header) = Header::from_bytes(bytes).checked(length, self.features) {
                 let mut bytes = header.to_bytes();
                 let mut packet = Vector::with_capacity(1 + chain.readable.parts().len());
@@ -86,7 +100,7 @@ impl<'m> Transmitter<'m> {
                         self.queue.unpop();
                         return Ok(WaitFor::Tap);
                     }
-                    // An interface that is down, a packet that the kernel doesn't like.
+                    // The interface is down, or the kernel refuses the packet.
                     Err(_) if !tap.is_gone() => {}
                     Err(_) => {
                         self.queue.unpop();
@@ -95,6 +109,7 @@ impl<'m> Transmitter<'m> {
                     Ok(_) => {}
                 }
             }
+            self.brake.charge(length as u64);
             self.queue.push(chain.head, 0)?;
         }
         Ok(WaitFor::Nothing)

@@ -1,7 +1,8 @@
-//! Notifications and interrupts: events that QEMU sends over.
+//! Notifications and interrupts: events that QEMU sends over the socket.
 
 use std::ffi::CStr;
 use std::fs::File;
+use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::sync::{Mutex, MutexGuard};
 
@@ -13,16 +14,23 @@ use crate::devices::virtio::{Interrupt, own_files, queue};
 /// What `/proc/self/fd` shows for an event.
 const EVENT: &CStr = c"anon_inode:[eventfd]";
 
-/// An event out of a file from QEMU, if that is what it is, made such that nobody waits at it.
-/// That holds for as long as QEMU keeps to it: one that was taken over can undo it, as it shares
-/// the description, and then hold up the thread that reads or writes the event (there is no
-/// RWF_NOWAIT for an event's writes). So whoever waits for that thread does so within a limit.
+/// Opens what it takes to know an event: those who serve front ends have no right to do so, and
+/// the process may leave the file systems that it was started with.
+pub(crate) fn prepare() -> io::Result<()> {
+    own_files::directory().map(drop)
+}
+
+/// Makes an event of a file from QEMU, if the file is one, and makes it nonblocking. It stays
+/// nonblocking only as long as QEMU cooperates: a QEMU that was taken over can undo it, as it
+/// shares the open file description, and then hold up the thread that reads or writes the event
+/// (there is no RWF_NOWAIT for writes to an event). So whoever waits for that thread does so with a
+/// limit.
 pub(super) fn event(file: File) -> Result<EventFd> {
     if !own_files::is(&file, EVENT).map_err(Error::ReqHandlerError)? {
         return Err(Error::InvalidOperation("a file that isn't an event"));
     }
     queue::set_nonblocking(&file).map_err(Error::ReqHandlerError)?;
-    // SAFETY: the descriptor is an event's, and nobody else's now.
+    // SAFETY: the descriptor is an event's, and nobody else's any more.
     Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
 }
 
@@ -33,7 +41,7 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// For `queues` queues; `failed` is told why the device can't go on.
+    /// Makes room for `queues` queues; `failed` is told why the device can't continue.
     pub(super) fn new(queues: usize, failed: Box<dyn Fn(&str) + Send + Sync>) -> Calls {
         Calls {
             events: (0..queues).map(|_| Mutex::default()).collect(),
@@ -59,13 +67,14 @@ impl Interrupt for Calls {
         if let Some(slot) = self.slot(index.into())
             && let Some(event) = slot.as_ref()
         {
-            // It fails only if the interrupt is pending anyway.
+            // Fails only if the interrupt is already pending.
             let _ = event.write(1);
         }
     }
 
-    /// QEMU isn't told of a change, for which a channel of its own would be needed. What changes is
-    /// a network device's link that goes down with its tap: QEMU says itself what the link is.
+    /// QEMU isn't told of a change, since that would need a channel of its own. The only change is
+    /// that a network device's link goes down with its tap: QEMU decides the link's state by
+    /// itself.
     fn signal_config(&self) {}
 
     /// There is no `DEVICE_NEEDS_RESET` over vhost-user.

@@ -1,8 +1,9 @@
-//! The memory table: where QEMU has the machine's memory mapped.
+//! The memory table: where a front end has mapped the machine's memory.
 //!
-//! Nothing is mapped because of it: the machine's memory is, already. It says how to read the
-//! addresses that QEMU uses for rings, which are its own. A region that isn't a piece of the
-//! machine's memory, in the file that holds it, at its place, is refused.
+//! In the process that made the machine nothing is mapped because of it: its memory already is. The
+//! table says how to interpret the addresses that a front end uses for rings, which are its own. A
+//! region that isn't a piece of the machine's memory, in the file that holds it and at its place, is
+//! refused.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -11,7 +12,7 @@ use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost::vhost_user::{Error, Result};
 use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion};
 
-/// Pieces of guest memory, by where QEMU has them.
+/// Pieces of guest memory, by the front end's addresses.
 #[derive(Default)]
 pub(super) struct MemoryTable(Vec<Piece>);
 
@@ -22,7 +23,7 @@ struct Piece {
 }
 
 impl MemoryTable {
-    /// The table, if all of it is the machine's `memory`.
+    /// Makes the table, if all of it is in the machine's `memory`.
     pub(super) fn check(
         regions: &[VhostUserMemoryRegion],
         files: &[File],
@@ -39,7 +40,23 @@ impl MemoryTable {
         Ok(MemoryTable(pieces.collect::<Result<_>>()?))
     }
 
-    /// The guest's address for one of QEMU's.
+    /// Makes the table for memory that was mapped as it says.
+    pub(super) fn of(regions: &[VhostUserMemoryRegion]) -> Result<MemoryTable> {
+        let pieces = regions.iter().map(|region| {
+            // The structure is packed.
+            let (theirs, length) = (region.user_addr, region.memory_size);
+            let guest = GuestAddress(region.guest_phys_addr);
+            theirs.checked_add(length).ok_or(Error::InvalidParam)?;
+            Ok(Piece {
+                theirs,
+                length,
+                guest,
+            })
+        });
+        Ok(MemoryTable(pieces.collect::<Result<_>>()?))
+    }
+
+    /// Translates one of the front end's addresses into the guest's.
     pub(super) fn translate(&self, address: u64) -> Option<GuestAddress> {
         self.0.iter().find_map(|piece| {
             let offset = address.checked_sub(piece.theirs)?;
@@ -48,7 +65,7 @@ impl MemoryTable {
     }
 }
 
-/// A region of the table, if it is a piece of `memory`.
+/// Returns a region of the table, if it is a piece of `memory`.
 fn piece(region: &VhostUserMemoryRegion, file: &File, memory: &GuestMemoryMmap) -> Option<Piece> {
     // The structure is packed.
     let (guest, length) = (GuestAddress(region.guest_phys_addr), region.memory_size);

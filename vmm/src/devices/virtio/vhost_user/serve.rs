@@ -1,4 +1,5 @@
-//! The thread that listens to QEMU, for one device.
+//! The thread that serves a front end's requests for one device. It has no rights, as the threads of
+//! most devices: all that a front end hands over is open.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,68 +9,78 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vhost::vhost_user::message::{FrontendReq, VhostUserHeaderFlag};
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
-use vm_memory::GuestMemoryMmap;
 
-use super::Backend;
+use super::backend::{Backend, Memory};
 use super::events::Calls;
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::thread::{poll, poll_for, with_signals_blocked};
+use crate::devices::virtio::thread::with_signals_blocked;
+use crate::rights::ThreadRights;
+use crate::wait::Wait;
 
 /// The protocol's version, in the flags of each message.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
-/// Told why a device, or the conversation with QEMU about it, can't go on.
+/// Is told why a device, or the conversation with its front end, can't continue.
 type Failed = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// A device and the socket that QEMU reaches it by.
+/// A device and the socket through which its front end reaches it.
 pub(crate) struct Connection {
     /// For the thread's name.
     pub(crate) name: &'static str,
     pub(crate) device: Box<dyn VirtioDevice>,
-    /// How many of the device's queues QEMU hands over, from the first.
+    /// How many of the device's queues the front end hands over, counted from the first.
     pub(crate) handed_over: usize,
     /// How many of those the driver must set up before the device can work.
     pub(crate) needed: usize,
-    /// Whether QEMU asks for the device's configuration space.
+    /// Whether the front end asks for the device's configuration space.
     pub(crate) gives_config: bool,
     pub(crate) socket: Socket,
 }
 
 /// A device's socket.
 pub(crate) enum Socket {
-    /// QEMU has the other end.
+    /// The front end has the other end.
     Connected(UnixStream),
     /// QEMU will connect to it.
     Listening(UnixListener),
 }
 
+/// What ends the wait for a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Event {
+    Connected,
+    Ended,
+}
+
 impl Socket {
-    /// The connection; none if `peer` becomes readable first. Nobody else can connect then.
+    /// Returns the connection; `None` if `peer` becomes readable first, since nobody else can
+    /// connect.
     fn connection(self, peer: &OwnedFd) -> io::Result<Option<UnixStream>> {
         let listener = match self {
             Socket::Connected(connection) => return Ok(Some(connection)),
             Socket::Listening(listener) => listener,
         };
-        let mut polled =
-            [&listener as &dyn AsRawFd, peer].map(|file| poll_for(file.as_raw_fd(), libc::POLLIN));
-        poll(&mut polled)?;
-        match polled[0].revents {
-            0 => Ok(None),
-            _ => listener.accept().map(|(connection, _)| Some(connection)),
+        let mut wait = Wait::with_capacity(2);
+        wait.readable(Event::Connected, &listener);
+        wait.readable(Event::Ended, peer);
+        if !wait.wait()?.has(Event::Connected) {
+            return Ok(None);
         }
+        listener.accept().map(|(connection, _)| Some(connection))
     }
 }
 
 impl Connection {
-    /// Serves QEMU in a thread of its own, until QEMU hangs up, which isn't a failure; `peer` is
-    /// readable once it has ended. `ended` is called when the thread is through and the device has stopped.
+    /// Serves the front end in a thread of its own until that hangs up, which isn't a failure; `peer`
+    /// is readable once it has ended. `ended` is called when the thread has finished and the device
+    /// has stopped.
     ///
     /// # Errors
     ///
-    /// When there is no thread to be had.
+    /// If no thread can be created.
     pub(crate) fn serve(
         self,
-        memory: Arc<GuestMemoryMmap>,
+        memory: Memory,
         peer: OwnedFd,
         failed: Failed,
         ended: impl FnOnce() + Send + 'static,
@@ -86,6 +97,10 @@ impl Connection {
         let queues = device.queue_sizes().len();
         let calls = Arc::new(Calls::new(queues, Box::new(move |why| report(why))));
         let body = move || {
+            if let Err(error) = ThreadRights::NONE.keep() {
+                failed(&format!("giving its thread's rights up: {error}"));
+                return ended();
+            }
             let backend = Backend::new(device, handed_over, needed, gives_config, memory, calls);
             let listened = catch_unwind(AssertUnwindSafe(|| match socket.connection(&peer) {
                 Ok(Some(socket)) => listen(backend, socket),
@@ -94,7 +109,9 @@ impl Connection {
             }));
             match listened {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => failed(&format!("QEMU broke the vhost-user protocol: {error}")),
+                Ok(Err(error)) => failed(&format!(
+                    "its front end broke the vhost-user protocol: {error}"
+                )),
                 Err(_) => failed("bug: the vhost-user thread panicked"),
             }
             ended();
@@ -104,7 +121,7 @@ impl Connection {
     }
 }
 
-/// Serves requests until QEMU hangs up.
+/// Serves requests until the front end hangs up.
 fn listen(backend: Backend, socket: UnixStream) -> Result<(), Error> {
     let early = socket.try_clone().map_err(Error::SocketError)?;
     let backend = Arc::new(Mutex::new(backend));
@@ -116,7 +133,7 @@ fn listen(backend: Backend, socket: UnixStream) -> Result<(), Error> {
         };
         match served {
             Ok(()) => {}
-            // QEMU ended, perhaps in the middle of a message.
+            // The front end has ended, possibly in the middle of a message.
             Err(Error::Disconnected | Error::PartialMessage | Error::SocketBroken(_)) => {
                 return Ok(());
             }
@@ -125,9 +142,9 @@ fn listen(backend: Backend, socket: UnixStream) -> Result<(), Error> {
     }
 }
 
-/// Serves a request to enable a ring before features are agreed on, if that is the next. QEMU's
-/// network devices begin so; the protocol has it that way only after features, and the crate
-/// insists. Since version 8.2 QEMU waits for an answer.
+/// Serves a request to enable a ring before features are negotiated, if that is the next one.
+/// QEMU's network devices begin like this; the protocol allows it only after features, and the
+/// crate insists on that. Since version 8.2 QEMU waits for an answer.
 fn early_enable(mut socket: &UnixStream, backend: &Mutex<Backend>) -> Option<Result<(), Error>> {
     let mut backend = backend.lock().unwrap_or_else(PoisonError::into_inner);
     if backend.features.is_some() {
@@ -159,6 +176,6 @@ fn early_enable(mut socket: &UnixStream, backend: &Mutex<Backend>) -> Option<Res
     let reply = VERSION | VhostUserHeaderFlag::REPLY.bits();
     let answer = [request, reply, size, failed, 0].map(u32::to_ne_bytes);
     let told = socket.write_all(answer.as_flattened());
-    // QEMU may have ended meanwhile.
+    // QEMU may have ended in the meantime.
     Some(served.and(told.map_err(Error::SocketBroken)))
 }

@@ -1,25 +1,25 @@
 //! One connection: the guest's socket on one side, a Unix socket on the other.
 //!
-//! Bytes go straight between guest memory and the Unix socket. Only what that socket doesn't
-//! take at once waits here, and credit (virtio 1.3, section 5.10.6.3) keeps it bounded: the
-//! guest may have sent [`RECEIVE_WINDOW`] bytes more than the socket has taken. In the other
-//! direction nothing waits here: bytes are read from the socket when the guest has both a
-//! buffer and room for them.
+//! Bytes go directly between guest memory and the Unix socket. Only what that socket doesn't accept
+//! at once waits here, and credit (virtio 1.3, section 5.10.6.3) limits it: the guest may have sent
+//! at most [`RECEIVE_WINDOW`] bytes more than the socket has accepted. In the other direction
+//! nothing waits here: bytes are read from the socket when the guest has both a buffer and room for
+//! them.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 
 use super::packet::{Header, Operation, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 use crate::devices::virtio::buffers::Buffers;
 
-/// How many bytes of a connection the guest may have sent that the host's socket hasn't taken:
+/// How many bytes of a connection the guest may have sent that the host's socket hasn't accepted:
 /// four of Linux' largest packets.
 pub(super) const RECEIVE_WINDOW: u32 = 256 << 10;
 
-/// A packet for the guest, as far as the connection knows it.
+/// A packet for the guest, as far as the connection determines it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Packet {
     pub(super) operation: Operation,
@@ -28,7 +28,7 @@ pub(super) struct Packet {
 }
 
 impl Packet {
-    fn of(operation: Operation) -> Packet {
+    fn without_data(operation: Operation) -> Packet {
         Packet {
             operation,
             length: 0,
@@ -37,80 +37,107 @@ impl Packet {
     }
 }
 
-/// The guest broke the protocol: the connection ends with a reset.
+/// The guest violated the protocol: the connection ends with a reset.
 #[derive(Debug)]
 pub(super) struct Violation;
+
+/// How far the conversation with the guest has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Its request hasn't been answered yet.
+    Requested,
+    /// The same, and the answer will be followed by a reset.
+    RequestedAndOver,
+    Open,
+    /// It gets a reset, and nothing after that.
+    Over,
+    /// No more packets go to it. What it sent may still wait for the host.
+    Gone,
+}
+
+/// The stream that comes from the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FromHost {
+    /// Reading may return something, or the end.
+    Ready,
+    /// Everything that was there has been read.
+    Drained,
+    /// The end was read.
+    Ended,
+}
+
+/// The stream that goes to the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ToHost {
+    Open,
+    /// The host has closed its end, whose last bytes may not have been read yet.
+    Closed,
+    /// The host accepts no more.
+    Refused,
+}
+
+/// What has been passed on when the socket was readable, writable or closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SocketEvent {
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    pub(super) closed: bool,
+}
 
 /// The state of a connection.
 pub(super) struct Connection {
     socket: UnixStream,
+    phase: Phase,
+    from_host: FromHost,
+    to_host: ToHost,
 
-    /// What the guest sent and the socket hasn't taken.
+    /// What the guest sent and the socket hasn't accepted.
     waiting: VecDeque<u8>,
-    /// Bytes that the guest sent, and bytes that left `waiting` (or never were in it). Both
-    /// wrap, as does all that is counted here.
+    /// Bytes that the guest sent, and bytes that left `waiting` (or never were in it). Both wrap,
+    /// like all counters here.
     received: u32,
     forwarded: u32,
     /// The value of `forwarded` that the guest knows.
     announced: u32,
-    /// The host's end takes no more.
-    host_deaf: bool,
 
     /// Bytes sent to the guest.
     sent: u32,
-    /// What the guest said of its own buffer.
+    /// What the guest last said about its own buffer.
     guest_window: u32,
     guest_forwarded: u32,
-    /// Reading from the socket may give something, or its end.
-    readable: bool,
-    /// The socket's end was read.
-    host_silent: bool,
-    /// Both directions were closed by the host's end.
-    host_closed: bool,
 
-    /// `SHUTDOWN_…` that the guest said, that the socket knows, and that we said to the guest.
+    /// The `SHUTDOWN_…` flags that the guest sent, that were passed on to the socket, and that were
+    /// sent to the guest.
     guest_shutdown: u32,
     passed_on: u32,
     told: u32,
 
-    owes_response: bool,
-    owes_reset: bool,
+    /// Whether the guest has to be told how much has been forwarded, and whether it has been asked
+    /// the same.
     owes_credit: bool,
     asked_for_credit: bool,
-    /// No packet goes to the guest any more.
-    guest_gone: bool,
-    /// For the worker: the connection stands in the line of those that have something to
-    /// send; the socket is watched for room.
-    pub(super) in_line: bool,
-    pub(super) watched_for_room: bool,
 }
 
 impl Connection {
-    /// A connection that the guest has just asked for.
+    /// Accepts a connection that the guest has just requested.
     pub(super) fn accept(socket: UnixStream, request: &Header) -> Connection {
         Connection {
             socket,
+            phase: Phase::Requested,
+            from_host: FromHost::Ready,
+            to_host: ToHost::Open,
             waiting: VecDeque::new(),
             received: 0,
             forwarded: 0,
             announced: 0,
-            host_deaf: false,
             sent: 0,
             guest_window: request.buffer_size,
             guest_forwarded: request.forwarded,
-            readable: true,
-            host_silent: false,
-            host_closed: false,
             guest_shutdown: 0,
             passed_on: 0,
             told: 0,
-            owes_response: true,
-            owes_reset: false,
             owes_credit: false,
             asked_for_credit: false,
-            guest_gone: false,
-            in_line: false,
-            watched_for_room: false,
         }
     }
 
@@ -118,35 +145,35 @@ impl Connection {
         &self.socket
     }
 
-    /// Bytes that the socket has taken, to be put in the header of each packet for the guest.
+    /// Returns how many bytes the socket has accepted, for the header of each packet to the guest.
     pub(super) fn announce(&mut self) -> u32 {
         self.announced = self.forwarded;
         self.owes_credit = false;
         self.forwarded
     }
 
-    /// For the guest the connection doesn't exist any more, however much is still to deliver.
+    /// Returns whether the connection is gone for the guest, however much remains to be delivered.
     pub(super) fn is_gone_for_guest(&self) -> bool {
-        self.guest_gone
+        self.phase == Phase::Gone
     }
 
-    /// Whether something waits until the socket takes more.
+    /// Returns whether something waits until the socket accepts more.
     pub(super) fn waits_for_host(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Nothing is left to be done; dropping the connection loses nothing.
+    /// Returns whether nothing remains to be done; dropping the connection then loses nothing.
     pub(super) fn is_over(&self) -> bool {
-        self.guest_gone && self.waiting.is_empty()
+        self.phase == Phase::Gone && self.waiting.is_empty()
     }
 
-    /// A packet of the guest, `data` its payload.
+    /// Handles a packet from the guest, with the payload `data`.
     pub(super) fn handle_packet(
         &mut self,
         header: &Header,
         data: Buffers<'_>,
     ) -> Result<(), Violation> {
-        if self.owes_reset {
+        if self.is_ending() {
             return Ok(());
         }
         self.guest_window = header.buffer_size;
@@ -160,9 +187,9 @@ impl Connection {
             Some(Operation::CreditRequest) => self.owes_credit = true,
             Some(Operation::Shutdown) => self.guest_shutdown |= header.flags & SHUTDOWN_BOTH,
             Some(Operation::Reset) => {
-                // What it sent before is still delivered: Linux gives up waiting for our reset
-                // 8 seconds after a close, however slow the host reads.
-                self.guest_gone = true;
+                // What it sent before is still delivered: Linux stops waiting for our reset 8
+                // seconds after a close, however slowly the host reads.
+                self.phase = Phase::Gone;
                 self.guest_shutdown = SHUTDOWN_BOTH;
             }
             Some(Operation::Request | Operation::Response) | None => return Err(Violation),
@@ -171,11 +198,25 @@ impl Connection {
         Ok(())
     }
 
-    /// The guest broke the protocol: reset it. What it sent before is delivered.
+    /// Resets the connection, as the guest violated the protocol. What it sent before is delivered.
     pub(super) fn abort(&mut self) {
-        self.owes_reset = true;
+        self.end();
         self.guest_shutdown = SHUTDOWN_BOTH;
         self.settle();
+    }
+
+    /// Has the guest get a reset, if it doesn't know of the end yet.
+    fn end(&mut self) {
+        self.phase = match self.phase {
+            Phase::Requested | Phase::RequestedAndOver => Phase::RequestedAndOver,
+            Phase::Open | Phase::Over => Phase::Over,
+            Phase::Gone => Phase::Gone,
+        };
+    }
+
+    /// Returns whether the guest gets a reset.
+    fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::RequestedAndOver | Phase::Over)
     }
 
     fn take_data(&mut self, mut data: Buffers<'_>) -> Result<(), Violation> {
@@ -185,17 +226,17 @@ impl Connection {
             return Err(Violation);
         }
         self.received = self.received.wrapping_add(length);
-        if self.waiting.is_empty() && !self.host_deaf {
+        if self.waiting.is_empty() && self.to_host != ToHost::Refused {
             match data.send(self.socket.as_fd()) {
                 Ok(count) => {
                     data.take(count);
                     self.forwarded = self.forwarded.wrapping_add(count as u32);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => self.host_deaf = true,
+                Err(_) => self.to_host = ToHost::Refused,
             }
         }
-        if self.host_deaf {
+        if self.to_host == ToHost::Refused {
             self.forwarded = self.received;
         } else if !data.is_empty() {
             if self.waiting.is_empty() {
@@ -211,12 +252,17 @@ impl Connection {
         Ok(())
     }
 
-    /// Something happened at the socket.
-    pub(super) fn handle_event(&mut self, readable: bool, writable: bool, closed: bool) {
-        self.readable |= readable;
-        // When we have closed our direction, the socket is closed in both once the host's is.
-        self.host_closed |= closed && self.passed_on & SHUTDOWN_SEND == 0;
-        if writable {
+    /// Handles an event of the socket.
+    pub(super) fn handle_event(&mut self, event: SocketEvent) {
+        if event.readable && self.from_host == FromHost::Drained {
+            self.from_host = FromHost::Ready;
+        }
+        // If the guest's direction was closed, the socket is closed in both once the host's is.
+        let closed = event.closed && self.passed_on & SHUTDOWN_SEND == 0;
+        if closed && self.to_host == ToHost::Open {
+            self.to_host = ToHost::Closed;
+        }
+        if event.writable {
             self.flush();
         }
         self.settle();
@@ -233,7 +279,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => {
-                    self.host_deaf = true;
+                    self.to_host = ToHost::Refused;
                     self.waiting.clear();
                     self.forwarded = self.received;
                 }
@@ -251,7 +297,7 @@ impl Connection {
         }
         let due = self.guest_shutdown & !self.passed_on;
         if due & SHUTDOWN_RECEIVE != 0 {
-            // An error means that the host's end is gone, and knows.
+            // An error means that the host's end is gone, and so doesn't need to be told.
             let _ = self.socket.shutdown(Shutdown::Read);
             self.passed_on |= SHUTDOWN_RECEIVE;
         }
@@ -259,58 +305,73 @@ impl Connection {
             let _ = self.socket.shutdown(Shutdown::Write);
             self.passed_on |= SHUTDOWN_SEND;
         }
-        // Both sides of the guest's socket are closed and all its data is delivered: a reset
-        // is the answer that it waits for (5.10.6.6.1).
-        if self.passed_on == SHUTDOWN_BOTH && !self.guest_gone {
-            self.owes_reset = true;
+        // Both sides of the guest's socket are closed and all its data is delivered: the guest
+        // waits for a reset as the answer (5.10.6.6.1).
+        if self.passed_on == SHUTDOWN_BOTH {
+            self.end();
         }
     }
 
-    /// How many bytes the guest has room for, by what it said last.
+    /// Returns how many bytes the guest has room for, by what it last said.
     fn credit(&self) -> u32 {
         let in_flight = self.sent.wrapping_sub(self.guest_forwarded);
         self.guest_window.saturating_sub(in_flight)
     }
 
     fn wants_to_read(&self) -> bool {
-        self.readable && !self.host_silent && self.guest_shutdown & SHUTDOWN_RECEIVE == 0
+        self.from_host == FromHost::Ready && self.guest_shutdown & SHUTDOWN_RECEIVE == 0
     }
 
-    /// `SHUTDOWN_…` that the guest should know.
+    /// Returns the `SHUTDOWN_…` flags that the guest should know.
     fn host_shutdown(&self) -> u32 {
-        let silent = if self.host_silent { SHUTDOWN_SEND } else { 0 };
-        let deaf = self.host_deaf || self.host_silent && self.host_closed;
-        silent | if deaf { SHUTDOWN_RECEIVE } else { 0 }
+        let ended = self.from_host == FromHost::Ended;
+        let refused = match self.to_host {
+            ToHost::Open => false,
+            ToHost::Closed => ended,
+            ToHost::Refused => true,
+        };
+        let mut flags = 0;
+        if ended {
+            flags |= SHUTDOWN_SEND;
+        }
+        if refused {
+            flags |= SHUTDOWN_RECEIVE;
+        }
+        flags
     }
 
-    /// Whether [`Self::next_packet`] is worth a buffer of the guest.
+    /// Returns whether [`Self::next_packet`] is worth a buffer of the guest.
     pub(super) fn has_something(&self) -> bool {
-        !self.guest_gone
-            && (self.owes_response
-                || self.owes_reset
-                || self.owes_credit
-                || self.host_shutdown() & !self.told != 0
-                || self.wants_to_read() && (self.credit() > 0 || !self.asked_for_credit))
+        match self.phase {
+            Phase::Requested | Phase::RequestedAndOver | Phase::Over => true,
+            Phase::Gone => false,
+            Phase::Open => {
+                self.owes_credit
+                    || self.host_shutdown() & !self.told != 0
+                    || self.wants_to_read() && (self.credit() > 0 || !self.asked_for_credit)
+            }
+        }
     }
 
-    /// The next packet for the guest, its data in `room`, of which there is some.
+    /// Returns the next packet for the guest, its data in `room`, which isn't empty.
     pub(super) fn next_packet(&mut self, room: &Buffers<'_>) -> Option<Packet> {
-        if self.guest_gone {
-            return None;
-        }
-        if self.owes_response {
-            self.owes_response = false;
-            return Some(Packet::of(Operation::Response));
-        }
-        if self.owes_reset {
-            self.guest_gone = true;
-            return Some(Packet::of(Operation::Reset));
-        }
+        let (operation, next) = match self.phase {
+            Phase::Requested => (Operation::Response, Phase::Open),
+            Phase::RequestedAndOver => (Operation::Response, Phase::Over),
+            Phase::Over => (Operation::Reset, Phase::Gone),
+            Phase::Gone => return None,
+            Phase::Open => return self.next_of_open(room),
+        };
+        self.phase = next;
+        Some(Packet::without_data(operation))
+    }
+
+    fn next_of_open(&mut self, room: &Buffers<'_>) -> Option<Packet> {
         if self.wants_to_read() {
             let credit = self.credit();
             if credit > 0 {
                 match room.receive(self.socket.as_fd(), credit as usize) {
-                    Ok(0) => self.host_silent = true,
+                    Ok(0) => self.from_host = FromHost::Ended,
                     Ok(length) => {
                         self.sent = self.sent.wrapping_add(length as u32);
                         return Some(Packet {
@@ -320,14 +381,14 @@ impl Connection {
                         });
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.readable = false;
+                        self.from_host = FromHost::Drained;
                     }
-                    // The host's end was closed with something unread in it.
-                    Err(_) => self.host_silent = true,
+                    // The host's end was closed with unread data in it.
+                    Err(_) => self.from_host = FromHost::Ended,
                 }
             } else if !self.asked_for_credit {
                 self.asked_for_credit = true;
-                return Some(Packet::of(Operation::CreditRequest));
+                return Some(Packet::without_data(Operation::CreditRequest));
             }
         }
         let shutdown = self.host_shutdown();
@@ -340,16 +401,42 @@ impl Connection {
             });
         }
         self.owes_credit
-            .then(|| Packet::of(Operation::CreditUpdate))
+            .then(|| Packet::without_data(Operation::CreditUpdate))
+    }
+}
+
+/// Enlarges a socket's buffer so that it accepts everything that a connection can hold for it, in
+/// addition to what it already has.
+fn make_room(socket: &UnixStream) {
+    let size = 2 * RECEIVE_WINDOW as libc::c_int;
+    // A process without the privilege for the first option gets the limit for everybody.
+    for option in [libc::SO_SNDBUFFORCE, libc::SO_SNDBUF] {
+        // SAFETY: the value lives as long as the call, which gets its length.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const size).cast(),
+                size_of_val(&size) as libc::socklen_t,
+            )
+        };
+        if set == 0 {
+            return;
+        }
     }
 }
 
 impl Drop for Connection {
-    /// Lets the host's end see an end of file and not `ECONNRESET`, which a socket gets whose
-    /// peer is closed before having read everything.
+    /// Leaves the waiting bytes to the host's end, and makes that see an end of file then instead
+    /// of `ECONNRESET`, which a socket gets if its peer is closed before having read everything.
     fn drop(&mut self) {
+        if self.waits_for_host() {
+            make_room(&self.socket);
+            self.flush();
+        }
         let _ = self.socket.shutdown(Shutdown::Both);
-        // Nothing can be added now, so this ends after what was in the socket's buffer.
+        // Nothing can be added any more, so this ends after what was in the socket's buffer.
         let mut discarded = [0; 4096];
         while matches!(self.socket.read(&mut discarded), Ok(count) if count > 0) {}
     }

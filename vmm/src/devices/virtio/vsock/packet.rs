@@ -1,12 +1,16 @@
-//! Packets (virtio 1.3, section 5.10.6): the fields of a header, through `virtio-vsock`.
+//! Packets (virtio 1.3, section 5.10.6): reads and writes the fields of a header, with
+//! `virtio-vsock`.
 //!
-//! Its own reading of descriptor chains isn't used: it wants a packet's data in one
-//! descriptor, while Linux may use one a page. And a header in guest memory can change while
-//! it is being looked at, so it is copied first.
+//! That crate's own parsing of descriptor chains isn't used: it requires a packet's data in one
+//! descriptor, while Linux may use one per page. And a header in guest memory can change while it
+//! is being read, so it is copied first.
 
 use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
 
 use crate::devices::virtio::buffers::Buffers;
+
+/// The host's context id (virtio 1.3, section 5.10.4).
+pub const HOST_CID: u64 = 2;
 
 /// The size of a packet's header in bytes.
 pub(super) const HEADER_SIZE: usize = PKT_HEADER_SIZE;
@@ -14,14 +18,14 @@ pub(super) const HEADER_SIZE: usize = PKT_HEADER_SIZE;
 /// `VIRTIO_VSOCK_TYPE_STREAM`
 pub(super) const TYPE_STREAM: u16 = 1;
 
-/// Of a SHUTDOWN: the sender will receive no more.
+/// In a SHUTDOWN: the sender will receive no more.
 pub(super) const SHUTDOWN_RECEIVE: u32 = 1;
-/// Of a SHUTDOWN: the sender will send no more.
+/// In a SHUTDOWN: the sender will send no more.
 pub(super) const SHUTDOWN_SEND: u32 = 2;
-/// Of a SHUTDOWN: both.
+/// In a SHUTDOWN: both.
 pub(super) const SHUTDOWN_BOTH: u32 = SHUTDOWN_RECEIVE | SHUTDOWN_SEND;
 
-/// What a packet is for (`VIRTIO_VSOCK_OP_…`).
+/// A packet's operation (`VIRTIO_VSOCK_OP_…`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Operation {
@@ -51,7 +55,7 @@ impl Operation {
     }
 }
 
-/// A header; `operation` is `None` for one that the specification doesn't have.
+/// A header; `operation` is `None` for one that isn't in the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) source_cid: u64,
@@ -91,7 +95,7 @@ impl Header {
         })
     }
 
-    /// The header as it is in memory.
+    /// Returns the header as it is in memory.
     pub(super) fn bytes(&self) -> [u8; HEADER_SIZE] {
         let mut bytes = [0; HEADER_SIZE];
         // SAFETY: the packet is used only while `bytes` lives.

@@ -1,39 +1,40 @@
 //! The loop that moves packets between the queues and the connections.
 //!
-//! Two rules keep it from spinning and from being held up. It waits unless there is work that
-//! it can do now: sockets are watched edge by edge, a queue without buffers is waited for. And
-//! no connection waits for another: each has its own credit towards the host, and those that
-//! have something for the guest take turns, a packet each.
+//! Two rules keep it from spinning and from being held up. It waits unless there is work that it
+//! can do at once: sockets are watched edge-triggered, and a queue without buffers is waited for.
+//! And no connection waits for another: each has its own credit towards the host, and those that
+//! have something for the guest take turns, one packet each.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::connection::{Connection, RECEIVE_WINDOW};
-use super::packet::{HEADER_SIZE, Header, Operation, TYPE_STREAM};
-use super::{HOST_CID, MAX_CONNECTIONS, PORT_ANY, Ports};
+use super::connection::{Connection, RECEIVE_WINDOW, SocketEvent};
+use super::packet::{HEADER_SIZE, HOST_CID, Header, Operation, TYPE_STREAM};
+use super::ports::{Expected, MAX_CONNECTIONS, PORT_ANY};
 use crate::devices::virtio::buffers::Buffers;
 use crate::devices::virtio::queue::{Chain, DeviceQueue, QueueError};
 use crate::devices::virtio::thread::Stop;
 
-/// How many chains of one queue are worked on before the other has its turn.
+/// How many chains of one queue are handled before the other gets its turn.
 const BATCH: usize = 128;
 
-/// How many resets may wait for a buffer of the guest. When there are as many, the guest's
+/// How many resets may wait for a buffer of the guest. When there are that many, the guest's
 /// packets wait in its queue until it takes some.
 const MAX_RESETS: usize = 64;
 
 /// How many events are taken at a time.
 const EVENTS: usize = 64;
 
-// Event data of what isn't a connection. No connection has it: no host port is `PORT_ANY`.
+// Event data for what isn't a connection. No connection has it: no host port is `PORT_ANY`.
 const STOP: u64 = u64::MAX;
 const RECEIVE: u64 = u64::MAX - 1;
 const TRANSMIT: u64 = u64::MAX - 2;
+const EXPECTED: u64 = u64::MAX - 3;
 
 /// Why the device stopped.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +45,7 @@ pub(super) enum Failure {
     Wait(io::Error),
 }
 
-/// A connection by its two ports.
+/// A connection's two ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     host_port: u32,
@@ -64,23 +65,32 @@ impl Key {
     }
 }
 
-fn socket_events(room: bool) -> EventSet {
-    let events = EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
-    if room { events | EventSet::OUT } else { events }
+/// Returns the events of a socket that is read.
+fn socket_events() -> EventSet {
+    EventSet::IN | EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED
 }
 
-/// The device at work.
+/// A connection, and how it is served.
+struct Served {
+    connection: Connection,
+    /// Whether it is in line to send something.
+    in_line: bool,
+    /// Whether its socket is watched for room.
+    watched_for_room: bool,
+}
+
+/// The running device.
 pub(super) struct Worker {
     guest_cid: u64,
     memory: Arc<GuestMemoryMmap>,
     receive: DeviceQueue,
     transmit: DeviceQueue,
     epoll: Epoll,
-    ports: Ports,
-    connections: HashMap<Key, Connection>,
+    expected: Arc<Mutex<Expected>>,
+    connections: HashMap<Key, Served>,
     /// Connections that have something for the guest, each at most once.
     line: VecDeque<Key>,
-    /// Answers to packets of connections that don't exist.
+    /// Answers to packets for connections that don't exist.
     resets: VecDeque<Header>,
 }
 
@@ -89,7 +99,7 @@ impl Worker {
         guest_cid: u64,
         memory: Arc<GuestMemoryMmap>,
         [receive, transmit]: [DeviceQueue; 2],
-        ports: Ports,
+        expected: Arc<Mutex<Expected>>,
     ) -> io::Result<Worker> {
         let epoll = Epoll::new()?;
         for (queue, token) in [(&receive, RECEIVE), (&transmit, TRANSMIT)] {
@@ -105,7 +115,7 @@ impl Worker {
             receive,
             transmit,
             epoll,
-            ports,
+            expected,
             connections: HashMap::new(),
             line: VecDeque::new(),
             resets: VecDeque::new(),
@@ -121,9 +131,17 @@ impl Worker {
                 EpollEvent::new(EventSet::IN, STOP),
             )
             .map_err(Failure::Wait)?;
+        let expected = lock(&self.expected).as_raw_fd();
+        self.epoll
+            .ctl(
+                ControlOperation::Add,
+                expected,
+                EpollEvent::new(EventSet::IN, EXPECTED),
+            )
+            .map_err(Failure::Wait)?;
         self.receive.pause_notifications()?;
         let mut events = [EpollEvent::default(); EVENTS];
-        // The driver may have filled its queues before we began to wait.
+        // The driver may have filled its queues before the waiting began.
         let mut busy = true;
         while !stop.requested() {
             let timeout = if busy { 0 } else { -1 };
@@ -135,7 +153,7 @@ impl Worker {
             for event in &events[..count] {
                 self.take_event(event);
             }
-            // Both always: an answer may need the one queue to free the other.
+            // Always both: an answer may need one queue to free the other.
             let more_from_guest = self.serve_transmit()?;
             let more_to_guest = self.serve_receive()?;
             self.transmit.signal()?;
@@ -150,48 +168,67 @@ impl Worker {
             STOP => {}
             RECEIVE => self.receive.acknowledge(),
             TRANSMIT => self.transmit.acknowledge(),
+            EXPECTED => self.hear_expected(),
             token => {
                 let key = Key::from_token(token);
-                // It may have ended by an event before this one.
-                if let Some(connection) = self.connections.get_mut(&key) {
+                // An earlier event may have ended it.
+                if let Some(Served { connection, .. }) = self.connections.get_mut(&key) {
                     let set = event.event_set();
                     let closed = set.intersects(EventSet::HANG_UP | EventSet::ERROR);
                     let readable = set.intersects(EventSet::IN | EventSet::READ_HANG_UP) || closed;
                     let writable = set.contains(EventSet::OUT) || closed;
-                    connection.handle_event(readable, writable, closed);
+                    connection.handle_event(SocketEvent {
+                        readable,
+                        writable,
+                        closed,
+                    });
                     self.after_change(key);
                 }
             }
         }
     }
 
-    /// Puts a connection that has something to say in line, has its socket watched for what it
-    /// waits for, and ends it if it is over.
-    fn after_change(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(&key) else {
-            return;
-        };
-        if connection.is_over() {
-            // Closing the socket takes it out of the epoll set.
-            self.connections.remove(&key);
-            return;
-        }
-        if connection.has_something() && !connection.in_line {
-            connection.in_line = true;
-            self.line.push_back(key);
-        }
-        // A socket that is read has room again and again, which is news only if it is awaited.
-        let waits = connection.waits_for_host();
-        if waits != connection.watched_for_room {
-            let socket = connection.socket().as_raw_fd();
-            let event = EpollEvent::new(socket_events(waits), key.token());
-            // A change of what is in the set already can't fail.
-            let _ = self.epoll.ctl(ControlOperation::Modify, socket, event);
-            connection.watched_for_room = waits;
+    /// Hears what the host expects, unless there is nobody any more who could.
+    fn hear_expected(&mut self) {
+        let mut expected = lock(&self.expected);
+        if !expected.hear() {
+            let (file, nothing) = (expected.as_raw_fd(), EpollEvent::default());
+            // Removing an entry of the set can't fail.
+            let _ = self.epoll.ctl(ControlOperation::Delete, file, nothing);
         }
     }
 
-    /// Takes packets from the guest. True if there may be more.
+    /// Puts a connection that has something to send in line, has its socket watched for what it
+    /// waits for, and removes it if it is over.
+    fn after_change(&mut self, key: Key) {
+        let Some(served) = self.connections.get_mut(&key) else {
+            return;
+        };
+        let connection = &served.connection;
+        if connection.is_over() {
+            // Closing the socket removes it from the epoll set.
+            self.connections.remove(&key);
+            return;
+        }
+        if connection.has_something() && !served.in_line {
+            served.in_line = true;
+            self.line.push_back(key);
+        }
+        // A socket that is being read has room again and again, which matters only if it is waited
+        // for.
+        let waits = connection.waits_for_host();
+        if waits != served.watched_for_room {
+            let socket = connection.socket().as_raw_fd();
+            let mut events = socket_events();
+            events.set(EventSet::OUT, waits);
+            let event = EpollEvent::new(events, key.token());
+            // Modifying an entry of the set can't fail.
+            let _ = self.epoll.ctl(ControlOperation::Modify, socket, event);
+            served.watched_for_room = waits;
+        }
+    }
+
+    /// Takes packets from the guest. Returns true if there may be more.
     fn serve_transmit(&mut self) -> Result<bool, Failure> {
         let memory = Arc::clone(&self.memory);
         self.transmit.pause_notifications()?;
@@ -231,7 +268,7 @@ impl Worker {
                 .bad_chain(chain.head, "is shorter than its packet says"));
         }
         if header.source_cid != self.guest_cid {
-            // Nobody to answer to.
+            // There is nobody to answer.
             return Ok(());
         }
         let key = Key {
@@ -239,7 +276,8 @@ impl Worker {
             guest_port: header.source_port,
         };
         let for_host = header.destination_cid == HOST_CID && header.kind == TYPE_STREAM;
-        let connection = self.connections.get_mut(&key);
+        let served = self.connections.get_mut(&key);
+        let connection = served.map(|served| &mut served.connection);
         if for_host && let Some(connection) = connection.filter(|known| !known.is_gone_for_guest())
         {
             if connection.handle_packet(&header, data).is_err() {
@@ -247,14 +285,14 @@ impl Worker {
             }
             self.after_change(key);
         } else if header.operation == Some(Operation::Reset) {
-            // It isn't answered, or two sides could go on with that for ever.
+            // It isn't answered, as two sides could otherwise answer each other for ever.
         } else if !for_host || !self.open(key, &header) {
             self.resets.push_back(header);
         }
         Ok(())
     }
 
-    /// Opens the connection that the packet asks for, if it does and if it is expected.
+    /// Opens the connection that the packet requests, if it requests one and that is expected.
     fn open(&mut self, key: Key, request: &Header) -> bool {
         if request.operation != Some(Operation::Request)
             || key.host_port == PORT_ANY
@@ -263,25 +301,29 @@ impl Worker {
         {
             return false;
         }
-        let Some(socket) = self.ports.take(key.host_port) else {
+        let Some(socket) = lock(&self.expected).take(key.host_port) else {
             return false;
         };
         let watched = self.epoll.ctl(
             ControlOperation::Add,
             socket.as_raw_fd(),
-            EpollEvent::new(socket_events(false), key.token()),
+            EpollEvent::new(socket_events(), key.token()),
         );
         if watched.is_err() {
-            // The host is out of memory for it. Its end sees an end of file.
+            // The host has no memory for it. Its end sees an end of file.
             return false;
         }
-        self.connections
-            .insert(key, Connection::accept(socket, request));
+        let served = Served {
+            connection: Connection::accept(socket, request),
+            in_line: false,
+            watched_for_room: false,
+        };
+        self.connections.insert(key, served);
         self.after_change(key);
         true
     }
 
-    /// Gives packets to the guest. True if there are more and buffers for them may be.
+    /// Gives packets to the guest. Returns true if there are more, and possibly buffers for them.
     fn serve_receive(&mut self) -> Result<bool, Failure> {
         let memory = Arc::clone(&self.memory);
         for _ in 0..BATCH {
@@ -314,7 +356,7 @@ impl Worker {
         Ok(true)
     }
 
-    /// The next packet for the guest, its data in `room`.
+    /// Returns the next packet for the guest, its data in `room`.
     fn next_packet(&mut self, room: &Buffers<'_>) -> Option<Header> {
         if let Some(refused) = self.resets.pop_front() {
             return Some(Header {
@@ -331,10 +373,11 @@ impl Worker {
             });
         }
         while let Some(key) = self.line.pop_front() {
-            let Some(connection) = self.connections.get_mut(&key) else {
+            let Some(served) = self.connections.get_mut(&key) else {
                 continue;
             };
-            connection.in_line = false;
+            served.in_line = false;
+            let connection = &mut served.connection;
             let packet = connection.next_packet(room);
             let forwarded = packet.is_some().then(|| connection.announce());
             self.after_change(key);
@@ -355,4 +398,9 @@ impl Worker {
         }
         None
     }
+}
+
+fn lock(expected: &Mutex<Expected>) -> MutexGuard<'_, Expected> {
+    // Each change is a single step, so it is consistent whoever panicked.
+    expected.lock().unwrap_or_else(PoisonError::into_inner)
 }

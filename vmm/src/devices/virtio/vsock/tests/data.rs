@@ -1,10 +1,11 @@
-//! Connections, data, credit and their ends.
+//! Tests connections, data, credit and how they end.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
 use super::guest::*;
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::testing::*;
 use crate::devices::virtio::vsock::connection::RECEIVE_WINDOW;
 use crate::devices::virtio::vsock::packet::*;
@@ -87,7 +88,7 @@ fn ports_are_expected_once() {
 
     let ports = guest.ports.clone();
     for port in 0..MAX_CONNECTIONS as u32 {
-        // The ends don't matter: it is the table that must have a bound.
+        // The ends don't matter: the test is about the table's limit.
         drop(ports.expect(100_000 + port).unwrap());
     }
     let full = ports.expect(1).unwrap_err();
@@ -115,7 +116,7 @@ fn a_slow_reader_slows_the_guest_and_loses_nothing() {
     });
     let data = pattern(SIZE);
     guest.send_all(&data);
-    // And closes at once, as a process does that exits.
+    // And closes at once, like a process that exits.
     guest.shutdown(SHUTDOWN_BOTH);
     while guest.receive().0.operation != Some(Operation::Reset) {}
     let all = reader.join().unwrap();
@@ -127,21 +128,36 @@ fn a_slow_reader_slows_the_guest_and_loses_nothing() {
 fn the_answer_to_a_close_waits_until_all_is_delivered() {
     let mut guest = Guest::new();
     let mut host = guest.connect();
-    let data = pattern(RECEIVE_WINDOW as usize + (64 << 10));
-    guest.send_all(&data);
-    while guest.sent.wrapping_sub(guest.host_forwarded) < RECEIVE_WINDOW {
-        // Until both the socket and the window are full.
-        let room = RECEIVE_WINDOW - guest.sent.wrapping_sub(guest.host_forwarded);
-        guest.send_data(&data[..room.min(64 << 10) as usize]);
-        while guest.try_receive().is_some() {}
-    }
-    let total = guest.sent as usize;
+    let total = fill(&mut guest);
     guest.shutdown(SHUTDOWN_BOTH);
     guest.assert_silent();
     let mut all = Vec::new();
     host.read_to_end(&mut all).unwrap();
     assert_eq!(all.len(), total);
     while guest.receive().0.operation != Some(Operation::Reset) {}
+}
+
+/// Sends until both the host's socket and the window are full. Returns how many bytes that was.
+fn fill(guest: &mut Guest) -> usize {
+    let data = pattern(RECEIVE_WINDOW as usize + (64 << 10));
+    guest.send_all(&data);
+    while guest.sent.wrapping_sub(guest.host_forwarded) < RECEIVE_WINDOW {
+        let room = RECEIVE_WINDOW - guest.sent.wrapping_sub(guest.host_forwarded);
+        guest.send_data(&data[..room.min(64 << 10) as usize]);
+        while guest.try_receive().is_some() {}
+    }
+    guest.sent as usize
+}
+
+#[test]
+fn a_device_that_ends_leaves_what_was_sent_to_the_host() {
+    let mut guest = Guest::new();
+    let mut host = guest.connect();
+    let total = fill(&mut guest);
+    drop(guest);
+    let mut all = Vec::new();
+    host.read_to_end(&mut all).unwrap();
+    assert_eq!(all.len(), total);
 }
 
 #[test]
@@ -184,7 +200,7 @@ fn half_closes_go_through() {
         }
     }
     assert!(received == answer);
-    // The guest's last word, and the answer that lets it forget the connection.
+    // The guest's last packet, and the answer that lets it forget the connection.
     guest.shutdown(SHUTDOWN_BOTH);
     guest.expect_operation(Operation::Reset);
 }
@@ -210,7 +226,7 @@ fn a_host_that_reads_no_more_is_announced() {
     guest.send_data(b"unheard");
     let shutdown = guest.expect_operation(Operation::Shutdown);
     assert_eq!(shutdown.flags, SHUTDOWN_RECEIVE);
-    // More of it is swallowed, whatever the credit was.
+    // More of it is discarded, whatever the credit was.
     for _ in 0..8 {
         guest.send_data(&[0; 64 << 10]);
     }
@@ -223,7 +239,7 @@ fn a_host_that_goes_is_announced() {
     let host = guest.connect();
     drop(host);
     guest.expect_shutdown_of_both();
-    // Linux answers with a reset, and no more is said.
+    // Linux answers with a reset, and that is the last packet.
     guest.send(Operation::Reset);
     guest.assert_silent();
 }
@@ -246,7 +262,7 @@ fn the_guests_credit_is_kept_to() {
     let data = pattern(150_000);
     host.write_all(&data).unwrap();
     let mut received = Vec::new();
-    // The guest uses nothing: the device may send a window and then has to ask.
+    // The guest uses nothing: the device may send one window and then has to ask.
     loop {
         let (header, data) = guest.receive();
         guest.received = 0;
@@ -351,6 +367,28 @@ fn a_reset_ends_connections_and_keeps_expectations() {
     guest.expect_operation(Operation::Response);
     expected.write_all(b"hello").unwrap();
     assert_eq!(guest.receive().1, b"hello");
+}
+
+#[test]
+fn a_port_that_is_forgotten_is_an_end_of_file_and_free() {
+    let mut guest = Guest::new();
+    let mut forgotten = guest.ports.expect(PORT + 1).unwrap();
+    guest.ports.forget(PORT + 1);
+    forgotten.set_read_timeout(Some(TIMEOUT)).unwrap();
+    assert_eq!(forgotten.read(&mut [0]).unwrap(), 0);
+    let mut request = guest.header(Operation::Request, 0);
+    request.destination_port = PORT + 1;
+    guest.send_raw(&request, &[]);
+    guest.expect_operation(Operation::Reset);
+    guest.ports.expect(PORT + 1).unwrap();
+    // A connection that was made isn't forgotten, and its port is free.
+    let mut connected = guest.connect();
+    guest.ports.forget(PORT);
+    guest.send_all(b"still there");
+    let mut bytes = [0; 11];
+    connected.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"still there");
+    guest.ports.expect(PORT).unwrap();
 }
 
 #[test]

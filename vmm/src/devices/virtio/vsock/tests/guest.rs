@@ -1,4 +1,4 @@
-//! The driver of a guest.
+//! A guest's driver.
 
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use vm_memory::{GuestAddress, GuestMemory};
 pub(super) const GUEST_CID: u64 = 3;
 pub(super) const PORT: u32 = 1024;
 pub(super) const GUEST_PORT: u32 = 5000;
-/// What the guest says of its own buffer.
+/// What the guest says about its own buffer.
 pub(super) const GUEST_WINDOW: u32 = 64 << 10;
 
 pub(super) const RX: usize = 0;
@@ -26,9 +26,9 @@ pub(super) const TX_BUFFER: u64 = BUFFERS + 0x80_0000;
 pub(super) struct Guest {
     pub(super) machine: Machine<Vsock>,
     pub(super) ports: Ports,
-    /// Bytes received, which the guest says it has used.
+    /// Bytes received, which the guest reports as used.
     pub(super) received: u32,
-    /// What the device said last of its own buffer.
+    /// What the device last said about its own buffer.
     pub(super) host_forwarded: u32,
     pub(super) sent: u32,
     pub(super) rx_buffers: u64,
@@ -86,7 +86,7 @@ impl Guest {
         self.machine.write(TX_BUFFER, &header.bytes());
         self.machine.write(TX_BUFFER + 0x1000, data);
         let mut parts = vec![(TX_BUFFER, HEADER_SIZE as u32, false)];
-        // As newer Linux does: a descriptor a page.
+        // Like newer Linux: one descriptor per page.
         for (index, page) in data.chunks(4096).enumerate() {
             let at = TX_BUFFER + 0x1000 * (index as u64 + 1);
             parts.push((at, page.len() as u32, false));
@@ -111,7 +111,7 @@ impl Guest {
         self.send_raw(&header, data);
     }
 
-    /// The next packet from the device.
+    /// Returns the next packet from the device.
     pub(super) fn receive(&mut self) -> (Header, Vec<u8>) {
         wait_for("a packet", || self.try_receive())
     }
@@ -143,7 +143,7 @@ impl Guest {
         header
     }
 
-    /// Both may be told at once, or one after the other.
+    /// Both may be reported at once, or one after the other.
     pub(super) fn expect_shutdown_of_both(&mut self) {
         let mut flags = 0;
         while flags != SHUTDOWN_BOTH {
@@ -173,7 +173,7 @@ impl Guest {
         host
     }
 
-    /// Sends all of `data`, a slow host or not, as far as credit allows at a time.
+    /// Sends all of `data`, however slow the host is, as much at a time as credit allows.
     pub(super) fn send_all(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             let used = self.sent.wrapping_sub(self.host_forwarded);
@@ -192,7 +192,7 @@ impl Guest {
     }
 }
 
-/// Bytes in which no piece looks like another.
+/// Returns bytes in which no two pieces are the same.
 pub(super) fn pattern(length: usize) -> Vec<u8> {
     let mut state = 1u32;
     let mut step = || {

@@ -1,4 +1,4 @@
-//! What a driver must not do.
+//! Tests what a driver must not do.
 
 use std::io::Read;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use crate::devices::virtio::testing::*;
 use crate::devices::virtio::vsock::connection::RECEIVE_WINDOW;
 use crate::devices::virtio::vsock::packet::*;
 use crate::devices::virtio::vsock::*;
+use crate::devices::virtio::{ActivateError, VirtioDevice};
 
 #[test]
 fn data_beyond_the_credit_ends_the_connection() {
@@ -175,7 +176,7 @@ fn queues_that_are_not_set_up_are_refused() {
     activation.queues.truncate(1);
     let error = machine.device.activate(activation).unwrap_err();
     assert!(matches!(error, ActivateError::QueueNotReady(1)), "{error}");
-    // The event queue isn't worked on, and QEMU keeps it.
+    // The event queue isn't used, and QEMU keeps it.
     let mut activation = machine.activation();
     activation.queues.truncate(2);
     machine.device.activate(activation).unwrap();

@@ -1,4 +1,4 @@
-//! The device, driven by a guest's driver in plain memory.
+//! Tests the device, driven by a guest's driver in plain memory.
 
 mod data;
 mod guest;

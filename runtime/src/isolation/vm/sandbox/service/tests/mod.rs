@@ -1,3 +1,5 @@
+mod clock;
+mod memory;
 mod processes;
 mod watchdog;
 
@@ -12,23 +14,34 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use nacre_vmm::devices::virtio::vsock::Vsock;
 use nix::sys::signal::Signal;
 
+use super::*;
 use crate::{
     id::Id,
-    isolation::{StatusError, new_record, signals::Signals},
-    state::{Status, Store},
-};
-
-use super::*;
-use crate::isolation::vm::{
-    commands::{Client, ClientError},
-    control::Control,
-    streams::{Expected, Stderr, Wanted},
-    wire::{self, Ask},
+    isolation::{
+        StatusError,
+        record::new_record,
+        remains,
+        signals::Signals,
+        vm::{
+            commands::Client,
+            control::Control,
+            error::ClientError,
+            sandbox::{
+                effort::Effort,
+                file_policy::{FilePolicy, tests::Nobody},
+                session::SessionParts,
+            },
+            streams::{Expected, Stderr, Wanted},
+            wire::{self, Ask, GuestAsk},
+        },
+    },
+    state::{By, Status, Store, record},
 };
 
 const LATE: Duration = Duration::from_secs(20);
@@ -65,8 +78,14 @@ impl Others {
         Client::connect(&self.store.folder(&self.id)).unwrap()
     }
 
+    /// Returns the next request that isn't about the clock, whose time is right.
     fn request(&mut self) -> Request {
-        protocol::receive(&mut self.guest).unwrap().unwrap()
+        loop {
+            match protocol::receive(&mut self.guest).unwrap().unwrap() {
+                Request::Clock(_) => self.reply(Ok(protocol::Answer::Clock(now()))),
+                request => return request,
+            }
+        }
     }
 
     fn reply(&mut self, result: Result<protocol::Answer, Failure>) {
@@ -86,11 +105,21 @@ impl Others {
         protocol::send(&mut self.guest, &event).unwrap();
     }
 
+    /// Receives a request, and answers what the watchdog asks before it on a busy machine.
+    fn request_but_pings(&mut self) -> Request {
+        loop {
+            match self.request() {
+                Request::Ping => self.done(),
+                request => return request,
+            }
+        }
+    }
+
     /// Has the container started by a command of its own.
     fn start(&mut self) {
         let mut client = self.client();
         let starting = thread::spawn(move || client.ask(&Ask::Start, LATE));
-        assert!(matches!(self.request(), Request::Start { id } if id == "a"));
+        assert!(matches!(self.request_but_pings(), Request::Start { id } if id == "a"));
         self.done();
         assert!(matches!(starting.join().unwrap(), Ok(Answer::Done)));
         assert_eq!(self.status(), Status::Running);
@@ -101,7 +130,13 @@ impl Others {
     }
 }
 
-/// What asks for a process with standard input and output.
+/// Returns the host's clock, in nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    since.as_nanos().try_into().unwrap()
+}
+
+/// Returns a request for a process with standard input and output.
 fn exec() -> Ask {
     Ask::Exec(Box::new(wire::Exec {
         process: Default::default(),
@@ -114,15 +149,14 @@ fn exec() -> Ask {
     }))
 }
 
-fn signal(number: i32) -> Request {
-    Request::Signal {
-        id: "a".into(),
+fn signal(number: i32) -> GuestAsk {
+    GuestAsk::Signal {
         signal: number,
         to: Target::First,
     }
 }
 
-/// Plays guest and commands against a service, which serves meanwhile.
+/// Plays guest and commands against a service that serves meanwhile.
 fn play(
     others: impl FnOnce(&mut Others) + Send + 'static,
     prepare: impl FnOnce(&mut Service<'_, FakeMachine>),
@@ -130,28 +164,41 @@ fn play(
     let directory = tempfile::tempdir().unwrap();
     let store = Store::new(directory.path()).unwrap();
     let id = Id::new("a").unwrap();
-    let folder = store.claim(&id).unwrap();
-    let mut notes = Notes {
-        folder: &folder,
-        record: new_record(
-            &id,
-            "/".into(),
-            &Default::default(),
-            By::Vm(record::Vm::example()),
-        ),
-    };
-    notes.note(|_| ()).unwrap();
+    let folder = remains::claim(&store, &id).unwrap();
+    let by = By::Vm(record::VmRecord::example());
+    let record = new_record(&id, "/".into(), &Default::default(), by);
+    let notes = Notes::begin(&folder, record).unwrap();
     let listener = wire::listen(folder.path()).unwrap();
     let (ours, guest) = UnixStream::pair().unwrap();
     let (machine, its_end) = UnixStream::pair().unwrap();
     let machine = FakeMachine(machine, AtomicBool::new(false));
     let signals = Signals::block().unwrap();
     let control = Control::new(ours).unwrap();
-    let session = Session::new(&machine, control, &signals, None, "a");
+    let session = Session::new(SessionParts {
+        machine: &machine,
+        control,
+        signals: &signals,
+        caller: None,
+        id: "a".into(),
+        effort: Effort::default(),
+        has_pair: false,
+        file_server: None,
+    });
     let (_vsock, ports) = Vsock::new(3).unwrap();
-    let executed = Executed::new(Expected::new(ports));
-    let clients = Clients::new(listener);
-    let mut service = Service::new(session, clients, notes, executed, Duration::ZERO);
+    let file_policy = FilePolicy::new(Arc::new(Nobody), &oci_spec::runtime::Spec::default());
+    let parts = ServiceParts {
+        notes,
+        clients: Clients::new(listener),
+        executed: Executed::new(Expected::new(ports), file_policy),
+        limits: None,
+        terminal: None,
+        disk: None,
+        file_alarm: None,
+        network: None,
+        caller_stays: CallerStays::UntilTheEnd,
+        watchdog: Duration::ZERO,
+    };
+    let mut service = Service::new(session, parts);
     prepare(&mut service);
     let mut held = Others {
         guest,
@@ -170,7 +217,7 @@ fn play(
     outcome
 }
 
-/// Raises a signal for this thread, in which it is blocked.
+/// Raises a signal for this thread, where it is blocked.
 fn raise(signal: Signal) {
     // SAFETY: pthread_self is this very thread.
     let sent = unsafe { libc::pthread_kill(libc::pthread_self(), signal as i32) };
@@ -232,12 +279,16 @@ fn a_start_that_fails_keeps_its_words_and_status() {
 fn answers_find_who_asked() {
     let outcome = play(
         |others| {
-            let asking = ["first", "second"].map(|name| {
+            let asks = [("first", GuestAsk::Processes), ("second", GuestAsk::Stats)];
+            let asking = asks.map(|(name, ask)| {
                 let mut client = others.client();
-                let request = Request::Processes { id: name.into() };
-                let asking = thread::spawn(move || client.ask_guest(request, LATE).unwrap_err());
-                // In this order.
-                assert!(matches!(others.request(), Request::Processes { id } if id == name));
+                let asking = thread::spawn(move || client.ask_guest(ask, LATE).unwrap_err());
+                // The requests come in this order.
+                match others.request() {
+                    Request::Processes { id } => assert_eq!((id.as_str(), name), ("a", "first")),
+                    Request::Stats { id } => assert_eq!((id.as_str(), name), ("a", "second")),
+                    other => panic!("{other:?}"),
+                }
                 (name, asking)
             });
             for (name, _) in &asking {
@@ -269,12 +320,13 @@ fn neither_silence_nor_nonsense_nor_absence_does_any_harm() {
             nonsense.write_all(&[0xff; 8]).unwrap();
             assert!(protocol::receive::<Answer>(&mut nonsense).is_ok_and(|a| a.is_none()));
             let mut greedy = connect();
-            let power_off = Ask::Guest(Box::new(Request::PowerOff));
-            protocol::send(&mut greedy, &power_off).unwrap();
+            // What only the sandbox process may ask for.
+            let ping = serde_json::json!({ "guest": "ping" });
+            protocol::send(&mut greedy, &ping).unwrap();
             assert!(protocol::receive::<Answer>(&mut greedy).is_ok_and(|a| a.is_none()));
-            // One that is gone when the answer comes.
+            // A client that is gone when the answer comes.
             let mut gone = connect();
-            protocol::send(&mut gone, &Ask::Guest(Box::new(signal(10)))).unwrap();
+            protocol::send(&mut gone, &Ask::Guest(signal(10))).unwrap();
             others.request();
             drop(gone);
             others.done();
@@ -321,7 +373,7 @@ fn what_cannot_be_written_down_has_not_changed() {
         |others| {
             others.start();
             let folder = others.store.folder(&others.id);
-            // There is no room for a file where a directory is.
+            // A file can't be written where a directory is.
             let obstacle = folder.join("state.json.new");
             std::fs::create_dir_all(obstacle.join("inner")).unwrap();
             let error = others.client().ask(&Ask::Pause, LATE).unwrap_err();
@@ -348,9 +400,8 @@ fn a_paused_container_takes_signals_and_nothing_else() {
             assert_eq!(others.status(), Status::Paused);
             client.ask(&Ask::Pause, LATE).unwrap_err();
             client.ask(&Ask::Start, LATE).unwrap_err();
-            let processes = Request::Processes { id: "a".into() };
-            client.ask_guest(processes, LATE).unwrap_err();
-            // The guest needn't answer, and does when it goes on.
+            client.ask_guest(GuestAsk::Processes, LATE).unwrap_err();
+            // The guest needn't answer, and does once it goes on.
             client.ask_guest(signal(10), LATE).unwrap();
             client.ask(&Ask::Resume, LATE).unwrap();
             assert_eq!(others.status(), Status::Running);
@@ -389,7 +440,7 @@ fn what_this_process_is_sent_reaches_the_workload() {
         |_| raise(Signal::SIGUSR1),
     );
     assert_eq!(status(outcome), 0);
-    // It waits for the workload, where that comes next.
+    // A signal waits for the workload, if that is started next.
     let outcome = play(
         |others| {
             others.start();
@@ -472,8 +523,7 @@ fn the_last_limit_on_memory_that_was_set_is_known() {
             ] {
                 let mut client = others.client();
                 let resources = format!(r#"{{"memory": {memory}}}"#);
-                let update = Request::Update {
-                    id: "a".into(),
+                let update = GuestAsk::Update {
                     resources: serde_json::from_str(&resources).unwrap(),
                 };
                 let asking = thread::spawn(move || client.ask_guest(update, LATE));
@@ -483,30 +533,6 @@ fn the_last_limit_on_memory_that_was_set_is_known() {
                 assert_eq!(asking.join().unwrap().is_ok(), is_fine);
                 assert_eq!(known(others), expected, "{memory}");
             }
-            others.exit(0);
-        },
-        |_| (),
-    );
-    assert_eq!(status(outcome), 0);
-}
-
-#[test]
-fn whoever_watches_is_told_that_memory_ran_out() {
-    let outcome = play(
-        |others| {
-            let mut client = others.client();
-            client.ask(&Ask::Watch, LATE).unwrap();
-            let _other = others.client();
-            let event = Event::OutOfMemory { id: "a".into() };
-            protocol::send(&mut others.guest, &event).unwrap();
-            let begun = Instant::now();
-            let heard = loop {
-                match client.answer().unwrap() {
-                    None if begun.elapsed() < LATE => thread::sleep(Duration::from_millis(1)),
-                    heard => break heard,
-                }
-            };
-            assert!(matches!(heard, Some(Answer::OutOfMemory)));
             others.exit(0);
         },
         |_| (),

@@ -1,4 +1,4 @@
-//! Processes that commands have started.
+//! Tests of processes that commands have started.
 
 use super::*;
 
@@ -61,7 +61,7 @@ fn a_process_that_cant_be_started_leaves_nothing() {
     assert_eq!(status(outcome), 0);
 }
 
-/// Nor is the container taken for killed then, which would end it soon.
+/// Nor does the container then count as killed, which would soon end it.
 #[test]
 fn whoever_kills_a_process_hears_what_the_guest_says_of_it() {
     let outcome = play(
@@ -69,7 +69,7 @@ fn whoever_kills_a_process_hears_what_the_guest_says_of_it() {
             others.start();
             let mut client = others.client();
             let mut kill = signal(libc::SIGKILL);
-            if let Request::Signal { to, .. } = &mut kill {
+            if let GuestAsk::Signal { to, .. } = &mut kill {
                 *to = Target::Process(1);
             }
             let asking = thread::spawn(move || client.ask_guest(kill, LATE));
@@ -98,7 +98,7 @@ fn a_process_whose_command_goes_is_killed() {
     let outcome = play(
         |others| {
             others.start();
-            // One goes before it hears of its process, one after.
+            // One client goes before it hears of its process, one after.
             let mut gone = others.client();
             gone.send(&exec()).unwrap();
             others.request();
@@ -143,7 +143,7 @@ fn a_process_whose_command_goes_is_killed() {
         |_| (),
     );
     assert_eq!(status(outcome), 0);
-    // There never was such a process.
+    // A process that never existed.
     let outcome = play(
         |others| {
             let ended = Event::ProcessExited {

@@ -1,0 +1,5 @@
+//! A seccomp profile.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|script: &[u8]| nacre_agent::fuzz::seccomp(script));

@@ -1,0 +1,14 @@
+//! The monitor's doors to a hostile guest, as the fuzzing in `fuzz/` opens them: each takes bytes
+//! that say what such a guest does. A panic is a finding.
+
+mod devices;
+mod front_end;
+mod kernel;
+mod registers;
+mod requests;
+mod script;
+
+pub use devices::{balloon, block, console, fs, net, rng, vsock};
+pub use front_end::vhost_user;
+pub use kernel::kernel;
+pub use registers::registers;
