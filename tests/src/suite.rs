@@ -150,7 +150,7 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
     let conclusion = libtest_mimic::run(arguments, trials);
     let left = leftovers::since(&before, &leftovers::system());
     if !left.is_empty() {
-        eprintln!("left behind by the whole run:\n{}", left.join("\n"));
+        println!("left behind by the whole run:\n{}", left.join("\n"));
         return ExitCode::FAILURE;
     }
     conclusion.exit_code()

@@ -124,7 +124,15 @@ fn of_one_vcpu(case: &Case) -> Bundle {
         .set("/linux/resources/cpu", json!({ "shares": 262_144 }))
 }
 
+/// Ends a test that takes the guest's CPU from the agent.
+fn expect_a_quick_machine(case: &Case) {
+    if in_testbed() {
+        case.ignore("no hypervisor has a part in it, and it is slow here: --test emulated runs it");
+    }
+}
+
 fn a_guest_of_busy_loops_answers(case: &Case) {
+    expect_a_quick_machine(case);
     let bundle = of_one_vcpu(case).shell(
         "i=0; while [ $i -lt 100 ]; do (while :; do :; done) & i=$((i+1)); done; echo ready; wait",
     );
@@ -135,9 +143,7 @@ fn a_guest_of_busy_loops_answers(case: &Case) {
 
 /// The agent then gets a twentieth of the time.
 fn a_guest_with_a_real_time_loop_answers(case: &Case) {
-    if in_testbed() {
-        case.ignore("no hypervisor has a part in it, and it is slow here: --test emulated runs it");
-    }
+    expect_a_quick_machine(case);
     let bundle = of_one_vcpu(case)
         .set(
             "/process/scheduler",

@@ -10,18 +10,21 @@ mod traffic;
 use std::process::Command;
 
 use nacre_tests::network::Network;
-use nacre_tests::suite::on_any_hypervisor_but;
+use nacre_tests::suite::{on_any_hypervisor, on_any_hypervisor_but};
 use nacre_tests::{Bundle, Case, Running, Test};
 use serde_json::json;
 
 /// Returns all tests here; a test for one mode only says so.
 pub(crate) fn tests() -> Vec<Test> {
     let tests = [
-        carried::tests(),
-        reached::tests(),
+        on_any_hypervisor_but(
+            &["all_of_an_interface", "what_changes_while_it_runs"],
+            carried::tests(),
+        ),
+        on_any_hypervisor_but(&["two_on_a_bridge"], reached::tests()),
         traffic::tests(),
-        limited::tests(),
-        namespace::tests(),
+        on_any_hypervisor_but(&["what_is_received"], limited::tests()),
+        on_any_hypervisor(namespace::tests()),
         // The tests that stay are of interfaces that a host's kernel may lack; the testbed's has
         // them.
         on_any_hypervisor_but(&["ipvlan", "ipvlan_without_arp", "vlan"], plugins::tests()),
