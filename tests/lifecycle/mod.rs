@@ -35,6 +35,7 @@ mod process;
 mod rights;
 mod seccomp;
 mod signals;
+mod starved;
 pub(crate) mod status;
 mod streams;
 mod stressors;
@@ -101,6 +102,7 @@ pub(crate) fn tests() -> Vec<Test> {
         on_any_hypervisor(cgroups::tests()),
         on_any_hypervisor_but(&["from_run_to_delete"], detached::tests()),
         on_any_hypervisor_but(&["bash", "stress"], debian::tests()),
+        on_any_hypervisor(starved::tests()),
         on_any_hypervisor_but(&["in_the_root"], stressors::tests()),
         on_any_hypervisor_but(&["a_memory_limit_too_small_to_start"], failures::tests()),
         on_any_hypervisor(exec::tests()),

@@ -126,7 +126,17 @@ impl Monitor {
     /// If a vCPU doesn't stop within seconds, or QEMU can't be signalled; the machine continues
     /// then.
     pub fn pause(&self) -> Result<(), Error> {
-        self.do_it(&Request::Pause, PAUSING)
+        self.pause_within(PAUSING)
+    }
+
+    fn pause_within(&self, limit: Duration) -> Result<(), Error> {
+        let paused = self.do_it(&Request::Pause, limit);
+        if let Err(Error::MonitorSilent(_)) = paused {
+            // It may come to the request later still, and then to this one, whose answer nobody
+            // waits for.
+            self.say(&Request::Resume, &[], limit)?;
+        }
+        paused
     }
 
     /// Lets the vCPUs continue.
@@ -205,10 +215,21 @@ impl Monitor {
         files: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> Result<(Reply, Vec<OwnedFd>), Error> {
+        let number = self.say(request, files, limit)?;
+        self.hear(number, Some(limit))
+    }
+
+    /// Sends a request, and returns its number.
+    fn say(
+        &self,
+        request: &Request,
+        files: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<u64, Error> {
         let number = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         let said = wire::say(&self.channel, number, request, files, limit);
         said.map_err(|error| self.unheard(error, limit))?;
-        self.hear(number, Some(limit))
+        Ok(number)
     }
 
     /// Waits for the answer to the request of that number. Those to earlier ones, which came too
@@ -353,6 +374,16 @@ mod tests {
         wire::say(&theirs, 1, &late, &[], PAUSING).unwrap();
         wire::say(&theirs, 2, &Reply::Done, &[], PAUSING).unwrap();
         monitor.resume().unwrap();
+    }
+
+    #[test]
+    fn a_machine_that_pauses_too_late_continues() {
+        let (monitor, theirs, _process) = monitor();
+        let error = monitor.pause_within(Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, Error::MonitorSilent(_)), "{error:?}");
+        let mut heard = || wire::hear(&theirs, Some(PAUSING)).unwrap().unwrap().1;
+        assert!(matches!(heard(), Request::Pause));
+        assert!(matches!(heard(), Request::Resume));
     }
 
     #[test]
