@@ -79,7 +79,7 @@ define install-missing
 	else \
 		echo "installing $$missing" >&2; \
 		apt-get update -q >&2; \
-		DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing >&2; \
+		DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install -qy --no-install-recommends $$missing >&2; \
 	fi
 endef
 

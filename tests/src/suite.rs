@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -145,7 +145,7 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
     let before = leftovers::system();
     let trials = testbeds::part(tests, Test::path)
         .into_iter()
-        .map(|test| Trial::ignorable_test(test.path(), move || one(&test, isolation)))
+        .map(|test| Trial::ignorable_test(test.path(), move || timed(&test, isolation)))
         .collect();
     let conclusion = libtest_mimic::run(arguments, trials);
     let left = leftovers::since(&before, &leftovers::system());
@@ -174,6 +174,17 @@ fn among(tests: Vec<Test>) -> Vec<Test> {
     let mut tests = tests;
     tests.retain(|test| words.iter().any(|word| begins(test, word)));
     tests
+}
+
+/// Runs a test, and with `NACRE_TIMES` says on standard error how long it took.
+fn timed(test: &Test, isolation: Isolation) -> Result<Completion, Failed> {
+    let began = Instant::now();
+    let result = one(test, isolation);
+    if std::env::var_os("NACRE_TIMES").is_some() {
+        let seconds = began.elapsed().as_secs_f64();
+        eprintln!("{seconds:7.1} s {}", test.path());
+    }
+    result
 }
 
 fn one(test: &Test, isolation: Isolation) -> Result<Completion, Failed> {

@@ -82,8 +82,12 @@ pub(crate) fn remove(folder: &Folder, id: &Id) -> Result<(), RemainsError> {
         // It was removed, or never existed.
         None => Ok(()),
         Some(By::Vm(vm)) => remove_of_vm(&vm, id),
-        Some(By::Process(_)) => {
-            remove_configured_cgroup(folder, id).map_err(|source| RemainsError::Cgroup {
+        Some(By::Process(host)) => {
+            let removed = match &host.cgroup {
+                Some(cgroup) => cgroup.remove_empty().map(drop),
+                None => remove_configured_cgroup(folder, id),
+            };
+            removed.map_err(|source| RemainsError::Cgroup {
                 id: id.clone(),
                 source: source.into(),
             })

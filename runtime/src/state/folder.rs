@@ -79,7 +79,13 @@ impl Folder {
                 }
                 Err(e) => return Err(denied("can't create", &path, e)),
             };
-            match lock(&path)? {
+            let locked = lock(&path).inspect_err(|_| {
+                if created {
+                    // This fails if somebody else has claimed it meanwhile.
+                    let _ = fs::remove_dir(&path);
+                }
+            });
+            match locked? {
                 Lock::Held(lock) => {
                     let folder = Self { path, lock };
                     if created {

@@ -4,7 +4,7 @@ use std::{os::fd::OwnedFd, path::PathBuf};
 
 use nacre_agent::container::{
     Container, Gate, Handle, Options, Stdio,
-    cgroups::{Cgroup, Manager},
+    cgroups::{Cgroup, Manager, Place},
     config,
 };
 
@@ -206,6 +206,12 @@ impl Claimed {
         prepared: Prepared,
     ) -> Result<Container, ProcessError> {
         // Whoever finds the folder after this process was killed knows what to remove.
+        if prepared.systemd.is_none() {
+            self.record.by = By::Process(HostRecord {
+                cgroup: planned_cgroup(request),
+                ..new_process(request.no_new_keyring)
+            });
+        }
         self.folder.write(&self.record)?;
         self.folder.write_config(&request.bundle.json)?;
         let container = self.create(request, prepared)?;
@@ -298,6 +304,15 @@ fn remove(folder: Folder) {
     if let Err(error) = folder.remove() {
         tracing::warn!("{}", log::chain(&error));
     }
+}
+
+/// Returns the cgroup that a container is to have. It depends on which cgroup this process is in.
+fn planned_cgroup(request: &CreateRequest) -> Option<Cgroup> {
+    let linux = request.bundle.spec.linux().as_ref();
+    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+    // Whoever makes it says what is wrong with it.
+    let place = Place::find(path, request.id.as_str()).ok().flatten()?;
+    Some(place.cgroup())
 }
 
 /// Returns the record of a container of which nothing exists yet.
