@@ -147,7 +147,12 @@ impl Drop for CallersCgroup {
 fn few_processes(case: &Case) {
     let cgroup = CallersCgroup::new(case, "pids");
     let nacre = nacre_run(case);
-    run_with(case, &(1..=12).collect::<Vec<_>>(), |amount| {
+    // The container's cgroup is below the caller's, and a VM's processes and threads are in it.
+    let amounts = match case.isolation() {
+        Isolation::Process => (1..=12).collect(),
+        Isolation::Vm => amounts(1, 64),
+    };
+    run_with(case, &amounts, |amount| {
         cgroup.limit(case, ["pids.max"; 2], amount);
         cgroup.run(case, &nacre)
     });
@@ -156,7 +161,11 @@ fn few_processes(case: &Case) {
 fn little_memory(case: &Case) {
     let cgroup = CallersCgroup::new(case, "memory");
     let nacre = nacre_run(case);
-    run_with(case, &amounts(128 << 10, 32 << 20), |amount| {
+    let amounts = match case.isolation() {
+        Isolation::Process => amounts(128 << 10, 32 << 20),
+        Isolation::Vm => (18..=30).map(|bits| 1 << bits).collect(),
+    };
+    run_with(case, &amounts, |amount| {
         cgroup.limit(case, ["memory.max", "memory.limit_in_bytes"], amount);
         cgroup.run(case, &nacre)
     });

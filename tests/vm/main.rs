@@ -49,7 +49,16 @@ const OF_KVM: &[&str] = &[
 fn main() -> ExitCode {
     let tests = [
         lifecycle::tests(),
-        machine::tests(),
+        on_any_hypervisor_but(
+            &[
+                "its_kernel_is_its_own",
+                "as_many_cpus_as_asked_for",
+                "as_much_memory_as_asked_for",
+                "memory_above_the_hole_can_be_used",
+                "its_kernel_log_in_a_file",
+            ],
+            machine::tests(),
+        ),
         cgroup::tests(),
         on_any_hypervisor_but(OF_KVM, failures::tests()),
         hogs::tests(),
