@@ -20,6 +20,7 @@ mod flags;
 mod foreground;
 mod hooks;
 mod inherited;
+mod inside;
 mod installed;
 mod kernel_files;
 mod kill;
@@ -136,6 +137,7 @@ pub(crate) fn tests() -> Vec<Test> {
             wall::tests(),
         ),
         rights::tests(),
+        inside::tests(),
         on_any_hypervisor(seccomp::tests()),
         descriptors::tests(),
     ]
