@@ -2,6 +2,7 @@
 
 mod cgroups;
 mod clock;
+mod confinement;
 mod console;
 mod create;
 mod cve;
@@ -138,6 +139,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ),
         rights::tests(),
         inside::tests(),
+        confinement::tests(),
         on_any_hypervisor(seccomp::tests()),
         descriptors::tests(),
     ]
