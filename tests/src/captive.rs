@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -98,12 +98,14 @@ impl Captive {
             let Outcome::Returned(before) = outcome else {
                 break;
             };
-            (outcome, _) = self.call(child, call, before);
+            let made;
+            (outcome, made) = self.call(child, call, before);
+            if let Some(made) = made {
+                end(made);
+            }
         }
         if !matches!(outcome, Outcome::Killed(_)) {
-            nix::sys::signal::kill(child, Signal::SIGKILL).unwrap();
-            let ended = waitpid(child, Some(WaitPidFlag::__WALL)).unwrap();
-            assert!(matches!(ended, WaitStatus::Signaled(..)), "{ended:?}");
+            end(child);
         }
         // Whoever has made it reaps it, too.
         let reap = Call {
@@ -140,7 +142,8 @@ impl Captive {
             matches!(stopped, WaitStatus::PtraceEvent(..)),
             "{stopped:?}"
         );
-        ptrace::setoptions(child, options(libc::PTRACE_O_EXITKILL)).unwrap();
+        let its = options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEFORK);
+        ptrace::setoptions(child, its).unwrap();
         (inner, child)
     }
 
@@ -193,7 +196,11 @@ impl Captive {
             ptrace::syscall(process, signal.take()).unwrap();
             match waitpid(process, Some(WaitPidFlag::__WALL)).unwrap() {
                 WaitStatus::PtraceSyscall(_) => stops += 1,
-                WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_CLONE) => {
+                WaitStatus::PtraceEvent(
+                    _,
+                    _,
+                    libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK,
+                ) => {
                     let pid = ptrace::getevent(process).unwrap();
                     child = Some(Pid::from_raw(pid as i32));
                 }
@@ -230,6 +237,20 @@ impl Drop for Captive {
                 matches!(continued, Ok(()) | Err(Errno::ESRCH)),
                 "{continued:?}"
             );
+        }
+    }
+}
+
+/// Kills a process that has been made, and waits for its end.
+#[track_caller]
+fn end(process: Pid) {
+    kill(process, Signal::SIGKILL).unwrap();
+    loop {
+        match waitpid(process, Some(WaitPidFlag::__WALL)).unwrap() {
+            // It had just begun.
+            WaitStatus::PtraceEvent(..) => {}
+            WaitStatus::Signaled(..) => return,
+            other => panic!("{process}: {other:?}"),
         }
     }
 }
