@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -24,6 +24,46 @@ pub fn file(size: u64) -> File {
     };
     file.set_len(size).expect("the host has memory");
     file
+}
+
+/// Makes files of all kinds: of 16 MiB that can't shrink, as a machine's memory, and that can; an
+/// empty one; one that can't be mapped; and ends of a pipe and of an event.
+///
+/// # Panics
+///
+/// If the host has no memory or descriptors left.
+pub fn shown() -> Vec<File> {
+    let sealable = |size| {
+        // SAFETY: the name is a string, and the descriptor, if there is one, is nobody else's.
+        let file = unsafe {
+            let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+            let descriptor = libc::memfd_create(c"fuzzed".as_ptr(), flags);
+            assert!(descriptor >= 0, "the host has no memory");
+            File::from_raw_fd(descriptor)
+        };
+        file.set_len(size).expect("the host has memory");
+        // SAFETY: the call takes numbers.
+        let sealed =
+            unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SHRINK) };
+        assert_eq!(sealed, 0, "such files can be sealed");
+        file
+    };
+    // SAFETY: the call takes numbers, and the descriptor, if there is one, is nobody else's.
+    let event = unsafe {
+        let descriptor = libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK);
+        assert!(descriptor >= 0, "there are descriptors");
+        File::from_raw_fd(descriptor)
+    };
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.expect("every host has it");
+    vec![
+        sealable(16 << 20),
+        event,
+        file(16 << 20),
+        sealable(0),
+        null,
+        input(),
+    ]
 }
 
 /// Calls `door` with a file of these bytes.

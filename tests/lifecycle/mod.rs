@@ -2,6 +2,7 @@
 
 mod cgroups;
 mod clock;
+mod confinement;
 mod console;
 mod create;
 mod cve;
@@ -20,6 +21,7 @@ mod flags;
 mod foreground;
 mod hooks;
 mod inherited;
+mod inside;
 mod installed;
 mod kernel_files;
 mod kill;
@@ -151,6 +153,8 @@ pub(crate) fn tests() -> Vec<Test> {
             wall::tests(),
         ),
         rights::tests(),
+        inside::tests(),
+        confinement::tests(),
         on_any_hypervisor(seccomp::tests()),
         descriptors::tests(),
     ]

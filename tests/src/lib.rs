@@ -11,6 +11,7 @@
 //! otherwise ([`place`]).
 
 pub mod bundle;
+pub mod captive;
 pub mod case;
 pub mod client;
 pub mod console;

@@ -15,15 +15,25 @@ const LAST: usize = 64 << 10;
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Returns the number of the system call that a process of this user was last killed for, if the
-/// log has it and it was after `since`, a time since 1970.
-pub(crate) fn call(user: u32, since: Duration) -> Option<u32> {
-    (0..ATTEMPTS).find_map(|attempt| {
+/// Whom a filter has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Offender {
+    /// A process of a user who has no others.
+    User(u32),
+    /// The process that has, or had, this pid.
+    Process(u32),
+}
+
+/// Returns words for the system call that it was last killed for, if the log has it and it was after
+/// `since`, a time since 1970; otherwise none.
+pub(crate) fn words(who: Offender, since: Duration) -> String {
+    let call = (0..ATTEMPTS).find_map(|attempt| {
         if attempt > 0 {
             std::thread::sleep(PAUSE);
         }
-        find(&log()?, user, since)
-    })
+        find(&log()?, who, since)
+    });
+    call.map_or_else(String::new, |call| format!(", for system call {call}"))
 }
 
 /// Returns the time since 1970.
@@ -39,16 +49,19 @@ fn log() -> Option<String> {
     Some(String::from_utf8_lossy(&log).into_owned())
 }
 
-/// Looks for `audit: type=1326 audit(SECONDS.MILLISECONDS:SERIAL): … uid=USER … sig=31 …
+/// Looks for `audit: type=1326 audit(SECONDS.MILLISECONDS:SERIAL): … uid=USER … pid=PID … sig=31 …
 /// syscall=NUMBER …`, the form in which a seccomp filter's action is logged.
-fn find(log: &str, user: u32, since: Duration) -> Option<u32> {
-    let user = format!("uid={user}");
+fn find(log: &str, who: Offender, since: Duration) -> Option<u32> {
+    let offender = match who {
+        Offender::User(user) => format!("uid={user}"),
+        Offender::Process(pid) => format!("pid={pid}"),
+    };
     let signal = format!("sig={}", libc::SIGSYS);
     log.lines().rev().find_map(|line| {
         let (_, record) = line.split_once("audit: type=1326 audit(")?;
         let seconds: u64 = record.split('.').next()?.parse().ok()?;
         let word = |wanted: &str| record.split(' ').any(|word| word == wanted);
-        if seconds < since.as_secs() || !word(&user) || !word(&signal) {
+        if seconds < since.as_secs() || !word(&offender) || !word(&signal) {
             return None;
         }
         let mut words = record.split(' ');
@@ -62,21 +75,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_of_a_user_is_found() {
+    fn the_last_line_of_an_offender_is_found() {
         let line = |seconds: u64, user: u32, signal: i32, call: u32| {
+            let pid = 100 + call;
             format!(
                 "<5>[  1.2] audit: type=1326 audit({seconds}.738:453): auid=1 uid={user} gid=7 \
-                 ses=1 pid=9 comm=\"q\" exe=\"/q\" sig={signal} arch=c000003e syscall={call} \
+                 ses=1 pid={pid} comm=\"q\" exe=\"/q\" sig={signal} arch=c000003e syscall={call} \
                  compat=0 ip=0x7 code=0x80000000\n"
             )
         };
         let log = line(99, 7, 31, 1) + &line(100, 7, 31, 2) + &line(101, 7, 31, 3);
         let log = log + &line(102, 8, 31, 4) + &line(103, 7, 0, 5) + "<6>[ 1.3] other\n";
-        let of = |user, since| find(&log, user, Duration::from_secs(since));
+        let of = |user, since| find(&log, Offender::User(user), Duration::from_secs(since));
         assert_eq!(of(7, 100), Some(3));
         assert_eq!(of(8, 100), Some(4));
         assert_eq!(of(7, 102), None);
         assert_eq!(of(77, 0), None);
-        assert_eq!(find("audit: type=1326 audit(x", 7, Duration::ZERO), None);
+        let of = |pid, since| find(&log, Offender::Process(pid), Duration::from_secs(since));
+        assert_eq!(of(102, 100), Some(2));
+        assert_eq!(of(102, 101), None);
+        assert_eq!(of(10, 0), None);
+        let broken = find(
+            "audit: type=1326 audit(x",
+            Offender::User(7),
+            Duration::ZERO,
+        );
+        assert_eq!(broken, None);
     }
 }

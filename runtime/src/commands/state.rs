@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::{Container, Global},
     id::Id,
-    isolation::{FoundContainer, vm},
+    isolation::{FoundContainer, process, vm},
     state::{By, Seen, Status},
 };
 
@@ -16,10 +16,17 @@ pub(super) fn state(global: &Global, arguments: &Container) -> Result<u8, Error>
     let store = store(global)?;
     let seen = store.look(&id)?;
     let mut document = document(&seen);
-    if let FoundContainer::Vm(found) = FoundContainer::new(&store, &id, &seen.record)
-        && let Some(difference) = vm::difference(&found, seen.status)
+    let found = FoundContainer::new(&store, &id, &seen.record);
+    if let FoundContainer::Vm(found) = &found
+        && let Some(difference) = vm::difference(found, seen.status)
     {
         document["difference"] = json!(difference);
+    }
+    if seen.status != Status::Stopped {
+        document["confinement"] = json!(match &found {
+            FoundContainer::Vm(found) => vm::confinement(found),
+            FoundContainer::Process(found) => process::confinement(found),
+        });
     }
     print_json(&document)?;
     Ok(0)

@@ -5,6 +5,7 @@ pub(crate) mod annotations;
 mod asked_rate;
 pub(crate) mod bundle;
 mod bytes;
+mod capabilities;
 mod cpu_list;
 mod error;
 mod file;
@@ -18,6 +19,7 @@ pub(crate) mod rootfs;
 pub(crate) mod size;
 
 pub(crate) use bytes::{Bytes, NotASize};
+pub(crate) use capabilities::CAPABILITIES;
 pub(crate) use error::ConfigError;
 pub(crate) use file::{Config, VmSettings};
 pub(crate) use isolation::{Choice, Isolation, LessIsolation};

@@ -1,5 +1,6 @@
 //! The ways to isolate a container, and what they have in common.
 
+mod confinement;
 mod console;
 mod descriptors;
 mod exec;

@@ -7,8 +7,10 @@ mod kernel;
 mod registers;
 mod requests;
 mod script;
+mod shown;
 
 pub use devices::{balloon, block, console, fs, net, rng, vsock};
 pub use front_end::vhost_user;
 pub use kernel::kernel;
 pub use registers::registers;
+pub use shown::shown;

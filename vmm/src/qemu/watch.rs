@@ -17,7 +17,7 @@ use crate::devices::virtio::thread::with_signals_blocked;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::rights::ThreadRights;
-use crate::violation;
+use crate::violation::{self, Offender};
 use crate::wait::Wait;
 
 const CHUNK: usize = 4096;
@@ -135,10 +135,8 @@ impl Watch {
     /// Returns why QEMU ended unexpectedly.
     fn failure(&self, ended: Ended, begin: Duration, message: String) -> Error {
         let mut how = ended.to_string();
-        if ended == Ended::Killed(libc::SIGSYS)
-            && let Some(call) = violation::call(self.user, begin)
-        {
-            how += &format!(", for system call {call}");
+        if ended == Ended::Killed(libc::SIGSYS) {
+            how += &violation::words(Offender::User(self.user), begin);
         }
         Error::QemuEnded {
             how,

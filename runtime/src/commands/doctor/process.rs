@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use nix::{sys::utsname::uname, unistd::geteuid};
 
 use super::{
+    confinement::{self, Missed},
     finding::Finding,
     host::{self, CgroupVersion},
 };
@@ -27,10 +28,12 @@ pub(super) fn examine() -> Vec<Finding> {
         privileges(
             geteuid().is_root(),
             host::has_cap_sys_admin(),
-            &user_namespaces(),
+            &confinement::user_namespaces_for_users(),
         ),
         cgroups(CgroupVersion::find(root), &missing_controllers(root)),
-        seccomp(Path::new("/proc/sys/kernel/seccomp/actions_avail").exists()),
+        confinement::seccomp(confinement::has_filters(), Missed::BySome),
+        confinement::users(confinement::user_namespaces()),
+        confinement::labels(&confinement::security_modules()),
     ]
 }
 
@@ -43,27 +46,6 @@ fn kernel(release: &str) -> Finding {
         return Finding::error("kernel", message, "use Linux 5.14 or later");
     }
     Finding::ok("kernel", message)
-}
-
-/// Checks whether an ordinary user may create user namespaces; the error says what forbids it.
-fn user_namespaces() -> Result<(), &'static str> {
-    let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|t| t.trim() == value);
-    if !Path::new("/proc/self/ns/user").exists() {
-        return Err("this kernel has none");
-    }
-    for (sysctl, value) in [
-        ("/proc/sys/user/max_user_namespaces", "0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-        ),
-    ] {
-        if is(sysctl, value) {
-            return Err(sysctl);
-        }
-    }
-    Ok(())
 }
 
 fn privileges(
@@ -117,18 +99,6 @@ fn cgroups(version: CgroupVersion, missing: &[&str]) -> Finding {
         );
     }
     Finding::ok("cgroups", message)
-}
-
-fn seccomp(has_filters: bool) -> Finding {
-    if has_filters {
-        Finding::ok("seccomp", "the kernel filters system calls")
-    } else {
-        Finding::warning(
-            "seccomp",
-            "the kernel has no seccomp filters",
-            "use a kernel with CONFIG_SECCOMP_FILTER: containers with linux.seccomp are refused",
-        )
-    }
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::{
 };
 
 use super::{
+    confinement::{self, Missed},
     finding::Finding,
     host::{self, CgroupVersion},
 };
@@ -39,6 +40,9 @@ pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Fi
         memory(config.vm.memory.0, available_memory()),
         privileges(host::has_cap_sys_admin(), is_ordinary_user()),
         cgroups(CgroupVersion::find(Path::new("/sys/fs/cgroup"))),
+        confinement::namespaces(&confinement::missing_namespaces()),
+        confinement::seccomp(confinement::has_filters(), Missed::ByAll),
+        confinement::violations(confinement::logs_violations()),
     ]
 }
 

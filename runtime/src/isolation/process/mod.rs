@@ -3,6 +3,7 @@
 //! again by its record.
 
 mod checkpoint;
+mod confinement;
 mod create;
 mod criu_error;
 mod delete;
@@ -21,6 +22,7 @@ mod terminal;
 mod update;
 
 pub(crate) use checkpoint::{checkpoint, restore};
+pub(crate) use confinement::confinement;
 pub(crate) use create::{CreateRequest, create};
 pub(crate) use delete::{destroy, end};
 pub(crate) use error::ProcessError;

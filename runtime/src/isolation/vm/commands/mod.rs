@@ -1,6 +1,7 @@
 //! The commands, which ask a container's sandbox process for what they are to do.
 
 mod client;
+mod confinement;
 mod difference;
 mod events;
 mod exec;
@@ -12,6 +13,7 @@ mod update;
 
 #[cfg(test)]
 pub(super) use client::Client;
+pub(crate) use confinement::confinement;
 pub(crate) use difference::difference;
 pub(crate) use events::{VmEvent, stats, watch};
 pub(crate) use exec::exec;

@@ -9,8 +9,9 @@ use super::device::{self, raise_file_limit};
 use super::orders::{Answer, Order, is_hang_up};
 use super::policy::{Policy, Rights};
 use super::process::{FileShare, ServingProcess};
-use crate::child::{Child, pidfd};
+use crate::child::{Child, Ended, pidfd};
 use crate::devices::virtio::vhost_user::RemoteDevice;
+use crate::violation::{self, Offender};
 
 /// How long the server may take to do what it is told. Its file systems may be slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ pub enum FileServerError {
 pub struct FileServer {
     child: Child,
     control: UnixStream,
+    /// When it was made, since 1970.
+    begin: Duration,
 }
 
 impl FileServer {
@@ -76,6 +79,7 @@ impl FileServer {
             sockets.push(back);
         }
         let parent = pidfd(std::process::id())?;
+        let begin = violation::now();
         // SAFETY: the caller's promise.
         let Some(child) = (unsafe { Child::fork()? }) else {
             ServingProcess {
@@ -87,7 +91,11 @@ impl FileServer {
             .run(settle)
         };
         // It is killed if this fails.
-        let server = FileServer { child, control };
+        let server = FileServer {
+            child,
+            control,
+            begin,
+        };
         Ok((server, devices))
     }
 
@@ -164,6 +172,10 @@ impl FileServer {
             return FileServerError::Silent;
         }
         match self.child.reap() {
+            Ok(ended @ Ended::Killed(libc::SIGSYS)) => {
+                let call = violation::words(Offender::Process(self.child.pid()), self.begin);
+                FileServerError::Ended(format!("{ended}{call}"))
+            }
             Ok(ended) => FileServerError::Ended(ended.to_string()),
             Err(error) => talk(error),
         }
