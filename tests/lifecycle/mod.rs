@@ -26,6 +26,7 @@ mod kill;
 mod killed;
 mod limits;
 mod list;
+mod logs;
 mod namespaces;
 mod nested;
 mod network;
@@ -135,6 +136,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ],
             wall::tests(),
         ),
+        logs::tests(),
         rights::tests(),
         on_any_hypervisor(seccomp::tests()),
         descriptors::tests(),

@@ -15,7 +15,7 @@ use crate::devices::virtio::net::Tap;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::hypervisor::Hypervisor;
-use crate::violation;
+use crate::violation::{self, Whose};
 
 /// How long the monitor may take to pause the machine or to let it go on: more than it gives vCPUs
 /// and QEMU.
@@ -186,7 +186,7 @@ impl Monitor {
 
     /// Returns words for the system call that the user's process was killed for.
     fn violation(&self) -> String {
-        match violation::call(self.user, self.begin) {
+        match violation::call(Whose::User(self.user), self.begin) {
             Some(call) => format!(", for system call {call}"),
             None => String::new(),
         }
