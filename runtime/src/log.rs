@@ -3,18 +3,19 @@
 //!
 //! Errors go to both. Warnings and (with `--debug`) debug messages go to the file if there is one,
 //! otherwise to standard error. A guest can cause them over and over: the length of lines is
-//! limited, and so is their number.
+//! limited, and so is their number. A process that a guest may take over has no log: it passes its
+//! messages on to its parent, which limits and writes them.
 
 use std::{
     error::Error,
     fmt::{self, Write as _},
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{
         Mutex, OnceLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -22,6 +23,7 @@ use std::{
 use clap::ValueEnum;
 pub(crate) use nacre_agent::container::describe as chain;
 use nacre_vmm::Allowance;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{Level, Metadata, Subscriber, field::Field, span};
 
 /// How many bytes of events a process writes: at once, and the time after which there is one more.
@@ -31,6 +33,10 @@ const EACH: Duration = Duration::from_millis(1);
 
 /// The longest message, in bytes: the last output of a guest's console and of QEMU fits.
 const LONGEST: usize = 32 << 10;
+
+/// The longest line that is passed on, in bytes: a pipe takes it whole or not at all (`PIPE_BUF`,
+/// pipe(7)).
+pub(crate) const LONGEST_PASSED_ON: usize = libc::PIPE_BUF;
 
 /// The message, written once, when there is more.
 const LEFT_OUT: &str = "there is too much to be said; from here on lines are missing";
@@ -89,8 +95,15 @@ impl Events {
 
 static LOG: OnceLock<Log> = OnceLock::new();
 
-/// Whether nothing more is written to the log's file.
-static SILENT: AtomicBool = AtomicBool::new(false);
+/// What becomes of this process's messages.
+static FATE: AtomicU8 = AtomicU8::new(WRITTEN);
+
+/// They are written to the log.
+const WRITTEN: u8 = 0;
+/// Only standard error is still written to.
+const SILENT: u8 = 1;
+/// They are passed on by standard error.
+const PASSED_ON: u8 = 2;
 
 /// Opens the log, and directs what libraries trace to it.
 pub(crate) fn init(
@@ -126,11 +139,6 @@ pub(crate) fn init(
     Ok(())
 }
 
-/// Returns the log file's descriptor, if there is one.
-pub(crate) fn descriptor() -> Option<BorrowedFd<'static>> {
-    LOG.get()?.file.as_ref().map(AsFd::as_fd)
-}
-
 /// Reports the error that a command ends with.
 pub(crate) fn report(error: &dyn Error) {
     let message = chain(error);
@@ -143,13 +151,82 @@ pub(crate) fn report(error: &dyn Error) {
 /// Writes nothing more to the log's file, in a process that was forked and has closed it: another
 /// file may have its descriptor.
 pub(crate) fn silence() {
-    SILENT.store(true, Ordering::Relaxed);
+    FATE.store(SILENT, Ordering::Relaxed);
+}
+
+/// Passes this process's events on from here on, in a process that was forked: its standard error
+/// becomes the end of a pipe, whose other end its parent reads ([`PassedOn`]).
+pub(crate) fn pass_on() {
+    FATE.store(PASSED_ON, Ordering::Relaxed);
+}
+
+fn fate() -> u8 {
+    FATE.load(Ordering::Relaxed)
+}
+
+/// The events that a child passes on, which may have been taken over: none of them is more than a
+/// warning, and all of them together are limited as a process's own are.
+pub(crate) struct PassedOn(Events);
+
+impl PassedOn {
+    pub(crate) fn new() -> Self {
+        Self(Events::new(Allowance::new(AT_ONCE, EACH)))
+    }
+
+    /// Writes a line to the log, unless that is more than is allowed, or the log takes nothing
+    /// without delay.
+    pub(crate) fn write(&mut self, line: &[u8]) {
+        let Some(log) = LOG.get() else {
+            return;
+        };
+        let (level, message) = read_passed_on(line);
+        let message = one_line(&String::from_utf8_lossy(message));
+        if level > log.most_verbose || !log.takes_more() {
+            return;
+        }
+        if let Some(message) = self.0.pass(&message) {
+            log.write(level, message);
+        }
+    }
+}
+
+/// Makes the line that passes a message on, with its level as a number (sd-daemon(3)).
+fn passed_on(level: Level, message: &str) -> String {
+    let level = match level {
+        Level::ERROR | Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    };
+    let mut line = format!("<{level}>{message}");
+    line.truncate(line.floor_char_boundary(LONGEST_PASSED_ON - 1));
+    line.push('\n');
+    line
+}
+
+/// Takes a line that was passed on apart. One without a level is a panic's, or a library's.
+fn read_passed_on(line: &[u8]) -> (Level, &[u8]) {
+    let line = line.trim_ascii_end();
+    match line {
+        [b'<', b'4', b'>', message @ ..] => (Level::WARN, message),
+        [b'<', b'6', b'>', message @ ..] => (Level::INFO, message),
+        [b'<', b'7', b'>', message @ ..] => (Level::DEBUG, message),
+        _ => (Level::WARN, line),
+    }
 }
 
 impl Log {
+    /// Whether an event can be written without waiting for a reader.
+    fn takes_more(&self) -> bool {
+        let stderr = io::stderr();
+        let sink = self.file.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
+        let mut polled = [PollFd::new(sink, PollFlags::POLLOUT)];
+        let ready = poll(&mut polled, PollTimeout::ZERO);
+        ready == Ok(1) && polled[0].any().unwrap_or(false)
+    }
+
     fn write(&self, level: Level, message: &str) {
         let message = one_line(message);
-        let is_open = !SILENT.load(Ordering::Relaxed);
+        let is_open = fate() == WRITTEN;
         if let Some(mut file) = self.file.as_ref().filter(|_| is_open) {
             let line = match self.format {
                 LogFormat::Json => json_line(level, &message, SystemTime::now()),
@@ -264,10 +341,15 @@ impl Subscriber for &'static Log {
         let mut message = Message::default();
         event.record(&mut message);
         let message = one_line(&format!("{}{}", message.text, message.fields));
+        let level = *event.metadata().level();
+        if fate() == PASSED_ON {
+            let _ = io::stderr().write_all(passed_on(level, &message).as_bytes());
+            return;
+        }
         let mut events = self.events.lock().unwrap_or_else(|e| e.into_inner());
         let message = events.pass(&message);
         if let Some(message) = message {
-            self.write(*event.metadata().level(), message);
+            self.write(level, message);
         }
     }
 
@@ -344,6 +426,29 @@ mod tests {
         let mut events = Events::new(Allowance::new(10, Duration::from_secs(3600)));
         let said: Vec<_> = (0..100).filter_map(|_| events.pass("12345")).collect();
         assert_eq!(said, ["12345", "12345", LEFT_OUT]);
+    }
+
+    #[test]
+    fn what_is_passed_on_arrives_and_is_never_an_error() {
+        for (level, arrives) in [
+            (Level::ERROR, Level::WARN),
+            (Level::WARN, Level::WARN),
+            (Level::INFO, Level::INFO),
+            (Level::DEBUG, Level::DEBUG),
+        ] {
+            let line = passed_on(level, "it's <7>");
+            let read = read_passed_on(line.as_bytes());
+            assert_eq!(read, (arrives, &b"it's <7>"[..]));
+        }
+        let long = passed_on(Level::WARN, &"\u{e4}".repeat(LONGEST));
+        assert!((LONGEST_PASSED_ON - 1..=LONGEST_PASSED_ON).contains(&long.len()));
+        for (line, message) in [
+            (&b"<3>x\r\n"[..], &b"<3>x"[..]),
+            (b"\n", b""),
+            (b"<4", b"<4"),
+        ] {
+            assert_eq!(read_passed_on(line), (Level::WARN, message));
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod kill;
 mod killed;
 mod limits;
 mod list;
+mod logs;
 mod namespaces;
 mod nested;
 mod network;
@@ -152,6 +153,7 @@ pub(crate) fn tests() -> Vec<Test> {
             ],
             wall::tests(),
         ),
+        logs::tests(),
         rights::tests(),
         inside::tests(),
         confinement::tests(),

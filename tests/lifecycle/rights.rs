@@ -12,7 +12,10 @@ use nix::unistd::Pid;
 use super::network::{Lan, in_namespace};
 use super::overlay::{DISK, overlay};
 
-nacre_tests::tests![every_thread_has_what_the_table_says: Vm];
+nacre_tests::tests![
+    every_thread_has_what_the_table_says: Vm,
+    every_process_has_the_limits_of_the_table: Vm,
+];
 
 const PAGE: &str = include_str!("../../docs/threat-model.md");
 
@@ -192,7 +195,8 @@ fn found(case: &Case, task: &Path) -> Rights<'static> {
         capabilities: capabilities(set("CapPrm")),
         filter: match field("Seccomp") {
             "0" => "none",
-            _ => "yes",
+            "2" => "yes",
+            other => panic!("mode {other}"),
         },
         namespaces: NAMESPACES.into_iter().filter(own).collect(),
         root: root(case, &task.join("root")),
@@ -295,6 +299,86 @@ fn every_thread_has_what_the_table_says(case: &Case) {
         let elsewhere = row.threads.contains(&other)
             || !case.is_emulated() && (row.process == "QEMU" || row.threads == ["qemu"]);
         assert_ne!(matched.contains(&index), elsewhere, "{row:?}");
+    }
+    case.remove_container();
+}
+
+/// What the first column of the table of limits begins with.
+const LIMITS_HEAD: &str = "| process | open files |";
+
+/// The limits that the other columns are about, as `/proc/PID/limits` calls them.
+const LIMITS: [&str; 5] = [
+    "Max open files",
+    "Max processes",
+    "Max file size",
+    "Max locked memory",
+    "Max core file size",
+];
+
+/// The guest's memory, in bytes.
+const MEMORY: u64 = 256 << 20;
+
+/// The size of its disk ([`DISK`]).
+const DISK_SIZE: u64 = 24 << 20;
+
+/// A process's limits of that name, soft and hard.
+#[track_caller]
+fn limits(pid: &str, name: &str) -> [u64; 2] {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let values = text.lines().find_map(|line| line.strip_prefix(name));
+    let values = values.unwrap_or_else(|| panic!("no {name}"));
+    let mut values = values.split_whitespace().map(|value| match value {
+        "unlimited" => u64::MAX,
+        number => number.parse().unwrap(),
+    });
+    [(); 2].map(|()| values.next().unwrap())
+}
+
+fn every_process_has_the_limits_of_the_table(case: &Case) {
+    let script = "echo ready; exec sleep 1000";
+    let bundle = overlay(case.busybox().shell(script), DISK);
+    let memory = MEMORY.to_string();
+    case.detach(&bundle.annotation("dev.nacre.vm.memory", &memory));
+    case.wait_for_output("ready");
+    let (_, below) = PAGE.split_once(LIMITS_HEAD).expect("the table of limits");
+    let lines = below.lines().skip(2);
+    for line in lines.take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let role = match cells[0] {
+            "sandbox" => Role::Sandbox,
+            "monitor" => Role::Monitor,
+            "files" => Role::FileServer,
+            "QEMU" if case.is_emulated() => Role::Qemu,
+            "QEMU" => continue,
+            other => panic!("{other}"),
+        };
+        let processes = vm::with_role(case.id(), role);
+        assert!(!processes.is_empty(), "{role:?}");
+        for (pid, (name, cell)) in processes
+            .iter()
+            .flat_map(|pid| LIMITS.iter().zip(&cells[1..]).map(move |it| (pid, it)))
+        {
+            let found = limits(&pid.to_string(), name);
+            let wanted = match *cell {
+                "-" => continue,
+                "its disk's" => DISK_SIZE,
+                "its guest's and 1024" => MEMORY / 4096 + 1024,
+                "its devices'" | "its processors'" => {
+                    assert!((1..1024).contains(&found[1]), "{role:?}: {name} {found:?}");
+                    found[1]
+                }
+                number => number.parse().unwrap(),
+            };
+            let [_, of_caller] = limits("self", name);
+            // Who may raise limits does.
+            let raised = own_capabilities().contains("SYS_RESOURCE") && role == Role::FileServer;
+            let wanted = if raised {
+                wanted
+            } else {
+                wanted.min(of_caller)
+            };
+            assert_eq!(found, [wanted; 2], "{role:?}: {name}");
+        }
     }
     case.remove_container();
 }

@@ -9,11 +9,11 @@ use std::io;
 use libc::{c_long, sock_filter};
 
 /// The newest call of Linux 6.10, which the authors of our lists knew.
-pub(crate) const NEWEST: c_long = libc::SYS_mseal;
+pub const NEWEST: c_long = libc::SYS_mseal;
 
 /// The flags with which the C libraries start a thread: glibc's, and musl's, which has one more
 /// that does nothing.
-pub(crate) const THREADS: [u32; 2] = [THREAD, THREAD | libc::CLONE_DETACHED as u32];
+pub const THREADS: [u32; 2] = [THREAD, THREAD | libc::CLONE_DETACHED as u32];
 
 const THREAD: u32 = (libc::CLONE_VM
     | libc::CLONE_FS
@@ -26,22 +26,26 @@ const THREAD: u32 = (libc::CLONE_VM
     | libc::CLONE_CHILD_CLEARTID) as u32;
 
 /// The system calls that a process may make.
-pub(crate) struct Lists<'a> {
-    pub(crate) allowed: &'a [c_long],
+pub struct Lists<'a> {
+    /// Calls that are allowed whatever their arguments.
+    pub allowed: &'a [c_long],
     /// Calls that are allowed only with certain arguments.
-    pub(crate) with: &'a [With<'a>],
+    pub with: &'a [With<'a>],
     /// Calls that fail with `ENOSYS`, as in a kernel without them.
-    pub(crate) missing: &'a [c_long],
+    pub missing: &'a [c_long],
     /// The newest number that the author of the lists knew.
-    pub(crate) newest: c_long,
+    pub newest: c_long,
 }
 
 /// A call whose argument must be one of certain values. The kernel uses only 32 bits of those
 /// arguments, and so does the filter.
-pub(crate) struct With<'a> {
-    pub(crate) call: c_long,
-    pub(crate) argument: u32,
-    pub(crate) values: &'a [u32],
+pub struct With<'a> {
+    /// The call.
+    pub call: c_long,
+    /// Which of its arguments, from 0.
+    pub argument: u32,
+    /// What it may be.
+    pub values: &'a [u32],
 }
 
 /// x86-64 and nothing else: 64 bits, little-endian, machine 62 (linux/audit.h).
@@ -65,6 +69,18 @@ const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 impl Lists<'_> {
+    /// Puts the calling thread, and what it makes and executes, under this filter, permanently.
+    ///
+    /// # Errors
+    ///
+    /// If the lists are too long, or the kernel has no filters.
+    pub fn install(&self) -> io::Result<()> {
+        match install(&self.program()?) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Builds the program.
     ///
     /// # Errors

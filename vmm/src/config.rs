@@ -36,8 +36,8 @@ pub struct VmConfig {
     /// The kernel's command line. The monitor adds a `virtio_mmio.device` for each device, and
     /// what the hypervisor needs.
     pub cmdline: String,
-    /// Where the serial console's output goes, line by line. What a pipe doesn't accept at once is
-    /// lost: the guest never waits for it.
+    /// Where the serial console's output goes, line by line, all of it: a limit is for whoever reads
+    /// it to set. What a pipe doesn't accept at once is lost: the guest never waits for it.
     pub console_log: Option<File>,
     /// The virtio devices, at most [`MAX_DEVICES`]. The guest knows each by its position here: the
     /// first is `virtio-mmio.0` on its platform bus.

@@ -1,14 +1,11 @@
-//! The guest's serial console: the end of its output is always kept, for error messages; all of it,
-//! up to a limit, goes to a file if there is one.
+//! The guest's serial console: the end of its output is always kept, for error messages; all of it
+//! goes to a file if there is one.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-
-use crate::allowance::Allowance;
 
 /// How much of the output is kept.
 const KEPT_BYTES: usize = 8 << 10;
@@ -17,15 +14,6 @@ const TAIL_LINES: usize = 64;
 /// How much may wait for the end of its line before it goes to the file. A pipe that polls as
 /// writable accepts this much without blocking (`PIPE_BUF`, pipe(7)).
 const LOG_CHUNK: usize = 4096;
-
-/// How many bytes of output go to the file: at once, the time after which there is one more, and in
-/// all. A guest prints some 30 KiB when it starts.
-const LOG_AT_ONCE: u64 = 1 << 20;
-const LOG_EACH: Duration = Duration::from_micros(100);
-const LOG_IN_ALL: u64 = 64 << 20;
-
-/// What the file gets, once, when output begins to be left out.
-const LEFT_OUT: &[u8] = b"nacre: the guest prints too much; from here on lines are missing\n";
 
 /// The end of the console's output.
 pub(crate) struct Console {
@@ -117,12 +105,10 @@ impl Drop for ConsoleWriter {
 }
 
 /// The file that gets a copy, line by line. It never delays the guest: what a full pipe doesn't
-/// accept at once is dropped, and so is what exceeds the allowance.
+/// accept at once is dropped.
 struct Log {
     file: File,
     line: Vec<u8>,
-    allowance: Allowance,
-    is_whole: bool,
 }
 
 impl Log {
@@ -130,8 +116,6 @@ impl Log {
         Log {
             file,
             line: Vec::new(),
-            allowance: Allowance::new(LOG_AT_ONCE, LOG_EACH).in_all(LOG_IN_ALL),
-            is_whole: true,
         }
     }
 
@@ -146,17 +130,8 @@ impl Log {
 
     fn write_out(&mut self) {
         if !self.line.is_empty() && self.writable() {
-            let is_allowed = self.allowance.take(self.line.len() as u64);
-            let text = if is_allowed {
-                self.line.as_slice()
-            } else if self.is_whole {
-                LEFT_OUT
-            } else {
-                &[]
-            };
-            self.is_whole &= is_allowed;
             // A log that can't be written (a full disk) is no reason to stop the machine.
-            let _ = self.file.write_all(text);
+            let _ = self.file.write_all(&self.line);
         }
         self.line.clear();
     }
@@ -221,21 +196,6 @@ mod tests {
         log.rewind().unwrap();
         log.read_to_string(&mut text).unwrap();
         assert_eq!(text, "one\ntwo");
-    }
-
-    #[test]
-    fn the_log_has_a_bound() {
-        let log = tempfile::tempfile().unwrap();
-        let mut written = Log::new(log.try_clone().unwrap());
-        // An allowance for which no time passes.
-        written.allowance = Allowance::new(100, Duration::from_secs(3600)).in_all(LOG_IN_ALL);
-        for _ in 0..1000 {
-            written.write(b"123456789\n");
-        }
-        let bound = 100 + LEFT_OUT.len() as u64;
-        assert_eq!(log.metadata().unwrap().len(), bound);
-        // What a guest prints when it starts is kept.
-        assert!(Log::new(log).allowance.take(1 << 20));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 
 mod allowance;
 mod arch;
-mod bpf;
+pub mod bpf;
 mod call;
 mod channel;
 mod child;
@@ -31,6 +31,8 @@ mod hypervisor;
 mod inherited;
 pub mod kvm;
 mod kvm_error;
+mod landlock;
+mod limits;
 mod loader;
 mod memory;
 pub mod monitor;
@@ -40,7 +42,7 @@ mod rights;
 #[cfg(test)]
 mod test_kernels;
 mod thread_filter;
-mod violation;
+pub mod violation;
 mod vm;
 mod wait;
 

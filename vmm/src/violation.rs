@@ -15,25 +15,46 @@ const LAST: usize = 64 << 10;
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Whom a filter has ended.
+/// Whose system call is looked for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Offender {
-    /// A process of a user who has no others.
+pub enum Whose {
+    /// A process of this user, which has no other.
     User(u32),
-    /// The process that has, or had, this pid.
+    /// The process with this pid, as the host has it.
     Process(u32),
 }
 
-/// Returns words for the system call that it was last killed for, if the log has it and it was after
-/// `since`, a time since 1970; otherwise none.
-pub(crate) fn words(who: Offender, since: Duration) -> String {
-    let call = (0..ATTEMPTS).find_map(|attempt| {
+/// Returns the number of the system call that a process was last killed for, if the log has it and
+/// it was after `since`, a time since 1970.
+pub fn call(whose: Whose, since: Duration) -> Option<u32> {
+    (0..ATTEMPTS).find_map(|attempt| {
         if attempt > 0 {
             std::thread::sleep(PAUSE);
         }
-        find(&log()?, who, since)
-    });
-    call.map_or_else(String::new, |call| format!(", for system call {call}"))
+        find(&log()?, whose, since)
+    })
+}
+
+/// Returns words for that system call, none if the log doesn't have it.
+pub(crate) fn words(whose: Whose, since: Duration) -> String {
+    call(whose, since).map_or_else(String::new, |call| format!(", for system call {call}"))
+}
+
+/// Returns when a process began that did so at `start`, in clock ticks since boot: a time since 1970.
+pub fn beginning(start: u64) -> Duration {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the time is valid for the call; sysconf touches no memory of ours.
+    let rate = unsafe {
+        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now);
+        libc::sysconf(libc::_SC_CLK_TCK)
+    };
+    let rate = u64::try_from(rate).unwrap_or(100).max(1);
+    let up = Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or(0));
+    let age = up.saturating_sub(Duration::from_secs(start / rate));
+    self::now().saturating_sub(age)
 }
 
 /// Returns the time since 1970.
@@ -51,17 +72,17 @@ fn log() -> Option<String> {
 
 /// Looks for `audit: type=1326 audit(SECONDS.MILLISECONDS:SERIAL): … uid=USER … pid=PID … sig=31 …
 /// syscall=NUMBER …`, the form in which a seccomp filter's action is logged.
-fn find(log: &str, who: Offender, since: Duration) -> Option<u32> {
-    let offender = match who {
-        Offender::User(user) => format!("uid={user}"),
-        Offender::Process(pid) => format!("pid={pid}"),
+fn find(log: &str, whose: Whose, since: Duration) -> Option<u32> {
+    let whose = match whose {
+        Whose::User(user) => format!("uid={user}"),
+        Whose::Process(pid) => format!("pid={pid}"),
     };
     let signal = format!("sig={}", libc::SIGSYS);
     log.lines().rev().find_map(|line| {
         let (_, record) = line.split_once("audit: type=1326 audit(")?;
         let seconds: u64 = record.split('.').next()?.parse().ok()?;
         let word = |wanted: &str| record.split(' ').any(|word| word == wanted);
-        if seconds < since.as_secs() || !word(&offender) || !word(&signal) {
+        if seconds < since.as_secs() || !word(&whose) || !word(&signal) {
             return None;
         }
         let mut words = record.split(' ');
@@ -75,31 +96,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_of_an_offender_is_found() {
+    fn a_process_began_when_its_ticks_say() {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let start = fields.split(' ').nth(19).unwrap().parse().unwrap();
+        let began = beginning(start);
+        assert!(began <= now() && now() - began < Duration::from_secs(3600));
+        assert!(beginning(0) < began);
+    }
+
+    #[test]
+    fn the_last_line_of_a_user_is_found() {
         let line = |seconds: u64, user: u32, signal: i32, call: u32| {
-            let pid = 100 + call;
             format!(
                 "<5>[  1.2] audit: type=1326 audit({seconds}.738:453): auid=1 uid={user} gid=7 \
-                 ses=1 pid={pid} comm=\"q\" exe=\"/q\" sig={signal} arch=c000003e syscall={call} \
-                 compat=0 ip=0x7 code=0x80000000\n"
+                 ses=1 pid={} comm=\"q\" exe=\"/q\" sig={signal} arch=c000003e syscall={call} \
+                 compat=0 ip=0x7 code=0x80000000\n",
+                user + 1000,
             )
         };
         let log = line(99, 7, 31, 1) + &line(100, 7, 31, 2) + &line(101, 7, 31, 3);
         let log = log + &line(102, 8, 31, 4) + &line(103, 7, 0, 5) + "<6>[ 1.3] other\n";
-        let of = |user, since| find(&log, Offender::User(user), Duration::from_secs(since));
+        let of = |user, since| find(&log, Whose::User(user), Duration::from_secs(since));
+        let of_process = |pid| find(&log, Whose::Process(pid), Duration::ZERO);
+        assert_eq!((of_process(1008), of_process(8)), (Some(4), None));
         assert_eq!(of(7, 100), Some(3));
         assert_eq!(of(8, 100), Some(4));
         assert_eq!(of(7, 102), None);
         assert_eq!(of(77, 0), None);
-        let of = |pid, since| find(&log, Offender::Process(pid), Duration::from_secs(since));
-        assert_eq!(of(102, 100), Some(2));
-        assert_eq!(of(102, 101), None);
-        assert_eq!(of(10, 0), None);
-        let broken = find(
-            "audit: type=1326 audit(x",
-            Offender::User(7),
-            Duration::ZERO,
+        assert_eq!(
+            find("audit: type=1326 audit(x", Whose::User(7), Duration::ZERO),
+            None
         );
-        assert_eq!(broken, None);
     }
 }

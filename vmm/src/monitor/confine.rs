@@ -8,9 +8,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use crate::call::check;
-use crate::inherited;
 use crate::rights::{self, ThreadRights};
 use crate::thread_filter::ThreadFilter;
+use crate::{inherited, landlock, limits};
 
 /// Its name in process lists.
 const NAME: &CStr = c"nacre-monitor";
@@ -18,17 +18,28 @@ const NAME: &CStr = c"nacre-monitor";
 /// Where the tmpfs that becomes the root is first mounted. Every host has this directory.
 const MOUNT_POINT: &CStr = c"/proc";
 
+/// How many descriptors it may have: those of the guest's connections over vsock, of devices and of
+/// taps are about half as many.
+const MAX_FILES: u64 = 4096;
+
+/// How many threads its user may have, QEMU's among them: as many as its cgroup.
+const MAX_THREADS: u64 = 256;
+
 /// What the monitor's process has from its parent.
 pub struct Inheritance {
-    /// The parent's descriptors that it closes: all that the machine isn't made of. Standard input and
-    /// output are always closed.
+    /// The parent's descriptors that it closes: all that the machine isn't made of. The standard
+    /// streams are always closed.
     pub closed: Vec<RawFd>,
-    /// Whether it keeps standard error, for the messages of this process.
-    pub keeps_stderr: bool,
+    /// What becomes its standard error, for the messages of this process: the end of something that
+    /// the parent reads, which limits what it makes of them.
+    pub messages: OwnedFd,
+    /// The size of the largest file that the machine writes to, in bytes.
+    pub largest_file: u64,
 }
 
 /// Leaves the parent's session, keys, files and namespaces. `parent` is a pidfd.
-pub(super) fn begin(parent: &OwnedFd, inheritance: &Inheritance) -> io::Result<()> {
+pub(super) fn begin(parent: &OwnedFd, inheritance: Inheritance) -> io::Result<()> {
+    replace_streams(inheritance.messages)?;
     if !inherited::end_with(parent)? {
         return Err(io::Error::other("its parent has ended"));
     }
@@ -39,25 +50,34 @@ pub(super) fn begin(parent: &OwnedFd, inheritance: &Inheritance) -> io::Result<(
         // `spawn` has promised.
         unsafe { libc::close(*descriptor) };
     }
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    let last = if inheritance.keeps_stderr { 1 } else { 2 };
-    for stream in 0..=last {
-        // SAFETY: a plain call. The streams are the workload's, whose readers wait for their end.
-        check(unsafe { libc::dup2(null.as_raw_fd(), stream) }.into())?;
-    }
     inherited::leave_keyring()?;
     inherited::hide()
 }
 
-/// Gives up the host's files and all rights.
-pub(super) fn finish(user: u32) -> io::Result<()> {
+/// Lets go of the parent's standard streams, which are the workload's: their readers wait for their
+/// end.
+fn replace_streams(messages: OwnedFd) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let (null, messages) = (null.as_raw_fd(), messages.as_raw_fd());
+    for (stream, new) in [(0, null), (1, null), (2, messages)] {
+        // SAFETY: a plain call; what is replaced is only used by its number.
+        check(unsafe { libc::dup2(new, stream) }.into())?;
+    }
+    Ok(())
+}
+
+/// Gives up the host's files and all rights. It may write to a file up to that size, in bytes.
+pub(super) fn finish(user: u32, largest_file: u64) -> io::Result<()> {
     empty_root()?;
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the limit is valid for the call.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }.into())?;
+    for (resource, most) in [
+        (libc::RLIMIT_NOFILE, MAX_FILES),
+        (libc::RLIMIT_NPROC, MAX_THREADS),
+        (libc::RLIMIT_FSIZE, largest_file),
+        (libc::RLIMIT_MEMLOCK, 0),
+        (libc::RLIMIT_CORE, 0),
+    ] {
+        limits::lower(resource, most)?;
+    }
     rights::empty_bounding_set()?;
     // System calls for this thread, which is the only one: glibc's functions would look for others.
     // SAFETY: no pointers but a null that goes with a count of 0.
@@ -68,6 +88,7 @@ pub(super) fn finish(user: u32) -> io::Result<()> {
         check(libc::syscall(libc::SYS_setresuid, user, user, user))?;
     }
     ThreadRights::NONE.keep()?;
+    landlock::forbid_files()?;
     // The change of user has undone these.
     // SAFETY: a plain call.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }.into())?;

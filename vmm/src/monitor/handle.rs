@@ -15,7 +15,7 @@ use crate::devices::virtio::net::Tap;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::hypervisor::Hypervisor;
-use crate::violation::{self, Offender};
+use crate::violation::{self, Whose};
 
 /// How long the monitor may take to pause the machine or to let it go on: more than it gives vCPUs
 /// and QEMU.
@@ -196,7 +196,7 @@ impl Monitor {
 
     /// Returns words for the system call that the user's process was killed for.
     fn violation(&self) -> String {
-        violation::words(Offender::User(self.user), self.begin)
+        violation::words(Whose::User(self.user), self.begin)
     }
 
     fn do_it(&self, request: &Request, limit: Duration) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use crate::config::VmConfig;
 use crate::violation;
 
 /// Makes a process that makes the machine, and starts it when it is told to ([`Monitor::start`]).
-/// `settle` comes first in it.
+/// `settle` comes first in it, while all of this process's descriptors are still open.
 ///
 /// # Errors
 ///
@@ -26,7 +26,7 @@ use crate::violation;
 /// As with fork(2): this process must have a single thread. And what the configuration consists of
 /// mustn't be among what is closed.
 pub unsafe fn spawn(
-    inheritance: &Inheritance,
+    inheritance: Inheritance,
     config: VmConfig,
     settle: impl FnOnce(),
 ) -> io::Result<Monitor> {
@@ -61,17 +61,17 @@ pub unsafe fn spawn(
 }
 
 fn become_monitor(
-    inheritance: &Inheritance,
+    inheritance: Inheritance,
     parent: OwnedFd,
     line: Line,
     config: VmConfig,
     settle: impl FnOnce(),
 ) {
-    let user = config.user;
+    let (user, largest_file) = (config.user, inheritance.largest_file);
+    settle();
     let served = confine::begin(&parent, inheritance).and_then(|()| {
         drop(parent);
-        settle();
-        line.serve(config, || confine::finish(user))
+        line.serve(config, || confine::finish(user, largest_file))
     });
     if let Err(error) = served {
         tracing::warn!("the monitor: {error}");

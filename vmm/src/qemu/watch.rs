@@ -17,7 +17,7 @@ use crate::devices::virtio::thread::with_signals_blocked;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::rights::ThreadRights;
-use crate::violation::{self, Offender};
+use crate::violation::{self, Whose};
 use crate::wait::Wait;
 
 const CHUNK: usize = 4096;
@@ -136,7 +136,7 @@ impl Watch {
     fn failure(&self, ended: Ended, begin: Duration, message: String) -> Error {
         let mut how = ended.to_string();
         if ended == Ended::Killed(libc::SIGSYS) {
-            how += &violation::words(Offender::User(self.user), begin);
+            how += &violation::words(Whose::User(self.user), begin);
         }
         Error::QemuEnded {
             how,

@@ -39,7 +39,7 @@ use crate::{
 
 use super::{
     commands::start,
-    error::{SANDBOX, VmError},
+    error::{SANDBOX, VmError, filtered_call},
     found::VmContainer,
     heir::Heir,
     link::{CREATED, GO_ON, READY_FOR_HOOKS, STANDS},
@@ -377,6 +377,10 @@ impl Caller<'_> {
                         Some(By::Vm(vm)) => vm.cgroup.as_ref(),
                         _ => None,
                     };
+                    if let (Signal::SIGSYS, Some(By::Vm(vm))) = (signal, &record) {
+                        let call = filtered_call(&vm.sandbox);
+                        return Err(VmError::Filtered { call });
+                    }
                     let error = VmError::host_memory(SANDBOX, cgroup);
                     return Err(error.unwrap_or(VmError::Killed(signal)));
                 }

@@ -5,6 +5,7 @@ mod commands;
 mod control;
 mod create;
 mod error;
+mod filter;
 mod found;
 #[cfg(fuzzing)]
 pub(crate) mod fuzz;

@@ -12,5 +12,5 @@ pub(super) use disk::{DiskError, MKE2FS};
 pub(super) use session::SessionError;
 pub(super) use share::{ShareError, share_failed};
 pub(super) use update::UpdateError;
-pub(super) use vm::SANDBOX;
+pub(super) use vm::{SANDBOX, filtered_call};
 pub(crate) use vm::{VmError, failure};

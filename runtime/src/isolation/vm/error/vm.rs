@@ -3,11 +3,14 @@
 use std::{fmt, io, path::PathBuf};
 
 use nacre_agent::container::{
-    ConsoleSocketError,
+    ConsoleSocketError, Identity,
     cgroups::{Cgroup, CgroupError},
     hooks::HookError,
 };
-use nacre_vmm::devices::virtio::fs::FileServerError;
+use nacre_vmm::{
+    devices::virtio::fs::FileServerError,
+    violation::{self, Whose},
+};
 use nix::sys::signal::Signal;
 
 use crate::{
@@ -129,6 +132,11 @@ pub(crate) enum VmError {
     Told(#[from] ToldError),
     #[error("the sandbox process was killed by {0}")]
     Killed(Signal),
+    #[error("the sandbox process was killed by its system call filter (SIGSYS){}", Call(*.call))]
+    Filtered {
+        /// For which call, if the host's kernel log says so.
+        call: Option<u32>,
+    },
     #[error(
         "the host killed {what} for want of memory: the VM's cgroup may have {limit}, which is its \
          guest's memory and what vm.overhead-memory in the configuration file adds, or there was \
@@ -149,6 +157,7 @@ impl VmError {
                 _ => 1,
             },
             Self::Killed(signal) => 128 + *signal as u8,
+            Self::Filtered { .. } => 128 + libc::SIGSYS as u8,
             Self::HostMemory { .. } => 128 + libc::SIGKILL as u8,
             Self::Client(ClientError::Refused(failure))
             | Self::Exec(ClientError::Refused(failure)) => failure.status.max(1),
@@ -177,9 +186,30 @@ pub(crate) fn failure(vm: &record::VmRecord) -> Option<String> {
     match &vm.end {
         Some(end) => end.failure.clone(),
         None => {
-            let error = VmError::host_memory(SANDBOX, vm.cgroup.as_ref());
-            let error = error.unwrap_or(VmError::Killed(Signal::SIGKILL));
-            Some(chain(&error))
+            let call =
+                || filtered_call(&vm.sandbox).map(|call| VmError::Filtered { call: Some(call) });
+            let error = VmError::host_memory(SANDBOX, vm.cgroup.as_ref()).or_else(call);
+            Some(chain(&error.unwrap_or(VmError::Killed(Signal::SIGKILL))))
+        }
+    }
+}
+
+/// Returns the number of the system call that a sandbox process's filter has killed it for, if the
+/// host's kernel log has it.
+pub(in crate::isolation::vm) fn filtered_call(sandbox: &Identity) -> Option<u32> {
+    let pid = u32::try_from(sandbox.pid).ok()?;
+    let began = violation::beginning(sandbox.start_time);
+    violation::call(Whose::Process(pid), began)
+}
+
+/// The number of a system call at the end of an error, if it is known.
+struct Call(Option<u32>);
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(call) => write!(f, ", for system call {call}"),
+            None => Ok(()),
         }
     }
 }

@@ -4,15 +4,17 @@ use nacre_agent::container::cgroups::{Joined, Manager, Place};
 use nacre_vmm::monitor::Monitor;
 use oci_spec::runtime::LinuxResources;
 
-use crate::isolation::vm::{error::VmError, limits};
+use crate::isolation::vm::{error::VmError, filter::Filter, limits};
 
-use super::prepare::Site;
+use super::{
+    logs::{Carried, Logs},
+    prepare::Site,
+};
 
-/// Boots the machine, which is being made meanwhile, once this process, its monitor, its file server
-/// and the stand-in have joined their cgroup, which has these limits at first. The cgroup has to be
-/// undone, even after an error.
-pub(super) fn boot(
-    monitor: &mut Monitor,
+/// Has this process, its monitor, its file server and the stand-in join their cgroup, which has these
+/// limits at first, while the machine is being made. The cgroup has to be undone, even after an error.
+pub(super) fn join_cgroup(
+    monitor: &Monitor,
     place: Option<Place>,
     site: &Site<'_>,
     file_server: u32,
@@ -36,5 +38,21 @@ pub(super) fn boot(
     if let Some(joined) = cgroup {
         limits::tell_of_left_out(joined.left_out());
     }
+    Ok(())
+}
+
+/// Boots the machine. What its monitor has to say is carried on from here on, until after its end:
+/// a cgroup is joined by a process with a single thread. And from here on this process makes only the
+/// system calls that it needs.
+pub(super) fn boot(
+    monitor: &mut Monitor,
+    logs: Logs,
+    carried: &mut Option<Carried>,
+) -> Result<(), VmError> {
+    Filter::Beginning
+        .install()
+        .map_err(VmError::host("can't filter this process's system calls"))?;
+    let started = logs.start();
+    *carried = Some(started.map_err(VmError::host("can't start a thread for the logs"))?);
     monitor.start().map_err(VmError::Make)
 }

@@ -26,6 +26,7 @@ use crate::{
         vm::{
             control::Control,
             error::VmError,
+            filter::Filter,
             guest_spec::Shared,
             limits::{self, HostLimits},
             link::CREATED,
@@ -185,6 +186,9 @@ impl<'a> Conversation<'a> {
         rights::AFTER_LEAVING
             .keep()
             .map_err(VmError::host("can't give up this process's rights"))?;
+        Filter::Serving
+            .install()
+            .map_err(VmError::host("can't filter this process's system calls"))?;
         Ok(listener)
     }
 

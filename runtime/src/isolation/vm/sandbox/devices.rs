@@ -1,7 +1,11 @@
 //! The second step of the sandbox process: the machine with its devices, in its monitor's process, and
 //! the host's ends of what they carry.
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+};
 
 use nacre_agent::protocol::{CONTROL_PORT, Streams};
 use nacre_vmm::{
@@ -36,6 +40,7 @@ use crate::{
 use super::{
     disk::Disk,
     file_policy::FilePolicy,
+    logs::Logs,
     monitor::{self, Parts, Unshared},
     prepare::Site,
 };
@@ -59,6 +64,8 @@ pub(super) struct Wanted<'a> {
 /// A machine that is being made, and what belongs to it on the host.
 pub(super) struct Devices<'a> {
     pub(super) monitor: Monitor,
+    /// What the monitor has to say.
+    pub(super) logs: Logs,
     pub(super) control: Control,
     pub(super) stdio: GuestStdio,
     pub(super) disk: Option<Disk>,
@@ -83,7 +90,7 @@ pub(super) struct GuestStdio {
 /// Has the machine made with its devices, by a monitor, and its files served: both are processes that
 /// this one makes while it has a single thread. The network has to be undone, even after an error.
 pub(super) fn make<'a>(
-    machine: MachinePlan,
+    mut machine: MachinePlan,
     wanted: Wanted<'_>,
     site: &Site<'_>,
     network: &'a mut Option<CarriedNetwork>,
@@ -104,7 +111,10 @@ pub(super) fn make<'a>(
     let mut unshared = unshared.map_err(VmError::host("can't see what is open"))?;
     let (vsock, ports) =
         Vsock::new(GUEST_CID).map_err(VmError::host("can't make a vsock device"))?;
-    unshared.add(&ports);
+    unshared.add(ports.as_raw_fd());
+    let (logs, monitor_ends) = Logs::make(machine.console_log.take())
+        .map_err(VmError::host("can't make pipes for the logs"))?;
+    logs.ends().for_each(|end| unshared.add(end));
     let disk = match wanted.upper {
         Some(Upper::Disk { size, directory }) => Some(Disk::make(directory, *size)?),
         _ => None,
@@ -121,9 +131,12 @@ pub(super) fn make<'a>(
         devices,
         nic_slots: network.slots(),
         rates: wanted.rates,
-        keeps_stderr: wanted.console_socket.is_none(),
+        disk_size: match wanted.upper {
+            Some(Upper::Disk { size, .. }) => *size,
+            _ => 0,
+        },
     };
-    let monitor = monitor::make(machine, parts, unshared, &site.words)?;
+    let monitor = monitor::make(machine, parts, unshared, monitor_ends, &site.words)?;
     let control = ports
         .expect(CONTROL_PORT)
         .and_then(Control::new)
@@ -131,6 +144,7 @@ pub(super) fn make<'a>(
     let stdio = GuestStdio::expect(wanted, ports)?;
     Ok(Devices {
         monitor,
+        logs,
         control,
         stdio,
         disk,

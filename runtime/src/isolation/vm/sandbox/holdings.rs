@@ -9,7 +9,7 @@ use crate::{
     systemd,
 };
 
-use super::home::Home;
+use super::{home::Home, logs::Carried};
 
 /// What there is to undo.
 #[derive(Default)]
@@ -19,6 +19,8 @@ pub(super) struct Holdings {
     pub(super) stand_in: Option<StandIn>,
     pub(super) cgroup: Option<Joined>,
     pub(super) network: Option<CarriedNetwork>,
+    /// What the monitor, which has ended when this is undone, has to say.
+    pub(super) carried: Option<Carried>,
 }
 
 /// Whether a command waits for the container, or is to delete it later.
@@ -38,6 +40,7 @@ impl Holdings {
         company: Company,
         outcome: &Result<u8, VmError>,
     ) -> Result<(), VmError> {
+        drop(self.carried);
         // If one of these fails, the others are undone all the same.
         let closed = self.network.map_or(Ok(()), CarriedNetwork::close);
         let unmounted = self.home.map_or(Ok(()), Home::unmount);

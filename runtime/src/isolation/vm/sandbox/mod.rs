@@ -15,6 +15,7 @@ mod holdings;
 mod home;
 mod inherited;
 mod initramfs;
+mod logs;
 mod monitor;
 mod notes;
 mod oom;

@@ -1,6 +1,7 @@
 //! The monitor's process: made while this one has a single thread, of what the plan says.
 
 use std::{
+    fs::File,
     io,
     os::fd::{AsRawFd, RawFd},
 };
@@ -23,7 +24,7 @@ use crate::{
     log,
 };
 
-use super::initramfs;
+use super::{initramfs, logs::MonitorEnds};
 
 /// The kernel's command line: the agent is the initramfs's `/init`. A panic resets the machine
 /// at once, through the keyboard controller, which is how the monitor learns of it. Per-CPU
@@ -37,11 +38,11 @@ pub(super) struct Parts {
     /// How many network devices it can have.
     pub(super) nic_slots: usize,
     pub(super) rates: Rates,
-    /// Whether messages may go to this process's standard error.
-    pub(super) keeps_stderr: bool,
+    /// The size of its disk, in bytes; 0 if it has none.
+    pub(super) disk_size: u64,
 }
 
-/// This process's descriptors that are no part of a machine, nor of its monitor's log.
+/// This process's descriptors that are no part of a machine.
 pub(super) struct Unshared(Vec<RawFd>);
 
 impl Unshared {
@@ -49,19 +50,16 @@ impl Unshared {
     /// opened from now on until the monitor is made is shared with it.
     pub(super) fn note(plan: &MachinePlan, systems: &[RemoteDevice]) -> io::Result<Self> {
         let mut open = open_descriptors()?;
-        let console_log = plan.console_log.as_ref().map(AsRawFd::as_raw_fd);
-        let log = log::descriptor().map(|log| log.as_raw_fd());
         let files = [&plan.kernel, &plan.agent].map(AsRawFd::as_raw_fd);
         let sockets = systems.iter().map(AsRawFd::as_raw_fd);
-        let shared = files.into_iter().chain(console_log).chain(log);
-        let shared: Vec<RawFd> = shared.chain(sockets).collect();
+        let shared: Vec<RawFd> = files.into_iter().chain(sockets).collect();
         open.retain(|descriptor| !shared.contains(descriptor));
         Ok(Self(open))
     }
 
     /// Adds this process's end of something that the machine has the other end of.
-    pub(super) fn add(&mut self, end: &impl AsRawFd) {
-        self.0.push(end.as_raw_fd());
+    pub(super) fn add(&mut self, end: RawFd) {
+        self.0.push(end);
     }
 }
 
@@ -70,6 +68,7 @@ pub(super) fn make(
     plan: MachinePlan,
     parts: Parts,
     unshared: Unshared,
+    logs: MonitorEnds,
     words: &Words,
 ) -> Result<Monitor, VmError> {
     tracing::debug!(
@@ -81,10 +80,12 @@ pub(super) fn make(
     );
     let inheritance = Inheritance {
         closed: unshared.0,
-        keeps_stderr: parts.keeps_stderr,
+        messages: logs.messages,
+        largest_file: parts.disk_size,
     };
     let title = format!("nacre: runs the VM of {}", parts.name);
     let settle = || {
+        log::pass_on();
         // SAFETY: these words, and this environment, are a copy of the sandbox process's, in a process
         // that has a single thread and no use for either.
         unsafe {
@@ -92,15 +93,15 @@ pub(super) fn make(
             forget_environment();
         }
     };
-    let config = config(plan, parts)?;
+    let config = config(plan, parts, logs.console)?;
     // SAFETY: this process has a single thread. What the machine consists of isn't among what is
     // closed.
-    unsafe { monitor::spawn(&inheritance, config, settle) }
+    unsafe { monitor::spawn(inheritance, config, settle) }
         .map_err(VmError::host("can't make the monitor"))
 }
 
 /// Returns what the machine consists of.
-fn config(plan: MachinePlan, parts: Parts) -> Result<VmConfig, VmError> {
+fn config(plan: MachinePlan, parts: Parts, console_log: Option<File>) -> Result<VmConfig, VmError> {
     let nic_throttle = || Throttle::new(parts.rates.network);
     Ok(VmConfig {
         hypervisor: match plan.hypervisor {
@@ -115,7 +116,7 @@ fn config(plan: MachinePlan, parts: Parts) -> Result<VmConfig, VmError> {
         kernel: plan.kernel,
         initramfs: initramfs::build(plan.agent).map_err(VmError::host("can't read the agent"))?,
         cmdline: cmdline(plan.kernel_log),
-        console_log: plan.console_log,
+        console_log,
         devices: parts.devices,
         nic_slots: parts.nic_slots,
         nested: plan.nested,

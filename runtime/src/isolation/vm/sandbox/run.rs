@@ -17,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    boot::boot,
+    boot::{boot, join_cgroup},
     converse::{ContainerPlan, Conversation},
     devices::{self, Devices, Wanted},
     end::end,
@@ -80,6 +80,7 @@ fn run(
         stand_in,
         cgroup,
         network,
+        carried,
     } = holdings;
     let site = prepare(&plan, folder, caller, home, stand_in)?;
     let folder = site.notes.folder();
@@ -93,6 +94,7 @@ fn run(
     };
     let Devices {
         mut monitor,
+        logs,
         control,
         stdio,
         disk,
@@ -102,14 +104,9 @@ fn run(
         network,
     } = devices::make(plan.machine, wanted, &site, network)?;
     let limits = &plan.limits.at_boot;
-    boot(
-        &mut monitor,
-        place,
-        &site,
-        file_server.pid(),
-        limits,
-        cgroup,
-    )?;
+    let files = file_server.pid();
+    join_cgroup(&monitor, place, &site, files, limits, cgroup)?;
+    boot(&mut monitor, logs, carried)?;
     file_server.await_start()?;
     let conversation = Conversation {
         machine: &monitor,

@@ -42,7 +42,7 @@ pub const CACHE_TIME: Duration = Duration::from_millis(100);
 pub const MAX_GUEST_FILES: u64 = 512 << 10;
 
 /// File descriptors reserved for the rest of the process.
-const RESERVED_FILES: u64 = 1024;
+pub(super) const RESERVED_FILES: u64 = 1024;
 
 /// The least that `RLIMIT_NOFILE` must allow. If only few files are allowed, a guest gets the error
 /// that there are too many in the middle of a directory, which many programs take for its end.

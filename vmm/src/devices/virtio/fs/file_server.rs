@@ -11,7 +11,7 @@ use super::policy::{Policy, Rights};
 use super::process::{FileShare, ServingProcess};
 use crate::child::{Child, Ended, pidfd};
 use crate::devices::virtio::vhost_user::RemoteDevice;
-use crate::violation::{self, Offender};
+use crate::violation::{self, Whose};
 
 /// How long the server may take to do what it is told. Its file systems may be slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -173,7 +173,7 @@ impl FileServer {
         }
         match self.child.reap() {
             Ok(ended @ Ended::Killed(libc::SIGSYS)) => {
-                let call = violation::words(Offender::Process(self.child.pid()), self.begin);
+                let call = violation::words(Whose::Process(self.child.pid()), self.begin);
                 FileServerError::Ended(format!("{ended}{call}"))
             }
             Ok(ended) => FileServerError::Ended(ended.to_string()),

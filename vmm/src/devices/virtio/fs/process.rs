@@ -25,7 +25,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::device::Fs;
+use super::device::{Fs, MAX_GUEST_FILES, RESERVED_FILES};
 use super::filter;
 use super::orders::{Answer, Order};
 use super::policy::Policy;
@@ -34,7 +34,7 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::throttle::{RateLimit, Throttle};
 use crate::devices::virtio::vhost_user::{Connection, Memory, Socket};
 use crate::rights::ThreadRights;
-use crate::{bpf, child, inherited};
+use crate::{bpf, child, inherited, limits};
 
 /// Its name, as `/proc/PID/comm` shows it.
 const NAME: &CStr = c"nacre-files";
@@ -160,6 +160,14 @@ fn begin(
         let served =
             parent.and_then(|parent| connection.serve(Memory::Shown, parent, failed, || ()));
         step("starting a thread", served)?;
+    }
+    let files = share.files.min(MAX_GUEST_FILES) + RESERVED_FILES;
+    for (resource, most) in [
+        (libc::RLIMIT_NOFILE, files),
+        (libc::RLIMIT_MEMLOCK, 0),
+        (libc::RLIMIT_CORE, 0),
+    ] {
+        step("limiting resources", limits::lower(resource, most))?;
     }
     step("giving up rights", MOUNTING.keep())?;
     let filtered = filter::program().and_then(|program| bpf::install_for_all(&program));
