@@ -5,6 +5,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::own_user::OwnUser;
+
 /// syslog(2): read the end of the log without removing it.
 const READ_ALL: libc::c_int = 3;
 
@@ -17,7 +19,8 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// Returns the number of the system call that a process of this user was last killed for, if the
 /// log has it and it was after `since`, a time since 1970.
-pub(crate) fn call(user: u32, since: Duration) -> Option<u32> {
+pub(crate) fn call(user: OwnUser, since: Duration) -> Option<u32> {
+    let user = user.logged()?;
     (0..ATTEMPTS).find_map(|attempt| {
         if attempt > 0 {
             std::thread::sleep(PAUSE);

@@ -9,7 +9,7 @@ use std::ptr;
 
 use crate::call::check;
 use crate::inherited;
-use crate::rights::{self, ThreadRights};
+use crate::own_user::OwnUser;
 use crate::thread_filter::ThreadFilter;
 
 /// Its name in process lists.
@@ -50,7 +50,7 @@ pub(super) fn begin(parent: &OwnedFd, inheritance: &Inheritance) -> io::Result<(
 }
 
 /// Gives up the host's files and all rights.
-pub(super) fn finish(user: u32) -> io::Result<()> {
+pub(super) fn finish(user: OwnUser) -> io::Result<()> {
     empty_root()?;
     let none = libc::rlimit {
         rlim_cur: 0,
@@ -58,16 +58,7 @@ pub(super) fn finish(user: u32) -> io::Result<()> {
     };
     // SAFETY: the limit is valid for the call.
     check(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) }.into())?;
-    rights::empty_bounding_set()?;
-    // System calls for this thread, which is the only one: glibc's functions would look for others.
-    // SAFETY: no pointers but a null that goes with a count of 0.
-    unsafe {
-        let nobody = ptr::null::<libc::gid_t>();
-        check(libc::syscall(libc::SYS_setgroups, 0, nobody))?;
-        check(libc::syscall(libc::SYS_setresgid, user, user, user))?;
-        check(libc::syscall(libc::SYS_setresuid, user, user, user))?;
-    }
-    ThreadRights::NONE.keep()?;
+    user.become_it()?;
     // The change of user has undone these.
     // SAFETY: a plain call.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }.into())?;

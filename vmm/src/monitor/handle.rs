@@ -15,6 +15,7 @@ use crate::devices::virtio::net::Tap;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::hypervisor::Hypervisor;
+use crate::own_user::OwnUser;
 use crate::violation;
 
 /// How long the monitor may take to pause the machine or to let it go on: more than it gives vCPUs
@@ -43,7 +44,7 @@ pub struct Monitor {
     pub(super) child: Child,
     pub(super) hypervisor: Hypervisor,
     /// Its user, and QEMU's.
-    pub(super) user: u32,
+    pub(super) user: OwnUser,
     /// When it began, since 1970.
     pub(super) begin: Duration,
     /// QEMU's process.

@@ -49,6 +49,27 @@ pub(super) fn has_cap_sys_admin() -> bool {
     })
 }
 
+/// Checks whether an ordinary user may create user namespaces; the error says what forbids it.
+pub(super) fn user_namespaces() -> Result<(), &'static str> {
+    let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|t| t.trim() == value);
+    if !Path::new("/proc/self/ns/user").exists() {
+        return Err("this kernel has none");
+    }
+    for (sysctl, value) in [
+        ("/proc/sys/user/max_user_namespaces", "0"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
+        (
+            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+        ),
+    ] {
+        if is(sysctl, value) {
+            return Err(sysctl);
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

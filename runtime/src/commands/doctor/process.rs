@@ -27,7 +27,7 @@ pub(super) fn examine() -> Vec<Finding> {
         privileges(
             geteuid().is_root(),
             host::has_cap_sys_admin(),
-            &user_namespaces(),
+            &host::user_namespaces(),
         ),
         cgroups(CgroupVersion::find(root), &missing_controllers(root)),
         seccomp(Path::new("/proc/sys/kernel/seccomp/actions_avail").exists()),
@@ -43,27 +43,6 @@ fn kernel(release: &str) -> Finding {
         return Finding::error("kernel", message, "use Linux 5.14 or later");
     }
     Finding::ok("kernel", message)
-}
-
-/// Checks whether an ordinary user may create user namespaces; the error says what forbids it.
-fn user_namespaces() -> Result<(), &'static str> {
-    let is = |path: &str, value: &str| fs::read_to_string(path).is_ok_and(|t| t.trim() == value);
-    if !Path::new("/proc/self/ns/user").exists() {
-        return Err("this kernel has none");
-    }
-    for (sysctl, value) in [
-        ("/proc/sys/user/max_user_namespaces", "0"),
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0"),
-        (
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-        ),
-    ] {
-        if is(sysctl, value) {
-            return Err(sysctl);
-        }
-    }
-    Ok(())
 }
 
 fn privileges(

@@ -11,6 +11,7 @@ use super::policy::{Policy, Rights};
 use super::process::{FileShare, ServingProcess};
 use crate::child::{Child, pidfd};
 use crate::devices::virtio::vhost_user::RemoteDevice;
+use crate::fork::fork;
 
 /// How long the server may take to do what it is told. Its file systems may be slow.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -77,7 +78,7 @@ impl FileServer {
         }
         let parent = pidfd(std::process::id())?;
         // SAFETY: the caller's promise.
-        let Some(child) = (unsafe { Child::fork()? }) else {
+        let Some(child) = (unsafe { fork()? }) else {
             ServingProcess {
                 share,
                 parent,
