@@ -111,7 +111,7 @@ impl<'a> Rootless<'a> {
         self.run(&["resume", id]).ok();
         self.run(&["kill", id, "TERM"]).ok();
         self.case.wait_for("the container's end", || {
-            self.run(&["state", id]).stdout.contains("stopped")
+            self.run(&["state", id]).ok().contains("stopped")
         });
         self.run(&["delete", id]).ok();
         assert!(leftovers::files(&self.state()).is_empty());

@@ -16,7 +16,7 @@ use super::Podman;
 nacre_tests::tests![
     a_life,
     its_own_id,
-    a_network,
+    network,
     a_pod: Process,
     limits_by_the_users_systemd: Process,
 ];
@@ -33,6 +33,8 @@ impl<'a> Podman<'a> {
             driver: "vfs",
             ..Self::of_case(case)
         };
+        fs::create_dir(podman.sockets()).unwrap();
+        podman.user().give(&podman.sockets());
         podman.check();
         podman.import(&image::busybox(case), BUSYBOX);
         podman
@@ -92,7 +94,7 @@ fn a_life(case: &Case) {
 }
 
 /// slirp4netns carries what comes and goes, published ports too.
-fn a_network(case: &Case) {
+fn network(case: &Case) {
     case.needs("slirp4netns", "slirp4netns");
     let podman = Podman::of(case, User::new(case), "cgroupfs");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
