@@ -48,7 +48,7 @@ MACHINES := qemu-system-x86 busybox-static cpio kmod linux-image-amd64 \
 READERS := mandoc zsh fish
 
 # What calls nacre in the tests, and what it is measured beside.
-PEERS := podman catatonit netavark aardvark-dns containernetworking-plugins uidmap containerd docker.io crun runc \
+PEERS := podman catatonit netavark aardvark-dns containernetworking-plugins uidmap slirp4netns containerd docker.io crun runc \
 	criu systemd dbus
 
 .PHONY: help build kernel manual demo test check deny unit-test process-test vm-test package-test timed-build \

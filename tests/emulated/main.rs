@@ -20,6 +20,8 @@ mod machine;
 mod parts;
 #[path = "../vm/refused.rs"]
 mod refused;
+#[path = "../vm/rootless.rs"]
+mod rootless;
 mod slow;
 #[path = "../vm/update.rs"]
 mod update;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         killed::tests(),
         parts::tests(),
         refused::tests(),
+        rootless::tests(),
         slow::tests(),
         update::tests(),
         clients::tests(),

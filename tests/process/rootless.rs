@@ -8,12 +8,7 @@ use nacre_tests::user::{ID, User};
 use nacre_tests::{Case, Outcome, bundle, leftovers};
 use serde_json::{Value, json};
 
-nacre_tests::tests![
-    what_spec_writes,
-    a_life,
-    the_state_of_a_user_namespace,
-    a_vm_is_refused,
-];
+nacre_tests::tests![what_spec_writes, a_life, the_state_of_a_user_namespace,];
 
 fn what_spec_writes(case: &Case) {
     let directory = case.directory().to_str().unwrap();
@@ -130,20 +125,4 @@ fn the_state_of_a_user_namespace(case: &Case) {
     let as_own_root = [&as_root[..], &["env", "USER=root"]].concat();
     let outcome = rootless.by(&as_own_root, &["create", case.id()]);
     assert!(outcome.stderr.contains("/run/nacre"), "{outcome:?}");
-}
-
-fn a_vm_is_refused(case: &Case) {
-    let rootless = Rootless::new(case);
-    let words = ["--isolation=vm", "run", case.id()];
-    let message = rootless.run(&words).stderr;
-    let expected = "nacre: --isolation=vm needs root on the host, which an ordinary user isn't: ";
-    assert!(message.starts_with(expected), "{message}");
-    let message = rootless
-        .by(&["unshare", "--user", "--map-root-user"], &words)
-        .stderr;
-    assert!(
-        message.contains("which the root of a user namespace isn't"),
-        "{message}"
-    );
-    assert!(!rootless.state().exists());
 }

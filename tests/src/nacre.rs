@@ -71,7 +71,7 @@ pub fn kernel() -> PathBuf {
 }
 
 /// How many seconds a guest has to boot: the testbed is emulated, perhaps on a busy machine.
-const BOOT_TIMEOUT: u32 = 120;
+pub(crate) const BOOT_TIMEOUT: u32 = 120;
 
 /// Returns a configuration file's text, which names the kernel and agent under test.
 pub fn configuration() -> String {

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::case::Case;
-use crate::nacre::{self, Running};
+use crate::console::in_shell;
+use crate::nacre::{self, Isolation, Running};
+use crate::place;
 use crate::systemd::{self, Systemd};
 
 /// The user's id, which has no entry anywhere else.
@@ -47,7 +49,11 @@ impl<'a> User<'a> {
         let etc = make(case);
         let script = "for f in passwd group subuid subgid; do \
                           touch /etc/$f && mount --bind $f /etc/$f || exit; \
-                      done; echo ready; exec sleep 1000";
+                      done
+                      if [ -e /dev/net/tun ]; then
+                          mknod -m 666 tun c 10 200 && mount --bind tun /dev/net/tun || exit
+                      fi
+                      echo ready; exec sleep 1000";
         let mut holder = case.mark(Command::new("unshare"));
         holder.args(["--mount", "sh", "-c", script]);
         holder.current_dir(etc);
@@ -149,21 +155,33 @@ impl<'a> User<'a> {
         self.case.directory().join("users-run")
     }
 
-    /// Copies the program under test to where the user can reach it.
+    /// Returns the program under test by a name that selects the isolation, where the user can reach
+    /// it and what it needs.
     pub fn program(&self) -> PathBuf {
-        let copy = self.case.directory().join("users-bin/nacre-process");
         if nacre::is_reference() {
             return nacre::runtime();
         }
-        if !copy.exists() {
-            fs::create_dir(copy.parent().unwrap()).unwrap();
-            // A file that this process itself wrote could still be open for writing in another
-            // test's child.
-            let mut install = Command::new("install");
-            install.args(["-m", "755"]).arg(nacre::runtime()).arg(&copy);
-            assert!(install.status().unwrap().success());
+        let directory = self.case.directory().join("users-bin");
+        let is_there = directory.exists();
+        if !is_there {
+            fs::create_dir(&directory).unwrap();
         }
-        copy
+        match self.case.isolation() {
+            Isolation::Process => {
+                let copy = directory.join("nacre-process");
+                if !is_there {
+                    install(&nacre::runtime(), &copy);
+                }
+                copy
+            }
+            Isolation::Vm => {
+                let script = directory.join("nacre-vm");
+                if !is_there {
+                    install_for_vms(&directory);
+                }
+                script
+            }
+        }
     }
 
     /// Returns a program with the user's environment.
@@ -221,6 +239,35 @@ impl Drop for User<'_> {
             }
         }
     }
+}
+
+/// Copies a file so that everybody can run it.
+fn install(from: &Path, to: &Path) {
+    // A file that this process itself wrote could still be open for writing in another test's child.
+    let mut install = Command::new("install");
+    install.args(["-m", "755"]).args([from, to]);
+    assert!(install.status().unwrap().success());
+}
+
+/// Makes the script `nacre-vm` in the directory, and beside it what that needs.
+fn install_for_vms(directory: &Path) {
+    let program = directory.join("program");
+    fs::create_dir(&program).unwrap();
+    install(&nacre::runtime(), &program.join("nacre-vm"));
+    install(&nacre::binary("nacre-agent"), &program.join("nacre-agent"));
+    install(&nacre::kernel(), &program.join("vmlinux"));
+    let configuration = directory.join("config.toml");
+    let text = format!("[vm]\nboot-timeout = {}\n", nacre::BOOT_TIMEOUT);
+    fs::write(&configuration, text).unwrap();
+    let mut command = Command::new(program.join("nacre-vm"));
+    command.arg("--config").arg(configuration);
+    if place::is_emulated() {
+        command.arg("--hypervisor=qemu");
+    }
+    let unwritten = directory.join("script");
+    let text = format!("#!/bin/sh\nexec {} \"$@\"\n", in_shell(&command));
+    fs::write(&unwritten, text).unwrap();
+    install(&unwritten, &directory.join("nacre-vm"));
 }
 
 /// Returns a command, run as the user.

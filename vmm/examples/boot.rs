@@ -79,7 +79,7 @@ fn boot() -> Result<(), Box<dyn std::error::Error>> {
     }
     let began = Instant::now();
     let vm = Vm::new(VmConfig {
-        user: nacre_vmm::own_user(),
+        user: nacre_vmm::OwnUser::choose()?,
         nic_throttles: Default::default(),
         hypervisor: options.hypervisor,
         name: String::new(),

@@ -1,7 +1,6 @@
 //! A child of this process.
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,45 +50,6 @@ impl Child {
     /// Returns its pid, which may be another process's once it has ended.
     pub(crate) fn pid(&self) -> u32 {
         self.pid
-    }
-
-    /// Makes a child that is a copy of this process, the first one in a pid namespace of its own.
-    /// Returns `None` in the child.
-    ///
-    /// # Safety
-    ///
-    /// As with fork(2): unless this process has a single thread, the child may call only what is
-    /// safe in a signal handler.
-    pub(crate) unsafe fn fork() -> io::Result<Option<Child>> {
-        let check = |result: libc::c_int| match result {
-            0.. => Ok(result),
-            _ => Err(io::Error::last_os_error()),
-        };
-        // fork(3), other than clone(2), leaves the child a C library that can make threads.
-        let own = File::open("/proc/self/ns/pid")?;
-        // SAFETY: the calls take no pointers. The first concerns only children, of which there is
-        // one before the last undoes it.
-        let (pid, restored) = unsafe {
-            check(libc::unshare(libc::CLONE_NEWPID))?;
-            let pid = check(libc::fork());
-            if let Ok(0) = pid {
-                return Ok(None);
-            }
-            let restored = check(libc::setns(own.as_raw_fd(), libc::CLONE_NEWPID));
-            (pid?, restored)
-        };
-        let child = pidfd(pid as u32).map(|pidfd| Child::new(pidfd, pid as u32));
-        match (child, restored) {
-            (Ok(child), Ok(_)) => Ok(Some(child)),
-            (Err(error), _) | (_, Err(error)) => {
-                // SAFETY: the child hasn't been reaped, so nobody else has its pid.
-                unsafe {
-                    libc::kill(pid, libc::SIGKILL);
-                    libc::waitpid(pid, ptr::null_mut(), 0);
-                }
-                Err(error)
-            }
-        }
     }
 
     /// Waits until it has ended, at most for `limit`; returns whether it has.

@@ -12,6 +12,7 @@ use crate::devices::virtio::throttle::Throttle;
 use crate::error::Error;
 use crate::hypervisor::Hypervisor;
 use crate::loader::{self, InitramfsPart, Kernel, LoadError};
+use crate::own_user::OwnUser;
 
 /// The most virtio devices that a machine can have: as many as there are interrupts for them. Under
 /// QEMU it is [`MAX_QEMU_DEVICES`](crate::MAX_QEMU_DEVICES).
@@ -23,8 +24,8 @@ pub struct VmConfig {
     pub hypervisor: Hypervisor,
     /// The name of QEMU's process in process lists, if it is made of letters, digits and `-_.+`.
     pub name: String,
-    /// The user and the group of QEMU's process ([`own_user`](crate::own_user)).
-    pub user: u32,
+    /// The user and the group of the monitor's process and of QEMU's.
+    pub user: OwnUser,
     /// The number of vCPUs: 1 to [`MAX_VCPUS`].
     pub vcpus: u8,
     /// Bytes of memory: at least [`MIN_MEMORY`](crate::MIN_MEMORY), a multiple of 4 KiB.

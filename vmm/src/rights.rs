@@ -11,14 +11,6 @@ use crate::call::check;
 /// The layout of capset(2)'s arguments: a header of two words, and three sets of two.
 const CAPABILITY_VERSION: u32 = 0x2008_0522;
 
-/// The first of the users and groups that nothing else has: no distribution assigns such ids.
-const FIRST_USER: u32 = 0x6e00_0000;
-
-/// Returns a user and a group for what this process confines, which no other process's have.
-pub fn own_user() -> u32 {
-    FIRST_USER + std::process::id()
-}
-
 /// `CAP_SETPCAP`.
 const SETPCAP: u8 = 8;
 

@@ -67,7 +67,7 @@ pub(crate) fn vmlinux(code: &[u8]) -> File {
 /// Configures a machine with one vCPU and no devices, whose kernel is `code`.
 pub(crate) fn config(code: &[u8]) -> VmConfig {
     VmConfig {
-        user: crate::own_user(),
+        user: crate::OwnUser::choose().unwrap(),
         nic_throttles: Default::default(),
         hypervisor: Hypervisor::Kvm,
         name: String::new(),

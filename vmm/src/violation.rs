@@ -5,6 +5,8 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::own_user::OwnUser;
+
 /// syslog(2): read the end of the log without removing it.
 const READ_ALL: libc::c_int = 3;
 
@@ -19,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy)]
 pub enum Whose {
     /// A process of this user, which has no other.
-    User(u32),
+    User(OwnUser),
     /// The process with this pid, as the host has it.
     Process(u32),
 }
@@ -27,11 +29,15 @@ pub enum Whose {
 /// Returns the number of the system call that a process was last killed for, if the log has it and
 /// it was after `since`, a time since 1970.
 pub fn call(whose: Whose, since: Duration) -> Option<u32> {
+    let word = match whose {
+        Whose::User(user) => format!("uid={}", user.logged()?),
+        Whose::Process(pid) => format!("pid={pid}"),
+    };
     (0..ATTEMPTS).find_map(|attempt| {
         if attempt > 0 {
             std::thread::sleep(PAUSE);
         }
-        find(&log()?, whose, since)
+        find(&log()?, &word, since)
     })
 }
 
@@ -72,17 +78,14 @@ fn log() -> Option<String> {
 
 /// Looks for `audit: type=1326 audit(SECONDS.MILLISECONDS:SERIAL): … uid=USER … pid=PID … sig=31 …
 /// syscall=NUMBER …`, the form in which a seccomp filter's action is logged.
-fn find(log: &str, whose: Whose, since: Duration) -> Option<u32> {
-    let whose = match whose {
-        Whose::User(user) => format!("uid={user}"),
-        Whose::Process(pid) => format!("pid={pid}"),
-    };
+/// `whose` is the word that tells whose.
+fn find(log: &str, whose: &str, since: Duration) -> Option<u32> {
     let signal = format!("sig={}", libc::SIGSYS);
     log.lines().rev().find_map(|line| {
         let (_, record) = line.split_once("audit: type=1326 audit(")?;
         let seconds: u64 = record.split('.').next()?.parse().ok()?;
         let word = |wanted: &str| record.split(' ').any(|word| word == wanted);
-        if seconds < since.as_secs() || !word(&whose) || !word(&signal) {
+        if seconds < since.as_secs() || !word(whose) || !word(&signal) {
             return None;
         }
         let mut words = record.split(' ');
@@ -117,16 +120,13 @@ mod tests {
         };
         let log = line(99, 7, 31, 1) + &line(100, 7, 31, 2) + &line(101, 7, 31, 3);
         let log = log + &line(102, 8, 31, 4) + &line(103, 7, 0, 5) + "<6>[ 1.3] other\n";
-        let of = |user, since| find(&log, Whose::User(user), Duration::from_secs(since));
-        let of_process = |pid| find(&log, Whose::Process(pid), Duration::ZERO);
-        assert_eq!((of_process(1008), of_process(8)), (Some(4), None));
-        assert_eq!(of(7, 100), Some(3));
-        assert_eq!(of(8, 100), Some(4));
-        assert_eq!(of(7, 102), None);
-        assert_eq!(of(77, 0), None);
-        assert_eq!(
-            find("audit: type=1326 audit(x", Whose::User(7), Duration::ZERO),
-            None
-        );
+        let of = |whose, since| find(&log, whose, Duration::from_secs(since));
+        assert_eq!((of("pid=1008", 0), of("pid=8", 0)), (Some(4), None));
+        assert_eq!(of("uid=7", 100), Some(3));
+        assert_eq!(of("uid=8", 100), Some(4));
+        assert_eq!(of("uid=7", 102), None);
+        assert_eq!(of("uid=77", 0), None);
+        let broken = "audit: type=1326 audit(x";
+        assert_eq!(find(broken, "uid=7", Duration::ZERO), None);
     }
 }

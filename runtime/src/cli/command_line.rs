@@ -58,7 +58,7 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) systemd_cgroup: bool,
     /// Whether an ordinary user's container may go without a cgroup where there is no right to
-    /// one (auto: it may; without effect with --isolation=vm, which needs root)
+    /// one (auto: it may; without effect with --isolation=vm)
     // Before the command only, as with runc: `spec` has a flag of that name.
     #[arg(long, value_name = "WHETHER", default_value = "auto")]
     pub(crate) rootless: Rootless,

@@ -68,10 +68,13 @@ impl Prepared {
             bundle.directory.display(),
             isolation.name()
         );
+        if isolation == Isolation::Vm {
+            vm::become_root()?;
+        }
         // With either isolation, a process of this program can be seen from a container's
         // namespaces.
         protect()?;
-        // Not earlier, since `protect` may run the program anew.
+        // Not earlier, since these may run the program anew.
         for line in &bundle.left_out {
             tracing::warn!("{}: {line}", bundle.directory.join("config.json").display());
         }

@@ -165,13 +165,21 @@ impl<'a> Podman<'a> {
             .arg("--runroot")
             .arg(place("run"))
             .arg("--tmpdir")
-            .arg(place("libpod"))
+            .arg(match &self.user {
+                Some(_) => self.sockets(),
+                None => place("libpod"),
+            })
             .arg("--network-config-dir")
             .arg(place("networks"))
             .args(["--storage-driver", self.driver, "--runtime"])
             .arg(runtime)
             .args(words);
         self.inside(command)
+    }
+
+    /// Returns the directory of a user's sockets, whose paths mayn't be long.
+    fn sockets(&self) -> PathBuf {
+        self.case.directory().join("t")
     }
 
     /// Returns a command in the network namespace that Podman's bridges are in, or where systemd

@@ -1,18 +1,22 @@
 //! Podman used by an ordinary user.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
-use nacre_tests::Case;
 use nacre_tests::nacre::is_reference;
 use nacre_tests::user::{FIRST, ID, User};
+use nacre_tests::{Case, Isolation};
 
 use super::super::image::{self, BUSYBOX};
 use super::Podman;
 
 nacre_tests::tests![
-    a_life: Process,
-    its_own_id: Process,
+    a_life,
+    its_own_id,
+    network,
     a_pod: Process,
     limits_by_the_users_systemd: Process,
 ];
@@ -29,6 +33,8 @@ impl<'a> Podman<'a> {
             driver: "vfs",
             ..Self::of_case(case)
         };
+        fs::create_dir(podman.sockets()).unwrap();
+        podman.user().give(&podman.sockets());
         podman.check();
         podman.import(&image::busybox(case), BUSYBOX);
         podman
@@ -76,12 +82,52 @@ fn a_life(case: &Case) {
     podman.wait_for_log("started\nstarted");
     podman.ok(&["kill", "c"]);
     assert_eq!(podman.ok(&["wait", "c"]), "137\n");
-    // It has the host's network, whose /sys such a user can't mount.
-    let output = podman.runs(
-        &["--network", "host"],
-        "ls /sys/class/net; echo x >/dev/null",
+    if case.isolation() == Isolation::Process {
+        // It has the host's network, whose /sys such a user can't mount.
+        let output = podman.runs(
+            &["--network", "host"],
+            "ls /sys/class/net; echo x >/dev/null",
+        );
+        assert!(output.contains("lo\n"), "{output}");
+    }
+    podman.clear();
+}
+
+/// slirp4netns carries what comes and goes, published ports too.
+fn network(case: &Case) {
+    case.needs("slirp4netns", "slirp4netns");
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let outside = listener.local_addr().unwrap().port();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let network = "slirp4netns:port_handler=slirp4netns,allow_host_loopback=true";
+    let published = format!("127.0.0.1:{port}:8080");
+    let script = format!(
+        "echo from inside | nc 10.0.2.2 {outside}; echo started
+         while :; do echo served | nc -l -p 8080; done"
     );
-    assert!(output.contains("lo\n"), "{output}");
+    let run = ["run", "--detach", "--name", "c", "--network", network];
+    let rest = ["-p", &published, BUSYBOX, "sh", "-c", &script];
+    podman.ok(&[&run[..], &rest].concat());
+    let (mut connection, _) = listener.accept().unwrap();
+    let mut line = String::new();
+    BufReader::new(&mut connection)
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "from inside\n");
+    drop(connection);
+    podman.wait_for_log("started");
+    case.wait_for("the published port", || {
+        let mut said = String::new();
+        let connected = TcpStream::connect(("127.0.0.1", port));
+        let read = connected.and_then(|mut stream| {
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            stream.read_to_string(&mut said)
+        });
+        read.is_ok() && said == "served\n"
+    });
     podman.clear();
 }
 

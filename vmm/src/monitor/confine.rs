@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use crate::call::check;
-use crate::rights::{self, ThreadRights};
+use crate::own_user::OwnUser;
 use crate::thread_filter::ThreadFilter;
 use crate::{inherited, landlock, limits};
 
@@ -67,8 +67,10 @@ fn replace_streams(messages: OwnedFd) -> io::Result<()> {
 }
 
 /// Gives up the host's files and all rights. It may write to a file up to that size, in bytes.
-pub(super) fn finish(user: u32, largest_file: u64) -> io::Result<()> {
+pub(super) fn finish(user: OwnUser, largest_file: u64) -> io::Result<()> {
     empty_root()?;
+    user.become_it()?;
+    // Not earlier: a user namespace passes on its maker's limit on processes to the maker's user.
     for (resource, most) in [
         (libc::RLIMIT_NOFILE, MAX_FILES),
         (libc::RLIMIT_NPROC, MAX_THREADS),
@@ -78,16 +80,6 @@ pub(super) fn finish(user: u32, largest_file: u64) -> io::Result<()> {
     ] {
         limits::lower(resource, most)?;
     }
-    rights::empty_bounding_set()?;
-    // System calls for this thread, which is the only one: glibc's functions would look for others.
-    // SAFETY: no pointers but a null that goes with a count of 0.
-    unsafe {
-        let nobody = ptr::null::<libc::gid_t>();
-        check(libc::syscall(libc::SYS_setgroups, 0, nobody))?;
-        check(libc::syscall(libc::SYS_setresgid, user, user, user))?;
-        check(libc::syscall(libc::SYS_setresuid, user, user, user))?;
-    }
-    ThreadRights::NONE.keep()?;
     landlock::forbid_files()?;
     // The change of user has undone these.
     // SAFETY: a plain call.

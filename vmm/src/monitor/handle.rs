@@ -15,6 +15,7 @@ use crate::devices::virtio::net::Tap;
 use crate::error::Error;
 use crate::exit::Exit;
 use crate::hypervisor::Hypervisor;
+use crate::own_user::OwnUser;
 use crate::violation::{self, Whose};
 
 /// How long the monitor may take to pause the machine or to let it go on: more than it gives vCPUs
@@ -43,7 +44,7 @@ pub struct Monitor {
     pub(super) child: Child,
     pub(super) hypervisor: Hypervisor,
     /// Its user, and QEMU's.
-    pub(super) user: u32,
+    pub(super) user: OwnUser,
     /// When it began, since 1970.
     pub(super) begin: Duration,
     /// QEMU's process.
@@ -312,7 +313,7 @@ mod tests {
             alive,
             child: Child::new(pidfd, process.id()),
             hypervisor: Hypervisor::Kvm,
-            user: 0,
+            user: OwnUser::choose().unwrap(),
             begin: Duration::ZERO,
             qemu: None,
             ended: OnceLock::new(),
@@ -378,7 +379,7 @@ mod tests {
         let (monitor, theirs, _process) = monitor();
         let error = monitor.pause_within(Duration::from_millis(20)).unwrap_err();
         assert!(matches!(error, Error::MonitorSilent(_)), "{error:?}");
-        let mut heard = || wire::hear(&theirs, Some(PAUSING)).unwrap().unwrap().1;
+        let heard = || wire::hear(&theirs, Some(PAUSING)).unwrap().unwrap().1;
         assert!(matches!(heard(), Request::Pause));
         assert!(matches!(heard(), Request::Resume));
     }

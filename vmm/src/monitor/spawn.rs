@@ -10,8 +10,9 @@ use super::confine::{self, Inheritance};
 use super::handle::Monitor;
 use super::serve::Line;
 use crate::channel::Channel;
-use crate::child::{self, Child, pidfd};
+use crate::child::{self, pidfd};
 use crate::config::VmConfig;
+use crate::fork::fork;
 use crate::violation;
 
 /// Makes a process that makes the machine, and starts it when it is told to ([`Monitor::start`]).
@@ -36,7 +37,7 @@ pub unsafe fn spawn(
     let begin = violation::now();
     let (hypervisor, user) = (config.hypervisor.clone(), config.user);
     // SAFETY: the caller's promise.
-    let Some(child) = (unsafe { Child::fork()? }) else {
+    let Some(child) = (unsafe { fork()? }) else {
         child::live(|| {
             // Otherwise the parent's end wouldn't be noticed here.
             drop((channel, alive));

@@ -23,7 +23,8 @@ use std::ptr;
 use super::filter;
 use super::root::{self, Entry};
 use crate::child::{Child, pidfd};
-use crate::{bpf, inherited, rights};
+use crate::own_user::OwnUser;
+use crate::{bpf, inherited};
 
 /// Where the tmpfs that becomes the root is first mounted. Every host has this directory.
 const MOUNT_POINT: &CStr = c"/proc";
@@ -46,7 +47,7 @@ pub(super) struct Jail<'a> {
     /// Its descriptors, from 0 up.
     pub(super) files: Vec<BorrowedFd<'a>>,
     /// Its user and group.
-    pub(super) user: u32,
+    pub(super) user: OwnUser,
     pub(super) vcpus: u8,
     /// How many files it can have open.
     pub(super) max_files: u64,
@@ -59,7 +60,7 @@ struct Ready {
     parent: OwnedFd,
     arguments: Vec<*const libc::c_char>,
     root: Vec<Entry>,
-    user: u32,
+    user: OwnUser,
     limits: [(libc::__rlimit_resource_t, u64); 4],
     filter: Vec<libc::sock_filter>,
 }
@@ -236,8 +237,10 @@ impl Ready {
         enter_root()
     }
 
-    /// Sets limits, and changes to a user without any privilege.
+    /// Changes to a user without any privilege, and sets limits: how many threads there are may be
+    /// counted anew for that user.
     fn limit(&self) -> Result<(), Step> {
+        self.become_nobody()?;
         for (resource, value) in self.limits {
             let limit = libc::rlimit {
                 rlim_cur: value,
@@ -247,28 +250,15 @@ impl Ready {
             let result = unsafe { libc::setrlimit(resource, &limit) };
             check(result.into(), "limit resources")?;
         }
-        self.become_nobody()?;
         inherited::leave_keyring().map_err(|_| "make a keyring")
     }
 
     /// Changes to the user, who has no capability and can't get any.
     fn become_nobody(&self) -> Result<(), Step> {
-        let (user, step) = (self.user, "become an unprivileged user");
-        rights::empty_bounding_set().map_err(|_| step)?;
-        // System calls for this thread, which is the only one: glibc's functions would look for
-        // others. SAFETY: no pointers but a null that goes with a count of 0; the signal set is
-        // valid for the call.
+        let became = self.user.become_it();
+        became.map_err(|_| "become an unprivileged user")?;
+        // SAFETY: the signal set is valid for the calls.
         unsafe {
-            let none = ptr::null::<libc::gid_t>();
-            check(libc::syscall(libc::SYS_setgroups, 0, none), step)?;
-            check(libc::syscall(libc::SYS_setresgid, user, user, user), step)?;
-            check(libc::syscall(libc::SYS_setresuid, user, user, user), step)?;
-            // The inheritable set is still as it was.
-            rights::set(0).map_err(|_| step)?;
-            check(
-                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into(),
-                step,
-            )?;
             // This program ignores SIGPIPE and blocks other signals; both would be inherited.
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
             let mut nothing: libc::sigset_t = std::mem::zeroed();

@@ -27,6 +27,7 @@ use crate::end::{End, Threads};
 use crate::error::{CONFINING, Error};
 use crate::hypervisor::Qemu;
 use crate::memory;
+use crate::own_user::OwnUser;
 
 /// The most virtio devices that a machine under QEMU can have: its microvm machine has places for
 /// that many.
@@ -67,7 +68,7 @@ pub(crate) struct QemuMachine {
     /// The pending question what its loader loads.
     libraries: Question,
     name: String,
-    user: u32,
+    user: OwnUser,
     vcpus: u8,
     nested: bool,
     memory_size: u64,

@@ -13,7 +13,7 @@ use super::running::STOP_LIMIT;
 use super::*;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::rng::Rng;
-use crate::rights::own_user;
+use crate::own_user::OwnUser;
 use crate::test_kernels::*;
 use crate::{Error, Exit, MAX_VCPUS, Qemu, QemuError, VmConfig};
 
@@ -145,7 +145,7 @@ fn qemu_is_jailed() {
     let running = start(halt());
     let process = jailed(&running);
     let status = fs::read_to_string(format!("{process}/status")).unwrap();
-    let user = own_user();
+    let user = OwnUser::choose().unwrap().logged().unwrap();
     for line in [
         format!("Uid:\t{user}\t{user}\t{user}\t{user}"),
         format!("Gid:\t{user}\t{user}\t{user}\t{user}"),

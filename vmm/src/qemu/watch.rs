@@ -16,6 +16,7 @@ use crate::console::{Console, ConsoleWriter};
 use crate::devices::virtio::thread::with_signals_blocked;
 use crate::error::Error;
 use crate::exit::Exit;
+use crate::own_user::OwnUser;
 use crate::rights::ThreadRights;
 use crate::violation::{self, Whose};
 use crate::wait::Wait;
@@ -46,7 +47,7 @@ pub(super) struct Watch {
     pub(super) console_writer: ConsoleWriter,
     pub(super) messages: File,
     /// QEMU's user.
-    pub(super) user: u32,
+    pub(super) user: OwnUser,
 }
 
 impl Watch {

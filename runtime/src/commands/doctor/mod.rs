@@ -5,6 +5,7 @@ mod finding;
 mod host;
 mod process;
 mod report;
+mod users;
 mod vm;
 
 pub(super) use report::doctor;

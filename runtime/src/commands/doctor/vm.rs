@@ -6,8 +6,9 @@ use std::{
     path::Path,
 };
 
-use nacre_agent::container::is_ordinary_user;
+use nacre_agent::container::in_user_namespace;
 use nacre_vmm::{KvmError, Qemu, QemuError, kvm, qemu::Version};
+use nix::unistd::geteuid;
 
 use crate::{
     config::{
@@ -22,6 +23,7 @@ use super::{
     confinement::{self, Missed},
     finding::Finding,
     host::{self, CgroupVersion},
+    users,
 };
 
 pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Finding> {
@@ -30,7 +32,7 @@ pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Fi
     let kvm = kvm::check();
     let nesting = nesting(kvm.as_ref().ok().map(kvm::check_nested), config.vm.nested);
     let [kvm, qemu] = hypervisors(preferred, kvm.map(drop), qemu);
-    vec![
+    let findings = vec![
         kvm,
         qemu,
         virtualized(is_virtualized()),
@@ -38,12 +40,32 @@ pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Fi
         guest_kernel(&config.vm.kernel()),
         agent(&config.vm.agent()),
         memory(config.vm.memory.0, available_memory()),
-        privileges(host::has_cap_sys_admin(), is_ordinary_user()),
+        privileges(Caller::find(), &confinement::user_namespaces_for_users()),
         cgroups(CgroupVersion::find(Path::new("/sys/fs/cgroup"))),
         confinement::namespaces(&confinement::missing_namespaces()),
         confinement::seccomp(confinement::has_filters(), Missed::ByAll),
         confinement::violations(confinement::logs_violations()),
-    ]
+    ];
+    findings.into_iter().chain(users::examine()).collect()
+}
+
+/// Who asks for a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    Root { administers: bool },
+    NamespacesRoot { administers: bool },
+    OrdinaryUser,
+}
+
+impl Caller {
+    fn find() -> Self {
+        let administers = host::has_cap_sys_admin();
+        match (geteuid().is_root(), in_user_namespace()) {
+            (true, false) => Self::Root { administers },
+            (true, true) => Self::NamespacesRoot { administers },
+            (false, _) => Self::OrdinaryUser,
+        }
+    }
 }
 
 /// Checks what can run a VM. Only the lack of what is preferred is an error.
@@ -177,18 +199,29 @@ fn memory(needed: u64, available: Option<u64>) -> Finding {
     Finding::ok("memory", message)
 }
 
-fn privileges(has_cap_sys_admin: bool, is_ordinary_user: bool) -> Finding {
-    match (has_cap_sys_admin, is_ordinary_user) {
-        (true, false) => Finding::ok("privileges", "mount namespaces can be made"),
-        (_, true) => Finding::error(
-            "privileges",
-            "this is an ordinary user, or the root of a user namespace: a VM needs root on the host",
-            "run nacre as root, or containers with --isolation=process",
+fn privileges(caller: Caller, user_namespaces: &Result<(), &'static str>) -> Finding {
+    const NAME: &str = "privileges";
+    match (caller, user_namespaces) {
+        (Caller::Root { administers: true }, _) => {
+            Finding::ok(NAME, "mount namespaces can be made")
+        }
+        (Caller::NamespacesRoot { administers: true }, _) => Finding::ok(
+            NAME,
+            "this is the root of a user namespace: VMs have the rights of that alone",
         ),
-        (false, false) => Finding::error(
-            "privileges",
+        (Caller::Root { .. } | Caller::NamespacesRoot { .. }, _) => Finding::error(
+            NAME,
             "mount namespaces can't be made: CAP_SYS_ADMIN is missing",
             "run nacre as root",
+        ),
+        (Caller::OrdinaryUser, Ok(())) => Finding::ok(
+            NAME,
+            "this is an ordinary user: VMs run rootless, each in a user namespace",
+        ),
+        (Caller::OrdinaryUser, Err(why)) => Finding::error(
+            NAME,
+            format!("this is an ordinary user, who can't make user namespaces: {why}"),
+            "run nacre as root, or allow user namespaces",
         ),
     }
 }
@@ -243,6 +276,29 @@ mod tests {
     fn little_memory_is_a_warning() {
         assert_eq!(memory(2, Some(1)).level, Level::Warning);
         assert_eq!(memory(2, Some(2)).level, Level::Ok);
+    }
+
+    #[test]
+    fn an_ordinary_user_needs_user_namespaces() {
+        let (yes, no) = (true, false);
+        for (caller, namespaces, level) in [
+            (Caller::Root { administers: yes }, Err("no"), Level::Ok),
+            (Caller::Root { administers: no }, Ok(()), Level::Error),
+            (
+                Caller::NamespacesRoot { administers: yes },
+                Err("no"),
+                Level::Ok,
+            ),
+            (
+                Caller::NamespacesRoot { administers: no },
+                Ok(()),
+                Level::Error,
+            ),
+            (Caller::OrdinaryUser, Ok(()), Level::Ok),
+            (Caller::OrdinaryUser, Err("no"), Level::Error),
+        ] {
+            assert_eq!(privileges(caller, &namespaces).level, level, "{caller:?}");
+        }
     }
 
     #[test]

@@ -44,37 +44,30 @@ use super::{
     heir::Heir,
     link::{CREATED, GO_ON, READY_FOR_HOOKS, STANDS},
     options::{RunMode, VmOptions},
+    own_namespace,
     plan::Plan,
     sandbox,
     stdio::{self, StandardStream},
 };
 
-use nacre_agent::container::in_user_namespace;
-use nix::unistd::geteuid;
+/// Runs an ordinary user's program anew as the root of a user namespace. To be called before
+/// [`run`], while there is a single thread.
+pub(crate) fn become_root() -> Result<(), VmError> {
+    Ok(own_namespace::become_root()?)
+}
 
 /// Makes a container in a VM, and starts it, as `options.mode` says; returns its workload's exit
 /// status, or 0 if it wasn't waited for.
 pub(crate) fn run(
     store: &Store,
     id: Id,
-    bundle: Bundle,
+    mut bundle: Bundle,
     annotations: &Annotations,
     config: &VmSettings,
     options: VmOptions,
 ) -> Result<u8, VmError> {
-    check_root()?;
+    own_namespace::translate(bundle.spec.linux_mut().as_mut())?;
     carry_out(store, Plan::new(id, bundle, annotations, config, options)?)
-}
-
-/// Refuses callers that couldn't make the mounts, taps and users of a sandbox.
-fn check_root() -> Result<(), VmError> {
-    if !geteuid().is_root() {
-        return Err(VmError::NeedsRoot("an ordinary user"));
-    }
-    if in_user_namespace() {
-        return Err(VmError::NeedsRoot("the root of a user namespace"));
-    }
-    Ok(())
 }
 
 /// Makes the sandbox process, and carries out the plan with it.

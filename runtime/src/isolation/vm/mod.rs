@@ -15,6 +15,7 @@ mod limits;
 mod link;
 mod network;
 mod options;
+mod own_namespace;
 mod plan;
 mod sandbox;
 mod seen_mounts;
@@ -28,7 +29,8 @@ pub(crate) use commands::{
     VmEvent, confinement, difference, end, end_as_last_resort, exec, kill, pause, pids, processes,
     ps_table, resume, start, stats, update, watch,
 };
-pub(crate) use create::run;
+pub(crate) use create::{become_root, run};
 pub(crate) use error::{VmError, failure};
 pub(crate) use found::VmContainer;
 pub(crate) use options::{RunMode, VmOptions};
+pub(crate) use own_namespace::has_subordinate_ids;

@@ -26,6 +26,7 @@ use crate::{
         vm::{
             guest_spec::{GuestSpecError, SecurityModuleError},
             network::NetworkError,
+            own_namespace::OwnNamespaceError,
             stand_in::StandInError,
         },
     },
@@ -42,11 +43,8 @@ use super::{
 /// Why a container can't be run in a VM.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VmError {
-    #[error(
-        "--isolation=vm needs root on the host, which {0} isn't: run nacre as root, or with \
-         --isolation=process (by the name nacre-process), which an ordinary user can have"
-    )]
-    NeedsRoot(&'static str),
+    #[error(transparent)]
+    OwnNamespace(#[from] OwnNamespaceError),
     #[error(transparent)]
     Hypervisor(#[from] HypervisorError),
     #[error(transparent)]

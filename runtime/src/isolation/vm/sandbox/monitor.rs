@@ -8,10 +8,9 @@ use std::{
 
 use nacre_agent::container::forget_environment;
 use nacre_vmm::{
-    Qemu, VmConfig,
+    OwnUser, Qemu, VmConfig,
     devices::virtio::{VirtioDevice, throttle::Throttle, vhost_user::RemoteDevice},
     monitor::{self, Inheritance, Monitor},
-    own_user,
 };
 
 use crate::{
@@ -110,7 +109,7 @@ fn config(plan: MachinePlan, parts: Parts, console_log: Option<File>) -> Result<
         },
         nic_throttles: [nic_throttle(), nic_throttle()],
         name: parts.name,
-        user: own_user(),
+        user: OwnUser::choose().map_err(VmError::host("can't see which users there are"))?,
         vcpus: plan.size.cpus as u8,
         memory: plan.size.memory,
         kernel: plan.kernel,

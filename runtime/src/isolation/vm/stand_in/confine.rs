@@ -15,7 +15,7 @@ use nix::{
     unistd::{Gid, Uid, setgroups, setresgid, setresuid},
 };
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
     remove_capability_from_bounding_set, set_capabilities,
 };
 
@@ -84,10 +84,19 @@ pub(in crate::isolation::vm) unsafe fn keep_nothing_but(
 
 /// Becomes root in this process's user namespace, without supplementary groups.
 pub(super) fn become_root() -> nix::Result<()> {
-    setgroups(&[])?;
+    match setgroups(&[]) {
+        // Where an ordinary user has mapped its own group alone, nobody may leave groups.
+        Err(Errno::EPERM) if may_set_groups() => {}
+        other => other?,
+    }
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)
+}
+
+/// Whether this process itself has the right to set groups.
+fn may_set_groups() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SETGID))
 }
 
 /// Gives up every capability and every way to gain one, and hides this process from anyone without

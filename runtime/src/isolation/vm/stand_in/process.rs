@@ -17,7 +17,7 @@ use std::{
 };
 
 use nacre_agent::container::{
-    Identity,
+    Identity, in_user_namespace,
     outside::{self, Cloned},
 };
 use nix::{
@@ -226,6 +226,7 @@ impl Role {
         }
         step("answer", (&*line).write_all(&[line::DONE]))?;
 
+        let in_user = self.has_user || in_user_namespace();
         let view = wait(line::VIEW)?;
         let view = step(
             "get the container's root",
@@ -235,7 +236,7 @@ impl Role {
         step("make a cgroup namespace", own_cgroup)?;
         step(
             "enter the container's root",
-            view::enter(&view, &self.proc, self.has_user),
+            view::enter(&view, &self.proc, in_user),
         )?;
         drop(view);
         step("become root", confine::become_root())?;

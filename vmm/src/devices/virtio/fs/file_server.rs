@@ -11,6 +11,7 @@ use super::policy::{Policy, Rights};
 use super::process::{FileShare, ServingProcess};
 use crate::child::{Child, Ended, pidfd};
 use crate::devices::virtio::vhost_user::RemoteDevice;
+use crate::fork::fork;
 use crate::violation::{self, Whose};
 
 /// How long the server may take to do what it is told. Its file systems may be slow.
@@ -81,7 +82,7 @@ impl FileServer {
         let parent = pidfd(std::process::id())?;
         let begin = violation::now();
         // SAFETY: the caller's promise.
-        let Some(child) = (unsafe { Child::fork()? }) else {
+        let Some(child) = (unsafe { fork()? }) else {
             ServingProcess {
                 share,
                 parent,
