@@ -295,7 +295,7 @@ mod tests {
             alive,
             child: Child::new(pidfd, process.id()),
             hypervisor: Hypervisor::Kvm,
-            user: 0,
+            user: OwnUser::choose().unwrap(),
             begin: Duration::ZERO,
             qemu: None,
             ended: OnceLock::new(),
