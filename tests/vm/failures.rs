@@ -26,6 +26,7 @@ nacre_tests::tests![
     kvm_missing,
     qemu_missing,
     qemu_too_old,
+    a_qemu_that_is_none,
     qemu_killed,
     the_sandbox_is_killed,
     a_panic_is_in_the_state,
@@ -237,10 +238,23 @@ fn qemu_too_old(case: &Case) {
     let qemu = case.directory().join("qemu");
     fs::write(&qemu, "#!/bin/sh\necho QEMU emulator version 5.2.0\n").unwrap();
     fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = case.directory().join("other.toml");
+    fs::write(&path, format!("[vm]\n{}\n", with_qemu(&qemu))).unwrap();
+    let mut doctor = case.nacre_with(&path);
+    doctor.arg("doctor");
+    let said = case.spawn(doctor).finish().text();
+    assert!(said.contains("5.2") && said.contains("7.2"), "{said}");
+}
+
+fn a_qemu_that_is_none(case: &Case) {
+    needs_qemu(case);
+    let qemu = case.directory().join("qemu");
+    // Its libraries are found, as a QEMU's are.
+    fs::copy("/bin/ls", &qemu).unwrap();
     let began = Instant::now();
     let message = start_with(case, &with_qemu(&qemu)).finish().refused(1);
     assert!(
-        message.contains("5.2") && message.contains("7.2"),
+        message.contains("QEMU exited with status 2") && message.contains("7.2"),
         "{message}"
     );
     assert!(began.elapsed() < Duration::from_secs(30));

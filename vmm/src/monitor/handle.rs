@@ -14,7 +14,7 @@ use crate::config::MAX_DEVICES;
 use crate::devices::virtio::net::Tap;
 use crate::error::Error;
 use crate::exit::Exit;
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Hypervisor, OLDEST};
 use crate::own_user::OwnUser;
 use crate::violation::{self, Whose};
 
@@ -171,17 +171,28 @@ impl Monitor {
             Ok(_) => return (Err(Error::MonitorMisspoke), String::new()),
         };
         self.end();
-        if let Hypervisor::Qemu(qemu) = &self.hypervisor
-            && exited
-            && let Some(fault) = qemu.fault()
-        {
-            return (Err(fault.into()), console_tail);
-        }
         let outcome = match outcome {
             Ok(ended) => Ok(ended.into()),
             Err(told) => Err(self.explain(told)),
         };
-        (outcome, console_tail)
+        (
+            outcome.map_err(|error| self.suspect(error, exited)),
+            console_tail,
+        )
+    }
+
+    /// Adds to an error what its reader should look at if QEMU has exited by itself. This process may
+    /// execute nothing, so it can't ask the program which version it is.
+    fn suspect(&self, mut error: Error, exited: bool) -> Error {
+        if let (Error::QemuEnded { how, .. }, Hypervisor::Qemu(qemu)) =
+            (&mut error, &self.hypervisor)
+            && exited
+        {
+            let path = qemu.path().display();
+            *how +=
+                &format!(" (it must be QEMU {OLDEST} or later; {path} --version says what it is)");
+        }
+        error
     }
 
     /// Adds to an error what the monitor has no right to find out.
