@@ -158,6 +158,9 @@ const SERVING: &[c_long] = &[
 /// What else it does until the container has been made: it shows that to its stand-in, and leaves the
 /// host's file systems.
 const BEGINNING: &[c_long] = &[
+    // How libdbus waits for systemd.
+    libc::SYS_select,
+    libc::SYS_pselect6,
     libc::SYS_mount,
     libc::SYS_open_tree,
     libc::SYS_move_mount,
