@@ -77,6 +77,7 @@ fn number(case: &Case, v2: &str, v1: &str) -> u64 {
 }
 
 fn memory_forks_and_cpus_stay_within_the_hosts_limits(case: &Case) {
+    expect_a_quick_machine(case);
     // The process that is killed for want of memory isn't the container's first one.
     let bundle = case
         .busybox()
@@ -124,7 +125,8 @@ fn of_one_vcpu(case: &Case) -> Bundle {
         .set("/linux/resources/cpu", json!({ "shares": 262_144 }))
 }
 
-/// Ends a test that takes the guest's CPU from the agent.
+/// Ends a test that takes the guest's CPU from the agent, where a machine is emulated that has half a
+/// CPU for an emulated KVM.
 fn expect_a_quick_machine(case: &Case) {
     if in_testbed() {
         case.ignore("no hypervisor has a part in it, and it is slow here: --test emulated runs it");
