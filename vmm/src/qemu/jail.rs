@@ -24,7 +24,7 @@ use super::filter;
 use super::root::{self, Entry};
 use crate::child::{Child, pidfd};
 use crate::own_user::OwnUser;
-use crate::{bpf, inherited};
+use crate::{bpf, inherited, limits};
 
 /// Where the tmpfs that becomes the root is first mounted. Every host has this directory.
 const MOUNT_POINT: &CStr = c"/proc";
@@ -242,13 +242,7 @@ impl Ready {
     fn limit(&self) -> Result<(), Step> {
         self.become_nobody()?;
         for (resource, value) in self.limits {
-            let limit = libc::rlimit {
-                rlim_cur: value,
-                rlim_max: value,
-            };
-            // SAFETY: `limit` is valid for the call.
-            let result = unsafe { libc::setrlimit(resource, &limit) };
-            check(result.into(), "limit resources")?;
+            limits::lower(resource, value).map_err(|_| "limit resources")?;
         }
         inherited::leave_keyring().map_err(|_| "make a keyring")
     }
