@@ -28,6 +28,9 @@ const SETS: [(&str, &str); 5] = [
     ("permitted", "CapPrm"),
 ];
 
+/// How many of a process's threads are looked at, of which a container can make as many as it likes.
+const MOST_THREADS: usize = 512;
+
 /// What confines a process.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -69,6 +72,7 @@ impl Confinement {
         let directory = PathBuf::from(format!("/proc/{pid}"));
         let main = Status::read(directory.join("status"))?;
         let tasks = fs::read_dir(directory.join("task")).ok()?.flatten();
+        let tasks = tasks.take(MOST_THREADS);
         let threads = tasks.filter_map(|task| Status::read(task.path().join("status")));
         let threads: Vec<Status> = threads.collect();
         if threads.is_empty() {
