@@ -28,7 +28,7 @@ pub enum Whose {
 
 /// Returns the number of the system call that a process was last killed for, if the log has it and
 /// it was after `since`, a time since 1970.
-pub fn call(whose: Whose, since: Duration) -> Option<u32> {
+fn call(whose: Whose, since: Duration) -> Option<u32> {
     let word = match whose {
         Whose::User(user) => format!("uid={}", user.logged()?),
         Whose::Process(pid) => format!("pid={pid}"),
@@ -42,7 +42,7 @@ pub fn call(whose: Whose, since: Duration) -> Option<u32> {
 }
 
 /// Returns words for that system call, none if the log doesn't have it.
-pub(crate) fn words(whose: Whose, since: Duration) -> String {
+pub fn words(whose: Whose, since: Duration) -> String {
     call(whose, since).map_or_else(String::new, |call| format!(", for system call {call}"))
 }
 

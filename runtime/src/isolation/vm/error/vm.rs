@@ -130,10 +130,10 @@ pub(crate) enum VmError {
     Told(#[from] ToldError),
     #[error("the sandbox process was killed by {0}")]
     Killed(Signal),
-    #[error("the sandbox process was killed by its system call filter (SIGSYS){}", Call(*.call))]
+    #[error("the sandbox process was killed by its system call filter (SIGSYS){call}")]
     Filtered {
-        /// For which call, if the host's kernel log says so.
-        call: Option<u32>,
+        /// Words for which call, if the host's kernel log says so.
+        call: String,
     },
     #[error(
         "the host killed {what} for want of memory: the VM's cgroup may have {limit}, which is its \
@@ -184,32 +184,21 @@ pub(crate) fn failure(vm: &record::VmRecord) -> Option<String> {
     match &vm.end {
         Some(end) => end.failure.clone(),
         None => {
-            let call =
-                || filtered_call(&vm.sandbox).map(|call| VmError::Filtered { call: Some(call) });
-            let error = VmError::host_memory(SANDBOX, vm.cgroup.as_ref()).or_else(call);
+            let filtered = || {
+                let call = filtered_call(&vm.sandbox);
+                (!call.is_empty()).then_some(VmError::Filtered { call })
+            };
+            let error = VmError::host_memory(SANDBOX, vm.cgroup.as_ref()).or_else(filtered);
             Some(chain(&error.unwrap_or(VmError::Killed(Signal::SIGKILL))))
         }
     }
 }
 
-/// Returns the number of the system call that a sandbox process's filter has killed it for, if the
-/// host's kernel log has it.
-pub(in crate::isolation::vm) fn filtered_call(sandbox: &Identity) -> Option<u32> {
-    let pid = u32::try_from(sandbox.pid).ok()?;
+/// Returns words for the system call that a sandbox process's filter has killed it for, none if the
+/// host's kernel log doesn't have it.
+pub(in crate::isolation::vm) fn filtered_call(sandbox: &Identity) -> String {
     let began = violation::beginning(sandbox.start_time);
-    violation::call(Whose::Process(pid), began)
-}
-
-/// The number of a system call at the end of an error, if it is known.
-struct Call(Option<u32>);
-
-impl fmt::Display for Call {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(call) => write!(f, ", for system call {call}"),
-            None => Ok(()),
-        }
-    }
+    violation::words(Whose::Process(sandbox.pid.unsigned_abs()), began)
 }
 
 impl From<SessionError> for VmError {
