@@ -11,7 +11,7 @@ use std::{
     fmt::{self, Write as _},
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
     sync::{
         Mutex, OnceLock,
@@ -190,6 +190,13 @@ impl PassedOn {
     }
 }
 
+/// Whether something can be written there without waiting for a reader.
+pub(crate) fn takes_more(sink: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::new(sink, PollFlags::POLLOUT)];
+    let ready = poll(&mut polled, PollTimeout::ZERO);
+    ready == Ok(1) && polled[0].any().unwrap_or(false)
+}
+
 /// Makes the line that passes a message on, with its level as a number (sd-daemon(3)).
 fn passed_on(level: Level, message: &str) -> String {
     let level = match level {
@@ -218,10 +225,7 @@ impl Log {
     /// Whether an event can be written without waiting for a reader.
     fn takes_more(&self) -> bool {
         let stderr = io::stderr();
-        let sink = self.file.as_ref().map_or(stderr.as_fd(), AsFd::as_fd);
-        let mut polled = [PollFd::new(sink, PollFlags::POLLOUT)];
-        let ready = poll(&mut polled, PollTimeout::ZERO);
-        ready == Ok(1) && polled[0].any().unwrap_or(false)
+        takes_more(self.file.as_ref().map_or(stderr.as_fd(), AsFd::as_fd))
     }
 
     fn write(&self, level: Level, message: &str) {

@@ -13,7 +13,10 @@
 use std::io;
 
 use libc::c_long;
-use nacre_vmm::bpf::{Lists, NEWEST, THREADS, With};
+use nacre_vmm::{
+    ThreadRights,
+    bpf::{Lists, NEWEST, THREADS, With},
+};
 
 /// What threads do that carry what a guest says.
 const CARRYING: &[c_long] = &[
@@ -275,6 +278,17 @@ impl Filter {
         }
         .install()
     }
+}
+
+/// Leaves the calling thread, which carries what a guest says, no rights and few system calls: what it
+/// reads and writes is open.
+///
+/// # Errors
+///
+/// The kernel's.
+pub(super) fn confine_carrier() -> io::Result<()> {
+    ThreadRights::NONE.keep()?;
+    Filter::Carrying.install()
 }
 
 #[cfg(test)]

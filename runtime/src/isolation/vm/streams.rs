@@ -14,13 +14,13 @@ use std::{
 };
 
 use nacre_agent::protocol::{self, Streams};
-use nacre_vmm::{ThreadRights, devices::virtio::vsock::Ports};
+use nacre_vmm::devices::virtio::vsock::Ports;
 use serde::{Deserialize, Serialize};
 
 use crate::isolation::relay::{End, Relay};
 
 use super::{
-    filter::Filter,
+    filter,
     stdio::{self, StandardStream},
     terminal::Terminal,
 };
@@ -264,12 +264,7 @@ fn hang_up(stream: &UnixStream) {
 /// Starts a thread that copies what a guest says. It has no rights, and makes few system calls: what
 /// it copies from and to is open.
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let confine = || {
-        ThreadRights::NONE
-            .keep()
-            .and_then(|()| Filter::Carrying.install())
-    };
-    let body = move || match confine() {
+    let body = || match filter::confine_carrier() {
         Ok(()) => work(),
         Err(error) => tracing::warn!("can't carry a stream without rights: {error}"),
     };

@@ -11,19 +11,18 @@ use std::{
     time::Duration,
 };
 
-use nacre_vmm::{Allowance, ThreadRights};
+use nacre_vmm::Allowance;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    poll::PollFlags,
     unistd::pipe2,
 };
 
 use crate::{
     isolation::{
-        vm::filter::Filter,
+        vm::filter,
         wait::{Interest, wait},
     },
-    log::{LONGEST_PASSED_ON, PassedOn},
+    log::{self, LONGEST_PASSED_ON, PassedOn},
 };
 
 /// How much of a console goes to its file, in bytes: at once, the time after which there is one
@@ -114,10 +113,7 @@ impl Logs {
             streams.push((reader, Box::new(ConsoleLog::new(file))));
         }
         let body = move || {
-            match ThreadRights::NONE
-                .keep()
-                .and_then(|()| Filter::Carrying.install())
-            {
+            match filter::confine_carrier() {
                 Ok(()) => carry(streams),
                 Err(error) => tracing::warn!("can't carry the logs without rights: {error}"),
             }
@@ -220,17 +216,11 @@ impl ConsoleLog {
             is_whole: true,
         }
     }
-
-    fn is_writable(&self) -> bool {
-        let interest = Interest::new((), self.file.as_fd(), PollFlags::POLLOUT);
-        wait(vec![interest], Some(Duration::ZERO))
-            .is_ok_and(|events| events.flags(()).contains(PollFlags::POLLOUT))
-    }
 }
 
 impl Sink for ConsoleLog {
     fn take(&mut self, line: &[u8]) {
-        if !self.is_writable() {
+        if !log::takes_more(self.file.as_fd()) {
             return;
         }
         let is_allowed = self.allowance.take(line.len() as u64);
