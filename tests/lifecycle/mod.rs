@@ -54,7 +54,28 @@ use nacre_tests::suite::{on_any_hypervisor, on_any_hypervisor_but};
 
 /// Returns all tests here; a test for one mode only says so.
 pub(crate) fn tests() -> Vec<Test> {
-    [
+    let tests = [of_each_hypervisor(), with_representatives(), of_none()];
+    tests.into_iter().flatten().collect()
+}
+
+/// Returns those in which each hypervisor has a part.
+fn of_each_hypervisor() -> Vec<Test> {
+    let tests = [
+        network::tests(),
+        clock::tests(),
+        systemd::tests(),
+        logs::tests(),
+        rights::tests(),
+        inside::tests(),
+        confinement::tests(),
+        descriptors::tests(),
+    ];
+    tests.into_iter().flatten().collect()
+}
+
+/// Returns those that a few represent where KVM is emulated.
+fn with_representatives() -> Vec<Test> {
+    let tests = [
         on_any_hypervisor_but(&["the_workloads_status_is_the_commands"], status::tests()),
         on_any_hypervisor_but(
             &[
@@ -68,11 +89,6 @@ pub(crate) fn tests() -> Vec<Test> {
             &["a_signal_before_the_workload_runs_isnt_fatal_to_the_cleanup"],
             signals::tests(),
         ),
-        on_any_hypervisor(terminal::tests()),
-        on_any_hypervisor(process::tests()),
-        on_any_hypervisor(inherited::tests()),
-        on_any_hypervisor(namespaces::tests()),
-        network::tests(),
         on_any_hypervisor_but(
             &[
                 "a_guests_processor_shows_no_virtualization",
@@ -80,7 +96,6 @@ pub(crate) fn tests() -> Vec<Test> {
             ],
             nested::tests(),
         ),
-        on_any_hypervisor(file_rights::tests()),
         on_any_hypervisor_but(
             &[
                 "what_programs_rely_on",
@@ -97,33 +112,20 @@ pub(crate) fn tests() -> Vec<Test> {
             ],
             filesystem::tests(),
         ),
-        on_any_hypervisor(trees::tests()),
-        on_any_hypervisor(kernel_files::tests()),
-        on_any_hypervisor(installed::tests()),
         on_any_hypervisor_but(
             &["writes_stay_in_the_guest", "a_disk_has_a_limit"],
             overlay::tests(),
         ),
         on_any_hypervisor_but(&["what_is_read_of_files"], limits::tests()),
-        on_any_hypervisor(users::tests()),
-        on_any_hypervisor(devices::tests()),
-        on_any_hypervisor(cgroups::tests()),
         on_any_hypervisor_but(&["from_run_to_delete"], detached::tests()),
         on_any_hypervisor_but(&["bash"], debian::tests()),
-        on_any_hypervisor(starved::tests()),
         on_any_hypervisor_but(&["in_the_root"], stressors::tests()),
         on_any_hypervisor_but(&["a_memory_limit_too_small_to_start"], failures::tests()),
-        on_any_hypervisor(exec::tests()),
         on_any_hypervisor_but(
             &["over_a_socket", "exec_in_the_foreground"],
             console::tests(),
         ),
-        on_any_hypervisor(foreground::tests()),
-        on_any_hypervisor(list::tests()),
-        on_any_hypervisor(create::tests()),
-        on_any_hypervisor(cve::tests()),
         on_any_hypervisor_but(&["with_an_interface"], cycles::tests()),
-        on_any_hypervisor(flags::tests()),
         on_any_hypervisor_but(
             &[
                 "all_of_a_containers_processes",
@@ -131,7 +133,6 @@ pub(crate) fn tests() -> Vec<Test> {
             ],
             kill::tests(),
         ),
-        on_any_hypervisor(killed::tests()),
         on_any_hypervisor_but(
             &[
                 "a_paused_container_stands_still",
@@ -141,11 +142,6 @@ pub(crate) fn tests() -> Vec<Test> {
             ],
             pause::tests(),
         ),
-        clock::tests(),
-        on_any_hypervisor(update::tests()),
-        on_any_hypervisor(events::tests()),
-        on_any_hypervisor(hooks::tests()),
-        systemd::tests(),
         on_any_hypervisor_but(
             &[
                 "nothing_of_the_host_is_in_reach",
@@ -153,14 +149,36 @@ pub(crate) fn tests() -> Vec<Test> {
             ],
             wall::tests(),
         ),
-        logs::tests(),
-        rights::tests(),
-        inside::tests(),
-        confinement::tests(),
-        on_any_hypervisor(seccomp::tests()),
-        descriptors::tests(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    tests.into_iter().flatten().collect()
+}
+
+/// Returns those in which no hypervisor has a part.
+fn of_none() -> Vec<Test> {
+    let tests = [
+        terminal::tests(),
+        process::tests(),
+        inherited::tests(),
+        namespaces::tests(),
+        file_rights::tests(),
+        trees::tests(),
+        kernel_files::tests(),
+        installed::tests(),
+        users::tests(),
+        devices::tests(),
+        cgroups::tests(),
+        starved::tests(),
+        exec::tests(),
+        foreground::tests(),
+        list::tests(),
+        create::tests(),
+        cve::tests(),
+        flags::tests(),
+        killed::tests(),
+        update::tests(),
+        events::tests(),
+        hooks::tests(),
+        seccomp::tests(),
+    ];
+    on_any_hypervisor(tests.into_iter().flatten().collect())
 }
