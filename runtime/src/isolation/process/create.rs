@@ -87,7 +87,10 @@ impl NewContainer {
         let Bundle {
             directory, spec, ..
         } = &request.bundle;
-        let by = By::Process(new_process(request.no_new_keyring));
+        let by = By::Process(HostRecord {
+            cgroup: prepared.cgroup.clone(),
+            ..new_process(request.no_new_keyring)
+        });
         let record = new_record(&request.id, directory.clone(), spec, by);
         let mut claimed = Claimed {
             folder,
@@ -157,6 +160,8 @@ struct Prepared {
     preserve_fds: u32,
     /// Who makes its cgroup, if that isn't this process.
     systemd: Option<Systemd>,
+    /// What this process makes, which depends on the cgroup that this process is in.
+    cgroup: Option<Cgroup>,
 }
 
 impl Prepared {
@@ -175,16 +180,21 @@ impl Prepared {
             Some(process) => descriptors::pass_on(process, request.preserve_fds)?,
             None => request.preserve_fds,
         };
-        let systemd = if request.systemd_cgroup {
-            Some(Systemd::connect()?)
+        let (systemd, cgroup) = if request.systemd_cgroup {
+            (Some(Systemd::connect()?), None)
         } else {
-            None
+            let linux = spec.linux().as_ref();
+            let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+            // Whoever makes it says what is wrong with it.
+            let place = Place::find(path, request.id.as_str()).ok().flatten();
+            (None, place.map(|place| place.cgroup()))
         };
         Ok(Self {
             starter,
             console_socket,
             preserve_fds,
             systemd,
+            cgroup,
         })
     }
 }
@@ -206,12 +216,6 @@ impl Claimed {
         prepared: Prepared,
     ) -> Result<Container, ProcessError> {
         // Whoever finds the folder after this process was killed knows what to remove.
-        if prepared.systemd.is_none() {
-            self.record.by = By::Process(HostRecord {
-                cgroup: planned_cgroup(request),
-                ..new_process(request.no_new_keyring)
-            });
-        }
         self.folder.write(&self.record)?;
         self.folder.write_config(&request.bundle.json)?;
         let container = self.create(request, prepared)?;
@@ -304,15 +308,6 @@ fn remove(folder: Folder) {
     if let Err(error) = folder.remove() {
         tracing::warn!("{}", log::chain(&error));
     }
-}
-
-/// Returns the cgroup that a container is to have. It depends on which cgroup this process is in.
-fn planned_cgroup(request: &CreateRequest) -> Option<Cgroup> {
-    let linux = request.bundle.spec.linux().as_ref();
-    let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-    // Whoever makes it says what is wrong with it.
-    let place = Place::find(path, request.id.as_str()).ok().flatten()?;
-    Some(place.cgroup())
 }
 
 /// Returns the record of a container of which nothing exists yet.
