@@ -1,5 +1,8 @@
 //! Containers in microVMs that QEMU emulates: the tests of `vm`, on this host, even if it has KVM.
 
+// A line of a test, cut in two by what it prints, has no outcome for tests/lane.
+#![deny(clippy::print_stdout)]
+
 #[path = "../vm/cgroup.rs"]
 mod cgroup;
 #[path = "../clients/mod.rs"]

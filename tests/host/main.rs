@@ -1,5 +1,8 @@
 //! What needs no VM: what is refused before there is one, and the commands beside `run`.
 
+// A line of a test, cut in two by what it prints, has no outcome for tests/lane.
+#![deny(clippy::print_stdout)]
+
 mod bad_input;
 mod commands;
 mod kvm;

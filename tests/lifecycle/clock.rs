@@ -40,7 +40,6 @@ fn behind(running: &mut Running) -> (i64, i64) {
 #[track_caller]
 fn is_right(running: &mut Running) {
     let (behind, doubt) = behind(running);
-    println!("{behind} µs behind, in doubt {doubt} µs");
     assert!(
         behind.abs() <= OFF + doubt,
         "{behind} µs behind, in doubt {doubt} µs"

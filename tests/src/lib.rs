@@ -10,6 +10,9 @@
 //! Tests that need KVM run on this host if its KVM runs stock kernels, and in the testbed
 //! otherwise ([`place`]).
 
+// What prints beside the harness's own lines has to look where it is.
+#![deny(clippy::print_stdout)]
+
 pub mod bundle;
 pub mod captive;
 pub mod case;

@@ -150,6 +150,10 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
     let conclusion = libtest_mimic::run(arguments, trials);
     let left = leftovers::since(&before, &leftovers::system());
     if !left.is_empty() {
+        #[expect(
+            clippy::print_stdout,
+            reason = "the lines of tests have all been printed"
+        )]
         println!("left behind by the whole run:\n{}", left.join("\n"));
         return ExitCode::FAILURE;
     }

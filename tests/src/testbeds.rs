@@ -194,8 +194,11 @@ impl Report {
         };
         if outcome.starts_with("ok") || outcome.starts_with("ignored") {
             self.done.push(name.trim().to_owned());
-        } else {
-            self.failed = true;
+            return;
+        }
+        self.failed = true;
+        if !outcome.starts_with("FAILED") {
+            eprintln!("a test's line without its outcome counts as a failure: {line}");
         }
     }
 }
@@ -229,5 +232,12 @@ mod tests {
         report.take(lines.as_bytes()).unwrap();
         assert_eq!(report.done, ["a::b", "a::c"]);
         assert!(report.failed);
+    }
+
+    #[test]
+    fn a_line_without_an_outcome() {
+        let mut report = Report::default();
+        report.take(b"test a::b ... 12 ms\nok\n").unwrap();
+        assert!(report.done.is_empty() && report.failed);
     }
 }
