@@ -4,6 +4,7 @@
 //! instruction sets' tables, fail with `ENOSYS`: a newer C library tries such calls and does
 //! without.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use libc::{c_long, sock_filter};
@@ -64,8 +65,9 @@ const MISSING: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 const MOST_VALUES: usize = 64;
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const ALWAYS: u32 = libc::BPF_JMP | libc::BPF_JA;
 const EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+const AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 impl Lists<'_> {
@@ -87,48 +89,115 @@ impl Lists<'_> {
     ///
     /// If the lists are too long for one.
     pub(crate) fn program(&self) -> io::Result<Vec<sock_filter>> {
+        if self.with.iter().any(|with| with.values.len() > MOST_VALUES) {
+            return Err(too_long());
+        }
         let mut program = vec![
             step(LOAD, ARCH),
             jump(EQUAL, ARCHITECTURE, 1, 0),
             step(RETURN, KILL),
             step(LOAD, NUMBER),
-            jump(GREATER, self.newest as u32, 0, 1),
-            step(RETURN, MISSING),
         ];
-        // What depends on arguments comes first: the kernel remembers what is allowed in any case.
-        for with in self.with {
-            program.extend(with.steps()?);
-        }
-        for (calls, verdict) in [(self.allowed, ALLOW), (self.missing, MISSING)] {
-            for call in calls {
-                program.extend([jump(EQUAL, *call as u32, 0, 1), step(RETURN, verdict)]);
-            }
-        }
-        program.push(step(RETURN, KILL));
+        program.extend(decide(&self.ranges()));
         if program.len() > libc::BPF_MAXINSNS as usize {
             return Err(too_long());
         }
         Ok(program)
     }
+
+    /// Returns what becomes of all numbers, in their order.
+    fn ranges(&self) -> Vec<Range<'_>> {
+        let with = self.with.iter().map(|with| (with.call, Fate::With(with)));
+        let allowed = self.allowed.iter().map(|call| (*call, Fate::Is(ALLOW)));
+        let missing = self.missing.iter().map(|call| (*call, Fate::Is(MISSING)));
+        let mut listed = BTreeMap::new();
+        for (call, fate) in with.chain(allowed).chain(missing) {
+            if (0..=self.newest).contains(&call) {
+                listed.entry(call as u32).or_insert(fate);
+            }
+        }
+        listed.insert(self.newest as u32 + 1, Fate::Is(MISSING));
+        let mut ranges = Vec::with_capacity(2 * listed.len());
+        let mut next = 0;
+        let mut add = |first, fate| {
+            if ranges
+                .last()
+                .is_none_or(|last: &Range<'_>| !last.fate.continues(fate))
+            {
+                ranges.push(Range { first, fate });
+            }
+        };
+        for (number, fate) in listed {
+            if number > next {
+                add(next, Fate::Is(KILL));
+            }
+            add(number, fate);
+            next = number + 1;
+        }
+        ranges
+    }
+}
+
+/// The numbers from one on, up to the next range, which share their fate.
+struct Range<'a> {
+    first: u32,
+    fate: Fate<'a>,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy)]
+enum Fate<'a> {
+    /// This verdict.
+    Is(u32),
+    /// What its argument decides.
+    With(&'a With<'a>),
+}
+
+impl Fate<'_> {
+    /// Returns whether a range with this fate continues with one of that fate.
+    fn continues(self, next: Fate<'_>) -> bool {
+        matches!((self, next), (Self::Is(a), Fate::Is(b)) if a == b)
+    }
+
+    fn steps(self) -> Vec<sock_filter> {
+        match self {
+            Self::Is(verdict) => vec![step(RETURN, verdict)],
+            Self::With(with) => with.steps(),
+        }
+    }
+}
+
+/// Builds the steps that find the loaded number's range, by halves. When a filter is installed, the
+/// kernel runs it for every number to learn what it allows in any case: with comparisons one after
+/// another, an installation takes a million instructions.
+fn decide(ranges: &[Range<'_>]) -> Vec<sock_filter> {
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let (Some(first), false) = (upper.first(), lower.is_empty()) else {
+        return ranges.iter().flat_map(|range| range.fate.steps()).collect();
+    };
+    let below = decide(lower);
+    let mut steps = match u8::try_from(below.len()) {
+        Ok(length) => vec![jump(AT_LEAST, first.first, length, 0)],
+        // A condition skips at most 255 steps.
+        Err(_) => vec![
+            jump(AT_LEAST, first.first, 0, 1),
+            step(ALWAYS, below.len() as u32),
+        ],
+    };
+    steps.extend(below);
+    steps.extend(decide(upper));
+    steps
 }
 
 impl With<'_> {
-    /// Builds the steps that, for this call, check the argument and return.
-    fn steps(&self) -> io::Result<Vec<sock_filter>> {
-        if self.values.len() > MOST_VALUES {
-            return Err(too_long());
-        }
-        // What follows: the argument, a pair for each value, and the end.
-        let rest = 1 + 2 * self.values.len() as u8 + 1;
-        let mut steps = vec![
-            jump(EQUAL, self.call as u32, 0, rest),
-            step(LOAD, ARGUMENTS + 8 * self.argument),
-        ];
+    /// Builds the steps that check the argument and return.
+    fn steps(&self) -> Vec<sock_filter> {
+        let mut steps = vec![step(LOAD, ARGUMENTS + 8 * self.argument)];
         for value in self.values {
             steps.extend([jump(EQUAL, *value, 0, 1), step(RETURN, ALLOW)]);
         }
         steps.push(step(RETURN, KILL));
-        Ok(steps)
+        steps
     }
 }
 
@@ -248,24 +317,38 @@ mod tests {
 
     /// Returns a program's verdict on a call, as the kernel would.
     fn verdict(program: &[sock_filter], arch: u32, call: c_long, arguments: [u64; 2]) -> u32 {
+        run(program, arch, call, arguments).0
+    }
+
+    fn steps_to_verdict(program: &[sock_filter], call: c_long) -> usize {
+        run(program, ARCHITECTURE, call, [0; 2]).1
+    }
+
+    /// Returns the verdict, and how many steps it took.
+    fn run(program: &[sock_filter], arch: u32, call: c_long, arguments: [u64; 2]) -> (u32, usize) {
         let mut data = [0; 64];
         data[..4].copy_from_slice(&(call as u32).to_le_bytes());
         data[4..8].copy_from_slice(&arch.to_le_bytes());
         data[16..24].copy_from_slice(&arguments[0].to_le_bytes());
         data[24..32].copy_from_slice(&arguments[1].to_le_bytes());
-        let (mut at, mut loaded) = (0, 0);
+        let (mut at, mut loaded, mut steps) = (0, 0, 0);
         loop {
             let step = &program[at];
             at += 1;
+            steps += 1;
             let is_so = match u32::from(step.code) {
                 LOAD => {
                     let place = step.k as usize;
                     loaded = u32::from_le_bytes(data[place..place + 4].try_into().unwrap());
                     continue;
                 }
+                ALWAYS => {
+                    at += step.k as usize;
+                    continue;
+                }
                 EQUAL => loaded == step.k,
-                GREATER => loaded > step.k,
-                RETURN => return step.k,
+                AT_LEAST => loaded >= step.k,
+                RETURN => return (step.k, steps),
                 other => panic!("code {other:#x}"),
             };
             at += usize::from(if is_so { step.jt } else { step.jf });
@@ -314,11 +397,67 @@ mod tests {
             ..LISTS
         };
         assert!(lists.program().is_err());
-        let many = [libc::SYS_read; 2048];
+        let many: Vec<With<'_>> = (0..32)
+            .map(|call| With {
+                call,
+                argument: 0,
+                values: &[0; MOST_VALUES],
+            })
+            .collect();
         let lists = Lists {
-            allowed: &many,
+            with: &many,
             ..LISTS
         };
         assert!(lists.program().is_err());
+    }
+
+    #[test]
+    fn a_program_decides_about_every_number() {
+        let values: Vec<u32> = (0..64).collect();
+        let with: Vec<With<'_>> = (0..20)
+            .map(|i| With {
+                call: i * 7,
+                argument: 1,
+                values: &values[..(i as usize * 5 % 64)],
+            })
+            .collect();
+        let allowed: Vec<c_long> = (0..500).filter(|call| call % 3 == 0).collect();
+        let missing: Vec<c_long> = (0..500).filter(|call| call % 4 == 0).collect();
+        let lists = Lists {
+            allowed: &allowed,
+            with: &with,
+            missing: &missing,
+            newest: 400,
+        };
+        let program = lists.program().unwrap();
+        for call in 0..=510 {
+            for argument in [0, 3, 50, 64] {
+                let of_call = with.iter().find(|with| with.call == call);
+                let expected = match of_call {
+                    _ if call > 400 => MISSING,
+                    Some(with) if with.values.contains(&argument) => ALLOW,
+                    Some(_) => KILL,
+                    None if allowed.contains(&call) => ALLOW,
+                    None if missing.contains(&call) => MISSING,
+                    None => KILL,
+                };
+                let said = verdict(&program, ARCHITECTURE, call, [0, argument.into()]);
+                assert_eq!(said, expected, "{call} {argument}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_program_decides_in_few_steps() {
+        let allowed: Vec<c_long> = (0..400).step_by(2).collect();
+        let lists = Lists {
+            allowed: &allowed,
+            with: &[],
+            ..LISTS
+        };
+        let program = lists.program().unwrap();
+        for call in 0..500 {
+            assert!(steps_to_verdict(&program, call) <= 16, "{call}");
+        }
     }
 }
