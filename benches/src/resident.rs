@@ -1,14 +1,14 @@
-//! The memory that the sandbox process uses, without guest memory.
+//! The memory that processes use.
 
 use std::error::Error;
 use std::fs;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-/// Starts a container whose workload prints something and then waits for its stdin, adds up the
-/// resident pages of its sandbox process that aren't guest memory, in bytes, and lets the workload
-/// end.
-pub(crate) fn of_sandbox(mut command: Command) -> Result<u64, Box<dyn Error>> {
+/// Starts a container in a VM whose workload prints something and then waits for its stdin, adds up
+/// the memory of all processes that the command has then, itself and guest memory left out, in
+/// bytes, and lets the workload end.
+pub(crate) fn beside_guest(mut command: Command) -> Result<u64, Box<dyn Error>> {
     let mut run = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -37,20 +37,33 @@ fn measure(run: &mut Child) -> Result<u64, Box<dyn Error>> {
         .as_mut()
         .ok_or("no stdout")?
         .read_exact(&mut [0])?;
-    let children = format!("/proc/{0}/task/{0}/children", run.id());
-    let sandbox = fs::read_to_string(&children)?;
-    let sandbox = sandbox.trim();
-    if sandbox.is_empty() || sandbox.contains(' ') {
-        return Err(format!("{children} says {sandbox:?}, not one sandbox process").into());
+    let mut processes = Vec::new();
+    add_descendants(run.id(), &mut processes)?;
+    let mut bytes = 0;
+    for pid in processes {
+        let smaps = format!("/proc/{pid}/smaps");
+        let smaps = fs::read_to_string(&smaps).map_err(|e| format!("{smaps}: {e}"))?;
+        bytes += without_guest(&smaps);
     }
-    Ok(resident(&fs::read_to_string(format!(
-        "/proc/{sandbox}/smaps"
-    ))?))
+    Ok(bytes)
 }
 
-/// Returns the resident bytes of an smaps file, without mappings of memory files: guest memory is
-/// one, and the process has no other.
-fn resident(smaps: &str) -> u64 {
+/// Adds the children of a process, and theirs, to a list (proc_pid_task_children, proc(5)).
+fn add_descendants(pid: u32, to: &mut Vec<u32>) -> Result<(), Box<dyn Error>> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let children = fs::read_to_string(thread?.path().join("children"))?;
+        for child in children.split_whitespace() {
+            let child = child.parse()?;
+            to.push(child);
+            add_descendants(child, to)?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the bytes of an smaps file, with shared pages divided equally among those that share
+/// them, without mappings of memory files: guest memory is one, and nothing else is.
+fn without_guest(smaps: &str) -> u64 {
     let mut in_guest_memory = false;
     let mut kilobytes = 0;
     for line in smaps.lines() {
@@ -58,7 +71,7 @@ fn resident(smaps: &str) -> u64 {
         let first = words.next().unwrap_or_default();
         if !first.ends_with(':') {
             in_guest_memory = line.contains("/memfd:");
-        } else if first == "Rss:" && !in_guest_memory {
+        } else if first == "Pss:" && !in_guest_memory {
             kilobytes += words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
         }
     }
@@ -67,19 +80,22 @@ fn resident(smaps: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::resident;
+    use super::without_guest;
 
     #[test]
     fn guest_memory_is_left_out() {
         let smaps = "\
 7f00-7f10 rw-s 00000000 00:01 1 /memfd:guest (deleted)
 Size:               1024 kB
-Rss:                 512 kB
+Rss:                 600 kB
+Pss:                 512 kB
 7f20-7f30 r-xp 00000000 08:01 2 /usr/bin/nacre
-Rss:                  40 kB
+Rss:                  80 kB
+Pss:                  40 kB
 7f40-7f50 rw-p 00000000 00:00 0
 Rss:                   4 kB
+Pss:                   4 kB
 ";
-        assert_eq!(resident(smaps), 44 * 1024);
+        assert_eq!(without_guest(smaps), 44 * 1024);
     }
 }

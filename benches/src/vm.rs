@@ -119,8 +119,8 @@ pub(crate) fn measure(bin: &Path, kernel: &Path) -> Result<(), Box<dyn Error>> {
     let line = table.instructions("exec to the line", lines);
     let end = table.instructions("exec to exit", ends);
     table.bytes(
-        "resident, sandbox process without guest memory",
-        resident::of_sandbox(installed.run(&waiting, "resident"))?,
+        "memory (PSS) of nacre's processes, without guest memory",
+        resident::beside_guest(installed.run(&waiting, "resident"))?,
     );
     for (what, file) in [
         ("size of `nacre`", &installed.nacre),

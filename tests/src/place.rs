@@ -54,6 +54,10 @@ impl Place {
 
 /// Runs this program again in the testbed if this host's KVM can't run guests. Returns the result
 /// of that as `Some`; after `None` the caller runs its tests here.
+#[expect(
+    clippy::print_stdout,
+    reason = "tests/lane reads it, and no test has begun"
+)]
 fn elsewhere() -> Option<ExitCode> {
     match nacre_vmm::kvm::check() {
         Ok(_) => None,
@@ -62,10 +66,6 @@ fn elsewhere() -> Option<ExitCode> {
             Some(ExitCode::FAILURE)
         }
         Err(why) => {
-            #[expect(
-                clippy::print_stdout,
-                reason = "tests/lane reads it, and no test has begun"
-            )]
             println!("running in the testbed, since this host can't run guests: {why}");
             Some(testbeds::run())
         }

@@ -133,6 +133,10 @@ pub fn main<const N: usize>(place: Place, isolation: Isolation, tests: [Vec<Test
 
 /// Runs the tests that the arguments select, with this isolation. Something left behind when all
 /// are done fails the run too.
+#[expect(
+    clippy::print_stdout,
+    reason = "the lines of tests have all been printed"
+)]
 pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) -> ExitCode {
     // Under nohup(1) this is ignored, and would be by all that tests start.
     // SAFETY: no handler is installed.
@@ -150,10 +154,6 @@ pub fn run(arguments: &Arguments, isolation: Isolation, mut tests: Vec<Test>) ->
     let conclusion = libtest_mimic::run(arguments, trials);
     let left = leftovers::since(&before, &leftovers::system());
     if !left.is_empty() {
-        #[expect(
-            clippy::print_stdout,
-            reason = "the lines of tests have all been printed"
-        )]
         println!("left behind by the whole run:\n{}", left.join("\n"));
         return ExitCode::FAILURE;
     }
