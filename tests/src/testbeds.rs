@@ -1,4 +1,4 @@
-//! Shares the tests out to testbeds, and gives a testbed whose machine stands still a successor.
+//! Shares the tests out to testbeds, and gives a testbed whose machine fails a successor.
 
 use std::collections::HashSet;
 use std::io::{self, PipeReader, Read, Write};
@@ -19,13 +19,16 @@ use crate::place::repository;
 /// been seen to do that (tests/testbed/README.md).
 const SILENCE: Duration = Duration::from_secs(420);
 
-/// How many machines of one part may stand still before it fails.
-const STANDSTILLS: usize = 2;
+/// What `tests/testbed/run` ends with if its machine can't be had, or its kernel dies.
+const MACHINE_FAILED: i32 = 125;
+
+/// How many machines of one part may fail before it does.
+const FAILURES: usize = 2;
 
 /// Which part of the tests a testbed runs, as `index/count`.
 const PART: &str = "NACRE_TESTS_PART";
 
-/// The tests that a machine had done before it stood still, separated by commas.
+/// The tests that a machine had done before it failed, separated by commas.
 const DONE: &str = "NACRE_TESTS_DONE";
 
 /// Returns how many testbeds share the tests. Each has one CPU: with two VMs at once on two CPUs,
@@ -86,20 +89,23 @@ impl Part {
     }
 
     fn run(mut self) -> io::Result<End> {
-        let mut standstills = 0;
+        let mut failures = 0;
         let code = loop {
             let (reader, writer) = io::pipe()?;
             let mut testbed = self.start(writer)?;
             let stood_still = self.report.read(reader, &testbed)?;
             let code = testbed.wait()?.code().unwrap_or(1);
-            if !stood_still {
+            let index = self.index;
+            if stood_still {
+                let seconds = SILENCE.as_secs();
+                eprintln!("testbed {index}: its machine has stood still for {seconds} s");
+            } else if code == MACHINE_FAILED {
+                eprintln!("testbed {index}: its machine has failed");
+            } else {
                 break code;
             }
-            standstills += 1;
-            let index = self.index;
-            let seconds = SILENCE.as_secs();
-            eprintln!("testbed {index}: its machine has stood still for {seconds} s");
-            if standstills > STANDSTILLS {
+            failures += 1;
+            if failures > FAILURES {
                 break code;
             }
             eprintln!("testbed {index}: what it hasn't done runs in a new machine");
@@ -225,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_machine_had_done_before_it_stood_still() {
+    fn what_a_machine_had_done_before_it_failed() {
         let mut report = Report::default();
         let lines = "running 4 tests\ntest a::b     ... ok\ntest a::c ... ignored (why ... so)\n\
                      test a::d ... FAILED\ntest a::e    ... ";
