@@ -20,10 +20,10 @@ use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::network::Network;
-use crate::stats::Stats;
+use crate::stats::{Stats, Used};
 
 /// The version of this protocol. Host and agent must have the same: they are built together.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The vsock port of the host (CID 2) that the agent connects to.
 pub const CONTROL_PORT: u32 = 1024;
@@ -262,6 +262,8 @@ pub enum Event {
         status: u8,
         /// Whether the container's memory limit killed one of its processes.
         oom_killed: bool,
+        /// What all of them have used, if the guest could tell.
+        used: Option<Used>,
     },
     /// A process that [`Request::Exec`] has started has ended, and all its output has been sent.
     /// That may be after the container's end, if nobody reads that output.
@@ -410,6 +412,11 @@ mod tests {
             id: "a".into(),
             status: 137,
             oom_killed: true,
+            used: Some(Used {
+                cpu: 3,
+                cpu_in_kernel: 2,
+                memory: 1,
+            }),
         };
         send(&mut wire, &exited).unwrap();
         let mut from = wire.as_slice();

@@ -24,6 +24,27 @@ pub struct Stats {
     pub network_interfaces: Option<()>,
 }
 
+/// What a container has used up to its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// CPU time in nanoseconds.
+    pub cpu: u64,
+    /// That part of it which was spent in the kernel.
+    pub cpu_in_kernel: u64,
+    /// The most memory at a time, in bytes; 0 if the kernel didn't count it.
+    pub memory: u64,
+}
+
+impl From<&Stats> for Used {
+    fn from(stats: &Stats) -> Self {
+        Self {
+            cpu: stats.cpu.usage.total,
+            cpu_in_kernel: stats.cpu.usage.kernel,
+            memory: stats.memory.usage.max,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]

@@ -72,7 +72,8 @@ pub(crate) fn beside(name: &str) -> Option<PathBuf> {
         .find(|path| path.exists())
 }
 
-fn path() -> Option<&'static Path> {
+/// Returns this program's file.
+pub(crate) fn path() -> Option<&'static Path> {
     BINARY.get()?.as_deref()
 }
 

@@ -4,6 +4,7 @@
 mod binary;
 mod cli;
 mod commands;
+mod compare;
 mod config;
 #[cfg(fuzzing)]
 pub mod fuzz;

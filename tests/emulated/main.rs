@@ -7,6 +7,8 @@
 mod cgroup;
 #[path = "../clients/mod.rs"]
 mod clients;
+#[path = "../vm/compare.rs"]
+mod compare;
 #[path = "../vm/failures.rs"]
 mod failures;
 #[path = "../vm/hogs.rs"]
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         lifecycle::tests(),
         machine::tests(),
         cgroup::tests(),
+        compare::tests(),
         failures::tests(),
         hogs::tests(),
         hostile::tests(),

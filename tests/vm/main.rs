@@ -6,6 +6,7 @@
 mod cgroup;
 #[path = "../clients/mod.rs"]
 mod clients;
+mod compare;
 mod failures;
 mod hogs;
 mod hostile;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
             machine::tests(),
         ),
         cgroup::tests(),
+        on_any_hypervisor_but(&["both_modes_are_measured_and_compared"], compare::tests()),
         on_any_hypervisor_but(OF_KVM, failures::tests()),
         hogs::tests(),
         hostile::tests(),

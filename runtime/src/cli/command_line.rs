@@ -14,6 +14,7 @@ use crate::{
 
 use super::{
     checkpoint::{Checkpoint, Restore},
+    compare::Compare,
     container::{Container, Create, Delete, Kill, List, Ps, Run},
     doctor::Doctor,
     events::Events,
@@ -125,6 +126,8 @@ pub(crate) enum Command {
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)
     Features,
+    /// Run a bundle's workload in both modes, and show what each costs and what differs
+    Compare(Compare),
     /// Say whether this host can run containers, and what to do if it can't
     Doctor(Doctor),
     /// Print a container's state as JSON

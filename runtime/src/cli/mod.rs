@@ -3,6 +3,7 @@
 
 mod checkpoint;
 mod command_line;
+mod compare;
 mod container;
 mod doctor;
 mod events;
@@ -14,6 +15,7 @@ mod words;
 
 pub(crate) use checkpoint::{Checkpoint, Criu, ManageCgroups, Restore};
 pub(crate) use command_line::{Cli, Command, Global, Rootless};
+pub(crate) use compare::Compare;
 pub(crate) use container::{Container, Create, Delete, Kill, List, Ps, Run};
 pub(crate) use doctor::{Doctor, ReportFormat};
 pub(crate) use events::Events;

@@ -4,6 +4,7 @@ use crate::cli::{Cli, Command};
 
 use super::{
     checkpoint::{checkpoint, restore},
+    compare::compare,
     create::create,
     delete::delete,
     doctor::doctor,
@@ -39,6 +40,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Start(arguments) => start(global, arguments),
         Command::Spec(arguments) => spec(arguments),
         Command::Features => features(global),
+        Command::Compare(arguments) => compare(global, arguments),
         Command::Doctor(arguments) => doctor(global, arguments),
         Command::State(arguments) => state(global, arguments),
         Command::List(arguments) => list(global, arguments),

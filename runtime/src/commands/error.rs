@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use nacre_agent::container::hooks::HookError;
 
-use crate::{config, id::IdError, isolation, log, state};
+use crate::{compare::CompareError, config, id::IdError, isolation, log, state};
 
 use super::{exec_process::ExecProcessError, update_resources::ResourcesError};
 
@@ -31,6 +31,10 @@ pub(crate) enum Error {
     Vm(#[from] isolation::vm::VmError),
     #[error(transparent)]
     Process(#[from] isolation::process::ProcessError),
+    #[error("nacre compare")]
+    Compare(#[from] CompareError),
+    #[error("can't find nacre's own program, which is to be run")]
+    NoProgram,
     #[error(transparent)]
     Hook(#[from] HookError),
     #[error("can't keep nacre's own program out of the container's reach")]
@@ -65,6 +69,7 @@ impl Error {
         match self {
             Self::Vm(error) => error.exit_status(),
             Self::Process(error) => error.exit_status(),
+            Self::Compare(error) => error.exit_status(),
             _ => 1,
         }
     }

@@ -1,6 +1,7 @@
 //! The commands, each in a file of its name.
 
 mod checkpoint;
+mod compare;
 mod containers;
 mod create;
 mod delete;

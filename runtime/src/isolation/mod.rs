@@ -15,7 +15,7 @@ mod signals;
 mod status_error;
 pub(crate) mod told;
 pub(crate) mod vm;
-mod wait;
+pub(crate) mod wait;
 
 pub(crate) use exec::{ExecRequest, exec_failed};
 pub(crate) use found::FoundContainer;

@@ -10,7 +10,7 @@ use nix::{
 
 /// A descriptor to wait for, with the token by which it is told of.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Interest<'a, T> {
+pub(crate) struct Interest<'a, T> {
     token: T,
     fd: BorrowedFd<'a>,
     flags: PollFlags,
@@ -18,43 +18,43 @@ pub(super) struct Interest<'a, T> {
 
 impl<'a, T: Copy> Interest<'a, T> {
     /// Is interested in what there is to read.
-    pub(super) fn readable(token: T, fd: BorrowedFd<'a>) -> Self {
+    pub(crate) fn readable(token: T, fd: BorrowedFd<'a>) -> Self {
         Self::new(token, fd, PollFlags::POLLIN)
     }
 
     /// Is interested in these flags. Hang-ups and errors are told of whatever they are (poll(2)).
-    pub(super) fn new(token: T, fd: BorrowedFd<'a>, flags: PollFlags) -> Self {
+    pub(crate) fn new(token: T, fd: BorrowedFd<'a>, flags: PollFlags) -> Self {
         Self { token, fd, flags }
     }
 
     /// Returns the same with another token.
-    pub(super) fn map<U: Copy>(&self, token: impl FnOnce(T) -> U) -> Interest<'a, U> {
+    pub(crate) fn map<U: Copy>(&self, token: impl FnOnce(T) -> U) -> Interest<'a, U> {
         Interest::new(token(self.token), self.fd, self.flags)
     }
 }
 
 /// What has happened: nothing, if the time was over or a signal came first.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Events<T>(Vec<(T, PollFlags)>);
+pub(crate) struct Events<T>(Vec<(T, PollFlags)>);
 
 impl<T: PartialEq> Events<T> {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// Whether anything has happened to a descriptor.
-    pub(super) fn has(&self, token: T) -> bool {
+    pub(crate) fn has(&self, token: T) -> bool {
         !self.flags(token).is_empty()
     }
 
     /// Returns what has happened to a descriptor.
-    pub(super) fn flags(&self, token: T) -> PollFlags {
+    pub(crate) fn flags(&self, token: T) -> PollFlags {
         let found = self.0.iter().find(|(found, _)| *found == token);
         found.map_or(PollFlags::empty(), |(_, flags)| *flags)
     }
 
     /// Returns the events whose tokens become others, in the order of the interests.
-    pub(super) fn filter_map<U>(&self, token: impl Fn(&T) -> Option<U>) -> Events<U> {
+    pub(crate) fn filter_map<U>(&self, token: impl Fn(&T) -> Option<U>) -> Events<U> {
         let events = self.0.iter();
         let events = events.filter_map(|(found, flags)| Some((token(found)?, *flags)));
         Events(events.collect())
@@ -72,7 +72,7 @@ impl<T> IntoIterator for Events<T> {
 
 /// Waits until something happens, but no longer than `left`, which is rounded up to milliseconds;
 /// `None` is for ever.
-pub(super) fn wait<T>(
+pub(crate) fn wait<T>(
     interests: Vec<Interest<'_, T>>,
     left: Option<Duration>,
 ) -> nix::Result<Events<T>> {
@@ -95,7 +95,7 @@ pub(super) fn wait<T>(
 }
 
 /// Whether the other end of a connection has gone.
-pub(super) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     let interest = Interest::new((), fd, PollFlags::empty());
     wait(vec![interest], Some(Duration::ZERO)).is_ok_and(|events| !events.is_empty())
 }

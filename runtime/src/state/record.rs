@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nacre_agent::container::{Gate, Identity, cgroups::Cgroup};
+use nacre_agent::{
+    container::{Gate, Identity, cgroups::Cgroup},
+    stats::Used,
+};
 use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +107,9 @@ pub(crate) struct End {
     /// What went wrong, if something other than the workload ended it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) failure: Option<String>,
+    /// What the container has used in its guest, if that told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) used: Option<Used>,
 }
 
 /// How far a container in a VM has come.

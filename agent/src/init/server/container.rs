@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use nacre_agent::container::cgroups::OomWatch;
 use nacre_agent::protocol::{Answer, Event, Failure, Target, WindowSize};
+use nacre_agent::stats::Used;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
 use nix::unistd::Pid;
@@ -34,6 +35,7 @@ pub(super) enum State<W> {
     Ended {
         status: u8,
         oom_killed: bool,
+        used: Option<Used>,
     },
     /// The host has been told of the end.
     Told,
@@ -121,7 +123,12 @@ impl<W: Workload> ServedContainer<W> {
             return;
         };
         let oom_killed = workload.oom_killed();
-        let ended = State::Ended { status, oom_killed };
+        let used = workload.stats().as_ref().map(Used::from).ok();
+        let ended = State::Ended {
+            status,
+            oom_killed,
+            used,
+        };
         if let State::Alive(workload) = std::mem::replace(&mut self.state, ended)
             && let Err(error) = workload.destroy()
         {
@@ -146,7 +153,11 @@ impl<W: Workload> ServedContainer<W> {
             }
             _ => true,
         });
-        if let State::Ended { status, oom_killed } = self.state
+        if let State::Ended {
+            status,
+            oom_killed,
+            used,
+        } = self.state
             && self.streams.is_empty()
         {
             self.state = State::Told;
@@ -154,6 +165,7 @@ impl<W: Workload> ServedContainer<W> {
                 id: id.clone(),
                 status,
                 oom_killed,
+                used,
             });
         }
     }

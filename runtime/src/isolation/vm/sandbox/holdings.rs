@@ -1,6 +1,6 @@
 //! What the sandbox process has made on the host and has to undo, whichever of its steps fails.
 
-use nacre_agent::container::cgroups::Joined;
+use nacre_agent::{container::cgroups::Joined, stats::Used};
 
 use crate::{
     isolation::vm::{error::VmError, network::CarriedNetwork, stand_in::StandIn},
@@ -21,6 +21,8 @@ pub(super) struct Holdings {
     pub(super) network: Option<CarriedNetwork>,
     /// What the monitor, which has ended when this is undone, has to say.
     pub(super) carried: Option<Carried>,
+    /// What the container has used in its guest, which is recorded.
+    pub(super) used: Option<Used>,
 }
 
 /// Whether a command waits for the container, or is to delete it later.
@@ -69,7 +71,7 @@ impl Holdings {
             && let By::Vm(vm) = &mut record.by
             && (vm.keep || is_alone)
         {
-            vm.end = Some(end_of(outcome));
+            vm.end = Some(end_of(outcome, self.used));
             folder.write(&record)?;
         }
         closed?;
@@ -78,15 +80,17 @@ impl Holdings {
 }
 
 /// Returns the end that is recorded.
-fn end_of(outcome: &Result<u8, VmError>) -> End {
+fn end_of(outcome: &Result<u8, VmError>, used: Option<Used>) -> End {
     match outcome {
         Ok(status) => End {
             status: *status,
             failure: None,
+            used,
         },
         Err(error) => End {
             status: error.exit_status(),
             failure: Some(log::chain(error)),
+            used,
         },
     }
 }

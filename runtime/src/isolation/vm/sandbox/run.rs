@@ -81,6 +81,7 @@ fn run(
         cgroup,
         network,
         carried,
+        used,
     } = holdings;
     let site = prepare(&plan, folder, caller, home, stand_in)?;
     let folder = site.notes.folder();
@@ -133,6 +134,7 @@ fn run(
     let outcome = conversation.hold(control, stdio, file_policy);
     let cgroup = cgroup.as_ref().map(Joined::cgroup);
     let exited = end(monitor, outcome, cgroup)?;
+    *used = exited.used;
     if exited.oom_killed {
         oom::tell(plan.id.as_str(), folder, cgroup);
     }

@@ -17,6 +17,7 @@ use std::{
 use nacre_agent::{
     network::Network,
     protocol::{Answer, Create, Event, Hello, Request, VERSION},
+    stats::Used,
 };
 use nacre_vmm::devices::virtio::fs::FileServer;
 use nix::poll::PollFlags;
@@ -78,6 +79,8 @@ pub(super) struct Exited {
     pub(super) status: u8,
     /// Whether the kernel killed one of its processes for lack of memory, at any time.
     pub(super) oom_killed: bool,
+    /// What its processes have used in the guest, if that told.
+    pub(super) used: Option<Used>,
 }
 
 impl Exited {
@@ -86,6 +89,7 @@ impl Exited {
         Self {
             status: 128 + libc::SIGKILL as u8,
             oom_killed,
+            used: None,
         }
     }
 }

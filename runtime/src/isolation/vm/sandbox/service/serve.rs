@@ -319,8 +319,13 @@ impl<'a, M: Machine> Service<'a, M> {
                 id,
                 status,
                 oom_killed,
+                used,
             } if id == self.session.id && self.exited.is_none() => {
-                self.exited = Some(Exited { status, oom_killed });
+                self.exited = Some(Exited {
+                    status,
+                    oom_killed,
+                    used,
+                });
             }
             Event::ProcessExited {
                 id,

@@ -101,6 +101,7 @@ impl Others {
             id: "a".into(),
             status,
             oom_killed: false,
+            used: None,
         };
         protocol::send(&mut self.guest, &event).unwrap();
     }
@@ -474,6 +475,7 @@ fn what_nobody_asked_for_ends_the_guest() {
             id: "b".into(),
             status: 0,
             oom_killed: false,
+            used: None,
         },
     ] {
         let outcome = play(

@@ -1,0 +1,183 @@
+//! Runs this program's own commands.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, PipeWriter},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    config::Isolation,
+    isolation::wait::{Interest, wait},
+};
+
+use super::{error::CompareError, interrupt};
+
+/// How long a command may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// How often to look whether this process is to end.
+const TICK: Duration = Duration::from_millis(100);
+
+/// This program, with the flags that all its commands get.
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) path: PathBuf,
+    pub(super) flags: Vec<OsString>,
+}
+
+/// What a command has taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Effort {
+    pub(super) wall: Duration,
+    /// CPU time, in user space and in the kernel.
+    pub(super) cpu: Duration,
+}
+
+impl Program {
+    /// Begins a command for a container. What it and the container print goes to these pipes, if any.
+    pub(super) fn begin(
+        &self,
+        isolation: Isolation,
+        command: &'static str,
+        words: &[&OsStr],
+        streams: Option<[PipeWriter; 2]>,
+    ) -> Result<Running, CompareError> {
+        let [stdout, stderr] = match streams {
+            Some(streams) => streams.map(|stream| Stdio::from(OwnedFd::from(stream))),
+            None => [Stdio::null(), Stdio::null()],
+        };
+        let began = Instant::now();
+        let child = Command::new(&self.path)
+            .args(&self.flags)
+            .arg("--isolation")
+            .arg(isolation.name())
+            .arg(command)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(stdout)
+            .stderr(stderr)
+            .spawn()
+            .map_err(CompareError::host("run nacre's own program"))?;
+        let pid = child.id() as libc::pid_t;
+        let end = open_pidfd(pid).map_err(CompareError::host("watch a command"))?;
+        Ok(Running {
+            isolation,
+            command,
+            pid,
+            end,
+            began,
+        })
+    }
+}
+
+/// A command that was begun.
+#[derive(Debug)]
+pub(super) struct Running {
+    isolation: Isolation,
+    command: &'static str,
+    pid: libc::pid_t,
+    end: OwnedFd,
+    pub(super) began: Instant,
+}
+
+impl Running {
+    /// Returns what becomes readable when it has ended.
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.end.as_fd()
+    }
+
+    /// Waits for its end. `said` returns what it has printed, if it failed.
+    pub(super) fn finish(self, said: impl FnOnce() -> String) -> Result<Effort, CompareError> {
+        let signal = self.wait()?;
+        let wall = self.began.elapsed();
+        let (status, cpu) = reap(self.pid).map_err(CompareError::host("reap a command"))?;
+        interrupt::check()?;
+        let isolation = self.isolation.name();
+        let command = self.command;
+        match (signal, status) {
+            (Some(Signal::SIGKILL), _) => Err(CompareError::Slow {
+                isolation,
+                command,
+                seconds: LIMIT.as_secs(),
+            }),
+            (_, 0) => Ok(Effort { wall, cpu }),
+            _ => Err(CompareError::Command {
+                isolation,
+                command,
+                said: said(),
+            }),
+        }
+    }
+
+    /// Waits until it has ended. Returns the signal that it was sent last.
+    fn wait(&self) -> Result<Option<Signal>, CompareError> {
+        let mut sent = None;
+        loop {
+            let interests = vec![Interest::readable((), self.end.as_fd())];
+            let events =
+                wait(interests, Some(TICK)).map_err(|e| CompareError::host("wait")(e.into()))?;
+            if !events.is_empty() {
+                return Ok(sent);
+            }
+            // It undoes what it has done when it is asked to end, and may not have been asked yet.
+            let next = match (interrupt::seen(), self.began.elapsed() > LIMIT) {
+                (_, true) => Some(Signal::SIGKILL),
+                (Some(_), false) => Some(Signal::SIGTERM),
+                (None, false) => None,
+            };
+            if next != sent {
+                sent = next;
+                let _ = kill(Pid::from_raw(self.pid), next);
+            }
+        }
+    }
+}
+
+/// Opens a pidfd of a child.
+pub(super) fn open_pidfd(pid: libc::pid_t) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::pidfd_open(
+        pid,
+        rustix::process::PidfdFlags::empty(),
+    )?)
+}
+
+/// Waits for a child. Returns its exit status, 128+n for a signal, and the CPU time of it and what it
+/// has waited for.
+pub(super) fn reap(pid: libc::pid_t) -> io::Result<(u8, Duration)> {
+    let mut status = 0;
+    // SAFETY: all zeroes are a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both are valid for the call, which writes to them.
+    while unsafe { libc::wait4(pid, &mut status, 0, &mut usage) } < 0 {
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    let time = |time: libc::timeval| Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
+    let cpu = time(usage.ru_utime) + time(usage.ru_stime);
+    let status = if libc::WIFSIGNALED(status) {
+        128 + libc::WTERMSIG(status) as u8
+    } else {
+        libc::WEXITSTATUS(status) as u8
+    };
+    Ok((status, cpu))
+}
+
+/// Reaps what else has ended of what containers left to this process.
+pub(super) fn reap_others() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    while waitpid(None, Some(WaitPidFlag::WNOHANG))
+        .is_ok_and(|status| status != WaitStatus::StillAlive)
+    {}
+}

@@ -1,0 +1,102 @@
+//! What a comparison came to; as JSON, docs/compare.md describes it.
+
+use serde::Serialize;
+
+use super::summary::{Measured, ratio};
+
+/// The version of the JSON document.
+pub(super) const VERSION: u32 = 1;
+
+/// The whole result.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) version: u32,
+    pub(super) nacre: &'static str,
+    pub(super) bundle: std::path::PathBuf,
+    pub(super) arguments: serde_json::Value,
+    pub(super) runs: u16,
+    pub(super) host: Host,
+    /// What a reader has to know about how the workload was run.
+    pub(super) notes: Vec<String>,
+    pub(super) cost: Vec<Figure>,
+    pub(super) same: Vec<Likeness>,
+}
+
+/// The machine.
+#[derive(Debug, Serialize)]
+pub(super) struct Host {
+    /// Its kernel's release.
+    pub(super) kernel: String,
+    pub(super) cpus: usize,
+    /// How many processes ran or waited to, on average in the minute before.
+    pub(super) load: Option<f64>,
+}
+
+/// A figure in both modes.
+#[derive(Debug, Serialize)]
+pub(super) struct Figure {
+    /// Its name for programs, which never changes.
+    pub(super) key: &'static str,
+    /// Its name for people.
+    pub(super) name: &'static str,
+    pub(super) unit: Unit,
+    pub(super) process: Measured,
+    pub(super) vm: Measured,
+    /// The VM's median as a multiple of the other, unless the figures don't allow a verdict.
+    pub(super) ratio: Option<f64>,
+    /// Why there is no ratio.
+    pub(super) doubt: Option<String>,
+}
+
+/// What a figure is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Unit {
+    Seconds,
+    Bytes,
+    Count,
+}
+
+impl Figure {
+    pub(super) fn new(
+        key: &'static str,
+        name: &'static str,
+        unit: Unit,
+        process: Measured,
+        vm: Measured,
+    ) -> Self {
+        let (ratio, doubt) = match ratio(&process, &vm) {
+            Ok(ratio) => (Some(ratio), None),
+            Err(doubt) => (None, Some(doubt)),
+        };
+        Self {
+            key,
+            name,
+            unit,
+            process,
+            vm,
+            ratio,
+            doubt,
+        }
+    }
+}
+
+/// Whether something came out the same in both modes.
+#[derive(Debug, Serialize)]
+pub(super) struct Likeness {
+    pub(super) key: &'static str,
+    pub(super) name: &'static str,
+    pub(super) is: Verdict,
+    /// What it was, or what differed.
+    pub(super) details: Vec<String>,
+}
+
+/// Whether it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Same,
+    Different,
+    /// It differs from run to run in one and the same mode.
+    Varies,
+}

@@ -1,0 +1,208 @@
+//! The result for a person at a terminal.
+
+use std::fmt::Write as _;
+
+use super::{
+    report::{Figure, Report, Unit, Verdict},
+    summary::{Measured, Summary},
+};
+
+/// Writes the tables.
+pub(super) fn text(report: &Report) -> String {
+    let mut text = format!(
+        "{} runs in each mode of {}, in {}\n",
+        report.runs,
+        words(&report.arguments),
+        report.bundle.display(),
+    );
+    let host = &report.host;
+    let load = host
+        .load
+        .map(|load| format!(", load {load:.1}"))
+        .unwrap_or_default();
+    let _ = writeln!(text, "on Linux {}, {} CPUs{load}", host.kernel, host.cpus);
+    for note in &report.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    let _ = writeln!(text, "\nCOST (median, least to most)");
+    let mut rows = vec![["", "process", "vm", "vm / process"].map(String::from)];
+    rows.extend(report.cost.iter().map(row));
+    text.push_str(&aligned(&rows));
+    text.push_str("\nSAME?\n");
+    for likeness in &report.same {
+        let is = match likeness.is {
+            Verdict::Same => "same",
+            Verdict::Different => "DIFFERENT",
+            Verdict::Varies => "varies",
+        };
+        let mut details = likeness.details.iter();
+        let first = details.next().map(String::as_str).unwrap_or_default();
+        let _ = writeln!(text, "{:20}{is:12}{first}", likeness.name);
+        for detail in details {
+            let _ = writeln!(text, "{:32}{detail}", "");
+        }
+    }
+    text.push_str(&missing(&report.cost));
+    text
+}
+
+/// Returns arguments as one would type them.
+fn words(arguments: &serde_json::Value) -> String {
+    let words = arguments.as_array().into_iter().flatten();
+    let words = words.filter_map(|word| word.as_str()).map(|word| {
+        let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
+        if !word.is_empty() && word.chars().all(is_plain) {
+            word.to_owned()
+        } else {
+            format!("{word:?}")
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn row(figure: &Figure) -> [String; 4] {
+    let cell = |measured: &Measured| match measured.value() {
+        Some(summary) => shown(summary, figure.unit),
+        None => "-".to_owned(),
+    };
+    let ratio = match figure.ratio {
+        Some(ratio) if ratio < 10.0 => format!("{ratio:.2}"),
+        Some(ratio) => format!("{ratio:.0}"),
+        None => "-".into(),
+    };
+    [
+        figure.name.to_owned(),
+        cell(&figure.process),
+        cell(&figure.vm),
+        ratio,
+    ]
+}
+
+fn shown(summary: &Summary, unit: Unit) -> String {
+    let [median, min, max] =
+        [summary.median, summary.min, summary.max].map(|it| quantity(it, unit));
+    if min == max {
+        median
+    } else {
+        format!("{median} ({min} to {max})")
+    }
+}
+
+/// Returns a quantity with a unit of a fitting size.
+fn quantity(value: f64, unit: Unit) -> String {
+    let scales: &[(f64, &str)] = match unit {
+        Unit::Seconds => &[(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
+        Unit::Bytes => &[
+            ((1u64 << 30) as f64, "GiB"),
+            ((1u64 << 20) as f64, "MiB"),
+            (1024.0, "KiB"),
+            (1.0, "B"),
+        ],
+        Unit::Count => &[],
+    };
+    if value == 0.0 || unit == Unit::Count {
+        return format!("{value:.0}");
+    }
+    let (scale, name) = scales
+        .iter()
+        .find(|(scale, _)| value >= *scale)
+        .or(scales.last())
+        .copied()
+        .unwrap_or((1.0, ""));
+    let scaled = value / scale;
+    match scaled {
+        _ if name == "B" => format!("{scaled:.0} {name}"),
+        ..10.0 => format!("{scaled:.2} {name}"),
+        ..100.0 => format!("{scaled:.1} {name}"),
+        _ => format!("{scaled:.0} {name}"),
+    }
+}
+
+/// Returns why figures or ratios are missing, a line for each reason.
+fn missing(figures: &[Figure]) -> String {
+    let mut reasons: Vec<(String, Vec<&str>)> = Vec::new();
+    let mut add = |reason: String, name| match reasons.iter_mut().find(|(it, _)| *it == reason) {
+        Some((_, names)) => names.push(name),
+        None => reasons.push((reason, vec![name])),
+    };
+    for figure in figures {
+        let name = figure.name.trim_start();
+        match (&figure.process, &figure.vm) {
+            (Measured::Missing(process), Measured::Missing(vm)) if process == vm => {
+                add(format!("not measured, {vm}"), name);
+            }
+            (process, vm) => {
+                for (mode, measured) in [("process", process), ("vm", vm)] {
+                    if let Measured::Missing(why) = measured {
+                        add(format!("not measured with --isolation={mode}, {why}"), name);
+                    }
+                }
+            }
+        }
+        let is_measured = figure.process.value().is_some() && figure.vm.value().is_some();
+        if let (Some(doubt), true) = (&figure.doubt, is_measured) {
+            add(format!("no verdict: {doubt}"), name);
+        }
+    }
+    let lines = reasons
+        .iter()
+        .map(|(why, names)| format!("{why}:\n    {}\n", names.join("; ")));
+    let lines: String = lines.collect();
+    if lines.is_empty() {
+        lines
+    } else {
+        format!("\n{lines}")
+    }
+}
+
+/// Returns rows with columns as wide as their widest cell.
+fn aligned(rows: &[[String; 4]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0) + 3
+    };
+    let widths: [usize; 4] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths);
+        let line: String = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantities_have_fitting_units() {
+        for (value, unit, expected) in [
+            (0.0, Unit::Seconds, "0"),
+            (12.345, Unit::Seconds, "12.3 s"),
+            (0.1234, Unit::Seconds, "123 ms"),
+            (0.000_004_2, Unit::Seconds, "4.20 µs"),
+            (1e-9, Unit::Seconds, "0.00 µs"),
+            (12_345.0, Unit::Count, "12345"),
+            (17.0, Unit::Bytes, "17 B"),
+            (1536.0, Unit::Bytes, "1.50 KiB"),
+            (3.0 * 1024.0 * 1024.0 * 1024.0, Unit::Bytes, "3.00 GiB"),
+        ] {
+            assert_eq!(quantity(value, unit), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said_once() {
+        let none = || Measured::Missing("no cgroup".into());
+        let figure = |name| Figure::new("key", name, Unit::Bytes, none(), none());
+        let text = missing(&[figure("a"), figure("b")]);
+        assert_eq!(text, "\nnot measured, no cgroup:\n    a; b\n");
+        let value = Measured::new([Some(1.0)], "");
+        let text = missing(&[Figure::new("key", "a", Unit::Bytes, value, none())]);
+        let expected = "\nnot measured with --isolation=vm, no cgroup:\n    a\n";
+        assert_eq!(text, expected);
+    }
+}

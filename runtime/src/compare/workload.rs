@@ -1,0 +1,93 @@
+//! What is run: the bundle's configuration, changed for a run.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::config::bundle::Bundle;
+
+use super::{error::CompareError, workspace::Place};
+
+/// A bundle's workload.
+#[derive(Debug)]
+pub(super) struct Workload {
+    /// The bundle's root file system.
+    pub(super) root: PathBuf,
+    config: Value,
+    /// What a reader has to know about how it is run.
+    pub(super) notes: Vec<String>,
+}
+
+impl Workload {
+    /// Takes a bundle's configuration, with other arguments if there are any.
+    pub(super) fn new(bundle: &Bundle, arguments: &[String]) -> Result<Self, CompareError> {
+        let mut config: Value = serde_json::from_slice(&bundle.json)
+            .map_err(|_| CompareError::Config("the configuration isn't JSON"))?;
+        let root = config
+            .pointer("/root/path")
+            .and_then(Value::as_str)
+            .ok_or(CompareError::Config("the configuration has no root.path"))?;
+        let root = bundle.directory.join(root);
+        if config.pointer("/process/args").is_none() {
+            return Err(CompareError::Config("the configuration has no process"));
+        }
+        if !arguments.is_empty() {
+            config["process"]["args"] = json!(arguments);
+        }
+        let mut notes = Vec::new();
+        if config.pointer("/process/terminal") == Some(&json!(true)) {
+            config["process"]["terminal"] = json!(false);
+            notes.push("it has no terminal, which its config.json asks for".to_owned());
+        }
+        if let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
+            linux.remove("cgroupsPath");
+        }
+        notes.extend(shared_volumes(&mut config, &bundle.directory));
+        Ok(Self {
+            root,
+            config,
+            notes,
+        })
+    }
+
+    /// Writes the configuration of a run in its place.
+    pub(super) fn configure(&self, place: &Place) -> Result<(), CompareError> {
+        let mut config = self.config.clone();
+        config["root"]["path"] = json!(place.root());
+        place.configure(&config)
+    }
+
+    /// Returns the arguments.
+    pub(super) fn arguments(&self) -> &Value {
+        &self.config["process"]["args"]
+    }
+}
+
+/// Makes the sources of bind mounts absolute: they are relative to the bundle. Returns a note about
+/// those that can be written to.
+fn shared_volumes(config: &mut Value, bundle: &Path) -> Option<String> {
+    let mut shared = Vec::new();
+    for mount in config.get_mut("mounts")?.as_array_mut()? {
+        let options: Vec<&str> = mount["options"]
+            .as_array()
+            .map(|options| options.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default();
+        let is_bind = mount["type"] == "bind"
+            || options
+                .iter()
+                .any(|option| ["bind", "rbind"].contains(option));
+        if !is_bind {
+            continue;
+        }
+        if !options.contains(&"ro") {
+            shared.push(mount["destination"].as_str().unwrap_or_default().to_owned());
+        }
+        if let Some(source) = mount["source"].as_str() {
+            mount["source"] = json!(bundle.join(source));
+        }
+    }
+    (!shared.is_empty()).then(|| {
+        let shared = shared.join(", ");
+        format!("all runs share what can be written to at {shared}: only the root begins anew")
+    })
+}

@@ -1,0 +1,221 @@
+//! `nacre compare`: the same workload in both modes.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nacre_tests::{Bundle, Case, nacre};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+nacre_tests::tests![
+    both_modes_are_measured_and_compared: Vm,
+    what_is_shared_between_runs_is_noted: Vm,
+    a_workload_that_hangs_is_killed: Vm,
+    a_mode_that_cant_run_it_is_named: Vm,
+    nothing_stays_when_it_is_interrupted: Vm,
+    nothing_stays_when_it_is_killed: Vm,
+];
+
+/// Prints, writes and removes files, tells its kernel, and ends with a status of its own.
+const WORKLOAD: &str = "echo one; echo two >&2; echo new >/new; rm /bin/vi; chmod 600 /etc/passwd
+uname -r >/kernel; cat /proc/sys/kernel/random/uuid >/time; head -c 200000 /dev/zero; exit 3";
+
+fn compare(case: &Case, bundle: &Bundle, words: &[&str]) -> Command {
+    let mut command = case.nacre();
+    command.arg("compare").arg("--bundle").arg(bundle.write());
+    command.args(words);
+    command
+}
+
+/// Returns what a comparison says as JSON.
+fn document(case: &Case, bundle: &Bundle, words: &[&str]) -> Value {
+    let mut command = compare(case, bundle, &["--json", "-"]);
+    command.args(words);
+    serde_json::from_str(&case.spawn(command).finish().ok()).unwrap()
+}
+
+fn busybox(case: &Case) -> Bundle {
+    fs::create_dir_all(case.directory().join("tmp")).unwrap();
+    case.busybox().set("/root/readonly", false)
+}
+
+/// Returns an array's object with this key.
+fn keyed<'a>(list: &'a Value, key: &str) -> &'a Value {
+    let mut items = list.as_array().unwrap().iter();
+    items.find(|item| item["key"] == key).unwrap()
+}
+
+fn both_modes_are_measured_and_compared(case: &Case) {
+    let bundle = busybox(case).shell(WORKLOAD);
+    let root = bundle.rootfs();
+    let before = fs::read_dir(&root).unwrap().count();
+    let file = case.directory().join("result.json");
+    let words = ["--runs", "2", "--json", file.to_str().unwrap()];
+    let text = case.spawn(compare(case, &bundle, &words)).finish().ok();
+    for expected in ["2 runs in each mode", "COST", "to the first byte", "SAME?"] {
+        assert!(text.contains(expected), "{text}");
+    }
+    let document: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(
+        (&document["version"], &document["runs"]),
+        (&json!(1), &json!(2))
+    );
+    let cost = &document["cost"];
+    for key in [
+        "time_to_first_byte",
+        "time_to_exit",
+        "cpu_workload",
+        "cpu_host",
+        "cpu_commands",
+        "memory_host",
+        "storage_root",
+    ] {
+        for mode in ["process", "vm"] {
+            let value = &keyed(cost, key)[mode]["value"];
+            assert!(
+                value["median"].as_f64().unwrap() > 0.0,
+                "{key} {mode}: {value}"
+            );
+            assert_eq!(value["runs"].as_array().unwrap().len(), 2);
+        }
+        // Two runs are too few for a verdict.
+        assert_eq!(keyed(cost, key)["ratio"], Value::Null);
+    }
+    assert!(keyed(cost, "cpu_file_server")["process"]["missing"].is_string());
+    assert!(
+        keyed(cost, "cpu_file_server")["vm"]["value"]["median"]
+            .as_f64()
+            .unwrap()
+            > 0.0
+    );
+
+    let same = &document["same"];
+    for (key, is, detail) in [
+        ("status", "same", "3"),
+        ("stdout", "same", "200004 bytes"),
+        ("stderr", "same", "4 bytes"),
+    ] {
+        let of = keyed(same, key);
+        assert_eq!((&of["is"], &of["details"]), (&json!(is), &json!([detail])));
+    }
+    let files = keyed(same, "files");
+    let details = json!([
+        "kernel: content",
+        "1 that differ from run to run in one mode"
+    ]);
+    assert_eq!(
+        (&files["is"], &files["details"]),
+        (&json!("different"), &details)
+    );
+
+    // The bundle's own root has none of it.
+    assert_eq!(fs::read_dir(&root).unwrap().count(), before);
+    assert!(root.join("bin/vi").exists());
+}
+
+fn what_is_shared_between_runs_is_noted(case: &Case) {
+    fs::create_dir(case.directory().join("volume")).unwrap();
+    // Relative to the bundle, as the runtime spec has it.
+    let bundle = busybox(case)
+        .set("/process/terminal", true)
+        .mount("/volume", "bind", "volume", &["bind", "rw"])
+        .shell("exit 1");
+    let words = [
+        "--runs",
+        "1",
+        "--",
+        "/bin/sh",
+        "-c",
+        "echo $0 >>/volume/lines; test ! -t 0",
+        "word",
+    ];
+    let document = document(case, &bundle, &words);
+    assert_eq!(keyed(&document["same"], "status")["details"], json!(["0"]));
+    let notes = document["notes"].to_string();
+    assert!(
+        notes.contains("no terminal") && notes.contains("at /volume"),
+        "{notes}"
+    );
+    let lines = fs::read_to_string(case.directory().join("volume/lines")).unwrap();
+    assert_eq!(lines, "word\n".repeat(4));
+}
+
+fn a_workload_that_hangs_is_killed(case: &Case) {
+    let bundle = busybox(case).shell("echo begun; sleep 1000");
+    let document = document(case, &bundle, &["--runs", "1", "--timeout", "6s"]);
+    let status = keyed(&document["same"], "status");
+    assert_eq!(
+        status["details"],
+        json!(["killed, since it ran longer than --timeout"])
+    );
+    assert_eq!(
+        keyed(&document["same"], "stdout")["details"],
+        json!(["6 bytes"])
+    );
+}
+
+fn a_mode_that_cant_run_it_is_named(case: &Case) {
+    let bundle = busybox(case).args(["/nothing/of/this/name"]);
+    let said = case.spawn(compare(case, &bundle, &[])).finish().refused(1);
+    assert!(said.contains("--isolation=process"), "{said}");
+    let bundle = busybox(case)
+        .annotation("dev.nacre.vm.memory", "1K")
+        .shell("true");
+    let said = case.spawn(compare(case, &bundle, &[])).finish().refused(1);
+    assert!(
+        said.contains("--isolation=vm") && said.contains("dev.nacre.vm.memory"),
+        "{said}"
+    );
+}
+
+/// Starts a comparison of workloads that never end, and waits until one of them runs in this mode.
+fn begin(case: &Case, mode: &str) -> nacre::Running {
+    fs::create_dir_all(case.directory().join("volume")).unwrap();
+    let script = "uname -r >>/volume/running; test -e /volume/go || sleep 1000";
+    let bundle = busybox(case)
+        .mount("/volume", "bind", "volume", &["bind", "rw"])
+        .shell(script);
+    let volume = case.directory().join("volume");
+    if mode == "vm" {
+        // The first run, on the host's kernel, ends at once.
+        fs::write(volume.join("go"), "").unwrap();
+    }
+    let running = case.spawn(compare(case, &bundle, &["--runs", "1"]));
+    let expected = if mode == "vm" { 2 } else { 1 };
+    let end = Instant::now() + Duration::from_secs(60);
+    let lines = || fs::read_to_string(volume.join("running")).map_or(0, |it| it.lines().count());
+    while lines() < 1 {
+        assert!(Instant::now() < end, "no run has begun");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let _ = fs::remove_file(volume.join("go"));
+    while lines() < expected {
+        assert!(Instant::now() < end, "no run has begun in a VM");
+        thread::sleep(Duration::from_millis(20));
+    }
+    running
+}
+
+fn nothing_stays_when_it_is_interrupted(case: &Case) {
+    for (mode, signal) in [("process", Signal::SIGINT), ("vm", Signal::SIGTERM)] {
+        let running = begin(case, mode);
+        running.signal(signal);
+        let said = running.finish().refused(128 + signal as i32);
+        assert!(said.contains("interrupted"), "{said}");
+        case.expect_nothing(mode);
+        let _ = fs::remove_file(case.directory().join("volume/running"));
+    }
+}
+
+fn nothing_stays_when_it_is_killed(case: &Case) {
+    for mode in ["process", "vm"] {
+        let mut running = begin(case, mode);
+        running.kill();
+        case.expect_nothing(mode);
+        let tmp = case.directory().join("tmp");
+        assert_eq!(fs::read_dir(tmp).unwrap().count(), 0, "{mode}");
+        let _ = fs::remove_file(case.directory().join("volume/running"));
+    }
+}
