@@ -11,6 +11,7 @@ pub mod fuzz;
 mod id;
 mod isolation;
 mod log;
+mod probe;
 mod state;
 mod systemd;
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 nacre_tests::tests![
     both_modes_are_measured_and_compared: Vm,
+    the_wall_is_looked_at_from_inside: Vm,
     what_is_shared_between_runs_is_noted: Vm,
     a_workload_that_hangs_is_killed: Vm,
     a_mode_that_cant_run_it_is_named: Vm,
@@ -113,6 +114,47 @@ fn both_modes_are_measured_and_compared(case: &Case) {
     // The bundle's own root has none of it.
     assert_eq!(fs::read_dir(&root).unwrap().count(), before);
     assert!(root.join("bin/vi").exists());
+}
+
+fn the_wall_is_looked_at_from_inside(case: &Case) {
+    let refused = json!({ "names": ["bpf"], "action": "SCMP_ACT_ERRNO" });
+    let bundle = busybox(case)
+        .set("/linux/seccomp/defaultAction", "SCMP_ACT_ALLOW")
+        .push("/linux/seccomp/syscalls", refused)
+        .shell("true");
+    let wall = &document(case, &bundle, &["--runs", "1"])["wall"]["Ok"];
+    let line = |key, mode| keyed(&wall["lines"], key)[mode].as_str().unwrap();
+    assert!(line("kernel", "process").starts_with("the host's, "));
+    assert!(line("kernel", "vm").starts_with("its own, 6."));
+    let both = |key| (line(key, "process"), line(key, "vm"));
+    for key in ["capabilities", "devices", "processes", "restraints"] {
+        let (process, vm) = both(key);
+        assert_eq!(process, vm, "{key}");
+    }
+    for mode in ["process", "vm"] {
+        let answered = line("system_calls", mode).split(',').next().unwrap();
+        assert!(answered.parse::<u32>().unwrap() > 250, "{mode}: {answered}");
+        let sensitive = line("sensitive_calls", mode);
+        assert!(
+            sensitive.contains("ptrace") && !sensitive.contains("bpf"),
+            "{mode}: {sensitive}"
+        );
+        assert!(line("restraints", mode).contains("seccomp"));
+        assert!(line("proc", mode).contains(" can be read"));
+    }
+    assert!(line("namespaces", "vm").starts_with("none"));
+    assert!(line("namespaces", "process").contains("user"));
+    assert!(line("confinement", "process").starts_with("init: uid 0"));
+    for part in ["sandbox", "monitor", "file-server", "stand-in"] {
+        assert!(line("confinement", "vm").contains(&format!("{part}: uid ")));
+    }
+    let enforced = wall["enforced"].as_array().unwrap();
+    let seccomp = enforced
+        .iter()
+        .find(|it| it["field"] == "linux.seccomp")
+        .unwrap();
+    assert_eq!(seccomp["vm"], "the guest's kernel");
+    assert!(wall["host"].as_array().unwrap().len() > 3);
 }
 
 fn what_is_shared_between_runs_is_noted(case: &Case) {

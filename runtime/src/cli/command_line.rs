@@ -128,6 +128,9 @@ pub(crate) enum Command {
     Features,
     /// Run a bundle's workload in both modes, and show what each costs and what differs
     Compare(Compare),
+    /// Print what a process reaches of its kernel, as JSON: what compare runs inside
+    #[command(hide = true)]
+    Probe,
     /// Say whether this host can run containers, and what to do if it can't
     Doctor(Doctor),
     /// Print a container's state as JSON

@@ -4,7 +4,7 @@ use crate::cli::{Cli, Command};
 
 use super::{
     checkpoint::{checkpoint, restore},
-    compare::compare,
+    compare::{compare, probe},
     create::create,
     delete::delete,
     doctor::doctor,
@@ -41,6 +41,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Spec(arguments) => spec(arguments),
         Command::Features => features(global),
         Command::Compare(arguments) => compare(global, arguments),
+        Command::Probe => probe(),
         Command::Doctor(arguments) => doctor(global, arguments),
         Command::State(arguments) => state(global, arguments),
         Command::List(arguments) => list(global, arguments),

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     config::{Isolation, bundle::Bundle},
+    log::chain,
     state::Store,
 };
 
@@ -20,8 +21,9 @@ use super::{
     figures::figures,
     interrupt, likeness,
     program::Program,
-    report::{Host, Report, VERSION},
+    report::{Host, Report, VERSION, Wall},
     trial::{Bench, Bounds, Trial},
+    wall::wall,
     workload::Workload,
     workspace::Workspace,
 };
@@ -83,6 +85,8 @@ impl Comparison {
             keys: &RandomState::new(),
         };
         let [process, vm] = self.rounds(&bench)?;
+        let wall = self.wall(&bench);
+        interrupt::check()?;
         Ok(Report {
             version: VERSION,
             nacre: env!("CARGO_PKG_VERSION"),
@@ -91,9 +95,26 @@ impl Comparison {
             runs: self.runs,
             host,
             cost: figures(&process, &vm),
+            wall: wall.map_err(|error| chain(&error)),
             same: likeness::compare(&process, &vm),
             notes: workload.notes,
         })
+    }
+
+    /// Looks from inside at what stands between the workload and the host.
+    fn wall(&self, bench: &Bench<'_>) -> Result<Wall, CompareError> {
+        let program = bench.workspace.copy(&self.program)?;
+        let probe = bench.workload.with_program(&program, "probe");
+        let bench = Bench {
+            workload: &probe,
+            ..*bench
+        };
+        let look = |isolation: Isolation| {
+            let id = format!("{}-{}-probe", isolation.name(), std::process::id());
+            bench.look(isolation, &id)
+        };
+        let process = look(Isolation::Process)?;
+        Ok(wall(&process, &look(Isolation::Vm)?, probe.config()))
     }
 
     fn flags(&self, workspace: &Workspace) -> Vec<OsString> {

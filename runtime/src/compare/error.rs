@@ -45,6 +45,11 @@ pub(crate) enum CompareError {
         command: &'static str,
         seconds: u64,
     },
+    #[error("with --isolation={isolation}, the probe failed: {said}")]
+    Probe {
+        isolation: &'static str,
+        said: String,
+    },
     #[error("interrupted by signal {0}")]
     Interrupted(i32),
 }

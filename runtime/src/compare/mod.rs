@@ -4,8 +4,10 @@
 mod changes;
 mod comparison;
 mod counters;
+mod enforced;
 mod error;
 mod figures;
+mod host_kernel;
 mod interrupt;
 mod likeness;
 mod output;
@@ -15,6 +17,7 @@ mod sample;
 mod summary;
 mod table;
 mod trial;
+mod wall;
 mod workload;
 mod workspace;
 

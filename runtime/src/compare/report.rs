@@ -19,7 +19,51 @@ pub(super) struct Report {
     /// What a reader has to know about how the workload was run.
     pub(super) notes: Vec<String>,
     pub(super) cost: Vec<Figure>,
+    pub(super) wall: Result<Wall, String>,
     pub(super) same: Vec<Likeness>,
+}
+
+/// What stands between the workload and the host.
+#[derive(Debug, Serialize)]
+pub(super) struct Wall {
+    pub(super) lines: Vec<WallLine>,
+    /// What the configuration asks for, and who enforces it.
+    pub(super) enforced: Vec<Enforced>,
+    /// What an attack on the host's own kernel would meet.
+    pub(super) host: Vec<Fact>,
+}
+
+/// What was found of one thing, in both modes.
+#[derive(Debug, Serialize)]
+pub(super) struct WallLine {
+    pub(super) key: &'static str,
+    pub(super) name: &'static str,
+    pub(super) process: String,
+    pub(super) vm: String,
+    /// What that means for who has to choose.
+    pub(super) worth: &'static str,
+}
+
+/// A field of `config.json`, and who enforces it.
+#[derive(Debug, Serialize)]
+pub(super) struct Enforced {
+    pub(super) field: String,
+    pub(super) what: &'static str,
+    pub(super) process: &'static str,
+    pub(super) vm: &'static str,
+}
+
+/// What the host is like.
+#[derive(Debug, Serialize)]
+pub(super) struct Fact {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+}
+
+impl Fact {
+    pub(super) fn new(name: &'static str, value: String) -> Self {
+        Self { name, value }
+    }
 }
 
 /// The machine.

@@ -56,7 +56,7 @@ impl Summary {
     /// Returns why no verdict should be made of it.
     fn doubt(&self) -> Option<String> {
         if self.runs.len() < FEWEST {
-            return Some(format!("{} runs are too few", self.runs.len()));
+            return Some(format!("fewer than {FEWEST} runs are too few"));
         }
         let percent = self.spread() * 100.0;
         (self.spread() > NOISY)
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(ratio(&quiet, &measured(&[2.0, 2.1, 2.0])), Ok(2.0));
         for (other, doubt) in [
             (measured(&[1.0, 2.0, 1.5]), "spread by 67 %"),
-            (measured(&[1.0, 1.0]), "2 runs are too few"),
+            (measured(&[1.0, 1.0]), "fewer than 3 runs"),
             (measured(&[]), "not measured"),
         ] {
             assert!(ratio(&quiet, &other).unwrap_err().contains(doubt));

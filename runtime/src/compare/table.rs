@@ -3,15 +3,19 @@
 use std::fmt::Write as _;
 
 use super::{
-    report::{Figure, Report, Unit, Verdict},
+    report::{Figure, Report, Unit, Verdict, Wall},
     summary::{Measured, Summary},
 };
+
+/// How wide text is.
+const WIDTH: usize = 100;
 
 /// Writes the tables.
 pub(super) fn text(report: &Report) -> String {
     let mut text = format!(
-        "{} runs in each mode of {}, in {}\n",
+        "{} {} in each mode of {}, in {}\n",
         report.runs,
+        if report.runs == 1 { "run" } else { "runs" },
         words(&report.arguments),
         report.bundle.display(),
     );
@@ -28,6 +32,7 @@ pub(super) fn text(report: &Report) -> String {
     let mut rows = vec![["", "process", "vm", "vm / process"].map(String::from)];
     rows.extend(report.cost.iter().map(row));
     text.push_str(&aligned(&rows));
+    text.push_str(&wall(&report.wall));
     text.push_str("\nSAME?\n");
     for likeness in &report.same {
         let is = match likeness.is {
@@ -44,6 +49,64 @@ pub(super) fn text(report: &Report) -> String {
     }
     text.push_str(&missing(&report.cost));
     text
+}
+
+/// Writes what stands between the workload and the host.
+fn wall(wall: &Result<Wall, String>) -> String {
+    let wall = match wall {
+        Ok(wall) => wall,
+        Err(why) => return format!("\nWALL\nit couldn't be looked at: {why}\n"),
+    };
+    let mut text = "\nWALL (looked at from inside, by trying)\n".to_owned();
+    for line in &wall.lines {
+        let _ = writeln!(text, "{}", line.name);
+        for (mode, found) in [("process", &line.process), ("vm", &line.vm)] {
+            let _ = writeln!(text, "    {mode:10}{}", wrapped(found, 14));
+        }
+        let _ = writeln!(
+            text,
+            "    {:10}{}",
+            "",
+            wrapped(&format!("({})", line.worth), 14)
+        );
+    }
+    text.push_str("\nwho enforces config.json in a VM (in process mode the host's kernel alone)\n");
+    let mut by: Vec<(&str, Vec<&str>)> = Vec::new();
+    for enforced in &wall.enforced {
+        match by.iter_mut().find(|(who, _)| *who == enforced.vm) {
+            Some((_, what)) => what.push(enforced.what),
+            None => by.push((enforced.vm, vec![enforced.what])),
+        }
+    }
+    for (who, what) in by {
+        let _ = writeln!(text, "    {who}:\n        {}", wrapped(&what.join(", "), 8));
+    }
+    text.push_str("\nwhat an attack on the host's own kernel would meet\n");
+    for fact in &wall.host {
+        let _ = writeln!(text, "    {:36}{}", fact.name, wrapped(&fact.value, 40));
+    }
+    text
+}
+
+/// Breaks text into lines that begin at a column.
+fn wrapped(text: &str, column: usize) -> String {
+    let mut wrapped = String::new();
+    let mut at = column;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if at > column && at + 1 + length > WIDTH {
+            let _ = write!(wrapped, "\n{:column$}{word}", "");
+            at = column + length;
+        } else {
+            if at > column {
+                wrapped.push(' ');
+                at += 1;
+            }
+            wrapped.push_str(word);
+            at += length;
+        }
+    }
+    wrapped
 }
 
 /// Returns arguments as one would type them.
@@ -146,7 +209,7 @@ fn missing(figures: &[Figure]) -> String {
     }
     let lines = reasons
         .iter()
-        .map(|(why, names)| format!("{why}:\n    {}\n", names.join("; ")));
+        .map(|(why, names)| format!("{why}:\n    {}\n", wrapped(&names.join("; "), 4)));
     let lines: String = lines.collect();
     if lines.is_empty() {
         lines
@@ -192,6 +255,14 @@ mod tests {
         ] {
             assert_eq!(quantity(value, unit), expected);
         }
+    }
+
+    #[test]
+    fn long_text_goes_on_below_its_beginning() {
+        let word = "x".repeat(WIDTH / 2 - 5);
+        let text = format!("{word} {word} {word}");
+        assert_eq!(wrapped(&text, 4), format!("{word} {word}\n    {word}"));
+        assert_eq!(wrapped("a b", 4), "a b");
     }
 
     #[test]

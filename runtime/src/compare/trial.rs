@@ -15,11 +15,15 @@ use nacre_agent::{
     container::cgroups::{Cgroup, Stats},
     stats::Used,
 };
+use serde_json::{Value, json};
 
 use crate::{
     config::Isolation,
     id::Id,
-    isolation::wait::{Interest, wait},
+    isolation::{
+        FoundContainer, process, vm,
+        wait::{Events, Interest, wait},
+    },
     state::{By, Store},
 };
 
@@ -31,6 +35,7 @@ use super::{
     output::{Printed, Stream},
     program::{Effort, Program, Running, open_pidfd, reap, reap_others},
     sample::{INTERVAL, Samples},
+    wall::Look,
     workload::Workload,
     workspace::{Place, Workspace},
 };
@@ -49,7 +54,7 @@ pub(super) struct Bounds {
 }
 
 /// What all runs have in common.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Bench<'a> {
     pub(super) program: &'a Program,
     pub(super) workspace: &'a Workspace,
@@ -103,13 +108,24 @@ enum Woken {
 impl Bench<'_> {
     /// Runs the workload once. Nothing of the container is left afterwards.
     pub(super) fn run(&self, isolation: Isolation, id: &str) -> Result<Trial, CompareError> {
+        self.run_and(isolation, id, |_| ())
+    }
+
+    /// Does something with the container before it is started.
+    fn run_and(
+        &self,
+        isolation: Isolation,
+        id: &str,
+        before: impl FnOnce(&Container<'_>),
+    ) -> Result<Trial, CompareError> {
         let place = self.workspace.place(id, &self.workload.root)?;
         let id = Id::new(id)?;
         let run = self
             .workload
             .configure(&place)
             .and_then(|()| Container::create(self, isolation, &id, &place))
-            .and_then(|container| container.run());
+            .inspect(before)
+            .and_then(Container::run);
         let deleted = self.delete(isolation, &id);
         reap_others();
         let changes = Changes::read(&place.changes(), self.keys);
@@ -119,6 +135,23 @@ impl Bench<'_> {
         trial.changes =
             changes.map_err(CompareError::host("read what the workload has written"))?;
         Ok(trial)
+    }
+
+    /// Runs a probe as the workload. Returns what it has printed, if it was a success, and what
+    /// confines the container.
+    pub(super) fn look(&self, isolation: Isolation, id: &str) -> Result<Look, CompareError> {
+        let mut confinement = Value::Null;
+        let trial = self.run_and(isolation, id, |container| {
+            confinement = container.confinement();
+        })?;
+        let printed = trial.stdout.head;
+        let probe = serde_json::from_slice(&printed).map_err(|_| CompareError::Probe {
+            isolation: isolation.name(),
+            said: String::from_utf8_lossy(&trial.stderr.head)
+                .trim()
+                .to_owned(),
+        })?;
+        Ok(Look { probe, confinement })
     }
 
     fn delete(&self, isolation: Isolation, id: &Id) -> Result<Effort, CompareError> {
@@ -254,11 +287,18 @@ impl<'a> Container<'a> {
         })
     }
 
-    fn wait(
-        &self,
-        start: Option<&Running>,
-        is_alive: bool,
-    ) -> Result<crate::isolation::wait::Events<Woken>, CompareError> {
+    /// Returns what confines its processes on the host.
+    fn confinement(&self) -> Value {
+        let Ok(record) = self.bench.store.record(self.id) else {
+            return Value::Null;
+        };
+        match FoundContainer::new(self.bench.store, self.id, &record) {
+            FoundContainer::Vm(found) => json!(vm::confinement(&found)),
+            FoundContainer::Process(found) => json!(process::confinement(&found)),
+        }
+    }
+
+    fn wait(&self, start: Option<&Running>, is_alive: bool) -> Result<Events<Woken>, CompareError> {
         let mut interests = Vec::new();
         interests.extend(start.map(|start| Interest::readable(Woken::Started, start.fd())));
         if is_alive {

@@ -8,6 +8,9 @@ use crate::config::bundle::Bundle;
 
 use super::{error::CompareError, workspace::Place};
 
+/// Where another program is mounted in the container.
+const PROGRAM: &str = "/.nacre-probe";
+
 /// A bundle's workload.
 #[derive(Debug)]
 pub(super) struct Workload {
@@ -48,6 +51,33 @@ impl Workload {
             config,
             notes,
         })
+    }
+
+    /// Returns the same container with another program, which is mounted into it, in the workload's
+    /// place.
+    pub(super) fn with_program(&self, program: &Path, argument: &str) -> Self {
+        let mut config = self.config.clone();
+        config["process"]["args"] = json!([PROGRAM, argument]);
+        let mount = json!({
+            "destination": PROGRAM,
+            "type": "bind",
+            "source": program,
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        });
+        match config["mounts"].as_array_mut() {
+            Some(mounts) => mounts.push(mount),
+            None => config["mounts"] = json!([mount]),
+        }
+        Self {
+            root: self.root.clone(),
+            config,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Returns the configuration.
+    pub(super) fn config(&self) -> &Value {
+        &self.config
     }
 
     /// Writes the configuration of a run in its place.

@@ -72,6 +72,14 @@ impl Workspace {
         state(&self.path)
     }
 
+    /// Returns the path of a copy of this program's file, which a container may be shown.
+    pub(super) fn copy(&self, program: &Path) -> Result<PathBuf, CompareError> {
+        let copy = self.path.join("probe");
+        let copied = fs::copy(program, &copy);
+        copied.map_err(CompareError::workspace("copy nacre's program to", &copy))?;
+        Ok(copy)
+    }
+
     /// Makes a place for one run, over the bundle's root.
     pub(super) fn place(&self, id: &str, root: &Path) -> Result<Place, CompareError> {
         Place::make(self.path.join(id), root)

@@ -16,6 +16,12 @@ pub(super) enum Abi {
     I386,
 }
 
+/// Returns the name of an x86-64 system call.
+pub fn call_name(number: u16) -> Option<String> {
+    let call = ScmpSyscall::from(i32::from(number));
+    call.get_name_by_arch(ScmpArch::X8664).ok()
+}
+
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Call {

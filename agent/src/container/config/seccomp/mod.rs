@@ -4,6 +4,7 @@ mod arch;
 mod profile;
 mod program;
 
+pub use arch::call_name;
 pub use profile::{ACTIONS, ARCHITECTURES, FLAGS, OPERATORS};
 pub(crate) use profile::{Filter, Profile};
 pub(crate) use program::{AllowedCall, let_through};
