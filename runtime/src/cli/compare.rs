@@ -20,6 +20,9 @@ pub(crate) struct Compare {
     /// Write the result to this file too, as JSON (- for standard output, instead of the tables)
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Write the result to this file too, as a page of HTML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// What is run instead of the bundle's process.args
     #[arg(last = true, value_name = "ARG")]
     pub(crate) arguments: Vec<String>,

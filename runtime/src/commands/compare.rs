@@ -25,20 +25,26 @@ pub(super) fn compare(global: &Global, arguments: &Compare) -> Result<u8, Error>
     };
     // SAFETY: this process has made no thread.
     let compared = unsafe { compare::compare(&comparison) }?;
-    match &arguments.json {
-        Some(path) if path == Path::new("-") => print_json(&compared.document)?,
-        json => {
-            if let Some(path) = json {
-                let text = format!("{:#}\n", compared.document);
-                fs::write(path, text).map_err(|source| Error::Write {
-                    path: path.clone(),
-                    source,
-                })?;
-            }
-            print(&compared.text)?;
-        }
+    if let Some(path) = &arguments.html {
+        write(path, &compared.page)?;
     }
+    match &arguments.json {
+        Some(path) if path == Path::new("-") => {
+            print_json(&compared.document)?;
+            return Ok(0);
+        }
+        Some(path) => write(path, &format!("{:#}\n", compared.document))?,
+        None => {}
+    }
+    print(&compared.text)?;
     Ok(0)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(|source| Error::Write {
+        path: path.into(),
+        source,
+    })
 }
 
 /// Runs in a container, in the workload's place.

@@ -11,7 +11,9 @@ mod host_kernel;
 mod interrupt;
 mod likeness;
 mod output;
+mod page;
 mod program;
+mod quantity;
 mod report;
 mod sample;
 mod summary;
@@ -27,6 +29,8 @@ pub(crate) use error::CompareError;
 /// The result, for a person and for a program.
 pub(crate) struct Compared {
     pub(crate) text: String,
+    /// A page of HTML.
+    pub(crate) page: String,
     pub(crate) document: serde_json::Value,
 }
 
@@ -44,6 +48,7 @@ pub(crate) unsafe fn compare(comparison: &Comparison) -> Result<Compared, Compar
     let report = unsafe { comparison.run() }?;
     Ok(Compared {
         text: table::text(&report),
+        page: page::page(&report),
         document: serde_json::json!(report),
     })
 }

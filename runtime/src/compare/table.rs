@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
+    quantity::{quantity, words},
     report::{Figure, Report, Unit, Verdict, Wall},
     summary::{Measured, Summary},
 };
@@ -109,20 +110,6 @@ fn wrapped(text: &str, column: usize) -> String {
     wrapped
 }
 
-/// Returns arguments as one would type them.
-fn words(arguments: &serde_json::Value) -> String {
-    let words = arguments.as_array().into_iter().flatten();
-    let words = words.filter_map(|word| word.as_str()).map(|word| {
-        let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
-        if !word.is_empty() && word.chars().all(is_plain) {
-            word.to_owned()
-        } else {
-            format!("{word:?}")
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
-}
-
 fn row(figure: &Figure) -> [String; 4] {
     let cell = |measured: &Measured| match measured.value() {
         Some(summary) => shown(summary, figure.unit),
@@ -148,36 +135,6 @@ fn shown(summary: &Summary, unit: Unit) -> String {
         median
     } else {
         format!("{median} ({min} to {max})")
-    }
-}
-
-/// Returns a quantity with a unit of a fitting size.
-fn quantity(value: f64, unit: Unit) -> String {
-    let scales: &[(f64, &str)] = match unit {
-        Unit::Seconds => &[(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
-        Unit::Bytes => &[
-            ((1u64 << 30) as f64, "GiB"),
-            ((1u64 << 20) as f64, "MiB"),
-            (1024.0, "KiB"),
-            (1.0, "B"),
-        ],
-        Unit::Count => &[],
-    };
-    if value == 0.0 || unit == Unit::Count {
-        return format!("{value:.0}");
-    }
-    let (scale, name) = scales
-        .iter()
-        .find(|(scale, _)| value >= *scale)
-        .or(scales.last())
-        .copied()
-        .unwrap_or((1.0, ""));
-    let scaled = value / scale;
-    match scaled {
-        _ if name == "B" => format!("{scaled:.0} {name}"),
-        ..10.0 => format!("{scaled:.2} {name}"),
-        ..100.0 => format!("{scaled:.1} {name}"),
-        _ => format!("{scaled:.0} {name}"),
     }
 }
 
@@ -239,23 +196,6 @@ fn aligned(rows: &[[String; 4]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantities_have_fitting_units() {
-        for (value, unit, expected) in [
-            (0.0, Unit::Seconds, "0"),
-            (12.345, Unit::Seconds, "12.3 s"),
-            (0.1234, Unit::Seconds, "123 ms"),
-            (0.000_004_2, Unit::Seconds, "4.20 µs"),
-            (1e-9, Unit::Seconds, "0.00 µs"),
-            (12_345.0, Unit::Count, "12345"),
-            (17.0, Unit::Bytes, "17 B"),
-            (1536.0, Unit::Bytes, "1.50 KiB"),
-            (3.0 * 1024.0 * 1024.0 * 1024.0, Unit::Bytes, "3.00 GiB"),
-        ] {
-            assert_eq!(quantity(value, unit), expected);
-        }
-    }
 
     #[test]
     fn long_text_goes_on_below_its_beginning() {
