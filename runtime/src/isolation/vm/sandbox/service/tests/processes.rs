@@ -1,6 +1,7 @@
 //! Tests of processes that commands have started.
 
 use super::*;
+use crate::isolation::vm::error::ClientError;
 
 #[test]
 fn a_process_is_its_commands_until_its_end() {
