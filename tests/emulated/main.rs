@@ -9,11 +9,11 @@ mod cgroup;
 mod clients;
 #[path = "../vm/compare.rs"]
 mod compare;
-#[path = "../vm/failures.rs"]
+#[path = "../vm/failures/mod.rs"]
 mod failures;
 #[path = "../vm/hogs.rs"]
 mod hogs;
-#[path = "../vm/hostile.rs"]
+#[path = "../vm/hostile/mod.rs"]
 mod hostile;
 #[path = "../vm/killed.rs"]
 mod killed;

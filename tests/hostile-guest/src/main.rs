@@ -161,24 +161,7 @@ impl Guest<'_> {
         let random = &mut self.random;
         let ports = Control::ports(self.words);
         match attack {
-            Attack::Files => {
-                let all = self.devices[..self.count].iter().flatten();
-                let mut kinds = all.filter(|device| device.kind == FILES);
-                let nth = random.below(2) as usize;
-                let first = kinds.next();
-                let device = if nth == 1 {
-                    kinds.next().or(first)
-                } else {
-                    first
-                };
-                if let Some(mut files) = device
-                    .copied()
-                    .and_then(|device| Files::start(device, random))
-                {
-                    files.attack(random, self.words, control);
-                }
-                return;
-            }
+            Attack::Files => return self.attack_files(control),
             Disk => {
                 if let Some(device) = self.first(BLOCK) {
                     others::disk(&mut self.random, device);
@@ -224,6 +207,23 @@ impl Guest<'_> {
             Chains => wild::chains(random, device),
             Storm => wild::storm(random, device),
             _ => wild::resets(random, device),
+        }
+    }
+
+    /// Attacks the files of one of its shares.
+    fn attack_files(&mut self, control: &mut Option<Control>) {
+        let all = self.devices[..self.count].iter().flatten();
+        let mut shares = all.copied().filter(|device| device.kind == FILES);
+        let takes_second = self.random.below(2) == 1;
+        let first = shares.next();
+        let share = if takes_second {
+            shares.next().or(first)
+        } else {
+            first
+        };
+        let random = &mut self.random;
+        if let Some(mut files) = share.and_then(|share| Files::start(share, random)) {
+            files.attack(random, self.words, control);
         }
     }
 

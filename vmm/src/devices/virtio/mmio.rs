@@ -5,20 +5,18 @@
 //! forbids a driver to do is ignored, except for a queue that can't work, which makes the device
 //! ask for a reset.
 
+mod line;
+
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use virtio_bindings::virtio_config::{
-    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
-    VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
-    VIRTIO_F_VERSION_1,
-};
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use self::line::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, Line, NEEDS_RESET};
 use super::queue::rings_are_in_memory;
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 
@@ -30,20 +28,6 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = u32::from_le_bytes(*b"NACR");
 /// The configuration space starts here.
 const CONFIG: u64 = 0x100;
-
-/// How many of a device's failures are reported.
-const REPORTED_FAILURES: u32 = 8;
-
-/// Bits of `InterruptStatus`.
-const USED_BUFFER: u32 = 1;
-const CONFIG_CHANGE: u32 = 2;
-
-const ACKNOWLEDGE: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE;
-const DRIVER: u32 = VIRTIO_CONFIG_S_DRIVER;
-const FEATURES_OK: u32 = VIRTIO_CONFIG_S_FEATURES_OK;
-const DRIVER_OK: u32 = VIRTIO_CONFIG_S_DRIVER_OK;
-const NEEDS_RESET: u32 = VIRTIO_CONFIG_S_NEEDS_RESET;
-const FAILED: u32 = VIRTIO_CONFIG_S_FAILED;
 
 /// Why a device can't have a transport.
 #[derive(Debug, thiserror::Error)]
@@ -111,78 +95,6 @@ impl QueueConfig {
     }
 }
 
-/// What the device's threads and the registers share: the device's status and its interrupt.
-struct Line {
-    device_type: u32,
-    /// The `Status` register.
-    status: AtomicU32,
-    /// The `InterruptStatus` register.
-    interrupt: AtomicU32,
-    /// The `ConfigGeneration` register.
-    generation: AtomicU32,
-    /// How often the device has failed.
-    failures: AtomicU32,
-    /// Whether somebody else raises the interrupt, too, who can't set its bits.
-    is_shared: AtomicBool,
-    irq: EventFd,
-}
-
-impl Line {
-    fn raise(&self, why: u32) {
-        self.interrupt.fetch_or(why, Ordering::AcqRel);
-        // This fails only if the counter is at its maximum: then the interrupt is pending.
-        let _ = self.irq.write(1);
-    }
-
-    /// Returns the `InterruptStatus` register. A driver that is told of a used buffer looks at its
-    /// rings, and finds nothing new if there isn't any.
-    fn interrupt_status(&self) -> u32 {
-        let known = self.interrupt.load(Ordering::Acquire);
-        if self.is_shared.load(Ordering::Acquire) {
-            known | USED_BUFFER
-        } else {
-            known
-        }
-    }
-
-    fn status(&self) -> u32 {
-        self.status.load(Ordering::Acquire)
-    }
-
-    /// Returns whether another failure is to be reported: the guest can make a device fail any
-    /// number of times, but must not make the log grow.
-    fn counts_as_news(&self) -> bool {
-        self.failures.fetch_add(1, Ordering::Relaxed) < REPORTED_FAILURES
-    }
-}
-
-impl Interrupt for Line {
-    fn signal_used(&self, _index: u16) {
-        self.raise(USED_BUFFER);
-    }
-
-    fn signal_config(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        self.raise(CONFIG_CHANGE);
-    }
-
-    fn fail(&self, why: &str) {
-        if self.counts_as_news() {
-            let device_type = self.device_type;
-            tracing::error!(device_type, "virtio device failed: {why}");
-        }
-        let before = self.status.fetch_or(NEEDS_RESET, Ordering::AcqRel);
-        if before & DRIVER_OK != 0 {
-            self.signal_config();
-        }
-    }
-
-    fn used_event(&self) -> Option<&EventFd> {
-        self.is_shared.store(true, Ordering::Release);
-        Some(&self.irq)
-    }
-}
-
 impl MmioTransport {
     /// Puts `device` behind registers.
     pub(crate) fn new(
@@ -208,15 +120,7 @@ impl MmioTransport {
         if u16::try_from(queues.len()).is_err() {
             return Err(TransportError::Queues);
         }
-        let line = Arc::new(Line {
-            device_type: device.device_type(),
-            status: AtomicU32::new(0),
-            interrupt: AtomicU32::new(0),
-            generation: AtomicU32::new(0),
-            failures: AtomicU32::new(0),
-            is_shared: AtomicBool::new(false),
-            irq: event()?,
-        });
+        let line = Arc::new(Line::new(device.device_type(), event()?));
         Ok(MmioTransport {
             device,
             memory,
@@ -232,7 +136,7 @@ impl MmioTransport {
 
     /// Returns the event that raises the device's interrupt.
     pub(crate) fn irq(&self) -> &EventFd {
-        &self.line.irq
+        self.line.irq()
     }
 
     /// Returns the event for each queue's notifications, in the order of the queues.
@@ -266,7 +170,7 @@ impl MmioTransport {
             // Shared memory regions: there are none, which is indicated by a length and a base of
             // all ones.
             0x0b0..=0x0bc => u32::MAX,
-            0x0fc => self.line.generation.load(Ordering::Acquire),
+            0x0fc => self.line.generation(),
             _ => 0,
         }
     }
@@ -290,9 +194,7 @@ impl MmioTransport {
             0x030 => self.queue_select = value,
             0x044 => self.set_queue_ready(value),
             QUEUE_NOTIFY => self.notify(value),
-            0x064 => {
-                self.line.interrupt.fetch_and(!value, Ordering::AcqRel);
-            }
+            0x064 => self.line.acknowledge(value),
             0x070 => self.set_status(value),
             0x038 => self.configure_queue(|queue| queue.size = value),
             0x080 => self.configure_queue(|queue| set_low(&mut queue.descriptors, value)),
@@ -377,7 +279,7 @@ impl MmioTransport {
             return;
         }
         if value & FAILED != 0 {
-            self.line.status.fetch_or(FAILED, Ordering::AcqRel);
+            self.line.add_status(FAILED);
             return;
         }
         let steps = [
@@ -396,7 +298,7 @@ impl MmioTransport {
             if step == FEATURES_OK && !self.features_agreed() {
                 continue;
             }
-            self.line.status.fetch_or(step, Ordering::AcqRel);
+            self.line.add_status(step);
             if step == DRIVER_OK {
                 self.activate();
             }
@@ -453,15 +355,14 @@ impl MmioTransport {
         self.driver_features_select = 0;
         self.driver_features = 0;
         self.queue_select = 0;
-        self.line.interrupt.store(0, Ordering::Release);
-        self.line.status.store(0, Ordering::Release);
+        self.line.reset();
     }
 }
 
 impl fmt::Debug for MmioTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MmioTransport")
-            .field("device_type", &self.line.device_type)
+            .field("device_type", &self.device.device_type())
             .field("status", &self.line.status())
             .finish_non_exhaustive()
     }

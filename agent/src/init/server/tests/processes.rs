@@ -1,5 +1,7 @@
 //! Tests of further processes in a container, and of terminals.
 
+use nacre_agent::protocol::WindowSize;
+
 use super::*;
 
 #[test]

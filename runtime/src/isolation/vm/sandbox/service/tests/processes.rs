@@ -1,6 +1,19 @@
 //! Tests of processes that commands have started.
 
 use super::*;
+use crate::isolation::vm::error::ClientError;
+
+impl Others {
+    /// Tells of the end of a process that a command has started.
+    fn end(&mut self, process: u32, status: u8) {
+        let ended = Event::ProcessExited {
+            id: "a".into(),
+            process,
+            status,
+        };
+        protocol::send(&mut self.guest, &ended).unwrap();
+    }
+}
 
 #[test]
 fn a_process_is_its_commands_until_its_end() {
@@ -23,12 +36,7 @@ fn a_process_is_its_commands_until_its_end() {
                 let (mut client, (answer, ends)) = asking.join().unwrap();
                 assert!(matches!(answer, Answer::Executed { number: n } if n == number));
                 assert_eq!(ends.len(), 2);
-                let ended = Event::ProcessExited {
-                    id: "a".into(),
-                    process: number,
-                    status: 5,
-                };
-                protocol::send(&mut others.guest, &ended).unwrap();
+                others.end(number, 5);
                 // Any other answer would come before.
                 let answer = client.ask(&Ask::Resume, LATE).unwrap();
                 assert!(matches!(answer, Answer::Exited { status: 5 }));
@@ -131,29 +139,17 @@ fn a_process_whose_command_goes_is_killed() {
             assert_eq!(killed, [1, 2]);
             asking.join().unwrap();
             for process in killed {
-                let ended = Event::ProcessExited {
-                    id: "a".into(),
-                    process,
-                    status: 137,
-                };
-                protocol::send(&mut others.guest, &ended).unwrap();
+                others.end(process, 137);
             }
             others.exit(0);
         },
         |_| (),
     );
     assert_eq!(status(outcome), 0);
-    // A process that never existed.
-    let outcome = play(
-        |others| {
-            let ended = Event::ProcessExited {
-                id: "a".into(),
-                process: 9,
-                status: 0,
-            };
-            protocol::send(&mut others.guest, &ended).unwrap();
-        },
-        |_| (),
-    );
+}
+
+#[test]
+fn the_end_of_a_process_that_never_was_ends_the_guest() {
+    let outcome = play(|others| others.end(9, 0), |_| ());
     assert!(outcome.is_err());
 }

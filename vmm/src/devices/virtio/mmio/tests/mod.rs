@@ -1,6 +1,10 @@
 //! Drives the registers as a good or bad driver does, with a device that records what happens to
 //! it.
 
+mod interrupts;
+mod queues;
+mod random;
+
 use std::sync::Mutex;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
@@ -199,16 +203,6 @@ fn a_good_driver_starts_the_device() {
 }
 
 #[test]
-fn a_queue_that_the_driver_leaves_out_is_not_ready() {
-    let mut driver = Driver::new();
-    driver.negotiate(FEATURES);
-    driver.set_queue(1, 32, 0x2_0000);
-    driver.add_status(DRIVER_OK);
-    let log = driver.log.lock().unwrap();
-    assert_eq!(log.activations[0].1, [(false, 256), (true, 32)]);
-}
-
-#[test]
 fn features_that_were_not_offered_are_refused() {
     let mut driver = Driver::new();
     let status = driver.negotiate(FEATURES | 1 << 5);
@@ -283,135 +277,6 @@ fn a_device_that_never_ran_is_not_reset() {
 }
 
 #[test]
-fn queues_are_set_up_in_their_time_only() {
-    let mut driver = Driver::new();
-    driver.set_queue(0, 128, 0x1_0000);
-    assert_eq!(driver.get(0x44), 0);
-    driver.start();
-    driver.set(0x30, 0);
-    driver.set(0x44, 0);
-    assert_eq!(driver.get(0x44), 1);
-}
-
-#[test]
-fn a_queue_that_cannot_work_fails_the_device_only() {
-    let end = MEMORY - 0x3000;
-    let bad = [
-        (0, 0x1_0000),
-        (3, 0x1_0000),
-        (512, 0x1_0000),
-        (u32::MAX, 0x1_0000),
-        (128, 0x1_0001),
-        (128, MEMORY),
-        (128, end - 0x10),
-        (128, !0xf),
-    ];
-    for (size, address) in bad {
-        let mut driver = Driver::new();
-        driver.negotiate(FEATURES);
-        driver.set_queue(0, size, address);
-        assert_eq!(driver.get(0x44), 0, "{size} {address:#x}");
-        assert_ne!(driver.status() & NEEDS_RESET, 0, "{size} {address:#x}");
-        driver.add_status(DRIVER_OK);
-        assert_eq!(driver.activations(), 0);
-        driver.set(0x70, 0);
-        driver.start();
-    }
-}
-
-#[test]
-fn rings_may_end_where_memory_ends() {
-    let mut driver = Driver::new();
-    driver.negotiate(FEATURES);
-    driver.set(0x30, 0);
-    // Descriptors take 16 bytes each.
-    driver.set(0x38, 128);
-    for (register, address) in [(0x80, MEMORY - 0x800), (0x90, 0x2000), (0xa0, 0x3000)] {
-        driver.set(register, address as u32);
-    }
-    driver.set(0x44, 1);
-    assert_eq!(driver.get(0x44), 1);
-}
-
-#[test]
-fn queues_out_of_range_are_ignored() {
-    let mut driver = Driver::new();
-    driver.negotiate(FEATURES);
-    driver.set_queue(7, 128, 0x1_0000);
-    driver.set_queue(u32::MAX, 128, 0x1_0000);
-    driver.set(QUEUE_NOTIFY, 7);
-    driver.set(QUEUE_NOTIFY, u32::MAX);
-    assert_eq!(driver.status() & NEEDS_RESET, 0);
-}
-
-#[test]
-fn a_device_that_cannot_start_needs_a_reset() {
-    let mut driver = Driver::with_device(true);
-    driver.negotiate(FEATURES);
-    driver.set_queue(0, 128, 0x1_0000);
-    assert_ne!(driver.add_status(DRIVER_OK) & NEEDS_RESET, 0);
-    assert!(driver.interrupted());
-    assert_eq!(driver.get(0x60), CONFIG_CHANGE);
-}
-
-#[test]
-fn interrupts_are_shown_and_acknowledged() {
-    let mut driver = Driver::new();
-    driver.start();
-    let interrupt = driver.interrupt();
-    assert!(!driver.interrupted());
-    let generation = driver.get(0xfc);
-
-    interrupt.signal_used(1);
-    assert!(driver.interrupted());
-    assert_eq!(driver.get(0x60), USED_BUFFER);
-    interrupt.signal_config();
-    assert_eq!(driver.get(0x60), USED_BUFFER | CONFIG_CHANGE);
-    assert_ne!(driver.get(0xfc), generation);
-    driver.set(0x64, USED_BUFFER);
-    assert_eq!(driver.get(0x60), CONFIG_CHANGE);
-
-    interrupt.fail("test");
-    assert_ne!(driver.status() & NEEDS_RESET, 0);
-    driver.set(0x70, 0);
-    assert_eq!((driver.status(), driver.resets()), (0, 1));
-}
-
-/// Whoever has the event can't set the register's bits, and the driver looks at its rings only if
-/// they say so.
-#[test]
-fn somebody_elses_interrupts_are_shown_too() {
-    let mut driver = Driver::new();
-    driver.start();
-    let interrupt = driver.interrupt();
-    assert_eq!(driver.get(0x060), 0);
-    let event = interrupt.used_event().unwrap().try_clone().unwrap();
-    event.write(1).unwrap();
-    assert!(driver.interrupted());
-    assert_eq!(driver.get(0x060), USED_BUFFER);
-    driver.set(0x064, USED_BUFFER);
-    assert_eq!(driver.get(0x060), USED_BUFFER);
-    interrupt.signal_config();
-    assert_eq!(driver.get(0x060), USED_BUFFER | CONFIG_CHANGE);
-    driver.set(0x064, USED_BUFFER | CONFIG_CHANGE);
-    assert_eq!(driver.get(0x060), USED_BUFFER);
-}
-
-#[test]
-fn notifications_reach_a_running_device() {
-    let mut driver = Driver::new();
-    driver.set(QUEUE_NOTIFY, 0);
-    driver.start();
-    let events = |driver: &Driver| -> Vec<bool> {
-        let log = driver.log.lock().unwrap();
-        log.queues.iter().map(|q| q.notify.read().is_ok()).collect()
-    };
-    assert_eq!(events(&driver), [false, false]);
-    driver.set(QUEUE_NOTIFY, 1);
-    assert_eq!(events(&driver), [false, true]);
-}
-
-#[test]
 fn the_configuration_space_is_the_devices() {
     let mut driver = Driver::new();
     let mut data = [0xff; 4];
@@ -435,92 +300,4 @@ fn accesses_of_another_size_or_alignment_are_ignored() {
     }
     driver.transport.write(0x71, &[1, 0, 0, 0]);
     assert_eq!((driver.get(0x02), driver.status()), (0, 0));
-}
-
-#[test]
-fn a_device_that_fails_for_ever_is_reported_some_times() {
-    let driver = Driver::new();
-    let line = &driver.transport.line;
-    let reported = (0..1000).filter(|_| line.counts_as_news()).count();
-    assert_eq!(reported, REPORTED_FAILURES as usize);
-}
-
-/// Whatever a driver does, the registers keep their rules: a device runs only after both sides have
-/// agreed, its queues lie in memory, and it is reset before it starts again.
-#[test]
-fn no_sequence_of_accesses_breaks_the_rules() {
-    let mut random = Random(0x2545_f491_4f6c_dd1d);
-    let mut activations = 0;
-    for _ in 0..200 {
-        let mut driver = Driver::new();
-        for _ in 0..500 {
-            random_access(&mut driver, &mut random);
-            let log = driver.log.lock().unwrap();
-            let running = log.activations.len() - log.resets;
-            assert!(running <= 1, "started twice");
-            if let Some((features, queues)) = log.activations.last() {
-                assert_eq!(features & !FEATURES, 0);
-                assert_eq!(queues.len(), 2);
-            }
-            for ActiveQueue { queue, .. } in log.queues.iter().filter(|q| q.queue.ready()) {
-                assert!(queue.desc_table() < MEMORY && queue.used_ring() < MEMORY);
-            }
-        }
-        driver.transport.reset();
-        assert_eq!(driver.status(), 0);
-        let log = driver.log.lock().unwrap();
-        assert_eq!(log.activations.len(), log.resets);
-        activations += log.resets;
-    }
-    // The accesses aren't so random that nothing ever runs.
-    assert!(activations > 100, "{activations}");
-}
-
-/// Makes an access that is often what a good driver would do next.
-fn random_access(driver: &mut Driver, random: &mut Random) {
-    const REGISTERS: [u64; 16] = [
-        0x14, 0x20, 0x24, 0x30, 0x38, 0x44, 0x50, 0x64, 0x70, 0x80, 0x84, 0x90, 0x94, 0xa0, 0xa4,
-        0x104,
-    ];
-    match random.below(16) {
-        0 => driver.set(0x70, 0),
-        1 => drop(driver.add_status(1 << random.below(8))),
-        2 => drop(driver.negotiate(FEATURES)),
-        3 => driver.set_queue(random.below(3) as u32, 64, random.below(16) << 16),
-        4 => drop(driver.add_status(DRIVER_OK)),
-        5 => {
-            let mut data = vec![0; random.below(9) as usize];
-            driver.transport.read(random.below(0x1000), &mut data);
-        }
-        6 => {
-            let data = vec![random.next() as u8; random.below(9) as usize];
-            driver.transport.write(random.below(0x1000), &data);
-        }
-        7 => driver.set(0x70, random.next() as u32),
-        _ => {
-            let register = REGISTERS[random.below(16) as usize];
-            let value = match random.below(3) {
-                0 => random.below(4) as u32,
-                1 => 1 << random.below(32),
-                _ => random.next() as u32,
-            };
-            driver.set(register, value);
-        }
-    }
-}
-
-/// Marsaglia's xorshift: it gives the same numbers in every run.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
 }

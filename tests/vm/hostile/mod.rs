@@ -2,22 +2,27 @@
 //! and again, each time from another seed. From outside, what the VM's processes use stays within the
 //! bounds of docs/threat-model.md, nothing but the share changes, and commands are answered.
 
-use std::collections::{BTreeMap, HashMap};
+mod canary;
+mod given;
+mod used;
+
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nacre_agent::protocol::{CONTROL_PORT, VERSION};
 use nacre_tests::mounts::Mounts;
 use nacre_tests::place::in_testbed;
-use nacre_tests::vm::{Role, processes};
-use nacre_tests::{Bundle, Case, leftovers};
+use nacre_tests::{Case, leftovers};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use self::canary::{Canary, described};
+use self::given::{bundle, configure, fill};
+use self::used::Used;
 use super::cgroup::MIB;
 
 nacre_tests::tests![a_hostile_guest_stays_within_its_bounds];
@@ -86,57 +91,6 @@ fn random() -> u64 {
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
     // Of a size that is typed easily.
     (now.as_nanos() / 1000) as u64 % 1_000_000_000
-}
-
-/// A directory beside the share, and what all in it was like.
-struct Canary {
-    directory: PathBuf,
-    before: BTreeMap<PathBuf, String>,
-}
-
-impl Canary {
-    fn make(case: &Case) -> Canary {
-        let directory = case.directory().join("canary");
-        fs::create_dir(&directory).unwrap();
-        fs::write(directory.join("file"), "untouched\n").unwrap();
-        fs::write(directory.join("secret"), "untouched too\n").unwrap();
-        fs::set_permissions(directory.join("secret"), PermissionsExt::from_mode(0o600)).unwrap();
-        fs::create_dir(directory.join("empty")).unwrap();
-        symlink("file", directory.join("link")).unwrap();
-        let before = described(&directory);
-        Canary { directory, before }
-    }
-}
-
-/// Describes a directory and all below it: contents, owners, modes and times.
-fn described(directory: &Path) -> BTreeMap<PathBuf, String> {
-    let describe = |path: &Path| {
-        let data = fs::symlink_metadata(path).unwrap();
-        let content = if data.is_file() {
-            fs::read_to_string(path).ok()
-        } else {
-            None
-        };
-        format!(
-            "mode {:o}, owner {}:{}, {} links, device {:x}, {} bytes, modified {}.{}, changed {}.{}: {content:?}",
-            data.mode(),
-            data.uid(),
-            data.gid(),
-            data.nlink(),
-            data.rdev(),
-            data.size(),
-            data.mtime(),
-            data.mtime_nsec(),
-            data.ctime(),
-            data.ctime_nsec(),
-        )
-    };
-    let mut all = BTreeMap::from([(directory.to_owned(), describe(directory))]);
-    all.extend(leftovers::walk(directory).into_iter().map(|path| {
-        let text = describe(&path);
-        (path, text)
-    }));
-    all
 }
 
 /// One guest, from its boot to its end.
@@ -393,80 +347,6 @@ impl Drop for Life<'_> {
     }
 }
 
-/// What a VM's processes, the sandbox process and all its descendants, use together.
-#[derive(Debug, Default)]
-struct Used {
-    /// Bytes of resident memory of their own, and of files: the guest's memory is neither.
-    memory: u64,
-    descriptors: u64,
-    threads: u64,
-    /// The CPU time, in hundredths of a second.
-    ticks: u64,
-}
-
-impl Used {
-    fn by(case: &Case) -> Used {
-        let mut used = Used::default();
-        for pid in of_vm(case) {
-            let path = PathBuf::from(format!("/proc/{pid}"));
-            // It may have ended.
-            let status = fs::read_to_string(path.join("status")).unwrap_or_default();
-            let field = |name: &str| {
-                let line = status.lines().find_map(|line| line.strip_prefix(name));
-                let number =
-                    line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
-                number
-                    .and_then(|number| number.parse::<u64>().ok())
-                    .unwrap_or(0)
-            };
-            used.memory += (field("RssAnon") + field("RssFile")) << 10;
-            used.threads += field("Threads");
-            used.descriptors += fs::read_dir(path.join("fd")).map_or(0, Iterator::count) as u64;
-            let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();
-            let times = stat
-                .rsplit_once(") ")
-                .map_or("", |(_, rest)| rest)
-                .split(' ')
-                .skip(11);
-            used.ticks += times
-                .take(2)
-                .filter_map(|time| time.parse::<u64>().ok())
-                .sum::<u64>();
-        }
-        used
-    }
-}
-
-/// Returns the VM's processes: all that aren't commands, and their descendants.
-fn of_vm(case: &Case) -> Vec<Pid> {
-    let known = processes(case.id()).into_iter();
-    let inside = known.filter(|(_, role)| *role != Role::Outside);
-    let mut found: Vec<i32> = inside.map(|(pid, _)| pid.as_raw()).collect();
-    let mut children = HashMap::<i32, Vec<i32>>::new();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
-            continue;
-        };
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        if let Some(parent) = parent {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        for child in children.get(&pid).into_iter().flatten() {
-            if !found.contains(child) {
-                found.push(*child);
-            }
-        }
-        next += 1;
-    }
-    found.into_iter().map(Pid::from_raw).collect()
-}
-
 /// Returns the last bytes as text, without what isn't.
 fn end_of(bytes: &[u8], most: usize) -> String {
     let end = &bytes[bytes.len().saturating_sub(most)..];
@@ -479,71 +359,4 @@ fn end_of(bytes: &[u8], most: usize) -> String {
 
 fn length(file: &Path) -> u64 {
     fs::metadata(file).map_or(0, |data| data.len())
-}
-
-/// Makes what the guest is shown, with ways out of it.
-fn fill(share: &Path, canary: &Path) {
-    for directory in [
-        "rootfs/dev",
-        "rootfs/proc",
-        "rootfs/sys",
-        "rootfs/volume",
-        "rootfs/fixed",
-        "volume",
-        "fixed",
-    ] {
-        fs::create_dir_all(share.join(directory)).unwrap();
-    }
-    for directory in ["rootfs", "volume", "fixed"].map(|name| share.join(name)) {
-        fs::write(directory.join("a"), "a file\n").unwrap();
-        symlink(canary, directory.join("out")).unwrap();
-        symlink(canary.join("file"), directory.join("out-file")).unwrap();
-        symlink("../../canary/file", directory.join("up")).unwrap();
-    }
-}
-
-/// Has nacre boot the hostile guest, with its words in the agent's place.
-fn configure(case: &Case, canary: &Path, seed: u64) {
-    let words = case.directory().join("words");
-    let outside = canary.join("file");
-    let mut text = format!(
-        "hostile guest's words\nseed={seed}\nport={CONTROL_PORT}\nversion={VERSION}\noutside={}\n",
-        outside.display(),
-    );
-    if let Ok(only) = std::env::var("NACRE_HOSTILE_ONLY") {
-        text += &format!("only={only}\n");
-    }
-    fs::write(&words, text).unwrap();
-    let configuration = format!(
-        "[vm]\nkernel = {:?}\nagent = {words:?}\nboot-timeout = 600\nconsole-log = {:?}\ndisk-directory = {:?}\n",
-        std::env::var("NACRE_HOSTILE_GUEST").unwrap(),
-        case.directory().join("console"),
-        std::env::temp_dir(),
-    );
-    fs::write(case.configuration(), configuration).unwrap();
-}
-
-/// Each second of those whose container runs has a root that is an overlay with a disk.
-fn bundle(case: &Case, share: &Path, seed: u64) -> Bundle {
-    let volume = |bundle: Bundle, name: &str, options: &[&str]| {
-        let source = share.join(name);
-        bundle.mount(
-            &format!("/{name}"),
-            "bind",
-            source.to_str().unwrap(),
-            options,
-        )
-    };
-    let bundle = Bundle::read_only(case.directory(), &share.join("rootfs"))
-        .set("/root/readonly", false)
-        .annotation("dev.nacre.vm.memory", &MEMORY.to_string());
-    let bundle = volume(bundle, "volume", &["rbind", "rw", "nosuid", "nodev"]);
-    let bundle = volume(bundle, "fixed", &["rbind", "ro"]);
-    if seed / MOODS % 2 == 1 {
-        bundle
-            .annotation("dev.nacre.vm.rootfs", "overlay")
-            .annotation("dev.nacre.vm.rootfs.disk", "32M")
-    } else {
-        bundle
-    }
 }
