@@ -49,7 +49,7 @@ READERS := mandoc zsh fish
 
 # What calls nacre in the tests, and what it is measured beside.
 PEERS := podman catatonit netavark aardvark-dns containernetworking-plugins uidmap slirp4netns containerd docker.io crun runc \
-	criu systemd dbus
+	criu systemd dbus chromium
 
 .PHONY: help build kernel manual demo test check deny unit-test process-test vm-test package-test timed-build \
 	fuzz hostile bench install deb dist tree rust setup machines readers peers clean

@@ -1,17 +1,19 @@
 //! `nacre compare`: the same workload in both modes.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nacre_tests::{Bundle, Case, nacre};
+use nacre_tests::{Bundle, Case, Outcome, nacre};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 nacre_tests::tests![
     both_modes_are_measured_and_compared: Vm,
     the_wall_is_looked_at_from_inside: Vm,
+    its_page_is_shown_by_a_browser: Vm,
     what_is_shared_between_runs_is_noted: Vm,
     a_workload_that_hangs_is_killed: Vm,
     a_mode_that_cant_run_it_is_named: Vm,
@@ -155,6 +157,69 @@ fn the_wall_is_looked_at_from_inside(case: &Case) {
         .unwrap();
     assert_eq!(seccomp["vm"], "the guest's kernel");
     assert!(wall["host"].as_array().unwrap().len() > 3);
+}
+
+/// Returns what a browser without a window does with a page.
+fn browse(case: &Case, page: &Path, words: &[&str]) -> Outcome {
+    let mut command = case.mark(Command::new("chromium"));
+    command
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-breakpad",
+        ])
+        .args(["--enable-logging=stderr", "--hide-scrollbars"])
+        .arg(format!(
+            "--user-data-dir={}",
+            case.directory().join("chromium").display()
+        ))
+        .args(words)
+        .arg(format!("file://{}", page.display()));
+    case.spawn(command).finish()
+}
+
+fn its_page_is_shown_by_a_browser(case: &Case) {
+    if Command::new("chromium").arg("--version").output().is_err() {
+        case.ignore("there is no chromium");
+    }
+    let bundle = busybox(case).shell("echo '<script>console.error(1)</script>'; uname -r");
+    let page = case.directory().join("page.html");
+    let words = ["--runs", "1", "--html", page.to_str().unwrap()];
+    case.spawn(compare(case, &bundle, &words)).finish().ok();
+    let text = fs::read_to_string(&page).unwrap();
+    for foreign in ["http://", "https://", "<script", "@import", "url("] {
+        let namespace = text.replace("http://www.w3.org/2000/svg", "");
+        assert!(!namespace.contains(foreign), "{foreign}");
+    }
+
+    let shown = browse(case, &page, &["--dump-dom"]);
+    let dom = shown.expect(0);
+    for element in [
+        "<section id=\"cost\">",
+        "<section id=\"wall\">",
+        "<section id=\"same\">",
+        "<tr id=\"time_to_exit\">",
+        "<tr id=\"kernel\">",
+        "<tr id=\"stdout\">",
+        "<rect class=\"process\"",
+        "<rect class=\"vm\"",
+    ] {
+        assert!(dom.contains(element), "{element} isn't in {dom}");
+    }
+    assert!(!shown.stderr.contains("CONSOLE"), "{}", shown.stderr);
+
+    for width in [1200, 400] {
+        let picture = case.directory().join(format!("{width}.png"));
+        let screenshot = format!("--screenshot={}", picture.display());
+        let size = format!("--window-size={width},1000");
+        let shown = browse(case, &page, &[&screenshot, &size]);
+        assert!(!shown.stderr.contains("CONSOLE"), "{}", shown.stderr);
+        let png = fs::read(picture).unwrap();
+        // The header's width (PNG, 11.2.1), and more than an empty page takes.
+        assert_eq!(png[16..20], u32::to_be_bytes(width));
+        assert!(png.len() > 10_000, "{} bytes", png.len());
+    }
 }
 
 fn what_is_shared_between_runs_is_noted(case: &Case) {

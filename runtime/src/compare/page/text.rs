@@ -65,7 +65,7 @@ fn cost(figures: &[Figure]) -> Markup {
                     span.key.process {} "process" span.key.vm {} "VM"
                     span.range { " Medians, each figure to its own scale; the lines go from the least run to the most." }
                 }
-                (PreEscaped(chart(figures)))
+                div.scroll { (PreEscaped(chart(figures))) }
             }
             div.scroll {
                 table {
@@ -81,9 +81,9 @@ fn cost_row(figure: &Figure) -> Markup {
     let is_measured = figure.process.value().is_some() && figure.vm.value().is_some();
     html! {
         tr id=(figure.key) {
-            td { (figure.name.trim()) }
-            td.number { (measured(&figure.process, figure.unit)) }
-            td.number { (measured(&figure.vm, figure.unit)) }
+            td class=[figure.name.starts_with(' ').then_some("part")] { (figure.name.trim()) }
+            td { (measured(&figure.process, figure.unit)) }
+            td { (measured(&figure.vm, figure.unit)) }
             td {
                 @if let Some(ratio) = figure.ratio { (format!("{ratio:.2}")) }
                 @else if let (Some(doubt), true) = (&figure.doubt, is_measured) {
@@ -97,7 +97,7 @@ fn cost_row(figure: &Figure) -> Markup {
 fn measured(measured: &Measured, unit: Unit) -> Markup {
     match measured {
         Measured::Value(summary) => {
-            html! { (quantity(summary.median, unit)) " " (range(summary, unit)) }
+            html! { span.number { (quantity(summary.median, unit)) } " " (range(summary, unit)) }
         }
         Measured::Missing(why) => html! { span.doubt { "not measured: " (why) } },
     }
@@ -106,7 +106,7 @@ fn measured(measured: &Measured, unit: Unit) -> Markup {
 fn range(summary: &Summary, unit: Unit) -> Markup {
     html! {
         @if summary.min < summary.max {
-            span.range { "(" (quantity(summary.min, unit)) " to " (quantity(summary.max, unit)) ")" }
+            span.range.number { "(" (quantity(summary.min, unit)) " to " (quantity(summary.max, unit)) ")" }
         }
     }
 }
@@ -126,7 +126,7 @@ fn wall(wall: &Result<Wall, String>) -> Markup {
 fn lines(wall: &Wall) -> Markup {
     html! {
         p { "What the workload can reach, looked at from inside, by trying." }
-        table {
+        table.wide {
             tr { th { "" } th { "process" } th { "VM" } }
             @for line in &wall.lines {
                 tr id=(line.key) {
@@ -137,7 +137,7 @@ fn lines(wall: &Wall) -> Markup {
             }
         }
         h2 { "Who enforces config.json" }
-        table {
+        table.wide {
             tr { th { "" } th { "process" } th { "VM" } }
             @for enforced in &wall.enforced {
                 tr { td { (enforced.what) div.worth { (enforced.field) } } td { (enforced.process) } td { (enforced.vm) } }
