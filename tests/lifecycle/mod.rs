@@ -47,6 +47,7 @@ mod terminal;
 mod trees;
 mod update;
 mod users;
+mod violations;
 mod wall;
 
 use nacre_tests::Test;
@@ -67,6 +68,7 @@ fn of_each_hypervisor() -> Vec<Test> {
         logs::tests(),
         rights::tests(),
         inside::tests(),
+        violations::tests(),
         confinement::tests(),
         descriptors::tests(),
     ];

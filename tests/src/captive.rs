@@ -14,6 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::Case;
+
 /// A system call to be made.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -66,12 +68,24 @@ pub struct Captive {
 }
 
 impl Captive {
-    /// Stops a thread. All calls have to come from the thread that makes this one.
+    /// Stops a thread, or has the test say why that can't be. All calls have to come from the thread
+    /// that makes this one.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// The kernel's, if filters can't be suspended here.
-    pub fn stop(thread: Pid) -> Result<Self, Errno> {
+    /// If the thread makes no system calls, or isn't there.
+    #[track_caller]
+    pub fn take(case: &Case, thread: Pid) -> Self {
+        match Self::stop(thread) {
+            Ok(captive) => captive,
+            Err(error @ (Errno::EPERM | Errno::EINVAL | Errno::EIO)) => {
+                case.ignore(&format!("no filter can be suspended here: {error}"))
+            }
+            Err(error) => panic!("{thread}: {error}"),
+        }
+    }
+
+    fn stop(thread: Pid) -> Result<Self, Errno> {
         ptrace::seize(thread, options(SUSPEND_FILTER))?;
         for _ in 0..ATTEMPTS {
             ptrace::interrupt(thread)?;
