@@ -26,6 +26,7 @@ mod installed;
 mod kernel_files;
 mod kill;
 mod killed;
+mod landlock;
 mod limits;
 mod list;
 mod logs;
@@ -68,6 +69,7 @@ fn of_each_hypervisor() -> Vec<Test> {
         logs::tests(),
         rights::tests(),
         inside::tests(),
+        landlock::tests(),
         violations::tests(),
         confinement::tests(),
         descriptors::tests(),

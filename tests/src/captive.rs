@@ -59,6 +59,9 @@ const ATTEMPTS: usize = 100;
 /// `PTRACE_O_SUSPEND_SECCOMP`: the filter doesn't apply. From linux/ptrace.h.
 const SUSPEND_FILTER: i32 = 1 << 21;
 
+/// What a child that has been made is watched for.
+const OF_A_CHILD: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEFORK;
+
 /// A thread that has been stopped. Dropping this lets it go on.
 #[derive(Debug)]
 pub struct Captive {
@@ -106,7 +109,21 @@ impl Captive {
     /// last one, or of the first one that failed.
     #[track_caller]
     pub fn attempt(&self, calls: &[Call]) -> Outcome {
+        self.attempt_in(self.fork(), calls)
+    }
+
+    /// Does the same without the thread's filter, to see what else refuses a call.
+    #[track_caller]
+    pub fn attempt_unfiltered(&self, calls: &[Call]) -> Outcome {
         let (inner, child) = self.fork();
+        let its = options(OF_A_CHILD | SUSPEND_FILTER);
+        ptrace::setoptions(child, its).unwrap();
+        self.attempt_in((inner, child), calls)
+    }
+
+    /// Makes calls in a child, of which the pids in its own pid namespace and in this one are given.
+    #[track_caller]
+    fn attempt_in(&self, (inner, child): (i64, Pid), calls: &[Call]) -> Outcome {
         let mut outcome = Outcome::Returned(0);
         for call in calls {
             let Outcome::Returned(before) = outcome else {
@@ -156,8 +173,7 @@ impl Captive {
             matches!(stopped, WaitStatus::PtraceEvent(..)),
             "{stopped:?}"
         );
-        let its = options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEFORK);
-        ptrace::setoptions(child, its).unwrap();
+        ptrace::setoptions(child, options(OF_A_CHILD)).unwrap();
         (inner, child)
     }
 
