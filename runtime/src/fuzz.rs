@@ -13,6 +13,11 @@ pub fn commands(said: &[u8]) {
     fuzz::commands(said);
 }
 
+/// What a monitor that was taken over writes to the pipes of its messages and of its guest's console.
+pub fn logs(said: &[u8]) {
+    fuzz::logs(said);
+}
+
 /// A container's record, as whoever can write to the state's directory has left it.
 pub fn record(json: &[u8]) {
     // An error is what most deserve.

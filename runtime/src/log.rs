@@ -179,14 +179,19 @@ impl PassedOn {
         let Some(log) = LOG.get() else {
             return;
         };
-        let (level, message) = read_passed_on(line);
-        let message = one_line(&String::from_utf8_lossy(message));
+        let (level, message) = Self::read(line);
         if level > log.most_verbose || !log.takes_more() {
             return;
         }
         if let Some(message) = self.0.pass(&message) {
             log.write(level, message);
         }
+    }
+
+    /// Returns a line's level, and its message as the log has it.
+    pub(crate) fn read(line: &[u8]) -> (Level, String) {
+        let (level, message) = read_passed_on(line);
+        (level, one_line(&String::from_utf8_lossy(message)))
     }
 }
 

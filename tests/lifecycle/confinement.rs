@@ -1,6 +1,7 @@
 //! What `nacre state` says of that which confines a container.
 
 use nacre_tests::{Case, Isolation};
+use nacre_vmm::Landlock;
 use serde_json::{Value, json};
 
 nacre_tests::tests![
@@ -73,6 +74,7 @@ fn what_a_configuration_asks_for_is_in_the_state(case: &Case) {
     nothing_once_it_has_ended(case);
 
     // Nothing is claimed that nobody has asked for.
+    assert_eq!(init.get("landlock"), None, "{init}");
     case.detach(
         &case
             .busybox()
@@ -112,6 +114,13 @@ fn the_processes_of_a_vm_are_in_the_state(case: &Case) {
             _ => 0,
         };
         assert_eq!(process["seccompFilters"], filters, "{process}");
+        let landlock = Landlock::find();
+        let is_landlocked = match part {
+            "monitor" => landlock.is_some(),
+            "file-server" => landlock.is_some_and(Landlock::keeps_to_directories),
+            _ => false,
+        };
+        assert_eq!(process["landlock"], is_landlocked, "{process}");
         let permitted = process["capabilities"].get("permitted");
         let has_any = ["sandbox", "file-server"].contains(&part);
         assert_eq!(permitted.is_some(), has_any, "{process}");

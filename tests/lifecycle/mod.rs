@@ -26,6 +26,7 @@ mod installed;
 mod kernel_files;
 mod kill;
 mod killed;
+mod landlock;
 mod limits;
 mod list;
 mod logs;
@@ -47,6 +48,7 @@ mod terminal;
 mod trees;
 mod update;
 mod users;
+mod violations;
 mod wall;
 
 use nacre_tests::Test;
@@ -67,6 +69,8 @@ fn of_each_hypervisor() -> Vec<Test> {
         logs::tests(),
         rights::tests(),
         inside::tests(),
+        landlock::tests(),
+        violations::tests(),
         confinement::tests(),
         descriptors::tests(),
     ];

@@ -1,5 +1,6 @@
 //! What each thread of a VM's processes may do on the host, from outside: what the table in
-//! docs/threat-model.md says, and nothing that isn't in it.
+//! docs/threat-model.md says, and nothing that isn't in it. What the table says of Landlock only shows
+//! from inside (`landlock.rs`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -75,10 +76,12 @@ const NAMESPACES: [&str; 8] = ["mnt", "ipc", "uts", "net", "pid", "cgroup", "use
 
 /// A row of the table: which threads, and what they have.
 #[derive(Debug)]
-struct Row<'a> {
+pub(super) struct Row<'a> {
     process: &'a str,
     threads: Vec<&'a str>,
     has: Rights<'a>,
+    /// Which files Landlock leaves it.
+    pub(super) landlock: &'a str,
 }
 
 /// What a thread has, in the table's words.
@@ -100,7 +103,7 @@ fn words(cell: &str) -> impl Iterator<Item = &str> {
 
 /// Returns this process's capabilities. Where root lacks some, as in many containers, so does
 /// whatever it starts.
-fn own_capabilities() -> BTreeSet<&'static str> {
+pub(super) fn own_capabilities() -> BTreeSet<&'static str> {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let set = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     capabilities(u64::from_str_radix(set.unwrap().trim(), 16).unwrap())
@@ -114,7 +117,7 @@ fn capabilities(set: u64) -> BTreeSet<&'static str> {
 }
 
 /// Reads the table, as it is for a root who has these capabilities.
-fn table(available: &BTreeSet<&'static str>) -> Vec<Row<'static>> {
+pub(super) fn table(available: &BTreeSet<&'static str>) -> Vec<Row<'static>> {
     let (_, below) = PAGE.split_once(HEAD).expect("the table of threads");
     let lines = below
         .lines()
@@ -130,9 +133,10 @@ fn table(available: &BTreeSet<&'static str>) -> Vec<Row<'static>> {
             filter,
             namespaces,
             root,
+            landlock,
         ] = cells[..]
         else {
-            panic!("not seven cells: {line}");
+            panic!("not eight cells: {line}");
         };
         let has = Rights {
             user,
@@ -148,6 +152,7 @@ fn table(available: &BTreeSet<&'static str>) -> Vec<Row<'static>> {
             process,
             threads: words(threads).collect(),
             has,
+            landlock,
         }
     };
     lines.map(read).collect()
@@ -155,7 +160,7 @@ fn table(available: &BTreeSet<&'static str>) -> Vec<Row<'static>> {
 
 impl Row<'_> {
     /// Returns whether the row is about a thread of this name, `main` for a process's first.
-    fn names(&self, process: &str, thread: &str) -> bool {
+    pub(super) fn names(&self, process: &str, thread: &str) -> bool {
         let names = |pattern: &&str| match pattern.strip_suffix('*') {
             Some(begin) => thread.starts_with(begin),
             None => thread == *pattern,
@@ -231,7 +236,7 @@ fn root(case: &Case, root: &Path) -> &'static str {
 }
 
 /// Makes a container with a thread of every kind.
-fn bundle(case: &Case, lan: &Lan<'_>) -> Bundle {
+pub(super) fn bundle(case: &Case, lan: &Lan<'_>) -> Bundle {
     lan.add("a");
     lan.attach("a", "eth0", "one", 2);
     let volume = case.directory().join("volume");
@@ -384,7 +389,7 @@ fn every_process_has_the_limits_of_the_table(case: &Case) {
 }
 
 /// Returns a thread's name, `main` for the first of its process.
-fn name(pid: Pid, task: &Path) -> String {
+pub(super) fn name(pid: Pid, task: &Path) -> String {
     if task.file_name().unwrap().to_str() == Some(&pid.to_string()) {
         return "main".into();
     }

@@ -14,6 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::Case;
+
 /// A system call to be made.
 #[derive(Debug, Clone)]
 pub struct Call {
@@ -57,6 +59,9 @@ const ATTEMPTS: usize = 100;
 /// `PTRACE_O_SUSPEND_SECCOMP`: the filter doesn't apply. From linux/ptrace.h.
 const SUSPEND_FILTER: i32 = 1 << 21;
 
+/// What a child that has been made is watched for.
+const OF_A_CHILD: i32 = libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEFORK;
+
 /// A thread that has been stopped. Dropping this lets it go on.
 #[derive(Debug)]
 pub struct Captive {
@@ -66,12 +71,24 @@ pub struct Captive {
 }
 
 impl Captive {
-    /// Stops a thread. All calls have to come from the thread that makes this one.
+    /// Stops a thread, or has the test say why that can't be. All calls have to come from the thread
+    /// that makes this one.
     ///
-    /// # Errors
+    /// # Panics
     ///
-    /// The kernel's, if filters can't be suspended here.
-    pub fn stop(thread: Pid) -> Result<Self, Errno> {
+    /// If the thread makes no system calls, or isn't there.
+    #[track_caller]
+    pub fn take(case: &Case, thread: Pid) -> Self {
+        match Self::stop(thread) {
+            Ok(captive) => captive,
+            Err(error @ (Errno::EPERM | Errno::EINVAL | Errno::EIO)) => {
+                case.ignore(&format!("no filter can be suspended here: {error}"))
+            }
+            Err(error) => panic!("{thread}: {error}"),
+        }
+    }
+
+    fn stop(thread: Pid) -> Result<Self, Errno> {
         ptrace::seize(thread, options(SUSPEND_FILTER))?;
         for _ in 0..ATTEMPTS {
             ptrace::interrupt(thread)?;
@@ -92,7 +109,21 @@ impl Captive {
     /// last one, or of the first one that failed.
     #[track_caller]
     pub fn attempt(&self, calls: &[Call]) -> Outcome {
+        self.attempt_in(self.fork(), calls)
+    }
+
+    /// Does the same without the thread's filter, to see what else refuses a call.
+    #[track_caller]
+    pub fn attempt_unfiltered(&self, calls: &[Call]) -> Outcome {
         let (inner, child) = self.fork();
+        let its = options(OF_A_CHILD | SUSPEND_FILTER);
+        ptrace::setoptions(child, its).unwrap();
+        self.attempt_in((inner, child), calls)
+    }
+
+    /// Makes calls in a child, of which the pids in its own pid namespace and in this one are given.
+    #[track_caller]
+    fn attempt_in(&self, (inner, child): (i64, Pid), calls: &[Call]) -> Outcome {
         let mut outcome = Outcome::Returned(0);
         for call in calls {
             let Outcome::Returned(before) = outcome else {
@@ -142,8 +173,7 @@ impl Captive {
             matches!(stopped, WaitStatus::PtraceEvent(..)),
             "{stopped:?}"
         );
-        let its = options(libc::PTRACE_O_EXITKILL | libc::PTRACE_O_TRACEFORK);
-        ptrace::setoptions(child, its).unwrap();
+        ptrace::setoptions(child, options(OF_A_CHILD)).unwrap();
         (inner, child)
     }
 

@@ -135,6 +135,13 @@ impl Channel {
     }
 }
 
+#[cfg(fuzzing)]
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> OwnedFd {
+        channel.0
+    }
+}
+
 /// Readable when there is a message, or the other end is closed.
 impl AsFd for Channel {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -56,6 +56,7 @@ pub use error::Error;
 pub use exit::Exit;
 pub use hypervisor::{Hypervisor, Qemu};
 pub use kvm_error::KvmError;
+pub use landlock::Landlock;
 pub use loader::{InitramfsPart, LoadError};
 pub use memory::{MAX_MEMORY, MEMORY_GRANULE, MIN_MEMORY, MemoryError};
 pub use own_user::OwnUser;

@@ -46,6 +46,9 @@ pub(crate) struct Confinement {
     no_new_privileges: bool,
     /// How many system call filters every thread has at least.
     seccomp_filters: u32,
+    /// Whether Landlock keeps it from files, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    landlock: Option<bool>,
     /// Those in which the process that asks isn't; nothing if it may not find out.
     #[serde(skip_serializing_if = "Option::is_none")]
     namespaces: Option<Vec<&'static str>>,
@@ -99,10 +102,17 @@ impl Confinement {
                 .map(|thread| thread.number("Seccomp_filters").unwrap_or(0))
                 .min()
                 .unwrap_or(0),
+            landlock: None,
             namespaces: namespaces(pid),
             root: root(pid),
             label: label(pid),
         })
+    }
+
+    /// Adds whether Landlock keeps the process from files, which `/proc` doesn't show.
+    pub(super) fn with_landlock(self, landlock: bool) -> Self {
+        let landlock = Some(landlock);
+        Self { landlock, ..self }
     }
 }
 

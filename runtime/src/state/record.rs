@@ -70,6 +70,9 @@ pub(crate) struct VmRecord {
     /// what is left in it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) network: Option<PathBuf>,
+    /// Which of its processes Landlock keeps from files: nothing else shows that.
+    #[serde(default)]
+    pub(crate) landlocked: Landlocked,
     /// What runs the VM.
     pub(crate) hypervisor: Hypervisor,
     pub(crate) size: Size,
@@ -96,6 +99,16 @@ pub(crate) struct VmRecord {
     /// without writing this was killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) end: Option<End>,
+}
+
+/// Which of a VM's processes Landlock keeps from files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Landlocked {
+    /// From all of them.
+    pub(crate) monitor: bool,
+    /// From those that aren't in the share.
+    pub(crate) file_server: bool,
 }
 
 /// How a container in a VM ended.
@@ -200,6 +213,7 @@ impl VmRecord {
             stand_in: None,
             cgroup: None,
             network: None,
+            landlocked: Landlocked::default(),
             hypervisor: Hypervisor::Kvm,
             size: Size {
                 cpus: 1,

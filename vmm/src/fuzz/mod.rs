@@ -4,6 +4,7 @@
 mod devices;
 mod front_end;
 mod kernel;
+mod monitor;
 mod registers;
 mod requests;
 mod script;
@@ -12,5 +13,6 @@ mod shown;
 pub use devices::{balloon, block, console, fs, net, rng, vsock};
 pub use front_end::vhost_user;
 pub use kernel::kernel;
+pub use monitor::monitor;
 pub use registers::registers;
 pub use shown::shown;

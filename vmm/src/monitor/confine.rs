@@ -8,9 +8,10 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use crate::call::check;
+use crate::landlock::{self, Scope};
 use crate::own_user::OwnUser;
 use crate::thread_filter::ThreadFilter;
-use crate::{inherited, landlock, limits};
+use crate::{inherited, limits};
 
 /// Its name in process lists.
 const NAME: &CStr = c"nacre-monitor";
@@ -80,7 +81,8 @@ pub(super) fn finish(user: OwnUser, largest_file: u64) -> io::Result<()> {
     ] {
         limits::lower(resource, most)?;
     }
-    landlock::forbid_files()?;
+    // QEMU, which isn't confined with it, is paused and ended by signals.
+    landlock::forbid_files(Scope::Signals)?;
     // The change of user has undone these.
     // SAFETY: a plain call.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }.into())?;

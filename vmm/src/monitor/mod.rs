@@ -8,6 +8,8 @@
 //! taken the monitor over.
 
 mod confine;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod handle;
 mod serve;
 mod spawn;

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use nacre_vmm::Landlock;
+
 use super::finding::Finding;
 
 /// The kinds of namespaces that a VM's processes get, by their names in `/proc/PID/ns`.
@@ -85,6 +87,35 @@ pub(super) fn violations(are_logged: bool) -> Finding {
         "seccomp-log",
         "the kernel doesn't log for which system call a filter ends a process",
         "add kill_process to /proc/sys/kernel/seccomp/actions_logged: a VM's failure can't name it",
+    )
+}
+
+/// Says what the kernel's Landlock keeps a VM's processes from.
+pub(super) fn landlock(found: Option<Landlock>) -> Finding {
+    const NAME: &str = "landlock";
+    let Some(landlock) = found else {
+        return Finding::warning(
+            NAME,
+            "the kernel has no Landlock, which would keep a VM's processes from the host's files once more",
+            "use a kernel with CONFIG_SECURITY_LANDLOCK, and with landlock among those that its \
+             parameter lsm= names",
+        );
+    };
+    let version = landlock.version();
+    if landlock.keeps_to_directories() {
+        return Finding::ok(
+            NAME,
+            format!(
+                "Landlock {version} keeps a VM's monitor from files, and its file server to the share"
+            ),
+        );
+    }
+    Finding::warning(
+        NAME,
+        format!(
+            "Landlock {version} keeps a VM's monitor from files, but can't keep its file server to the share"
+        ),
+        "use Linux 6.19 or later, or a recent release of an earlier one that is kept up",
     )
 }
 
@@ -191,6 +222,7 @@ mod tests {
     fn what_some_containers_miss_is_a_warning() {
         assert_eq!(users(Err("no")).level, Level::Warning);
         assert_eq!(violations(false).level, Level::Warning);
+        assert_eq!(landlock(None).level, Level::Warning);
         assert_eq!(labels(&[]).level, Level::Ok);
         assert!(labels(&["selinux"]).message.contains("selinux"));
     }

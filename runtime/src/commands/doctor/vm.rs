@@ -7,7 +7,7 @@ use std::{
 };
 
 use nacre_agent::container::in_user_namespace;
-use nacre_vmm::{KvmError, Qemu, QemuError, kvm, qemu::Version};
+use nacre_vmm::{KvmError, Landlock, Qemu, QemuError, kvm, qemu::Version};
 use nix::unistd::geteuid;
 
 use crate::{
@@ -45,6 +45,7 @@ pub(super) fn examine(config: &Config, hypervisor: Option<Hypervisor>) -> Vec<Fi
         confinement::namespaces(&confinement::missing_namespaces()),
         confinement::seccomp(confinement::has_filters(), Missed::ByAll),
         confinement::violations(confinement::logs_violations()),
+        confinement::landlock(Landlock::find()),
     ];
     findings.into_iter().chain(users::examine()).collect()
 }

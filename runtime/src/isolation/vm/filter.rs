@@ -53,7 +53,6 @@ const CARRYING: &[c_long] = &[
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_restart_syscall,
     // The thread itself, and its end.
     libc::SYS_sched_yield,
@@ -254,9 +253,12 @@ impl Filter {
             argument,
             values,
         };
+        // How abort(3) sends its signal: to this process and to no other.
+        let this_process = [std::process::id()];
         let mut lists = vec![
             with(libc::SYS_mmap, 2, PROTECTIONS),
             with(libc::SYS_mprotect, 2, PROTECTIONS),
+            with(libc::SYS_tgkill, 0, &this_process),
         ];
         let clones = [THREADS[0], THREADS[1], FORK];
         if self != Self::Carrying {
@@ -301,8 +303,14 @@ mod tests {
     /// or with the call's error as its status.
     fn attempt(filter: Filter, call: c_long, arguments: [c_long; 3]) -> Result<i32, i32> {
         let [a, b, c] = arguments;
-        // SAFETY: glibc's allocator, and nothing else that needs other threads, is used in the child, which
-        // passes no pointer but such as the kernel refuses to read; the parent waits for it.
+        // SAFETY: it is passed no pointer but such as the kernel refuses to read.
+        under(filter, || unsafe { libc::syscall(call, a, b, c) })
+    }
+
+    /// Does the same of what makes a single call that the filter's lists are about.
+    fn under(filter: Filter, makes_call: impl FnOnce() -> c_long) -> Result<i32, i32> {
+        // SAFETY: glibc's allocator, and nothing else that needs other threads, is used in the child; the
+        // parent waits for it.
         let status = unsafe {
             let pid = libc::fork();
             assert!(pid >= 0);
@@ -311,7 +319,7 @@ mod tests {
                 if filter.install().is_err() {
                     libc::_exit(100);
                 }
-                let error = match libc::syscall(call, a, b, c) {
+                let error = match makes_call() {
                     result if result < 0 => *libc::__errno_location(),
                     _ => 0,
                 };
@@ -336,6 +344,7 @@ mod tests {
             (libc::SYS_execveat, [0; 3]),
             (libc::SYS_ptrace, [0; 3]),
             (libc::SYS_process_vm_writev, [0; 3]),
+            (libc::SYS_tgkill, [1, 1, 0]),
             (libc::SYS_pidfd_getfd, [0; 3]),
             (libc::SYS_bpf, [0; 3]),
             (libc::SYS_perf_event_open, [0; 3]),
@@ -384,6 +393,15 @@ mod tests {
                 let end = attempt(filter, call, [-1; 3]);
                 assert_eq!(end, expected, "{filter:?}: {call}");
             }
+        }
+    }
+
+    #[test]
+    fn a_thread_can_signal_its_own_process() {
+        for filter in ALL {
+            // SAFETY: the call takes a number.
+            let end = under(filter, || unsafe { libc::raise(0) }.into());
+            assert_eq!(end, Ok(0), "{filter:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{io::Write, os::unix::net::UnixStream};
 use nacre_agent::protocol::Event;
 use serde::de::DeserializeOwned;
 
-use super::{control::Control, wire::Ask};
+use super::{control::Control, sandbox, wire::Ask};
 
 /// What the agent says.
 pub(crate) fn agent(said: &[u8]) {
@@ -15,6 +15,11 @@ pub(crate) fn agent(said: &[u8]) {
 /// What whoever connects to a container's socket says.
 pub(crate) fn commands(said: &[u8]) {
     hear::<Ask>(said);
+}
+
+/// What a monitor writes to the pipes of its messages and of its guest's console.
+pub(crate) fn logs(said: &[u8]) {
+    sandbox::read_logs(said);
 }
 
 fn hear<T: DeserializeOwned>(said: &[u8]) {

@@ -189,6 +189,7 @@ impl Plan {
             stand_in: None,
             cgroup: self.machine.cgroup.as_ref().map(Place::cgroup),
             network: self.network.path().map(Path::to_owned),
+            landlocked: record::Landlocked::default(),
             hypervisor: self.machine.hypervisor,
             size: self.machine.size,
             memory_limit: resources.and_then(limits::of_memory),

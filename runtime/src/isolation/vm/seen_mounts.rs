@@ -1,6 +1,7 @@
 //! Finds the mounts below a directory that can be seen in this mount namespace.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -31,6 +32,8 @@ pub(super) struct SeenMount {
     pub(super) file: File,
     /// Its id (`stx_mnt_id` of statx(2)).
     pub(super) id: u64,
+    /// The type of its file system.
+    pub(super) file_system: OsString,
     /// Its flags, as mount options: those that it has, and those that it hasn't.
     pub(super) flags: String,
 }
@@ -52,6 +55,7 @@ pub(super) fn at(top: &Path) -> io::Result<Vec<SeenMount>> {
                 below: below.to_owned(),
                 file,
                 id: line.id,
+                file_system: line.file_system.to_owned(),
                 flags: flags_of(&line),
             });
         }

@@ -21,9 +21,14 @@ pub(crate) fn confinement(found: &VmContainer<'_>) -> Vec<Confinement> {
         processes.extend(children(child).into_iter().filter_map(part));
     }
     processes.extend(found.vm.stand_in.map(|stand_in| ("stand-in", stand_in.pid)));
-    let confined = processes
-        .into_iter()
-        .filter_map(|(process, pid)| Confinement::of(process, pid));
+    let landlocked = |process| match process {
+        "monitor" => found.vm.landlocked.monitor,
+        "file-server" => found.vm.landlocked.file_server,
+        _ => false,
+    };
+    let confined = processes.into_iter().filter_map(|(process, pid)| {
+        Some(Confinement::of(process, pid)?.with_landlock(landlocked(process)))
+    });
     confined.collect()
 }
 

@@ -237,6 +237,36 @@ impl Sink for ConsoleLog {
     }
 }
 
+/// What a monitor writes to a pipe, for fuzzing: it comes line by line, none of it is lost, and as a message
+/// none is more than a warning.
+#[cfg(fuzzing)]
+pub(in crate::isolation::vm) fn read(said: &[u8]) {
+    struct Checked<'a>(&'a [u8]);
+
+    impl Sink for Checked<'_> {
+        fn take(&mut self, line: &[u8]) {
+            let (taken, rest) = self.0.split_at(line.len());
+            assert_eq!(taken, line);
+            self.0 = rest;
+            assert!((1..=LONGEST_LINE).contains(&line.len()));
+            assert!(!line[..line.len() - 1].contains(&b'\n'));
+            let (level, message) = PassedOn::read(line);
+            assert!(level >= tracing::Level::WARN && !message.contains('\n'));
+        }
+    }
+
+    let (mut reader, theirs) = pipe().expect("there are pipes");
+    let (mut theirs, mut buffer) = (File::from(theirs), vec![0; BUFFER]);
+    let mut sink = Checked(said);
+    for part in said.chunks(BUFFER / 3) {
+        theirs.write_all(part).expect("it has room");
+        assert!(reader.advance(&mut buffer, &mut sink));
+    }
+    drop(theirs);
+    while reader.advance(&mut buffer, &mut sink) {}
+    assert_eq!(sink.0, b"");
+}
+
 #[cfg(test)]
 mod tests {
     use std::{io::Seek, sync::Arc, sync::Mutex};

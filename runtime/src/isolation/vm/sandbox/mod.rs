@@ -28,4 +28,6 @@ mod share;
 mod silence;
 mod watchdog;
 
+#[cfg(fuzzing)]
+pub(super) use logs::read as read_logs;
 pub(super) use run::main;

@@ -70,7 +70,10 @@ pub(super) fn prepare<'a>(
         Namespace::enter_new(stand_in.process())?;
     }
     let identity = stand_in.identity;
-    notes.note(|vm| vm.stand_in = Some(identity))?;
+    notes.note(|vm| {
+        vm.stand_in = Some(identity);
+        vm.landlocked = share.landlocked();
+    })?;
     tell_of(caller, identity.pid)?;
     if !plan.hooks.is_empty() || !notes.record().poststop.is_empty() {
         await_hooks(caller)?;

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    ffi::CString,
+    ffi::{CString, OsStr},
     fs::{self, File},
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
@@ -17,20 +17,26 @@ use nacre_agent::{
     container::outside::{Extent, Peers, restrict_mount, set_flags},
     protocol::{OVERLAY, ROOT, ROOT_TAG, SHARE, SHARE_TAG, SharedMount},
 };
-use nacre_vmm::devices::virtio::{
-    fs::{FileServer, FileServerError, FileShare, MountFlags, Policy},
-    throttle::RateLimit,
+use nacre_vmm::{
+    Landlock,
+    devices::virtio::{
+        fs::{FileServer, FileServerError, FileShare, MountFlags, Policy, Reach},
+        throttle::RateLimit,
+    },
 };
 use rustix::{
     fs::{CWD, FileType, fstat},
     mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree},
 };
 
-use crate::isolation::vm::{
-    error::{ShareError, share_failed},
-    guest_spec::{Origin, Shared, Source, file_systems},
-    seen_mounts,
-    stand_in::Trees,
+use crate::{
+    isolation::vm::{
+        error::{ShareError, share_failed},
+        guest_spec::{Origin, Shared, Source, file_systems},
+        seen_mounts,
+        stand_in::Trees,
+    },
+    state::record::Landlocked,
 };
 
 use super::home::mount_tmpfs;
@@ -50,6 +56,11 @@ const MAX_MOUNTS: usize = 4096;
 /// The flags that an overlay takes over from its lower layer.
 const FLAGS_OF_A_BASE: [&str; 4] = ["nosuid", "nodev", "noexec", "nosymfollow"];
 
+/// File systems that open what they keep elsewhere for whoever opens a file of theirs, or a directory, and
+/// with that one's rights: who is kept to the share by Landlock can't open it. Overlays do that with the
+/// rights of who has mounted them.
+const REACHING_OUT: [&str; 2] = ["aufs", "ecryptfs"];
+
 /// The share, mounted.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -60,6 +71,8 @@ pub(super) struct Share {
     mounts: Vec<SharedMount>,
     /// By the mount's path on this side, the flags among those that bind the file server.
     flags: HashMap<PathBuf, MountFlags>,
+    /// How far the file systems of these mounts reach.
+    reach: Reach,
     /// Copies of the mounts, until somebody takes them.
     trees: Option<Trees>,
 }
@@ -77,6 +90,7 @@ impl Share {
             has_sources: !(shared.binds.is_empty() && shared.hooks.is_empty()),
             mounts: Vec::new(),
             flags: HashMap::new(),
+            reach: Reach::Inside,
             trees: None,
         };
         let trees = share.fill(shared)?;
@@ -135,6 +149,9 @@ impl Share {
             let (nosuid, nodev) = (has("nosuid"), has("nodev"));
             let path = place.join(&mount.below);
             self.flags.insert(path, MountFlags { nosuid, nodev });
+            if reach_of(&mount.file_system) == Reach::Outside {
+                self.reach = Reach::Outside;
+            }
         }
         self.mounts
             .extend(seen.into_iter().map(|mount| SharedMount {
@@ -213,6 +230,16 @@ impl Share {
         self.has_sources.then(|| self.path.join(SOURCES))
     }
 
+    /// Returns what Landlock will keep those from that serve this and run the VM.
+    pub(super) fn landlocked(&self) -> Landlocked {
+        let landlock = Landlock::find();
+        Landlocked {
+            monitor: landlock.is_some(),
+            file_server: self.reach == Reach::Inside
+                && landlock.is_some_and(Landlock::keeps_to_directories),
+        }
+    }
+
     /// Returns what the file server shows: with `files` files that the guest may know, an alarm when
     /// it knows most of them, and a limit on what is done for it.
     pub(super) fn for_server(
@@ -226,6 +253,7 @@ impl Share {
         FileShare {
             root: self.path.clone(),
             exports,
+            reach: self.reach,
             files,
             alarm,
             limit,
@@ -248,6 +276,15 @@ impl Share {
             return Ok(());
         }
         server.seal(ROOT_EXPORT)
+    }
+}
+
+/// Returns how far file systems of a type reach.
+fn reach_of(kind: &OsStr) -> Reach {
+    if REACHING_OUT.into_iter().any(|known| kind == known) {
+        Reach::Outside
+    } else {
+        Reach::Inside
     }
 }
 

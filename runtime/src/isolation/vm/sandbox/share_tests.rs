@@ -63,6 +63,14 @@ fn source(path: PathBuf, read_only: bool) -> Source {
 }
 
 #[test]
+fn a_file_system_that_opens_others_files_is_not_kept_to_the_share() {
+    assert_eq!(reach_of("ecryptfs".as_ref()), Reach::Outside);
+    for kind in ["ext4", "overlay", "fuse.sshfs"] {
+        assert_eq!(reach_of(kind.as_ref()), Reach::Inside, "{kind}");
+    }
+}
+
+#[test]
 #[ignore = "needs root, to mount"]
 fn sources_are_where_the_guest_looks_for_them() {
     let (_directory, host) = host();

@@ -23,7 +23,7 @@ use super::guard::Guard;
 use super::policy::Policy;
 use super::request::Door;
 use super::served::not_served;
-use super::thread::{Run, ServerThread};
+use super::thread::{Reach, Run, ServerThread};
 use crate::devices::virtio::queue::{self, BASIC_FEATURES, DeviceQueue, QueueError};
 use crate::devices::virtio::thread::Stop;
 use crate::devices::virtio::throttle::{Brake, Throttle};
@@ -112,6 +112,15 @@ impl Fs {
     /// if the directory is in a file system that isn't [`SERVED`](super::SERVED); or the host's error when it
     /// opens the directory.
     pub fn new(tag: &str, root: &Path) -> io::Result<Fs> {
+        Self::of_reach(tag, root, Reach::Inside)
+    }
+
+    /// Does the same with a directory whose file systems reach that far.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn of_reach(tag: &str, root: &Path, reach: Reach) -> io::Result<Fs> {
         let config = FsConfig::new(tag)?;
         let root = open_directory(root)?;
         if not_served(&root)?.is_some() {
@@ -132,7 +141,7 @@ impl Fs {
             policy: Arc::new(Policy::new(HashMap::new())),
             throttle: Throttle::default(),
             run: None,
-            thread: ServerThread::start(Arc::new(root))?,
+            thread: ServerThread::start(Arc::new(root), reach)?,
         })
     }
 

@@ -51,3 +51,4 @@ pub use file_server::{FileServer, FileServerError};
 pub use policy::{Ids, MountFlags, Policy, Rights};
 pub use process::FileShare;
 pub use served::{SERVED, not_served};
+pub use thread::Reach;

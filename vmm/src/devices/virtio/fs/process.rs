@@ -5,7 +5,8 @@
 //! of the host:
 //!
 //! - *Namespaces* of its own (mount, pid, network, IPC, UTS, cgroup), and as its root the directory
-//!   that is shared. Each device's thread has that device's directory as its root.
+//!   that is shared. Each device's thread has that device's directory as its root, and Landlock keeps it
+//!   to that, and the other threads from all files ([`landlock`]).
 //! - *Files*: none open but the sockets to its front ends, that to its parent, the alarm, and what
 //!   the guest has open.
 //! - *Rights*: those of the threads that serve ([`thread`](super::thread)); the others have none, but
@@ -29,10 +30,12 @@ use super::device::{Fs, MAX_GUEST_FILES, RESERVED_FILES};
 use super::filter;
 use super::orders::{Answer, Order};
 use super::policy::Policy;
+use super::thread::Reach;
 use crate::call::check;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::throttle::{RateLimit, Throttle};
 use crate::devices::virtio::vhost_user::{Connection, Memory, Socket};
+use crate::landlock::{self, Scope};
 use crate::rights::ThreadRights;
 use crate::{bpf, child, inherited, limits};
 
@@ -51,6 +54,8 @@ pub struct FileShare {
     pub root: PathBuf,
     /// For each device, its tag and the directory that it shows, in or below `root`.
     pub exports: Vec<(&'static str, PathBuf)>,
+    /// How far the file systems in them reach.
+    pub reach: Reach,
     /// How many files the guest can know or have open at a time, over all of the devices.
     pub files: u64,
     /// The eventfd to which the devices add 1 when the guest has most of these.
@@ -136,14 +141,19 @@ fn begin(
     let mut devices = Vec::new();
     for (tag, directory) in &share.exports {
         // Its thread must see /proc once.
-        let device = step("opening a directory", Fs::new(tag, directory))?
-            .with_part_of_files(share.files, count)
-            .with_alarm(Arc::clone(&share.alarm))
-            .with_policy(Arc::clone(&policy))
-            .with_throttle(throttle.clone());
+        let device = step(
+            "opening a directory",
+            Fs::of_reach(tag, directory, share.reach),
+        )?
+        .with_part_of_files(share.files, count)
+        .with_alarm(Arc::clone(&share.alarm))
+        .with_policy(Arc::clone(&policy))
+        .with_throttle(throttle.clone());
         devices.push(device);
     }
     step("changing its root", change_root(&share.root))?;
+    // The devices' threads are kept to their directories.
+    step("giving up files", landlock::forbid_files(Scope::Nothing))?;
     for (device, socket) in devices.into_iter().zip(sockets) {
         let queues = device.queue_sizes().len();
         let connection = Connection {

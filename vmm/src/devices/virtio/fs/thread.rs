@@ -8,7 +8,7 @@
 use std::fmt::Display;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{Builder, JoinHandle};
@@ -18,6 +18,7 @@ use virtiofsd::passthrough::credentials::drop_effective_cap;
 
 use crate::devices::virtio::thread::{self, Stop, with_signals_blocked};
 use crate::devices::virtio::{ActivateError, Interrupt};
+use crate::landlock::{self, Scope};
 use crate::rights::ThreadRights;
 
 const NAME: &str = "fs";
@@ -50,6 +51,16 @@ const STACK_SIZE: usize = 512 << 10;
 
 type Work = Box<dyn FnOnce() + Send>;
 
+/// Where the file systems of a directory open files for whoever opens one of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Nowhere else, or with rights of their own.
+    Inside,
+    /// Anywhere on the host, and the kernel takes that for something which its caller does: so Landlock
+    /// mustn't keep the caller to the directory.
+    Outside,
+}
+
 /// The thread. Dropping it ends it, once it has no more to do.
 pub(super) struct ServerThread {
     works: Option<Sender<Work>>,
@@ -64,12 +75,13 @@ pub(super) struct Run {
 }
 
 impl ServerThread {
-    /// Makes the thread, which has the directory `root` as its root from then on.
-    pub(super) fn start(root: Arc<File>) -> io::Result<ServerThread> {
+    /// Makes the thread, which has the directory `root` as its root from then on, and reaches nothing
+    /// else.
+    pub(super) fn start(root: Arc<File>, reach: Reach) -> io::Result<ServerThread> {
         let (works, given) = mpsc::channel::<Work>();
         let (tell, told) = mpsc::channel();
         let body = move || {
-            let entered = confine(&root);
+            let entered = confine(&root, reach);
             let is_confined = entered.is_ok();
             // Whoever made the thread waits for this.
             let _ = tell.send(entered);
@@ -134,7 +146,7 @@ impl Drop for Run {
 }
 
 /// Gives the calling thread the root `root`, and leaves it no rights but those to serve it.
-fn confine(root: &File) -> io::Result<()> {
+fn confine(root: &File, reach: Reach) -> io::Result<()> {
     let needed: Vec<u8> = SERVING
         .into_iter()
         .chain(CONFINING.map(|(number, _)| number))
@@ -160,7 +172,11 @@ fn confine(root: &File) -> io::Result<()> {
     let names = CONFINING.map(|(_, name)| name).to_vec();
     capng::updatev(Action::DROP, Type::PERMITTED | Type::EFFECTIVE, names)
         .and_then(|()| capng::apply(Set::CAPS))
-        .map_err(|_| io::Error::last_os_error())
+        .map_err(|_| io::Error::last_os_error())?;
+    match reach {
+        Reach::Inside => landlock::keep_to(root.as_fd(), Scope::Nothing),
+        Reach::Outside => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -179,28 +195,17 @@ mod tests {
         }
         let directory = tempfile::tempdir().unwrap();
         let root = Arc::new(File::open(directory.path()).unwrap());
-        // There is no /proc in its root.
-        let proc = File::open("/proc").unwrap();
-        let thread = ServerThread::start(root).unwrap();
-        let status = move || {
-            let fd = proc.as_raw_fd();
-            // SAFETY: the path is a C string; the descriptor is new, and nobody else's.
-            let file = unsafe {
-                let path = c"thread-self/status".as_ptr();
-                let fd = libc::openat(fd, path, libc::O_RDONLY | libc::O_CLOEXEC);
-                assert!(fd >= 0);
-                <File as std::os::fd::FromRawFd>::from_raw_fd(fd)
-            };
-            io::read_to_string(file).unwrap()
-        };
+        let thread = ServerThread::start(root, Reach::Inside).unwrap();
         let interrupt: Arc<Recorder> = Arc::default();
         let (tell, told) = mpsc::channel();
         let run = thread.run(Arc::clone(&interrupt) as _, move |_| {
             drop(drop_effective_cap("FSETID").unwrap());
-            tell.send(status()).unwrap();
+            // SAFETY: the call takes nothing.
+            tell.send(unsafe { libc::gettid() }).unwrap();
             Ok::<_, Infallible>(())
         });
-        let status = told.recv().unwrap();
+        let task = format!("/proc/self/task/{}/status", told.recv().unwrap());
+        let status = std::fs::read_to_string(task).unwrap();
         drop(run);
         assert_eq!(interrupt.failure(), None);
         let kept = SERVING.iter().fold(0_u64, |set, number| set | 1 << number);

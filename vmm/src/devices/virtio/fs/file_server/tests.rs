@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
-use crate::devices::virtio::fs::Ids;
+use crate::devices::virtio::fs::{Ids, Reach};
 use crate::devices::virtio::testing::*;
 use crate::devices::virtio::throttle::RateLimit;
 use crate::devices::virtio::vhost_user::RemoteDevice;
@@ -66,6 +66,7 @@ fn start() -> (FileServer, RemoteDevice, EventFd) {
     let share = FileShare {
         root: ROOT.into(),
         exports: vec![("shared", format!("{ROOT}/root").into())],
+        reach: Reach::Inside,
         files: 100,
         alarm: Arc::new(OwnedFd::from(fs::File::from(to_file(&alarm)))),
         limit: RateLimit::default(),
