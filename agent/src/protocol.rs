@@ -106,6 +106,8 @@ pub enum Request {
     /// Move the guest's wall clock, if a correction is given, and report what it shows:
     /// [`Answer::Clock`].
     Clock(Option<Correction>),
+    /// Report what the kernel has logged: [`Answer::KernelLog`].
+    KernelLog,
     /// Answer, to show that the guest isn't frozen.
     Ping,
 }
@@ -297,6 +299,8 @@ pub enum Answer {
     Processes(Vec<ProcessEntry>),
     /// What a container uses.
     Stats(Box<Stats>),
+    /// What the kernel has logged, up to 512 KiB of it.
+    KernelLog(String),
     /// What the guest's wall clock shows, in nanoseconds since 1970.
     Clock(i64),
     /// What an [`Upper`] holds.

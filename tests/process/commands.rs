@@ -14,6 +14,7 @@ nacre_tests::tests![
     an_annotation_or_the_configuration_file_can_say_the_isolation,
     an_annotation_gets_no_less_than_a_vm,
     features,
+    no_console_of_the_hosts_kernel,
     cgroups_of_systemd,
     no_checkpoint_or_restore_without_criu,
 ];
@@ -129,6 +130,15 @@ fn features(case: &Case) {
     ] {
         assert_eq!(features.pointer(pointer), Some(&true.into()), "{pointer}");
     }
+}
+
+fn no_console_of_the_hosts_kernel(case: &Case) {
+    let mut running = case.start(&case.busybox().shell("echo ready; read -r _"));
+    running.wait_for_line("ready");
+    let said = case.command(&["console", case.id()]).refused(1);
+    assert!(said.contains("no kernel of its own"), "{said}");
+    drop(running.stdin.take());
+    running.finish();
 }
 
 fn cgroups_of_systemd(case: &Case) {

@@ -13,6 +13,7 @@ nacre_tests::tests![
     memory_above_the_hole_can_be_used,
     its_size_in_the_configuration_file,
     its_kernel_log_in_a_file,
+    what_its_kernel_has_logged,
     it_boots_while_another_runs,
 ];
 
@@ -122,4 +123,20 @@ fn it_boots_while_another_runs(case: &Case) {
     let second = case.spawn(command);
     assert_eq!(second.finish().ok(), "ready\n");
     first.finish().expect(0);
+}
+
+fn what_its_kernel_has_logged(case: &Case) {
+    let mut running = case.start(&case.busybox().shell("echo ready; read -r _"));
+    running.wait_for_line("ready");
+    let log = case.command(&["console", case.id()]).ok();
+    assert!(log.contains("] Linux version 6."), "{log}");
+    assert!(log.lines().all(|line| line.starts_with('[')), "{log}");
+    case.command(&["pause", case.id()]).ok();
+    let said = case.command(&["console", case.id()]).refused(1);
+    assert!(said.contains("paused"), "{said}");
+    case.command(&["resume", case.id()]).ok();
+    drop(running.stdin.take());
+    running.finish();
+    let said = case.command(&["console", case.id()]).refused(1);
+    assert!(said.contains("does not exist"), "{said}");
 }

@@ -32,6 +32,9 @@ pub(super) trait Guest {
     /// Drops the caches of files that nobody uses.
     fn forget_files(&self) -> Result<(), Failure>;
 
+    /// Returns what the kernel has logged.
+    fn kernel_log(&self) -> Result<String, Failure>;
+
     /// Moves the wall clock, if a correction is given, and returns what it shows.
     fn clock(&self, correction: Option<Correction>) -> Result<i64, Failure>;
 }

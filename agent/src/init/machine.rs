@@ -15,7 +15,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use super::failure::failure;
 use super::guest::{Guest, Started, Workload};
 use super::networks::Networks;
-use super::{clock, mounts, overlay, processes, vsock};
+use super::{clock, kernel_log, mounts, overlay, processes, vsock};
 
 /// The real guest.
 #[derive(Default)]
@@ -66,6 +66,10 @@ impl Guest for Machine {
 
     fn forget_files(&self) -> Result<(), Failure> {
         mounts::forget_files().map_err(|error| failure(&error))
+    }
+
+    fn kernel_log(&self) -> Result<String, Failure> {
+        kernel_log::read().map_err(|error| failure(&error))
     }
 
     fn clock(&self, correction: Option<Correction>) -> Result<i64, Failure> {

@@ -5,6 +5,7 @@ mod clock;
 mod error;
 mod failure;
 mod guest;
+mod kernel_log;
 mod limits;
 mod log;
 mod machine;

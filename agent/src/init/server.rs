@@ -207,6 +207,7 @@ impl<G: Guest> Server<G> {
             }
             Request::ForgetFiles => self.guest.forget_files().map(|()| Answer::Done),
             Request::Clock(correction) => self.guest.clock(correction).map(Answer::Clock),
+            Request::KernelLog => self.guest.kernel_log().map(Answer::KernelLog),
             Request::Ping => Ok(Answer::Done),
         };
         self.send(&Event::Reply { result })?;

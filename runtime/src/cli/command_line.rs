@@ -126,6 +126,8 @@ pub(crate) enum Command {
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)
     Features,
+    /// Print what a container's own kernel has logged (with --isolation=vm)
+    Console(Container),
     /// Run a bundle's workload in both modes, and show what each costs and what differs
     Compare(Compare),
     /// Print what a process reaches of its kernel, as JSON: what compare runs inside

@@ -5,6 +5,7 @@ use crate::cli::{Cli, Command};
 use super::{
     checkpoint::{checkpoint, restore},
     compare::{compare, probe},
+    console::console,
     create::create,
     delete::delete,
     doctor::doctor,
@@ -40,6 +41,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Start(arguments) => start(global, arguments),
         Command::Spec(arguments) => spec(arguments),
         Command::Features => features(global),
+        Command::Console(arguments) => console(global, arguments),
         Command::Compare(arguments) => compare(global, arguments),
         Command::Probe => probe(),
         Command::Doctor(arguments) => doctor(global, arguments),

@@ -33,6 +33,10 @@ pub(crate) enum Error {
     Process(#[from] isolation::process::ProcessError),
     #[error("nacre compare")]
     Compare(#[from] CompareError),
+    #[error(
+        "the container {0} has no kernel of its own, whose log could be shown; the host's is shown by dmesg"
+    )]
+    NoOwnKernel(crate::id::Id),
     #[error("can't find nacre's own program, which is to be run")]
     NoProgram,
     #[error(transparent)]

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod compare;
+mod console;
 mod containers;
 mod create;
 mod delete;

@@ -26,8 +26,8 @@ mod terminal;
 mod wire;
 
 pub(crate) use commands::{
-    VmEvent, confinement, difference, end, end_as_last_resort, exec, kill, pause, pids, processes,
-    ps_table, resume, start, stats, update, watch,
+    VmEvent, confinement, difference, end, end_as_last_resort, exec, kernel_log, kill, pause, pids,
+    processes, ps_table, resume, start, stats, update, watch,
 };
 pub(crate) use create::{become_root, run};
 pub(crate) use error::{VmError, failure};

@@ -66,6 +66,8 @@ pub(super) enum GuestAsk {
     Processes,
     /// Say what the container uses.
     Stats,
+    /// Say what the guest's kernel has logged.
+    KernelLog,
     /// Say how much the guest keeps of what was written to a root that is an overlay.
     Written,
     /// Change those limits that are given.
@@ -85,6 +87,7 @@ impl GuestAsk {
             },
             Self::Processes => Request::Processes { id },
             Self::Stats => Request::Stats { id },
+            Self::KernelLog => Request::KernelLog,
             Self::Written => Request::Written,
             Self::Update { resources } => Request::Update { id, resources },
         }

@@ -113,6 +113,10 @@ impl Guest for Fake {
         Ok(())
     }
 
+    fn kernel_log(&self) -> Result<String, Failure> {
+        Ok("logged\n".to_owned())
+    }
+
     fn clock(&self, correction: Option<Correction>) -> Result<i64, Failure> {
         match correction {
             Some(Correction::Step(by)) => Ok(by),

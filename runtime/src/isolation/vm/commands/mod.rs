@@ -2,6 +2,7 @@
 
 mod client;
 mod confinement;
+mod console;
 mod difference;
 mod events;
 mod exec;
@@ -14,6 +15,7 @@ mod update;
 #[cfg(test)]
 pub(super) use client::Client;
 pub(crate) use confinement::confinement;
+pub(crate) use console::kernel_log;
 pub(crate) use difference::difference;
 pub(crate) use events::{VmEvent, stats, watch};
 pub(crate) use exec::exec;

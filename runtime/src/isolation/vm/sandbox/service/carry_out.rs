@@ -139,9 +139,11 @@ impl<M: Machine> Service<'_, M> {
                 return Ok(());
             }
             GuestAsk::Update { resources } => Owed::Update(client, limits::of_memory(resources)),
-            GuestAsk::Resize { .. } | GuestAsk::Processes | GuestAsk::Stats | GuestAsk::Written => {
-                Owed::Client(client)
-            }
+            GuestAsk::Resize { .. }
+            | GuestAsk::Processes
+            | GuestAsk::Stats
+            | GuestAsk::KernelLog
+            | GuestAsk::Written => Owed::Client(client),
         };
         self.request(&ask.request(&self.session.id), owed)
     }
