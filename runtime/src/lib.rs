@@ -14,6 +14,7 @@ mod log;
 mod probe;
 mod state;
 mod systemd;
+mod text;
 
 use std::{env, process::ExitCode};
 

@@ -45,6 +45,7 @@ mod streams;
 mod stressors;
 mod systemd;
 mod terminal;
+mod top;
 mod trees;
 mod update;
 mod users;
@@ -181,6 +182,7 @@ fn of_none() -> Vec<Test> {
         killed::tests(),
         update::tests(),
         events::tests(),
+        top::tests(),
         hooks::tests(),
         seccomp::tests(),
     ];

@@ -21,6 +21,7 @@ use super::{
     exec::Exec,
     help::AFTER_HELP,
     spec::Spec,
+    top::Top,
     update::Update,
 };
 
@@ -126,6 +127,8 @@ pub(crate) enum Command {
     Spec(Spec),
     /// Print what this runtime supports, as JSON (OCI runtime spec, features.md)
     Features,
+    /// Show what running containers cost the host, again and again
+    Top(Top),
     /// Print what a container's own kernel has logged (with --isolation=vm)
     Console(Container),
     /// Run a bundle's workload in both modes, and show what each costs and what differs

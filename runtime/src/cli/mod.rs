@@ -10,6 +10,7 @@ mod events;
 mod exec;
 mod help;
 mod spec;
+mod top;
 mod update;
 mod words;
 
@@ -21,5 +22,6 @@ pub(crate) use doctor::{Doctor, ReportFormat};
 pub(crate) use events::Events;
 pub(crate) use exec::Exec;
 pub(crate) use spec::Spec;
+pub(crate) use top::{Sort, Top};
 pub(crate) use update::{Limit, Update};
 pub(crate) use words::Format;

@@ -21,6 +21,7 @@ use super::{
     spec::spec,
     start::start,
     state::state,
+    top::top,
     update::update,
 };
 
@@ -41,6 +42,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Start(arguments) => start(global, arguments),
         Command::Spec(arguments) => spec(arguments),
         Command::Features => features(global),
+        Command::Top(arguments) => top(global, arguments),
         Command::Console(arguments) => console(global, arguments),
         Command::Compare(arguments) => compare(global, arguments),
         Command::Probe => probe(),

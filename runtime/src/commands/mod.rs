@@ -24,6 +24,7 @@ mod spec;
 mod start;
 mod state;
 mod table;
+mod top;
 mod update;
 mod update_resources;
 

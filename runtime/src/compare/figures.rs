@@ -4,12 +4,9 @@ use std::time::Duration;
 
 use nacre_agent::stats::Stats;
 
-use super::{
-    report::{Figure, Unit},
-    sample::Part,
-    summary::Measured,
-    trial::Trial,
-};
+use crate::text::Unit;
+
+use super::{report::Figure, sample::Part, summary::Measured, trial::Trial};
 
 const EVERY_RUN: &str = "not every run has it";
 const NO_CGROUP: &str = "the container has no cgroup here";

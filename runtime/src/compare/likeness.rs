@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::text::harmless;
+
 use super::{
     output::Printed,
     report::{Likeness, Verdict},
@@ -122,12 +124,13 @@ fn first_difference(a: &Printed, b: &Printed) -> Vec<String> {
     ]
 }
 
-/// Returns text that an image has a say in, for a terminal.
+/// Returns the beginning of a line that an image has a say in.
 fn shown(text: &str) -> String {
-    let safe = text
+    harmless(text)
+        .replace('\n', "\u{fffd}")
         .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    safe.take(WIDTH).collect()
+        .take(WIDTH)
+        .collect()
 }
 
 fn files(process: &[Trial], vm: &[Trial]) -> Likeness {

@@ -13,7 +13,6 @@ mod likeness;
 mod output;
 mod page;
 mod program;
-mod quantity;
 mod report;
 mod sample;
 mod summary;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::text::Unit;
+
 use super::summary::{Measured, ratio};
 
 /// The version of the JSON document.
@@ -90,15 +92,6 @@ pub(super) struct Figure {
     pub(super) ratio: Option<f64>,
     /// Why there is no ratio.
     pub(super) doubt: Option<String>,
-}
-
-/// What a figure is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Unit {
-    Seconds,
-    Bytes,
-    Count,
 }
 
 impl Figure {

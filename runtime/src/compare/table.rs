@@ -2,9 +2,10 @@
 
 use std::fmt::Write as _;
 
+use crate::text::{Unit, harmless, quantity, words};
+
 use super::{
-    quantity::{quantity, words},
-    report::{Figure, Report, Unit, Verdict, Wall},
+    report::{Figure, Report, Verdict, Wall},
     summary::{Measured, Summary},
 };
 
@@ -49,7 +50,8 @@ pub(super) fn text(report: &Report) -> String {
         }
     }
     text.push_str(&missing(&report.cost));
-    text
+    // Names, paths and reasons in it are an image's, or whoever wrote the configuration's.
+    harmless(&text)
 }
 
 /// Writes what stands between the workload and the host.

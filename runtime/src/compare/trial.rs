@@ -25,6 +25,7 @@ use crate::{
         wait::{Events, Interest, wait},
     },
     state::{By, Store},
+    text::harmless,
 };
 
 use super::{
@@ -147,9 +148,7 @@ impl Bench<'_> {
         let printed = trial.stdout.head;
         let probe = serde_json::from_slice(&printed).map_err(|_| CompareError::Probe {
             isolation: isolation.name(),
-            said: String::from_utf8_lossy(&trial.stderr.head)
-                .trim()
-                .to_owned(),
+            said: harmless(String::from_utf8_lossy(&trial.stderr.head).trim()),
         })?;
         Ok(Look { probe, confinement })
     }
@@ -383,7 +382,7 @@ fn read(stream: &mut Stream) -> Result<(), CompareError> {
 /// Returns the last line of what was printed.
 fn last_line(stream: &Stream) -> String {
     let text = String::from_utf8_lossy(stream.head()).trim().to_owned();
-    text.lines().last().unwrap_or("it said nothing").to_owned()
+    harmless(text.lines().last().unwrap_or("it said nothing"))
 }
 
 /// Returns how many bytes a file system has left; 0 if nobody knows.

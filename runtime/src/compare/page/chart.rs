@@ -9,10 +9,10 @@ use svg::{
 };
 
 use crate::compare::{
-    quantity::quantity,
     report::Figure,
     summary::{Measured, Summary},
 };
+use crate::text::quantity;
 
 /// All in the units of the view box, of which the chart is as wide as its place on the page allows.
 const WIDTH: f64 = 720.0;
@@ -102,7 +102,7 @@ pub(super) fn is_empty(figures: &[Figure]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compare::report::Unit;
+    use crate::text::Unit;
 
     #[test]
     fn a_bar_is_as_long_as_its_value() {

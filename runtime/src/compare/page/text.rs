@@ -3,10 +3,10 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::compare::{
-    quantity::{quantity, words},
-    report::{Figure, Report, Unit, Verdict, Wall},
+    report::{Figure, Report, Verdict, Wall},
     summary::{Measured, Summary},
 };
+use crate::text::{Unit, quantity, words};
 
 use super::chart::{chart, is_empty};
 

@@ -9,6 +9,7 @@ use crate::{
         wire::GuestAsk,
     },
     state::Status,
+    text::harmless,
 };
 
 use super::client::TIMEOUT;
@@ -22,27 +23,5 @@ pub(crate) fn kernel_log(found: &VmContainer<'_>, status: Status) -> Result<Stri
     match client.ask_guest(GuestAsk::KernelLog, TIMEOUT)? {
         Answer::KernelLog(log) => Ok(harmless(&log)),
         _ => Err(ClientError::Unasked.into()),
-    }
-}
-
-/// Replaces what isn't text: a guest says what it likes.
-fn harmless(text: &str) -> String {
-    let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
-    let chars = text
-        .chars()
-        .map(|c| if is_text(c) { c } else { '\u{fffd}' });
-    chars.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_terminal_obeys_none_of_it() {
-        assert_eq!(
-            harmless("a\tb\n\x1b[2Jc\r\u{9b}d"),
-            "a\tb\n\u{fffd}[2Jc\u{fffd}\u{fffd}d"
-        );
     }
 }

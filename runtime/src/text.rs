@@ -1,9 +1,27 @@
-//! Quantities and words as people write them.
+//! Quantities and words as people write them, and text that others wrote for a terminal.
 
-use super::report::Unit;
+use serde::Serialize;
+
+/// What a quantity is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Unit {
+    Seconds,
+    Bytes,
+    Count,
+}
+
+/// Replaces what isn't text: an image or a guest says what it likes, and a terminal obeys.
+pub(crate) fn harmless(text: &str) -> String {
+    let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    let chars = text
+        .chars()
+        .map(|c| if is_text(c) { c } else { '\u{fffd}' });
+    chars.collect()
+}
 
 /// Returns arguments as one would type them.
-pub(super) fn words(arguments: &serde_json::Value) -> String {
+pub(crate) fn words(arguments: &serde_json::Value) -> String {
     let words = arguments.as_array().into_iter().flatten();
     let words = words.filter_map(|word| word.as_str()).map(|word| {
         let is_plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
@@ -17,7 +35,7 @@ pub(super) fn words(arguments: &serde_json::Value) -> String {
 }
 
 /// Returns a quantity with a unit of a fitting size.
-pub(super) fn quantity(value: f64, unit: Unit) -> String {
+pub(crate) fn quantity(value: f64, unit: Unit) -> String {
     let scales: &[(f64, &str)] = match unit {
         Unit::Seconds => &[(1.0, "s"), (1e-3, "ms"), (1e-6, "µs")],
         Unit::Bytes => &[
@@ -65,6 +83,14 @@ mod tests {
         ] {
             assert_eq!(quantity(value, unit), expected);
         }
+    }
+
+    #[test]
+    fn a_terminal_obeys_none_of_it() {
+        assert_eq!(
+            harmless("a\tb\n\x1b[2Jc\r\u{9b}d"),
+            "a\tb\n\u{fffd}[2Jc\u{fffd}\u{fffd}d"
+        );
     }
 
     #[test]
