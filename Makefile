@@ -49,10 +49,13 @@ READERS := mandoc zsh fish
 
 # What calls nacre in the tests, and what it is measured beside.
 PEERS := podman catatonit netavark aardvark-dns containernetworking-plugins uidmap slirp4netns containerd docker.io crun runc \
-	criu systemd dbus chromium
+	criu systemd dbus
+
+# What shows a page in the tests.
+BROWSER := chromium
 
 .PHONY: help build kernel manual demo test check deny unit-test process-test vm-test package-test timed-build \
-	fuzz hostile bench install deb dist tree rust setup machines readers peers clean
+	fuzz hostile bench install deb dist tree rust setup machines readers peers browser clean
 
 help:
 	@sed -n '1,4s/^# //p' Makefile
@@ -107,6 +110,10 @@ readers: setup
 peers: machines
 	$(call step,set-up: container programs)
 	$(call install-missing,$(PEERS))
+
+browser: setup
+	$(call step,set-up: a browser)
+	$(call install-missing,$(BROWSER))
 
 kernel: setup
 	$(call step,the guest kernel (built once, then cached))
@@ -198,7 +205,7 @@ process-test: build peers
 			cargo test --locked -p nacre-tests --test clients; \
 	fi
 
-vm-test: build peers
+vm-test: build peers browser
 	$(call step,the tests' Debian root file system (made once, then cached))
 	@tests/fixtures/debian-rootfs >/dev/null
 	$(call step,behaviour tests in microVMs)
