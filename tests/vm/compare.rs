@@ -17,6 +17,7 @@ nacre_tests::tests![
     what_is_shared_between_runs_is_noted: Vm,
     a_workload_that_hangs_is_killed: Vm,
     a_mode_that_cant_run_it_is_named: Vm,
+    a_start_is_told_in_phases: Vm,
     nothing_stays_when_it_is_interrupted: Vm,
     nothing_stays_when_it_is_killed: Vm,
 ];
@@ -275,6 +276,78 @@ fn a_mode_that_cant_run_it_is_named(case: &Case) {
         said.contains("--isolation=vm") && said.contains("dev.nacre.vm.memory"),
         "{said}"
     );
+}
+
+fn a_start_is_told_in_phases(case: &Case) {
+    let bundle = busybox(case).shell("sleep 1; echo first; sleep 1; echo second");
+    let trace = case.directory().join("trace.json");
+    let boot = |words: &[&str]| {
+        let mut command = case.nacre();
+        command.arg("boot").arg("--bundle").arg(bundle.write());
+        command.args(words);
+        case.spawn(command).finish().ok()
+    };
+    let common = ["container", "created", "asked", "exec", "first byte"];
+    let of_vm = [
+        "plan",
+        "sandbox",
+        "processes",
+        "machine",
+        "confinement",
+        "kernel: memory",
+        "kernel: processors",
+        "kernel: drivers",
+        "hello",
+        "network",
+        "container",
+        "shown",
+        "left",
+        "created",
+        "asked",
+        "exec",
+        "first byte",
+    ];
+    for (isolation, expected) in [("process", &common[..]), ("vm", &of_vm)] {
+        let isolation = format!("--isolation={isolation}");
+        let words = [
+            "--json",
+            "-",
+            "--trace",
+            trace.to_str().unwrap(),
+            &isolation,
+        ];
+        let document: Value = serde_json::from_str(&boot(&words)).unwrap();
+        let phases = document["phases"].as_array().unwrap();
+        let mut names: Vec<_> = phases
+            .iter()
+            .map(|it| it["name"].as_str().unwrap())
+            .collect();
+        // Only KVM's memory is made by nacre.
+        names.retain(|name| *name != "memory");
+        assert_eq!(names[0], "configuration");
+        assert_eq!(names[1..], *expected);
+        let mut next = 0;
+        for phase in phases {
+            assert_eq!(phase["begin"], next);
+            next += phase["duration"].as_u64().unwrap();
+            assert!(!phase["about"].as_str().unwrap().is_empty());
+        }
+        let last = phases.last().unwrap()["duration"].as_u64().unwrap();
+        assert!(
+            (1_000_000_000..60_000_000_000).contains(&last),
+            "{phases:?}"
+        );
+        let trace: Value = serde_json::from_slice(&fs::read(&trace).unwrap()).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        assert_eq!(events.len(), phases.len());
+        assert!(events.iter().all(|event| event["ph"] == "X"));
+    }
+    let text = boot(&["--isolation=process"]);
+    assert!(
+        text.contains("PHASE") && text.contains("namespaces, cgroup"),
+        "{text}"
+    );
+    case.expect_nothing("boot");
 }
 
 /// Starts a comparison of workloads that never end, and waits until one of them runs in this mode.

@@ -38,6 +38,7 @@ mod loader;
 mod memory;
 pub mod monitor;
 mod own_user;
+pub mod phase;
 pub mod qemu;
 mod qemu_error;
 mod rights;

@@ -13,6 +13,7 @@ use crate::{
 };
 
 use super::{
+    boot::Boot,
     checkpoint::{Checkpoint, Restore},
     compare::Compare,
     container::{Container, Create, Delete, Kill, List, Ps, Run},
@@ -131,6 +132,8 @@ pub(crate) enum Command {
     Top(Top),
     /// Print what a container's own kernel has logged (with --isolation=vm)
     Console(Container),
+    /// Run a bundle's workload once, and show the phases of its start
+    Boot(Boot),
     /// Run a bundle's workload in both modes, and show what each costs and what differs
     Compare(Compare),
     /// Print what a process reaches of its kernel, as JSON: what compare runs inside

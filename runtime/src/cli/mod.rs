@@ -1,6 +1,7 @@
 //! The command line. Flags have runc's names and meanings, so that what calls runc can call
 //! nacre.
 
+mod boot;
 mod checkpoint;
 mod command_line;
 mod compare;
@@ -14,6 +15,7 @@ mod top;
 mod update;
 mod words;
 
+pub(crate) use boot::Boot;
 pub(crate) use checkpoint::{Checkpoint, Criu, ManageCgroups, Restore};
 pub(crate) use command_line::{Cli, Command, Global, Rootless};
 pub(crate) use compare::Compare;

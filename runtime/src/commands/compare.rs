@@ -1,43 +1,41 @@
-//! `nacre compare`: runs a workload in both modes, and shows what differs.
+//! `nacre compare` and `nacre boot`: run a workload, and show what it costs, or how it starts.
 
 use std::{ffi::OsString, fs, path::Path};
 
 use crate::{
     binary,
-    cli::{Compare, Global},
-    compare::{self, Comparison},
+    cli::{Boot, Compare, Global},
+    compare::{self, Comparison, Subject},
     probe::Probe,
 };
 
 use super::{
+    containers::isolation,
     error::Error,
     output::{print, print_json},
 };
 
 pub(super) fn compare(global: &Global, arguments: &Compare) -> Result<u8, Error> {
     let comparison = Comparison {
-        bundle: arguments.bundle.clone(),
-        arguments: arguments.arguments.clone(),
+        subject: Subject {
+            bundle: arguments.bundle.clone(),
+            arguments: arguments.arguments.clone(),
+            timeout: arguments.timeout.0,
+            program: binary::path().ok_or(Error::NoProgram)?.to_owned(),
+            flags: flags(global),
+        },
         runs: arguments.runs,
-        timeout: arguments.timeout.0,
-        program: binary::path().ok_or(Error::NoProgram)?.to_owned(),
-        flags: flags(global),
     };
     // SAFETY: this process has made no thread.
     let compared = unsafe { compare::compare(&comparison) }?;
     if let Some(path) = &arguments.html {
         write(path, &compared.page)?;
     }
-    match &arguments.json {
-        Some(path) if path == Path::new("-") => {
-            print_json(&compared.document)?;
-            return Ok(0);
-        }
-        Some(path) => write(path, &format!("{:#}\n", compared.document))?,
-        None => {}
-    }
-    print(&compared.text)?;
-    Ok(0)
+    show(
+        arguments.json.as_deref(),
+        &compared.document,
+        &compared.text,
+    )
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Error> {
@@ -45,6 +43,40 @@ fn write(path: &Path, text: &str) -> Result<(), Error> {
         path: path.into(),
         source,
     })
+}
+
+/// `nacre boot`.
+pub(super) fn boot(global: &Global, arguments: &Boot) -> Result<u8, Error> {
+    let boot = compare::Boot {
+        subject: Subject {
+            bundle: arguments.bundle.clone(),
+            arguments: arguments.arguments.clone(),
+            timeout: arguments.timeout.0,
+            program: binary::path().ok_or(Error::NoProgram)?.to_owned(),
+            flags: flags(global),
+        },
+        isolation: isolation(global)?,
+    };
+    // SAFETY: this process has made no thread.
+    let watched = unsafe { compare::boot(&boot) }?;
+    if let Some(path) = &arguments.trace {
+        write(path, &watched.trace.to_string())?;
+    }
+    show(arguments.json.as_deref(), &watched.document, &watched.text)
+}
+
+/// Writes JSON where it is wanted, and prints the text unless that is instead of it.
+fn show(json: Option<&Path>, document: &serde_json::Value, text: &str) -> Result<u8, Error> {
+    match json {
+        Some(path) if path == Path::new("-") => print_json(document)?,
+        json => {
+            if let Some(path) = json {
+                write(path, &format!("{document:#}\n"))?;
+            }
+            print(text)?;
+        }
+    }
+    Ok(0)
 }
 
 /// Runs in a container, in the workload's place.

@@ -2,6 +2,8 @@
 
 use std::{env, path::Path};
 
+use nacre_vmm::phase;
+
 use crate::{
     cli::{Create, Global, Rootless},
     config::{
@@ -74,6 +76,7 @@ impl Prepared {
         // With either isolation, a process of this program can be seen from a container's
         // namespaces.
         protect()?;
+        phase::ended("configuration");
         // Not earlier, since these may run the program anew.
         for line in &bundle.left_out {
             tracing::warn!("{}: {line}", bundle.directory.join("config.json").display());

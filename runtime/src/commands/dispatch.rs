@@ -4,7 +4,7 @@ use crate::cli::{Cli, Command};
 
 use super::{
     checkpoint::{checkpoint, restore},
-    compare::{compare, probe},
+    compare::{boot, compare, probe},
     console::console,
     create::create,
     delete::delete,
@@ -44,6 +44,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Features => features(global),
         Command::Top(arguments) => top(global, arguments),
         Command::Console(arguments) => console(global, arguments),
+        Command::Boot(arguments) => boot(global, arguments),
         Command::Compare(arguments) => compare(global, arguments),
         Command::Probe => probe(),
         Command::Doctor(arguments) => doctor(global, arguments),

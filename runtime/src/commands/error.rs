@@ -31,7 +31,7 @@ pub(crate) enum Error {
     Vm(#[from] isolation::vm::VmError),
     #[error(transparent)]
     Process(#[from] isolation::process::ProcessError),
-    #[error("nacre compare")]
+    #[error("the workload can't be watched")]
     Compare(#[from] CompareError),
     #[error(
         "the container {0} has no kernel of its own, whose log could be shown; the host's is shown by dmesg"

@@ -1,52 +1,28 @@
 //! A comparison from its first step to its last.
 
 use std::{
-    ffi::OsString,
     fs,
-    hash::RandomState,
     io::{self, IsTerminal, Write},
-    path::PathBuf,
     thread::available_parallelism,
-    time::Duration,
 };
 
-use crate::{
-    config::{Isolation, bundle::Bundle},
-    log::chain,
-    state::Store,
-};
+use crate::{config::Isolation, log::chain};
 
 use super::{
     error::CompareError,
     figures::figures,
     interrupt, likeness,
-    program::Program,
     report::{Host, Report, VERSION, Wall},
-    trial::{Bench, Bounds, Trial},
+    setting::{Setting, Subject},
+    trial::{Bench, Trial},
     wall::wall,
-    workload::Workload,
-    workspace::Workspace,
 };
 
-/// How much a workload may print, in bytes.
-const OUTPUT: u64 = 1 << 30;
-
-/// How much it may write to its root.
-const STORAGE: u64 = 8 << 30;
-
-/// What is compared, and how.
+/// What is compared, and how often it runs.
 #[derive(Debug)]
 pub(crate) struct Comparison {
-    pub(crate) bundle: PathBuf,
-    /// What is run instead of the bundle's `process.args`, unless it is empty.
-    pub(crate) arguments: Vec<String>,
+    pub(crate) subject: Subject,
     pub(crate) runs: u16,
-    /// How long each may take.
-    pub(crate) timeout: Duration,
-    /// This program's file.
-    pub(crate) program: PathBuf,
-    /// The global flags of the commands that are run.
-    pub(crate) flags: Vec<OsString>,
 }
 
 impl Comparison {
@@ -56,54 +32,30 @@ impl Comparison {
     ///
     /// This process must have a single thread.
     pub(super) unsafe fn run(&self) -> Result<Report, CompareError> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(CompareError::NotRoot);
-        }
-        let bundle = Bundle::load(&self.bundle)?;
-        let workload = Workload::new(&bundle, &self.arguments)?;
-        interrupt::catch()?;
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-            .map_err(|e| CompareError::host("adopt containers")(e.into()))?;
         let host = host();
         // SAFETY: the caller's promise.
-        let workspace = unsafe { Workspace::make(&self.program) }?;
-        let program = Program {
-            path: self.program.clone(),
-            flags: self.flags(&workspace),
-        };
-        let store = Store::new(&workspace.state()).map_err(CompareError::host("keep state"))?;
-        let bench = Bench {
-            program: &program,
-            workspace: &workspace,
-            workload: &workload,
-            store: &store,
-            bounds: Bounds {
-                time: self.timeout,
-                output: OUTPUT,
-                storage: STORAGE,
-            },
-            keys: &RandomState::new(),
-        };
+        let setting = unsafe { Setting::make(&self.subject) }?;
+        let bench = setting.bench();
         let [process, vm] = self.rounds(&bench)?;
         let wall = self.wall(&bench);
         interrupt::check()?;
         Ok(Report {
             version: VERSION,
             nacre: env!("CARGO_PKG_VERSION"),
-            bundle: bundle.directory,
-            arguments: workload.arguments().clone(),
+            bundle: setting.bundle.clone(),
+            arguments: setting.workload.arguments().clone(),
             runs: self.runs,
             host,
             cost: figures(&process, &vm),
             wall: wall.map_err(|error| chain(&error)),
             same: likeness::compare(&process, &vm),
-            notes: workload.notes,
+            notes: setting.workload.notes.clone(),
         })
     }
 
     /// Looks from inside at what stands between the workload and the host.
     fn wall(&self, bench: &Bench<'_>) -> Result<Wall, CompareError> {
-        let program = bench.workspace.copy(&self.program)?;
+        let program = bench.workspace.copy(&self.subject.program)?;
         let probe = bench.workload.with_program(&program, "probe");
         let bench = Bench {
             workload: &probe,
@@ -115,12 +67,6 @@ impl Comparison {
         };
         let process = look(Isolation::Process)?;
         Ok(wall(&process, &look(Isolation::Vm)?, probe.config()))
-    }
-
-    fn flags(&self, workspace: &Workspace) -> Vec<OsString> {
-        let mut flags = vec!["--root".into(), workspace.state().into()];
-        flags.extend(self.flags.iter().cloned());
-        flags
     }
 
     /// Returns the runs in each mode, process mode first. The first of each isn't counted: it fills

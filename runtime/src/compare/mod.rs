@@ -1,6 +1,7 @@
 //! `nacre compare`: runs a workload in both modes and shows what that costs, and whether it does the
 //! same. It runs this program's own commands, as an engine would.
 
+mod boot;
 mod changes;
 mod comparison;
 mod counters;
@@ -15,6 +16,7 @@ mod page;
 mod program;
 mod report;
 mod sample;
+mod setting;
 mod summary;
 mod table;
 mod trial;
@@ -22,8 +24,10 @@ mod wall;
 mod workload;
 mod workspace;
 
+pub(crate) use boot::{Boot, boot};
 pub(crate) use comparison::Comparison;
 pub(crate) use error::CompareError;
+pub(crate) use setting::Subject;
 
 /// The result, for a person and for a program.
 pub(crate) struct Compared {

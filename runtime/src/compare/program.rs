@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nacre_vmm::phase;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -55,7 +56,7 @@ impl Program {
             Some(streams) => streams.map(|stream| Stdio::from(OwnedFd::from(stream))),
             None => [Stdio::null(), Stdio::null()],
         };
-        let began = Instant::now();
+        let (began, moment) = (Instant::now(), phase::moment());
         let child = Command::new(&self.path)
             .args(&self.flags)
             .arg("--isolation")
@@ -75,6 +76,7 @@ impl Program {
             pid,
             end,
             began,
+            moment,
         })
     }
 }
@@ -87,6 +89,8 @@ pub(super) struct Running {
     pid: libc::pid_t,
     end: OwnedFd,
     pub(super) began: Instant,
+    /// The same by the clock that phases are told by.
+    pub(super) moment: u64,
 }
 
 impl Running {

@@ -79,6 +79,10 @@ pub(super) struct Trial {
     pub(super) end: End,
     /// Why a VM failed, if it did.
     pub(super) failure: Option<String>,
+    /// When `nacre create` and `nacre start` began, by the clock that phases are told by.
+    pub(super) moments: [u64; 2],
+    /// How long `nacre create` took.
+    pub(super) creation: Duration,
     /// From the begin of `nacre create` to the first byte of output.
     pub(super) first_byte: Option<Duration>,
     /// From the begin of `nacre create` to the workload's end.
@@ -113,7 +117,7 @@ impl Bench<'_> {
     }
 
     /// Does something with the container before it is started.
-    fn run_and(
+    pub(super) fn run_and(
         &self,
         isolation: Isolation,
         id: &str,
@@ -163,7 +167,7 @@ impl Bench<'_> {
 }
 
 /// A created container.
-struct Container<'a> {
+pub(super) struct Container<'a> {
     bench: &'a Bench<'a>,
     isolation: Isolation,
     id: &'a Id,
@@ -174,6 +178,8 @@ struct Container<'a> {
     stdout: Stream,
     stderr: Stream,
     creation: Effort,
+    /// When it began.
+    moment: u64,
     /// How much the file system of its root has left, in bytes.
     left: u64,
     place: &'a Place,
@@ -203,6 +209,7 @@ impl<'a> Container<'a> {
         let created = bench
             .program
             .begin(isolation, "create", &words, Some(streams))?;
+        let moment = created.moment;
         let creation = created.finish(|| {
             let _ = stderr.read();
             last_line(&stderr)
@@ -226,6 +233,7 @@ impl<'a> Container<'a> {
             stdout,
             stderr,
             creation,
+            moment,
             left: free(&place.changes()),
             place,
         })
@@ -238,7 +246,7 @@ impl<'a> Container<'a> {
             .bench
             .program
             .begin(self.isolation, "start", &words, None)?;
-        let began = start.began;
+        let (began, moment) = (start.began, start.moment);
         let (mut start, mut started) = (Some(start), None);
         let (mut first_byte, mut exit, mut killed) = (None, None, None);
         let mut samples = Samples::new(self.isolation);
@@ -278,12 +286,22 @@ impl<'a> Container<'a> {
         interrupt::check()?;
         self.finish(Followed {
             began,
+            moment,
             first_byte,
             exit,
             killed,
             start: started,
             samples,
         })
+    }
+
+    /// Returns what its own kernel has logged.
+    pub(super) fn kernel_log(&self) -> Option<String> {
+        let seen = self.bench.store.look(self.id).ok()?;
+        match FoundContainer::new(self.bench.store, self.id, &seen.record) {
+            FoundContainer::Vm(found) => vm::kernel_log(&found, seen.status).ok(),
+            FoundContainer::Process(_) => None,
+        }
     }
 
     /// Returns what confines its processes on the host.
@@ -345,6 +363,8 @@ impl<'a> Container<'a> {
         Ok(Trial {
             end,
             failure,
+            moments: [self.moment, followed.moment],
+            creation: before,
             first_byte: followed.first_byte.map(|first| before + first),
             exit: before + exit,
             commands,
@@ -366,6 +386,7 @@ impl<'a> Container<'a> {
 /// What was seen of a container on its way to its end.
 struct Followed {
     began: Instant,
+    moment: u64,
     first_byte: Option<Duration>,
     exit: Option<Instant>,
     killed: Option<&'static str>,

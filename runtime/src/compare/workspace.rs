@@ -72,6 +72,11 @@ impl Workspace {
         state(&self.path)
     }
 
+    /// Returns where its commands may log.
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
     /// Returns the path of a copy of this program's file, which a container may be shown.
     pub(super) fn copy(&self, program: &Path) -> Result<PathBuf, CompareError> {
         let copy = self.path.join("probe");

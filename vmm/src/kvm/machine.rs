@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::kvm_error::KvmError;
 use crate::loader::LoadError;
 use crate::memory;
+use crate::phase;
 
 /// A machine that is ready to start.
 pub(crate) struct KvmMachine {
@@ -63,6 +64,7 @@ impl KvmMachine {
             timer_pin: Boot::KVM_TIMER_PIN,
         };
         boot.write(&memory)?;
+        phase::ended("memory");
         add_memory(&vm, &memory)?;
         arch::disable_pmu(&vm).map_err(Error::host("leaving performance counters out"))?;
         arch::create_irqchip(&vm).map_err(Error::host("creating the interrupt controllers"))?;

@@ -7,6 +7,7 @@ use nacre_agent::container::{
     cgroups::{Cgroup, Manager, Place},
     config,
 };
+use nacre_vmm::phase;
 
 use crate::{
     config::bundle::Bundle,
@@ -261,6 +262,7 @@ impl Claimed {
         // SAFETY: this process has no other thread.
         let created = unsafe { Container::create(spec, options) };
         self.has_begun = created.as_ref().map_or_else(|e| e.had_begun(), |_| true);
+        phase::ended("container");
         Ok(created?)
     }
 

@@ -1,6 +1,7 @@
 //! `nacre start`.
 
 use nacre_agent::container::StartError;
+use nacre_vmm::phase;
 
 use crate::{isolation::status_error::StatusError, state::Status};
 
@@ -21,5 +22,6 @@ pub(crate) fn start(found: &HostContainer<'_>, status: Status) -> Result<(), Pro
         error => error.into(),
     })?;
     tracing::debug!("container {}: started", found.record.id);
+    phase::ended("exec");
     Ok(())
 }

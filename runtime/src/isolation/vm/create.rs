@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use nacre_vmm::phase;
 use nix::{
     errno::Errno,
     sys::{
@@ -67,7 +68,9 @@ pub(crate) fn run(
     options: VmOptions,
 ) -> Result<u8, VmError> {
     own_namespace::translate(bundle.spec.linux_mut().as_mut())?;
-    carry_out(store, Plan::new(id, bundle, annotations, config, options)?)
+    let plan = Plan::new(id, bundle, annotations, config, options)?;
+    phase::ended("plan");
+    carry_out(store, plan)
 }
 
 /// Makes the sandbox process, and carries out the plan with it.

@@ -15,7 +15,7 @@ use nacre_agent::{
     container::{cgroups::Joined, forget_environment},
     protocol::{self, Create, Hello, Streams},
 };
-use nacre_vmm::{devices::virtio::fs::FileServer, monitor::Monitor};
+use nacre_vmm::{devices::virtio::fs::FileServer, monitor::Monitor, phase};
 use oci_spec::runtime::Spec;
 
 use crate::{
@@ -152,13 +152,16 @@ impl<'a> Conversation<'a> {
         let timeout = self.container.boot_timeout;
         let hello = session.hello(timeout)?;
         tracing::debug!("the guest says hello from kernel {}", hello.kernel);
+        phase::ended("hello");
         if let Some(network) = self.network.update(self.machine)? {
             session.set_network(network, timeout)?;
         }
+        phase::ended("network");
         let view = View::new(&self.container.spec, self.container.shared);
         let process = self.container.spec.process().clone();
         session.create(self.container.create(&self.site, ports), timeout)?;
         tracing::debug!("container {}: created in the guest", self.container.id);
+        phase::ended("container");
         let stand_in = self.site.stand_in;
         if let Some(trees) = self.site.share.take_trees() {
             stand_in.confine(view.make(&self.site.home.view(), trees)?)?;
@@ -167,6 +170,7 @@ impl<'a> Conversation<'a> {
         self.site.share.seal_root()?;
         self.site.share.seal_root_of(self.file_server)?;
         file_policy.enforce(process.as_ref())?;
+        phase::ended("shown");
         Ok(hello)
     }
 
@@ -189,6 +193,7 @@ impl<'a> Conversation<'a> {
         Filter::Serving
             .install()
             .map_err(VmError::host("can't filter this process's system calls"))?;
+        phase::ended("left");
         Ok(listener)
     }
 

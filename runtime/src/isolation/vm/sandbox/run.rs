@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 
 use nacre_agent::container::cgroups::Joined;
+use nacre_vmm::phase;
 
 use crate::{
     isolation::{
@@ -84,6 +85,7 @@ fn run(
         used,
     } = holdings;
     let site = prepare(&plan, folder, caller, home, stand_in)?;
+    phase::ended("sandbox");
     let folder = site.notes.folder();
     let place = plan.machine.cgroup.take();
     let wanted = Wanted {
@@ -104,10 +106,13 @@ fn run(
         file_policy,
         network,
     } = devices::make(plan.machine, wanted, &site, network)?;
+    phase::ended("processes");
     let limits = &plan.limits.at_boot;
     let files = file_server.pid();
     join_cgroup(&monitor, place, &site, files, limits, cgroup)?;
+    phase::ended("machine");
     boot(&mut monitor, logs, carried)?;
+    phase::ended("confinement");
     file_server.await_start()?;
     let conversation = Conversation {
         machine: &monitor,

@@ -14,7 +14,7 @@ use std::{
 };
 
 use nacre_agent::protocol::{self, Event, Failure, Request, Target};
-use nacre_vmm::Allowance;
+use nacre_vmm::{Allowance, phase};
 
 use crate::{
     isolation::{
@@ -358,6 +358,7 @@ impl<'a, M: Machine> Service<'a, M> {
             return Ok(());
         }
         self.notes.note(|vm| vm.progress = Progress::Started)?;
+        phase::ended("exec");
         if self.caller_stays == CallerStays::UntilStarted {
             self.session.forget_caller();
         }
