@@ -67,10 +67,7 @@ fn look(store: &Store) -> Result<Look, Error> {
 
 fn container(seen: &Seen) -> Container {
     let (cgroup, given) = match &seen.record.by {
-        By::Vm(vm) => (
-            vm.cgroup.as_ref(),
-            Some((vm.size.cpus.into(), vm.size.memory)),
-        ),
+        By::Vm(vm) => (vm.cgroup.as_ref(), Some((vm.size.cpus, vm.size.memory))),
         By::Process(process) => (process.cgroup.as_ref(), None),
     };
     // It may end meanwhile.
