@@ -2,11 +2,14 @@
 //! comparison.
 
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, Read, Write},
     os::{
         fd::AsRawFd,
-        unix::{fs::DirBuilderExt, net::UnixStream},
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+            net::UnixStream,
+        },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -16,7 +19,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
     sys::wait::waitpid,
-    unistd::{ForkResult, Pid, fork, setsid},
+    unistd::{ForkResult, Pid, fork, mkdtemp, setsid},
 };
 use rustix::{
     fs::CWD,
@@ -36,7 +39,7 @@ pub(super) struct Workspace {
     path: PathBuf,
     heir: Pid,
     /// Tells the heir that this process has ended.
-    _link: UnixStream,
+    link: UnixStream,
 }
 
 impl Workspace {
@@ -46,17 +49,19 @@ impl Workspace {
     ///
     /// This process must have a single thread.
     pub(super) unsafe fn make(program: &Path) -> Result<Self, CompareError> {
-        let path = std::env::temp_dir().join(format!("nacre-compare-{}", std::process::id()));
+        let template = std::env::temp_dir().join("nacre-compare-XXXXXX");
+        let path = mkdtemp(&template)
+            .map_err(|e| CompareError::workspace("make a directory", &template)(e.into()))?;
         // A container's user may be another one, who has to get through to its root.
-        let made = DirBuilder::new().mode(0o711).create(&path);
-        made.map_err(CompareError::workspace("make", &path))?;
+        fs::set_permissions(&path, Permissions::from_mode(0o711))
+            .map_err(CompareError::workspace("let others through", &path))?;
         // SAFETY: the caller's promise.
         let heir = unsafe { make_heir(program, &path) };
         let (heir, link) = heir.map_err(CompareError::host("make a process that cleans up"))?;
         let workspace = Self {
             path,
             heir,
-            _link: link,
+            link,
         };
         unshare(CloneFlags::CLONE_NEWNS)
             .and_then(|()| {
@@ -93,7 +98,7 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        let _ = self._link.shutdown(std::net::Shutdown::Both);
+        let _ = self.link.shutdown(std::net::Shutdown::Both);
         while waitpid(self.heir, None) == Err(nix::errno::Errno::EINTR) {}
     }
 }
@@ -182,11 +187,7 @@ impl Place {
         // The root has the same owner and mode as the bundle's.
         let like = fs::metadata(lower)?;
         fs::set_permissions(self.changes(), like.permissions())?;
-        let (uid, gid) = (
-            std::os::unix::fs::MetadataExt::uid(&like),
-            std::os::unix::fs::MetadataExt::gid(&like),
-        );
-        std::os::unix::fs::chown(self.changes(), Some(uid), Some(gid))?;
+        chown(self.changes(), Some(like.uid()), Some(like.gid()))?;
         // By a descriptor, whose path has neither of the characters that mean something here.
         let lower = File::open(lower)?;
         let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
