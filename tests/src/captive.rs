@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
@@ -53,8 +55,10 @@ type Registers = libc::user_regs_struct;
 /// The instruction that makes a system call, `syscall`.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
-/// How often a thread is stopped until that is found in a system call.
-const ATTEMPTS: usize = 100;
+/// How often a thread is stopped until that is found in a system call, and at what interval: a program that
+/// has just been started may be on a slow disk.
+const ATTEMPTS: usize = 1000;
+const INTERVAL: Duration = Duration::from_millis(10);
 
 /// `PTRACE_O_SUSPEND_SECCOMP`: the filter doesn't apply. From linux/ptrace.h.
 const SUSPEND_FILTER: i32 = 1 << 21;
@@ -101,6 +105,7 @@ impl Captive {
                 return Ok(Self { thread, registers });
             }
             ptrace::cont(thread, None)?;
+            sleep(INTERVAL);
         }
         panic!("{thread} makes no system calls");
     }
