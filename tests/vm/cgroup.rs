@@ -197,7 +197,7 @@ fn the_vm_has_limits_on_the_host(case: &Case) {
         .set("/linux/resources/pids", json!({ "limit": 10 }))
         .set(
             "/linux/resources/cpu",
-            json!({ "quota": 50_000, "period": 100_000, "cpus": "0", "mems": "0", "shares": 2 }),
+            json!({ "quota": 50_000, "period": 100_000, "cpus": "0", "mems": "0", "shares": 300 }),
         );
     case.detach(&bundle);
     case.wait_for_output("ready");
@@ -212,15 +212,16 @@ fn the_vm_has_limits_on_the_host(case: &Case) {
     assert_eq!(limit(case, "cpuset.cpus", "cpuset.cpus"), "0");
     let quota = limit(case, "cpu.max", "cpu.cfs_quota_us");
     assert_eq!(quota.split(' ').next(), Some("50000"));
-    let shares = limit(case, "cpu.weight", "cpu.shares");
-    assert!(["1", "2"].contains(&&*shares), "{shares}");
+    let weight = limit(case, "cpu.weight", "cpu.shares");
+    assert!(["12", "300"].contains(&&*weight), "{weight}");
     case.command(&["kill", case.id(), "KILL"]).ok();
     case.wait_for_status("stopped");
     // The limits that held the workload back don't delay the end of its VM.
     let quota = limit(case, "cpu.max", "cpu.cfs_quota_us");
     assert!(quota.starts_with("max") || quota == "-1", "{quota}");
-    let shares = limit(case, "cpu.weight", "cpu.shares");
-    assert!(shares.parse::<u64>().unwrap() > 30, "{shares}");
+    let full = limit(case, "cpu.weight", "cpu.shares");
+    let number = |weight: &str| weight.parse::<u64>().unwrap();
+    assert!(number(&full) > 2 * number(&weight), "{full}");
     case.remove_container();
 }
 

@@ -58,11 +58,7 @@ impl Workspace {
         // SAFETY: the caller's promise.
         let heir = unsafe { make_heir(program, &path) };
         let (heir, link) = heir.map_err(CompareError::host("make a process that cleans up"))?;
-        let workspace = Self {
-            path,
-            heir,
-            link,
-        };
+        let workspace = Self { path, heir, link };
         unshare(CloneFlags::CLONE_NEWNS)
             .and_then(|()| {
                 let private = MsFlags::MS_REC | MsFlags::MS_SLAVE;
