@@ -364,7 +364,7 @@ fn begin(case: &Case, mode: &str) -> nacre::Running {
     }
     let running = case.spawn(compare(case, &bundle, &["--runs", "1"]));
     let expected = if mode == "vm" { 2 } else { 1 };
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(200);
     let lines = || fs::read_to_string(volume.join("running")).map_or(0, |it| it.lines().count());
     while lines() < 1 {
         assert!(Instant::now() < end, "no run has begun");
