@@ -27,6 +27,7 @@ nacre_tests::tests![
     owners_with_its_own_id,
     network,
     a_pod: Process,
+    privileges: Vm,
     limits_by_the_users_systemd: Process,
 ];
 
@@ -171,6 +172,29 @@ fn its_own_id(case: &Case) {
     let as_root = [&flags[..], &["--user", "0"]].concat();
     podman.runs(&as_root, "touch /data/roots");
     assert_eq!(fs::metadata(data.join("roots")).unwrap().uid(), FIRST);
+    podman.clear();
+}
+
+/// Podman binds the host's devices for a user who isn't root, each as a mount.
+fn privileges(case: &Case) {
+    if !Path::new("/dev/fuse").exists() {
+        case.ignore("no /dev/fuse here, which every container may be given");
+    }
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let refused = podman.run(&["run", "--rm", "--privileged", BUSYBOX, "true"]);
+    refused.expect(126);
+    for message in ["is a device of the host", "--cap-add=all"] {
+        assert!(refused.stderr.contains(message), "{refused:?}");
+    }
+    let flags = [
+        "--cap-add=all",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=unmask=all",
+        "--device=/dev/fuse",
+    ];
+    let script = "mount -t tmpfs t /tmp; mount -t proc p /tmp; echo 1 >/tmp/sys/vm/drop_caches
+                  grep ^Seccomp: /proc/self/status; : <>/dev/fuse && echo opened";
+    assert_eq!(podman.runs(&flags, script), "Seccomp:\t0\nopened\n");
     podman.clear();
 }
 
