@@ -17,6 +17,9 @@ pub const ID: u32 = 64_321;
 /// The first of the 65536 subordinate ids of that user.
 pub const FIRST: u32 = 300_000;
 
+/// A further group of that user's, which has `/dev/kvm`.
+const KVM_GROUP: u32 = 64_322;
+
 /// Settings that keep ordinary users from creating user namespaces.
 const DENIED: [(&str, &str); 3] = [
     ("/proc/sys/user/max_user_namespaces", "0"),
@@ -53,9 +56,13 @@ impl<'a> User<'a> {
                       if [ -e /dev/net/tun ]; then
                           mknod -m 666 tun c 10 200 && mount --bind tun /dev/net/tun || exit
                       fi
+                      if [ -e /dev/kvm ]; then
+                          mknod -m 660 kvm c 10 232 && chgrp $1 kvm && \
+                          mount --bind kvm /dev/kvm || exit
+                      fi
                       echo ready; exec sleep 1000";
         let mut holder = case.mark(Command::new("unshare"));
-        holder.args(["--mount", "sh", "-c", script]);
+        holder.args(["--mount", "sh", "-c", script, "sh", &KVM_GROUP.to_string()]);
         holder.current_dir(etc);
         let mut holder = case.spawn(holder);
         holder.wait_for_line("ready");
@@ -275,7 +282,7 @@ fn become_user(command: &Command) -> Command {
     let mut inside = Command::new("setpriv");
     inside
         .args(["--reuid", &ID.to_string(), "--regid", &ID.to_string()])
-        .arg("--clear-groups")
+        .args(["--groups", &KVM_GROUP.to_string()])
         .arg(command.get_program())
         .args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -306,7 +313,7 @@ fn make(case: &Case) -> PathBuf {
     let home = case.directory().join("home");
     let lines = [
         format!("nacre-test:x:{ID}:{ID}::{}:/bin/sh\n", home.display()),
-        format!("nacre-test:x:{ID}:\n"),
+        format!("nacre-test:x:{ID}:\nnacre-test-kvm:x:{KVM_GROUP}:nacre-test\n"),
         format!("nacre-test:{FIRST}:65536\n"),
         format!("nacre-test:{FIRST}:65536\n"),
     ];

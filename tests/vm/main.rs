@@ -16,6 +16,7 @@ mod lifecycle;
 mod machine;
 mod parts;
 mod refused;
+mod rootless;
 mod update;
 
 use std::process::ExitCode;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
         on_any_hypervisor_but(&["nacre_run_is_killed"], killed::tests()),
         on_any_hypervisor_but(&["the_monitor_is_killed"], parts::tests()),
         on_any_hypervisor(refused::tests()),
+        on_any_hypervisor_but(&["a_life", "its_processes_are_nobodys"], rootless::tests()),
         update::tests(),
         a_few_of_clients(),
     ];

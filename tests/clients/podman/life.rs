@@ -171,17 +171,20 @@ fn exec(case: &Case) {
 }
 
 /// Runs a command at a terminal of 30 rows and 90 columns.
-fn at_a_terminal(case: &Case, command: &Command) -> String {
+pub(super) fn at_a_terminal(case: &Case, command: &Command) -> String {
     let session = format!("stty rows 30 cols 90; {}", in_shell(command));
     let output = case.at_a_terminal(&session).finish().expect(0);
     output.replace('\r', "")
 }
 
+/// Says which terminal it has, and the size. The terminal gets that a moment after the start.
+pub(super) const ITS_SIZE: &str =
+    "tty; while [ \"$(stty size)\" != '30 90' ]; do sleep 0.05; done; stty size";
+
 fn terminals(case: &Case) {
     let podman = Podman::new(case);
     let parent = podman.cgroup.path();
-    // The terminal gets its size a moment after the start.
-    let script = "tty; while [ \"$(stty size)\" != '30 90' ]; do sleep 0.05; done; stty size";
+    let script = ITS_SIZE;
     let words = [
         "run",
         "--rm",

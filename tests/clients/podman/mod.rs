@@ -163,10 +163,13 @@ impl<'a> Podman<'a> {
             .arg("--root")
             .arg(place("storage"))
             .arg("--runroot")
-            .arg(place("run"))
+            .arg(match &self.user {
+                Some(_) => self.short().join("run"),
+                None => place("run"),
+            })
             .arg("--tmpdir")
             .arg(match &self.user {
-                Some(_) => self.sockets(),
+                Some(_) => self.short(),
                 None => place("libpod"),
             })
             .arg("--network-config-dir")
@@ -177,8 +180,9 @@ impl<'a> Podman<'a> {
         self.inside(command)
     }
 
-    /// Returns the directory of a user's sockets, whose paths mayn't be long.
-    fn sockets(&self) -> PathBuf {
+    /// Returns a directory of a user's Podman for what mayn't have a long path: sockets, and what
+    /// `--runroot` names.
+    fn short(&self) -> PathBuf {
         self.case.directory().join("t")
     }
 

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nacre_tests::nacre::is_reference;
@@ -11,13 +12,22 @@ use nacre_tests::user::{FIRST, ID, User};
 use nacre_tests::{Case, Isolation};
 
 use super::super::image::{self, BUSYBOX};
+use super::super::workload::{TALKS, talk};
 use super::Podman;
+use super::life::{ITS_SIZE, at_a_terminal};
 
 nacre_tests::tests![
-    a_life,
+    a_volume_exec_and_stop,
+    started_again_and_killed,
+    the_hosts_network: Process,
     its_own_id,
+    terminals,
+    copies_in_and_out,
+    a_volume_given_to_the_containers_user,
+    owners_with_its_own_id,
     network,
     a_pod: Process,
+    privileges: Vm,
     limits_by_the_users_systemd: Process,
 ];
 
@@ -33,8 +43,8 @@ impl<'a> Podman<'a> {
             driver: "vfs",
             ..Self::of_case(case)
         };
-        fs::create_dir(podman.sockets()).unwrap();
-        podman.user().give(&podman.sockets());
+        fs::create_dir(podman.short()).unwrap();
+        podman.user().give(&podman.short());
         podman.check();
         podman.import(&image::busybox(case), BUSYBOX);
         podman
@@ -43,6 +53,20 @@ impl<'a> Podman<'a> {
     /// Returns its user.
     fn user(&self) -> &User<'a> {
         self.user.as_ref().unwrap()
+    }
+
+    /// Makes a directory of the user's.
+    fn directory(&self, name: &str) -> PathBuf {
+        let directory = self.user().home().join(name);
+        fs::create_dir(&directory).unwrap();
+        self.user().give(&directory);
+        directory
+    }
+
+    /// Runs a script in the container `c`, which must succeed.
+    #[track_caller]
+    fn says(&self, script: &str) -> String {
+        self.ok(&["exec", "c", "sh", "-c", script])
     }
 
     /// Runs `podman run --rm` with flags and a script.
@@ -59,11 +83,9 @@ impl<'a> Podman<'a> {
     }
 }
 
-fn a_life(case: &Case) {
+fn a_volume_exec_and_stop(case: &Case) {
     let podman = Podman::of(case, User::new(case), "cgroupfs");
-    let data = podman.user().home().join("data");
-    fs::create_dir(&data).unwrap();
-    podman.user().give(&data);
+    let data = podman.directory("data");
     podman.leaves(&["-v", &format!("{}:/data", data.display())]);
     if !is_reference() {
         let state = podman.user().runtime().join("nacre");
@@ -72,24 +94,31 @@ fn a_life(case: &Case) {
     let script = "id -u; touch /data/roots; chown 7:8 /data/roots; exit 3";
     let outcome = podman.run(&["exec", "c", "sh", "-c", script]);
     assert_eq!(outcome.expect(3), "0\n");
-    let made = fs::metadata(data.join("roots")).unwrap();
-    assert_eq!((made.uid(), made.gid()), (FIRST + 6, FIRST + 7));
+    assert_eq!(owner(&data.join("roots")), (FIRST + 6, FIRST + 7));
+    podman.ok(&["stop", "c"]);
+    assert_eq!(podman.inspect("{{.State.ExitCode}}"), "5");
+    podman.clear();
+}
+
+fn started_again_and_killed(case: &Case) {
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    podman.leaves(&[]);
     let as_another = ["exec", "--user", "7:8", "c", "sh", "-c", "id -u; id -g"];
     assert_eq!(podman.ok(&as_another), "7\n8\n");
     podman.ok(&["stop", "c"]);
-    assert_eq!(podman.inspect("{{.State.ExitCode}}"), "5");
     podman.ok(&["start", "c"]);
     podman.wait_for_log("started\nstarted");
     podman.ok(&["kill", "c"]);
     assert_eq!(podman.ok(&["wait", "c"]), "137\n");
-    if case.isolation() == Isolation::Process {
-        // It has the host's network, whose /sys such a user can't mount.
-        let output = podman.runs(
-            &["--network", "host"],
-            "ls /sys/class/net; echo x >/dev/null",
-        );
-        assert!(output.contains("lo\n"), "{output}");
-    }
+    podman.clear();
+}
+
+/// Such a user can't mount the /sys of the host's network.
+fn the_hosts_network(case: &Case) {
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let script = "ls /sys/class/net; echo x >/dev/null";
+    let output = podman.runs(&["--network", "host"], script);
+    assert!(output.contains("lo\n"), "{output}");
     podman.clear();
 }
 
@@ -134,9 +163,7 @@ fn network(case: &Case) {
 /// `--userns=keep-id`: the user is the same inside as outside.
 fn its_own_id(case: &Case) {
     let podman = Podman::of(case, User::new(case), "cgroupfs");
-    let data = podman.user().home().join("data");
-    fs::create_dir(&data).unwrap();
-    podman.user().give(&data);
+    let data = podman.directory("data");
     let volume = format!("{}:/data", data.display());
     let flags = ["--userns=keep-id", "-v", &*volume];
     let output = podman.runs(&flags, "id -u; touch /data/own; stat -c %u /data/own");
@@ -146,6 +173,171 @@ fn its_own_id(case: &Case) {
     podman.runs(&as_root, "touch /data/roots");
     assert_eq!(fs::metadata(data.join("roots")).unwrap().uid(), FIRST);
     podman.clear();
+}
+
+/// Podman binds the host's devices for a user who isn't root, each as a mount.
+fn privileges(case: &Case) {
+    if !Path::new("/dev/fuse").exists() {
+        case.ignore("no /dev/fuse here, which every container may be given");
+    }
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let refused = podman.run(&["run", "--rm", "--privileged", BUSYBOX, "true"]);
+    refused.expect(126);
+    for message in ["is a device of the host", "--cap-add=all"] {
+        assert!(refused.stderr.contains(message), "{refused:?}");
+    }
+    let flags = [
+        "--cap-add=all",
+        "--security-opt=seccomp=unconfined",
+        "--security-opt=unmask=all",
+        "--device=/dev/fuse",
+    ];
+    let script = "mount -t tmpfs t /tmp; mount -t proc p /tmp; echo 1 >/tmp/sys/vm/drop_caches
+                  grep ^Seccomp: /proc/self/status; : <>/dev/fuse && echo opened";
+    assert_eq!(podman.runs(&flags, script), "Seccomp:\t0\nopened\n");
+    podman.clear();
+}
+
+/// At a container's own terminal, and at that of a process that `exec` starts.
+fn terminals(case: &Case) {
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let run = ["run", "--rm", "-it", BUSYBOX, "sh", "-c"];
+    let output = at_a_terminal(case, &podman.command(&[&run[..], &[ITS_SIZE]].concat()));
+    assert!(
+        output.contains("/dev/pts/0\n") && output.contains("30 90\n"),
+        "{output}"
+    );
+    let typed = podman.command(&[&run[..], &[TALKS]].concat());
+    talk(case, &typed, "/dev/pts/0");
+    podman.leaves(&["-t"]);
+    let exec = ["exec", "-it", "c", "sh", "-c"];
+    let output = at_a_terminal(case, &podman.command(&[&exec[..], &[ITS_SIZE]].concat()));
+    assert!(
+        output.contains("/dev/pts/1\n") && output.contains("30 90\n"),
+        "{output}"
+    );
+    let typed = podman.command(&[&exec[..], &[TALKS]].concat());
+    talk(case, &typed, "/dev/pts/1");
+    podman.clear();
+}
+
+/// Of a container that runs, and of one that has ended.
+fn copies_in_and_out(case: &Case) {
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let data = podman.directory("data");
+    let files = podman.directory("files");
+    let place = |name: &str| files.join(name).to_str().unwrap().to_owned();
+    fs::write(place("file"), "sent").unwrap();
+    podman.user().give(&files);
+    let volume = format!("{}:/data", data.display());
+    podman.leaves(&["-v", &volume, "--tmpfs", "/scratch"]);
+    podman.says("mkdir /tree; echo made >/tree/made; chown 7:8 /tree/made; echo x >/scratch/x");
+    podman.ok(&["cp", &place("file"), "c:/tree/sent"]);
+    podman.ok(&["cp", &place("file"), "c:/data/sent"]);
+    let script = "cat /tree/sent /data/sent; stat -c ' %u %g' /tree/sent /data/sent";
+    assert_eq!(podman.says(script), "sentsent 0 0\n 0 0\n");
+    assert_eq!(owner(&data.join("sent")), (ID, ID));
+    podman.ok(&["cp", "c:/tree", &place("tree")]);
+    podman.ok(&["cp", "c:/data/sent", &place("back")]);
+    assert_eq!(fs::read_to_string(place("tree/made")).unwrap(), "made\n");
+    assert_eq!(fs::read_to_string(place("back")).unwrap(), "sent");
+    assert_eq!(owner(Path::new(&place("back"))), (ID, ID));
+    if case.isolation() == Isolation::Vm {
+        // What is in the guest alone can't be reached, and what lies below isn't reached instead.
+        for (from, to) in [
+            (place("file"), "c:/scratch/new".to_owned()),
+            ("c:/scratch/x".to_owned(), place("x")),
+        ] {
+            podman.run(&["cp", &from, &to]).refused_somehow();
+        }
+        assert!(!Path::new(&place("x")).exists());
+        assert_eq!(podman.says("ls /scratch"), "x\n");
+    }
+
+    podman.ok(&["stop", "c"]);
+    podman.ok(&["cp", &place("file"), "c:/tree/later"]);
+    podman.ok(&["cp", "c:/tree/made", &place("made")]);
+    assert_eq!(fs::read_to_string(place("made")).unwrap(), "made\n");
+    podman.ok(&["start", "c"]);
+    podman.wait_for_log("started\nstarted");
+    assert_eq!(podman.says("cat /tree/later"), "sent");
+    podman.clear();
+}
+
+/// Podman's `:U` changes the owners of all that is in a volume.
+fn a_volume_given_to_the_containers_user(case: &Case) {
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let data = podman.directory("data");
+    fs::write(data.join("file"), "").unwrap();
+    podman.user().give(&data);
+    let volume = format!("{}:/data:U", data.display());
+    let output = podman.runs(
+        &["--user", "7:8", "-v", &volume],
+        "stat -c '%u %g' /data /data/file; touch /data/own",
+    );
+    assert_eq!(output, "7 8\n7 8\n");
+    for name in [".", "file", "own"] {
+        assert_eq!(owner(&data.join(name)), (FIRST + 6, FIRST + 7), "{name}");
+    }
+    let output = podman.runs(
+        &["--userns=keep-id", "-v", &volume],
+        "stat -c '%u %g' /data /data/file; touch /data/another",
+    );
+    assert_eq!(output, format!("{ID} {ID}\n{ID} {ID}\n"));
+    for name in [".", "file", "own", "another"] {
+        assert_eq!(owner(&data.join(name)), (ID, ID), "{name}");
+    }
+    // A volume of Podman's own.
+    let output = podman.runs(
+        &["--user", "7:8", "-v", "kept:/data:U"],
+        "stat -c '%u %g' /data; touch /data/own; stat -c '%u %g' /data/own",
+    );
+    assert_eq!(output, "7 8\n7 8\n");
+    podman.ok(&["volume", "rm", "kept"]);
+    podman.clear();
+}
+
+/// Of files in a volume, with `--userns=keep-id`: the ids below the user's are those that the user was
+/// given, from the first on.
+fn owners_with_its_own_id(case: &Case) {
+    let podman = Podman::of(case, User::new(case), "cgroupfs");
+    let data = podman.directory("data");
+    for (name, user, group) in [
+        ("own", ID, ID),
+        ("given", FIRST + 4, FIRST + 5),
+        ("roots", 0, 0),
+    ] {
+        fs::write(data.join(name), "").unwrap();
+        lchown(data.join(name), Some(user), Some(group)).unwrap();
+    }
+    let volume = format!("{}:/data", data.display());
+    podman.leaves(&["--userns=keep-id", "-v", &volume]);
+    let own = format!("{ID} {ID}\n");
+    let script = "cd /data; stat -c '%u %g' . own given roots; touch made; stat -c '%u %g' made
+                  chown 0:0 own given 2>/dev/null; stat -c '%u %g' own given";
+    assert_eq!(
+        podman.says(script),
+        [&own, &own, "4 5\n65534 65534\n", &own, &own, "4 5\n"].concat()
+    );
+    let script = "cd /data; chown 7:8 given; touch more; chown 0 roots 2>/dev/null || echo refused
+                  stat -c '%u %g' given more";
+    let as_root = ["exec", "--user", "0:0", "c", "sh", "-c", script];
+    assert_eq!(podman.ok(&as_root), "refused\n7 8\n0 0\n");
+    for (name, expected) in [
+        ("own", (ID, ID)),
+        ("made", (ID, ID)),
+        ("given", (FIRST + 7, FIRST + 8)),
+        ("more", (FIRST, FIRST)),
+        ("roots", (0, 0)),
+    ] {
+        assert_eq!(owner(&data.join(name)), expected, "{name}");
+    }
+    podman.clear();
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    (metadata.uid(), metadata.gid())
 }
 
 fn a_pod(case: &Case) {

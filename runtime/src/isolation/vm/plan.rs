@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nacre_agent::container::{Identity, cgroups::Place, check_console_socket};
+use nacre_agent::container::{Identity, cgroups::Place, check_console_socket, in_user_namespace};
 use oci_spec::runtime::Spec;
 
 use crate::{
@@ -129,6 +129,7 @@ impl Plan {
             vcpus: size.cpus,
             overlay: upper.is_some(),
             nested,
+            of_ordinary_user: in_user_namespace(),
         };
         let (mut spec, shared) = guest_spec::translate(&directory, asked.clone(), &id, &guest)?;
         let cgroups_path = linux.and_then(|linux| linux.cgroups_path().as_deref());

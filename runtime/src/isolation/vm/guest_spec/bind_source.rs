@@ -20,19 +20,28 @@ use super::{
     source_error::SourceError,
 };
 
-/// Returns the source of `mounts[index]`, if it is a bind mount for which the share must provide
-/// something. What is done about it on this side is taken out of the mount; a device becomes that
-/// of the guest, which may be `nested`.
-pub(in crate::isolation::vm) fn take(
+/// What the source of a mount is.
+pub(super) enum Taken {
+    /// Something that the share must provide.
+    Shared(Source),
+    /// A device of the guest's, with this number (`st_rdev`).
+    Device(u64),
+    /// Nothing of the host's.
+    None,
+}
+
+/// Returns what the source of `mounts[index]` is. What is done about it on this side is taken out of
+/// the mount; a device becomes that of the guest, which may be `nested`.
+pub(super) fn take(
     directory: &Path,
     index: usize,
     mount: &mut Mount,
     linux: &Linux,
     nested: bool,
-) -> Result<Option<Source>, SourceError> {
+) -> Result<Taken, SourceError> {
     if let Some(OverlayMount { overlay, options }) = overlay_source::take(directory, index, mount)?
     {
-        return Ok(Some(Source {
+        return Ok(Taken::Shared(Source {
             origin: Origin::Overlay(overlay),
             is_directory: true,
             recursive: true,
@@ -42,10 +51,10 @@ pub(in crate::isolation::vm) fn take(
     }
     let options = options_of(mount);
     let Some(extent) = bound_extent(mount) else {
-        return Ok(None);
+        return Ok(Taken::None);
     };
     if Forbidden::by(&options).remount {
-        return Ok(None);
+        return Ok(Taken::None);
     }
     let source = mount.source().as_ref().ok_or(SourceError::Missing(index))?;
     let path = directory.join(source);
@@ -61,15 +70,15 @@ pub(in crate::isolation::vm) fn take(
         && let Some(own) = devices::path(metadata.rdev(), nested)
     {
         mount.set_source(Some(own));
-        return Ok(None);
+        return Ok(Taken::Device(metadata.rdev()));
+    }
+    if kind.is_char_device() || kind.is_block_device() {
+        return Err(devices::not_bound(index, path, &metadata).into());
     }
     if !kind.is_dir() && !kind.is_file() {
-        let kind = if kind.is_socket() {
-            "socket"
-        } else if kind.is_fifo() {
-            "FIFO"
-        } else {
-            "device"
+        let kind = match kind.is_socket() {
+            true => "socket",
+            false => "FIFO",
         };
         return Err(SourceError::Kind { index, path, kind });
     }
@@ -91,5 +100,5 @@ pub(in crate::isolation::vm) fn take(
         mount.set_uid_mappings(None);
         mount.set_gid_mappings(None);
     }
-    Ok(Some(source))
+    Ok(Taken::Shared(source))
 }

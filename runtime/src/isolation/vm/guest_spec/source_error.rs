@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use nacre_agent::container::config::ConfigError;
 
-use super::file_systems::NotServed;
+use super::{devices::NoSuchDevice, file_systems::NotServed};
 
 /// Why a guest can't be given the source of a bind mount.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,8 @@ pub(crate) enum SourceError {
         path: PathBuf,
         kind: NotServed,
     },
+    #[error(transparent)]
+    Device(#[from] NoSuchDevice),
     #[error(transparent)]
     Options(#[from] ConfigError),
 }

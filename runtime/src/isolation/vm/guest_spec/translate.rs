@@ -22,7 +22,7 @@ use oci_spec::runtime::Spec;
 use crate::id::Id;
 
 use super::{
-    bind_source,
+    bind_source::{self, Taken},
     checks::{check_namespaces, check_resources, check_unsupported},
     cpus, devices,
     error::GuestSpecError,
@@ -37,6 +37,8 @@ pub(in crate::isolation::vm) struct Guest {
     pub(in crate::isolation::vm) overlay: bool,
     /// Whether it can have virtual machines of its own, and so `/dev/kvm`.
     pub(in crate::isolation::vm) nested: bool,
+    /// Whether its caller is root of a user namespace only, where no host has rules about devices.
+    pub(in crate::isolation::vm) of_ordinary_user: bool,
 }
 
 /// Translates the configuration of the bundle in that directory for a guest.
@@ -67,11 +69,16 @@ pub(in crate::isolation::vm) fn translate(
     let linux = spec.linux().clone().unwrap_or_default();
     security_modules::refuse_label("linux.mountLabel", linux.mount_label())?;
     devices::check(linux.devices().as_deref().unwrap_or_default(), guest.nested)?;
+    let mut bound_devices = Vec::new();
     for (index, mount) in spec.mounts_mut().iter_mut().flatten().enumerate() {
-        if let Some(source) = bind_source::take(directory, index, mount, &linux, guest.nested)? {
-            let name = format!("mounts/{}", shared.binds.len());
-            mount.set_source(Some(Path::new(SHARE).join(name)));
-            shared.binds.push(source);
+        match bind_source::take(directory, index, mount, &linux, guest.nested)? {
+            Taken::Shared(source) => {
+                let name = format!("mounts/{}", shared.binds.len());
+                mount.set_source(Some(Path::new(SHARE).join(name)));
+                shared.binds.push(source);
+            }
+            Taken::Device(number) => bound_devices.push(number),
+            Taken::None => {}
         }
     }
 
@@ -85,6 +92,11 @@ pub(in crate::isolation::vm) fn translate(
         if let Some(resources) = linux.resources_mut() {
             check_resources(resources)?;
             cpus::translate_cpuset(resources, guest.vcpus);
+        }
+        if guest.of_ordinary_user && !bound_devices.is_empty() {
+            let mut resources = linux.resources().clone().unwrap_or_default();
+            devices::allow(&mut resources, &bound_devices);
+            linux.set_resources(Some(resources));
         }
     }
     Ok((spec, shared))
@@ -118,6 +130,7 @@ mod tests {
         directory: tempfile::TempDir,
         config: Value,
         nested: bool,
+        of_ordinary_user: bool,
     }
 
     impl Scene {
@@ -137,6 +150,7 @@ mod tests {
                 directory,
                 config,
                 nested: false,
+                of_ordinary_user: false,
             }
         }
 
@@ -151,6 +165,7 @@ mod tests {
                 vcpus,
                 overlay: false,
                 nested: self.nested,
+                of_ordinary_user: self.of_ordinary_user,
             };
             translate(self.directory.path(), spec, &id, &guest)
         }
@@ -309,6 +324,15 @@ mod tests {
         assert_eq!(shared.binds, []);
         let spec = serde_json::to_value(spec).unwrap();
         assert_eq!(spec["mounts"][0]["source"], "/dev/null");
+        // Root's rules are as they were asked for; an ordinary user has none but by this.
+        assert_eq!(spec["linux"].get("resources"), None);
+        scene.of_ordinary_user = true;
+        let (spec, _) = scene.translate(1).unwrap();
+        let spec = serde_json::to_value(spec).unwrap();
+        let rules = &spec["linux"]["resources"]["devices"];
+        let expected =
+            json!([{"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}]);
+        assert_eq!(*rules, expected);
 
         let disk = json!({"path": "/dev/sda", "type": "b", "major": 8, "minor": 0});
         scene.config["linux"]["devices"] = json!([fuse, disk]);
