@@ -13,11 +13,18 @@ pub(crate) enum Unit {
 
 /// Replaces what isn't text: an image or a guest says what it likes, and a terminal obeys.
 pub(crate) fn harmless(text: &str) -> String {
-    let is_text = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    // Those that turn the direction of what follows would show another order.
+    let is_turn = |c| matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_text = |c: char| matches!(c, '\n' | '\t') || !c.is_control() && !is_turn(c);
     let chars = text
         .chars()
         .map(|c| if is_text(c) { c } else { '\u{fffd}' });
     chars.collect()
+}
+
+/// Does the same, and leaves one line.
+pub(crate) fn one_line(text: &str) -> String {
+    harmless(text).replace(['\n', '\t'], "\u{fffd}")
 }
 
 /// Returns arguments as one would type them.
@@ -88,9 +95,10 @@ mod tests {
     #[test]
     fn a_terminal_obeys_none_of_it() {
         assert_eq!(
-            harmless("a\tb\n\x1b[2Jc\r\u{9b}d"),
-            "a\tb\n\u{fffd}[2Jc\u{fffd}\u{fffd}d"
+            harmless("a\tb\n\x1b[2Jc\r\u{9b}d\u{202e}"),
+            "a\tb\n\u{fffd}[2Jc\u{fffd}\u{fffd}d\u{fffd}"
         );
+        assert_eq!(one_line("a\nb"), "a\u{fffd}b");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `nacre compare`: the same workload in both modes.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -14,6 +15,7 @@ nacre_tests::tests![
     both_modes_are_measured_and_compared: Vm,
     the_wall_is_looked_at_from_inside: Vm,
     its_page_is_shown_by_a_browser: Vm,
+    what_cant_be_seen_isnt_said_to_be_nothing: Vm,
     what_is_shared_between_runs_is_noted: Vm,
     a_workload_that_hangs_is_killed: Vm,
     a_mode_that_cant_run_it_is_named: Vm,
@@ -223,6 +225,29 @@ fn its_page_is_shown_by_a_browser(case: &Case) {
     }
 }
 
+fn what_cant_be_seen_isnt_said_to_be_nothing(case: &Case) {
+    let refused =
+        json!({ "names": ["fork", "vfork", "clone", "clone3"], "action": "SCMP_ACT_ERRNO" });
+    let bundle = busybox(case)
+        .set("/mounts", json!([]))
+        .set("/linux/seccomp/defaultAction", "SCMP_ACT_ALLOW")
+        .push("/linux/seccomp/syscalls", refused)
+        .shell(":");
+    let wall = &document(case, &bundle, &["--runs", "1"])["wall"]["Ok"];
+    for mode in ["process", "vm"] {
+        for (key, expected) in [
+            ("capabilities", "not known: the container has no /proc"),
+            ("restraints", "not known: the container has no /proc"),
+            ("processes", "not known: the container has no /proc"),
+            ("proc", "it isn't there"),
+            ("system_calls", "they couldn't be tried"),
+            ("sensitive_calls", "they couldn't be tried"),
+        ] {
+            assert_eq!(keyed(&wall["lines"], key)[mode], expected, "{key}");
+        }
+    }
+}
+
 fn what_is_shared_between_runs_is_noted(case: &Case) {
     fs::create_dir(case.directory().join("volume")).unwrap();
     // Relative to the bundle, as the runtime spec has it.
@@ -260,7 +285,7 @@ fn a_workload_that_hangs_is_killed(case: &Case) {
     );
     assert_eq!(
         keyed(&document["same"], "stdout")["details"],
-        json!(["6 bytes"])
+        json!(["not every run came to its end"])
     );
 }
 
@@ -392,6 +417,10 @@ fn nothing_stays_when_it_is_interrupted(case: &Case) {
 fn nothing_stays_when_it_is_killed(case: &Case) {
     for mode in ["process", "vm"] {
         let mut running = begin(case, mode);
+        // What it writes is on the host's disk, where a set-user-id program of its would be one.
+        let tmp = case.directory().join("tmp");
+        let workspace = fs::read_dir(tmp).unwrap().next().unwrap().unwrap();
+        assert_eq!(workspace.metadata().unwrap().mode() & 0o7777, 0o700);
         running.kill();
         case.expect_nothing(mode);
         let tmp = case.directory().join("tmp");

@@ -1,6 +1,10 @@
 //! `nacre compare` and `nacre boot`: run a workload, and show what it costs, or how it starts.
 
-use std::{ffi::OsString, fs, path::Path};
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     binary,
@@ -26,23 +30,15 @@ pub(super) fn compare(global: &Global, arguments: &Compare) -> Result<u8, Error>
         },
         runs: arguments.runs,
     };
+    check([&arguments.html, &arguments.json])?;
     // SAFETY: this process has made no thread.
     let compared = unsafe { compare::compare(&comparison) }?;
+    let json = arguments.json.as_deref();
+    show(json, &compared.document, &compared.text)?;
     if let Some(path) = &arguments.html {
         write(path, &compared.page)?;
     }
-    show(
-        arguments.json.as_deref(),
-        &compared.document,
-        &compared.text,
-    )
-}
-
-fn write(path: &Path, text: &str) -> Result<(), Error> {
-    fs::write(path, text).map_err(|source| Error::Write {
-        path: path.into(),
-        source,
-    })
+    Ok(0)
 }
 
 /// `nacre boot`.
@@ -57,26 +53,42 @@ pub(super) fn boot(global: &Global, arguments: &Boot) -> Result<u8, Error> {
         },
         isolation: isolation(global)?,
     };
+    check([&arguments.trace, &arguments.json])?;
     // SAFETY: this process has made no thread.
     let watched = unsafe { compare::boot(&boot) }?;
+    show(arguments.json.as_deref(), &watched.document, &watched.text)?;
     if let Some(path) = &arguments.trace {
         write(path, &watched.trace.to_string())?;
     }
-    show(arguments.json.as_deref(), &watched.document, &watched.text)
+    Ok(0)
 }
 
-/// Writes JSON where it is wanted, and prints the text unless that is instead of it.
-fn show(json: Option<&Path>, document: &serde_json::Value, text: &str) -> Result<u8, Error> {
+/// Prints the text, and writes JSON where it is wanted, or prints it instead.
+fn show(json: Option<&Path>, document: &serde_json::Value, text: &str) -> Result<(), Error> {
     match json {
-        Some(path) if path == Path::new("-") => print_json(document)?,
-        json => {
-            if let Some(path) = json {
-                write(path, &format!("{document:#}\n"))?;
-            }
+        Some(path) if path == Path::new("-") => print_json(document),
+        Some(path) => {
             print(text)?;
+            write(path, &format!("{document:#}\n"))
         }
+        None => print(text),
     }
-    Ok(0)
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    fs::write(path, text).map_err(|source| Error::Write {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Makes the files before anything is run: what can't be written is said at once.
+fn check<const N: usize>(paths: [&Option<PathBuf>; N]) -> Result<(), Error> {
+    let paths = paths.into_iter().flatten();
+    for path in paths.filter(|path| *path != Path::new("-")) {
+        write(path, "")?;
+    }
+    Ok(())
 }
 
 /// Runs in a container, in the workload's place.

@@ -1,7 +1,7 @@
 //! What a workload has left in its root: the files that were made, changed or removed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ffi::OsString,
     fs::{self, File, Metadata},
     hash::{BuildHasher, Hasher, RandomState},
@@ -10,9 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::interrupt;
+
 /// How many files are looked at, and how many bytes of them are read.
 const MOST_FILES: usize = 100_000;
-const MOST_BYTES: u64 = 4 << 30;
+const MOST_BYTES: u64 = 1 << 30;
 
 /// The changes, by path below the root.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub(super) struct Changes {
     pub(super) files: BTreeMap<PathBuf, Entry>,
     /// The bytes that they hold on disk.
     pub(super) bytes: u64,
+    /// The files with several names, by file system and number.
+    linked: HashSet<(u64, u64)>,
     /// Whether there were more than could be looked at.
     pub(super) is_cut: bool,
 }
@@ -69,7 +73,13 @@ impl Changes {
                 }
                 let (path, name) = (entry.path(), name.join(entry.file_name()));
                 let metadata = entry.metadata()?;
-                self.bytes += metadata.blocks() * 512;
+                // A file with several names takes its space once.
+                let is_new = metadata.nlink() < 2
+                    || metadata.is_dir()
+                    || self.linked.insert((metadata.dev(), metadata.ino()));
+                if is_new {
+                    self.bytes += metadata.blocks() * 512;
+                }
                 let kind = self.kind(&path, &metadata, keys, left)?;
                 if kind == Kind::Directory {
                     below.push((path, name.clone()));
@@ -103,7 +113,9 @@ impl Changes {
             Kind::Removed
         } else if kind.is_file() {
             let length = metadata.len();
-            let read = length.min(*left);
+            // Of one with holes only the size is compared: it may say that it has no end.
+            let is_sparse = metadata.blocks() * 512 < length / 2;
+            let read = if is_sparse { 0 } else { length.min(*left) };
             self.is_cut |= read < length;
             *left -= read;
             Kind::File(length, hash(path, read, keys)?)
@@ -140,6 +152,9 @@ fn hash(path: &Path, bytes: u64, keys: &RandomState) -> io::Result<u64> {
     let mut file = file.take(bytes);
     let mut buffer = vec![0; 64 << 10];
     loop {
+        if interrupt::seen().is_some() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         match file.read(&mut buffer)? {
             0 => return Ok(hasher.finish()),
             length => hasher.write(&buffer[..length]),

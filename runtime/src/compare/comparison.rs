@@ -42,14 +42,14 @@ impl Comparison {
         Ok(Report {
             version: VERSION,
             nacre: env!("CARGO_PKG_VERSION"),
-            bundle: setting.bundle.clone(),
+            bundle: setting.bundle.to_string_lossy().into_owned(),
             arguments: setting.workload.arguments().clone(),
             runs: self.runs,
             host,
             cost: figures(&process, &vm),
             wall: wall.map_err(|error| chain(&error)),
             same: likeness::compare(&process, &vm),
-            notes: setting.workload.notes.clone(),
+            notes: notes(&setting),
         })
     }
 
@@ -114,6 +114,19 @@ fn clear_progress() {
     if stderr.is_terminal() {
         let _ = write!(stderr, "\r\x1b[K");
     }
+}
+
+/// Returns what a reader has to know.
+fn notes(setting: &Setting) -> Vec<String> {
+    let mut notes = setting.workload.notes.clone();
+    if setting.workspace.is_in_memory.get() {
+        notes.push(
+            "what was written to the root was kept in memory, since the directory for temporary files \
+             (TMPDIR) is itself on an overlay"
+                .to_owned(),
+        );
+    }
+    notes
 }
 
 fn host() -> Host {

@@ -6,7 +6,12 @@ use nacre_agent::stats::Stats;
 
 use crate::text::Unit;
 
-use super::{report::Figure, sample::Part, summary::Measured, trial::Trial};
+use super::{
+    report::Figure,
+    sample::Part,
+    summary::Measured,
+    trial::{End, Trial},
+};
 
 const EVERY_RUN: &str = "not every run has it";
 const NO_CGROUP: &str = "the container has no cgroup here";
@@ -132,8 +137,12 @@ const SOURCES: &[Source] = &[
         key: "memory_host_after",
         name: "memory on the host, after the end",
         unit: Unit::Bytes,
-        of: |it| counted(it, |stats| stats.memory.usage.usage).map(|it| it as f64),
-        missing: NO_CGROUP,
+        of: |it| {
+            // Without a memory controller nothing of it is there.
+            let memory = &it.stats.as_ref()?.memory;
+            (!memory.raw.is_empty()).then_some(memory.usage.usage as f64)
+        },
+        missing: NOT_COUNTED,
     },
     Source {
         key: "storage_root",
@@ -174,6 +183,8 @@ const SOURCES: &[Source] = &[
 
 /// Sums up the runs of both modes.
 pub(super) fn figures(process: &[Trial], vm: &[Trial]) -> Vec<Figure> {
+    let mut trials = process.iter().chain(vm);
+    let is_whole = trials.all(|trial| matches!(trial.end, End::Exited(_)));
     let figure = |source: &Source| {
         let measured = |trials: &[Trial]| {
             let runs = trials.iter().map(source.of);
@@ -184,8 +195,13 @@ pub(super) fn figures(process: &[Trial], vm: &[Trial]) -> Vec<Figure> {
             };
             Measured::new(runs, missing)
         };
-        let (process, vm) = (measured(process), measured(vm));
-        Figure::new(source.key, source.name, source.unit, process, vm)
+        let figure = |process, vm| Figure::new(source.key, source.name, source.unit, process, vm);
+        let figure = figure(measured(process), measured(vm));
+        if is_whole {
+            figure
+        } else {
+            figure.without_verdict("not every run came to its end")
+        }
     };
     SOURCES.iter().map(figure).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::text::harmless;
+use crate::text::one_line;
 
 use super::{
     output::Printed,
@@ -72,7 +72,7 @@ fn ended(trial: &Trial) -> String {
         End::Killed(bound) => format!("killed, since {bound}"),
     };
     match &trial.failure {
-        Some(failure) => format!("{end} ({failure})"),
+        Some(failure) => format!("{end} ({})", one_line(failure)),
         None => end,
     }
 }
@@ -84,6 +84,15 @@ fn printed(
     vm: &[Trial],
     of: impl Fn(&Trial) -> &Printed,
 ) -> Likeness {
+    let is_whole = |trial: &Trial| matches!(trial.end, End::Exited(_));
+    if !process.iter().chain(vm).all(is_whole) {
+        return Likeness {
+            key,
+            name,
+            is: Verdict::Varies,
+            details: vec!["not every run came to its end".into()],
+        };
+    }
     let is = same(process, vm, |trial| of(trial).hash);
     let mut details = Vec::new();
     if let (Some(a), Some(b)) = (process.first().map(&of), vm.first().map(&of)) {
@@ -126,11 +135,7 @@ fn first_difference(a: &Printed, b: &Printed) -> Vec<String> {
 
 /// Returns the beginning of a line that an image has a say in.
 fn shown(text: &str) -> String {
-    harmless(text)
-        .replace('\n', "\u{fffd}")
-        .chars()
-        .take(WIDTH)
-        .collect()
+    one_line(text).chars().take(WIDTH).collect()
 }
 
 fn files(process: &[Trial], vm: &[Trial]) -> Likeness {

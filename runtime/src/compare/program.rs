@@ -3,7 +3,10 @@
 use std::{
     ffi::{OsStr, OsString},
     io::{self, PipeWriter},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::CommandExt,
+    },
     path::PathBuf,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -27,6 +30,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// How often to look whether this process is to end.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long one that is told to end may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// This program, with the flags that all its commands get.
 #[derive(Debug)]
@@ -54,10 +60,14 @@ impl Program {
     ) -> Result<Running, CompareError> {
         let [stdout, stderr] = match streams {
             Some(streams) => streams.map(|stream| Stdio::from(OwnedFd::from(stream))),
-            None => [Stdio::null(), Stdio::null()],
+            None => [Stdio::null(), Stdio::inherit()],
         };
         let (began, moment) = (Instant::now(), phase::moment());
-        let child = Command::new(&self.path)
+        let parent = std::process::id();
+        let mut child = Command::new(&self.path);
+        // SAFETY: this makes system calls and nothing else.
+        unsafe { child.pre_exec(move || end_with(parent)) };
+        let child = child
             .args(&self.flags)
             .arg("--isolation")
             .arg(isolation.name())
@@ -77,8 +87,18 @@ impl Program {
             end,
             began,
             moment,
+            is_undisturbed: false,
         })
     }
+}
+
+/// Has this process be told to end when its parent does.
+fn end_with(parent: u32) -> io::Result<()> {
+    use rustix::process::{getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    // It may have ended before.
+    let is_there = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() as u32 == parent);
+    is_there.then_some(()).ok_or(io::ErrorKind::NotFound.into())
 }
 
 /// A command that was begun.
@@ -91,6 +111,8 @@ pub(super) struct Running {
     pub(super) began: Instant,
     /// The same by the clock that phases are told by.
     pub(super) moment: u64,
+    /// Whether it goes on if this process is to end.
+    is_undisturbed: bool,
 }
 
 impl Running {
@@ -99,12 +121,33 @@ impl Running {
         self.end.as_fd()
     }
 
+    /// Lets it go on if this process is to end: it cleans up.
+    pub(super) fn undisturbed(self) -> Self {
+        Self {
+            is_undisturbed: true,
+            ..self
+        }
+    }
+
+    /// Ends it.
+    pub(super) fn end(self) {
+        let pid = Pid::from_raw(self.pid);
+        let _ = kill(pid, Signal::SIGTERM);
+        let interests = vec![Interest::readable((), self.end.as_fd())];
+        if wait(interests, Some(PATIENCE)).is_ok_and(|events| events.is_empty()) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let _ = reap(self.pid);
+    }
+
     /// Waits for its end. `said` returns what it has printed, if it failed.
     pub(super) fn finish(self, said: impl FnOnce() -> String) -> Result<Effort, CompareError> {
         let signal = self.wait()?;
         let wall = self.began.elapsed();
         let (status, cpu) = reap(self.pid).map_err(CompareError::host("reap a command"))?;
-        interrupt::check()?;
+        if !self.is_undisturbed {
+            interrupt::check()?;
+        }
         let isolation = self.isolation.name();
         let command = self.command;
         match (signal, status) {
@@ -133,7 +176,8 @@ impl Running {
                 return Ok(sent);
             }
             // It undoes what it has done when it is asked to end, and may not have been asked yet.
-            let next = match (interrupt::seen(), self.began.elapsed() > LIMIT) {
+            let seen = interrupt::seen().filter(|_| !self.is_undisturbed);
+            let next = match (seen, self.began.elapsed() > LIMIT) {
                 (_, true) => Some(Signal::SIGKILL),
                 (Some(_), false) => Some(Signal::SIGTERM),
                 (None, false) => None,

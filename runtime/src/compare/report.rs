@@ -14,7 +14,7 @@ pub(super) const VERSION: u32 = 1;
 pub(super) struct Report {
     pub(super) version: u32,
     pub(super) nacre: &'static str,
-    pub(super) bundle: std::path::PathBuf,
+    pub(super) bundle: String,
     pub(super) arguments: serde_json::Value,
     pub(super) runs: u16,
     pub(super) host: Host,
@@ -114,6 +114,17 @@ impl Figure {
             vm,
             ratio,
             doubt,
+        }
+    }
+}
+
+impl Figure {
+    /// Takes the ratio back, for this reason.
+    pub(super) fn without_verdict(self, doubt: &str) -> Self {
+        Self {
+            ratio: None,
+            doubt: Some(doubt.to_owned()),
+            ..self
         }
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Samples {
     threads: BTreeMap<(i32, i32), (Part, Duration)>,
     /// Bytes received and sent, when they were last seen.
     pub(super) network: Option<u64>,
+    /// How many there were at first.
+    before: Option<u64>,
     last: Option<Instant>,
 }
 
@@ -53,6 +55,7 @@ impl Samples {
             has_parts: isolation == Isolation::Vm,
             threads: BTreeMap::new(),
             network: None,
+            before: None,
             last: None,
         }
     }
@@ -63,7 +66,9 @@ impl Samples {
             return;
         }
         if let Some(bytes) = network(pid) {
-            self.network = Some(bytes);
+            // The namespace may be older than the container.
+            let before = *self.before.get_or_insert(bytes);
+            self.network = Some(bytes.saturating_sub(before));
         }
         let cgroup = cgroup.filter(|_| self.has_parts);
         let processes = cgroup.and_then(|cgroup| cgroup.processes().ok());

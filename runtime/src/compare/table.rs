@@ -19,7 +19,7 @@ pub(super) fn text(report: &Report) -> String {
         report.runs,
         if report.runs == 1 { "run" } else { "runs" },
         words(&report.arguments),
-        report.bundle.display(),
+        report.bundle,
     );
     let host = &report.host;
     let load = host

@@ -123,7 +123,8 @@ impl Bench<'_> {
         id: &str,
         before: impl FnOnce(&Container<'_>),
     ) -> Result<Trial, CompareError> {
-        let place = self.workspace.place(id, &self.workload.root)?;
+        let mount_point = self.workload.mount_point;
+        let place = self.workspace.place(id, &self.workload.root, mount_point)?;
         let id = Id::new(id)?;
         let run = self
             .workload
@@ -133,9 +134,18 @@ impl Bench<'_> {
             .and_then(Container::run);
         let deleted = self.delete(isolation, &id);
         reap_others();
+        let (mut trial, deletion) = match (run, deleted) {
+            (Ok(trial), Ok(deletion)) => (trial, deletion),
+            // Of a container that is still there nothing is touched: the heir tries again.
+            (_, Err(error)) => return Err(error),
+            (Err(error), Ok(_)) => {
+                place.remove();
+                return Err(error);
+            }
+        };
         let changes = Changes::read(&place.changes(), self.keys);
         place.remove();
-        let (mut trial, deletion) = (run?, deleted?);
+        interrupt::check()?;
         trial.commands += deletion.cpu;
         trial.changes =
             changes.map_err(CompareError::host("read what the workload has written"))?;
@@ -154,15 +164,19 @@ impl Bench<'_> {
             isolation: isolation.name(),
             said: harmless(String::from_utf8_lossy(&trial.stderr.head).trim()),
         })?;
-        Ok(Look { probe, confinement })
+        Ok(Look {
+            isolation,
+            probe,
+            confinement,
+        })
     }
 
     fn delete(&self, isolation: Isolation, id: &Id) -> Result<Effort, CompareError> {
         let words = [OsStr::new("--force"), OsStr::new(id.as_str())];
-        let said = || "its messages are on standard error".to_owned();
         self.program
             .begin(isolation, "delete", &words, None)?
-            .finish(said)
+            .undisturbed()
+            .finish(said_already)
     }
 }
 
@@ -260,7 +274,7 @@ impl<'a> Container<'a> {
                     Woken::Ended => exit = Some(Instant::now()),
                     Woken::Started => {
                         if let Some(running) = start.take() {
-                            started = Some(running.finish(|| last_line(&self.stderr))?);
+                            started = Some(running.finish(said_already)?);
                         }
                     }
                 }
@@ -274,7 +288,9 @@ impl<'a> Container<'a> {
             if interrupt::seen().is_some() {
                 break;
             }
-            killed = killed.or(self.beyond(began.elapsed()));
+            if exit.is_none() {
+                killed = self.beyond(began.elapsed());
+            }
             let has_ended = exit.is_some_and(|exit: Instant| {
                 let is_drained = self.stdout.fd().is_none() && self.stderr.fd().is_none();
                 start.is_none() && (is_drained || exit.elapsed() > DRAIN)
@@ -282,6 +298,9 @@ impl<'a> Container<'a> {
             if has_ended || killed.is_some() {
                 break;
             }
+        }
+        if let Some(start) = start {
+            start.end();
         }
         interrupt::check()?;
         self.finish(Followed {
@@ -398,6 +417,11 @@ fn read(stream: &mut Stream) -> Result<(), CompareError> {
     stream
         .read()
         .map_err(CompareError::host("read what the workload prints"))
+}
+
+/// What a command has printed that shares this one's standard error.
+fn said_already() -> String {
+    "it has said why".to_owned()
 }
 
 /// Returns the last line of what was printed.

@@ -6,8 +6,9 @@ use nacre_agent::container::seccomp::call_name;
 use serde_json::Value;
 
 use crate::{
-    config::CAPABILITIES,
-    probe::{Probe, Reached, kernel, namespaces},
+    config::{CAPABILITIES, Isolation},
+    probe::{Probe, Reached, namespaces},
+    text::one_line,
 };
 
 use super::{
@@ -38,6 +39,7 @@ const SENSITIVE: [&str; 12] = [
 /// What was found in one mode.
 #[derive(Debug)]
 pub(super) struct Look {
+    pub(super) isolation: Isolation,
     pub(super) probe: Probe,
     /// What `nacre state` says of what confines the container's processes on the host.
     pub(super) confinement: Value,
@@ -78,25 +80,25 @@ pub(super) fn wall(process: &Look, vm: &Look, config: &Value) -> Wall {
         line(
             "capabilities",
             "capabilities",
-            both(capabilities_line),
+            both(|it| if_seen(it, capabilities_line)),
             RIGHTS,
         ),
         line(
             "restraints",
             "restraints",
-            both(restraints_line),
+            both(|it| if_seen(it, restraints_line)),
             RESTRAINTS,
         ),
         line(
             "namespaces",
             "namespaces of the host",
-            both(shared_line),
+            both(|it| if_seen(it, shared_line)),
             NAMESPACES,
         ),
         line(
             "processes",
             "other processes seen",
-            both(|it| it.probe.process.others.to_string()),
+            both(|it| if_seen(it, |it| it.probe.process.others.to_string())),
             PROCESSES,
         ),
         line(
@@ -135,7 +137,16 @@ const CONFINEMENT: &str =
     "whoever has broken out of the workload's kernel has what these processes have";
 
 fn is_own_kernel(look: &Look) -> bool {
-    look.probe.process.kernel != kernel()
+    look.isolation == Isolation::Vm
+}
+
+/// Returns a line about what `/proc` tells, if it is there.
+fn if_seen(look: &Look, line: impl FnOnce(&Look) -> String) -> String {
+    if look.probe.process.is_seen {
+        line(look)
+    } else {
+        "not known: the container has no /proc".into()
+    }
 }
 
 fn kernel_line(look: &Look) -> String {
@@ -169,6 +180,9 @@ fn calls_line(look: &Look) -> String {
 }
 
 fn sensitive_line(look: &Look) -> String {
+    if look.probe.calls.answered.is_empty() {
+        return "they couldn't be tried".into();
+    }
     let names = look
         .probe
         .calls
@@ -179,6 +193,9 @@ fn sensitive_line(look: &Look) -> String {
 }
 
 fn reached_line(reached: &Reached) -> String {
+    if reached.entries == 0 {
+        return "it isn't there".into();
+    }
     let more = if reached.is_cut { "more than " } else { "" };
     format!(
         "{more}{} can be read, {} written",
@@ -187,7 +204,7 @@ fn reached_line(reached: &Reached) -> String {
 }
 
 fn devices_line(look: &Look) -> String {
-    let names = look.probe.devices.iter();
+    let names = look.probe.devices.iter().map(|it| one_line(it));
     list(names.map(|it| {
         it.split(' ')
             .next()

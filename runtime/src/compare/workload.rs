@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::config::bundle::Bundle;
+use crate::{config::bundle::Bundle, text::one_line};
 
 use super::{error::CompareError, workspace::Place};
 
-/// Where another program is mounted in the container.
-const PROGRAM: &str = "/.nacre-probe";
+/// Where another program is mounted in the container's root.
+const PROGRAM: &str = ".nacre-probe";
 
 /// A bundle's workload.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Workload {
     /// The bundle's root file system.
     pub(super) root: PathBuf,
     config: Value,
+    /// What is made in its root, for something to be mounted there.
+    pub(super) mount_point: Option<&'static str>,
     /// What a reader has to know about how it is run.
     pub(super) notes: Vec<String>,
 }
@@ -45,9 +47,16 @@ impl Workload {
         if let Some(linux) = config.get_mut("linux").and_then(Value::as_object_mut) {
             linux.remove("cgroupsPath");
         }
-        notes.extend(shared_volumes(&mut config, &bundle.directory));
+        if config["hooks"]
+            .as_object()
+            .is_some_and(|hooks| !hooks.is_empty())
+        {
+            notes.push("its hooks are run with every run".to_owned());
+        }
+        notes.extend(shared_volumes(&mut config, &bundle.directory)?);
         Ok(Self {
             root,
+            mount_point: None,
             config,
             notes,
         })
@@ -57,11 +66,11 @@ impl Workload {
     /// place.
     pub(super) fn with_program(&self, program: &Path, argument: &str) -> Self {
         let mut config = self.config.clone();
-        config["process"]["args"] = json!([PROGRAM, argument]);
+        config["process"]["args"] = json!([format!("/{PROGRAM}"), argument]);
         let mount = json!({
-            "destination": PROGRAM,
+            "destination": format!("/{PROGRAM}"),
             "type": "bind",
-            "source": program,
+            "source": program.to_string_lossy(),
             "options": ["bind", "ro", "nosuid", "nodev"],
         });
         match config["mounts"].as_array_mut() {
@@ -70,6 +79,7 @@ impl Workload {
         }
         Self {
             root: self.root.clone(),
+            mount_point: Some(PROGRAM),
             config,
             notes: Vec::new(),
         }
@@ -83,7 +93,7 @@ impl Workload {
     /// Writes the configuration of a run in its place.
     pub(super) fn configure(&self, place: &Place) -> Result<(), CompareError> {
         let mut config = self.config.clone();
-        config["root"]["path"] = json!(place.root());
+        config["root"]["path"] = json!(place.root().to_string_lossy());
         place.configure(&config)
     }
 
@@ -95,9 +105,10 @@ impl Workload {
 
 /// Makes the sources of bind mounts absolute: they are relative to the bundle. Returns a note about
 /// those that can be written to.
-fn shared_volumes(config: &mut Value, bundle: &Path) -> Option<String> {
+fn shared_volumes(config: &mut Value, bundle: &Path) -> Result<Option<String>, CompareError> {
     let mut shared = Vec::new();
-    for mount in config.get_mut("mounts")?.as_array_mut()? {
+    let mounts = config.get_mut("mounts").and_then(Value::as_array_mut);
+    for mount in mounts.into_iter().flatten() {
         let options: Vec<&str> = mount["options"]
             .as_array()
             .map(|options| options.iter().filter_map(Value::as_str).collect())
@@ -110,14 +121,19 @@ fn shared_volumes(config: &mut Value, bundle: &Path) -> Option<String> {
             continue;
         }
         if !options.contains(&"ro") {
-            shared.push(mount["destination"].as_str().unwrap_or_default().to_owned());
+            shared.push(one_line(mount["destination"].as_str().unwrap_or_default()));
         }
         if let Some(source) = mount["source"].as_str() {
-            mount["source"] = json!(bundle.join(source));
+            let source = bundle.join(source);
+            let source = source.to_str().ok_or(CompareError::Config(
+                "a mount's source is relative to the bundle, whose path isn't UTF-8",
+            ))?;
+            mount["source"] = json!(source);
         }
     }
-    (!shared.is_empty()).then(|| {
+    let shared = (!shared.is_empty()).then(|| {
         let shared = shared.join(", ");
         format!("all runs share what can be written to at {shared}: only the root begins anew")
-    })
+    });
+    Ok(shared)
 }

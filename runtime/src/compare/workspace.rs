@@ -2,23 +2,26 @@
 //! comparison.
 
 use std::{
-    fs::{self, DirBuilder, File, Permissions},
+    cell::Cell,
+    fs::{self, DirBuilder, File, Metadata},
     io::{self, Read, Write},
     os::{
         fd::AsRawFd,
         unix::{
-            fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
+            fs::{DirBuilderExt, MetadataExt, chown},
             net::UnixStream,
         },
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
-    sys::wait::waitpid,
+    sys::wait::{WaitStatus, waitpid},
     unistd::{ForkResult, Pid, fork, mkdtemp, setsid},
 };
 use rustix::{
@@ -31,8 +34,16 @@ use rustix::{
 
 use super::error::CompareError;
 
-/// A directory of the comparison's own. Its mounts are in a mount namespace that nobody else has, so
-/// they end with the last of its processes. A child process waits for the end of this one, however
+/// How often the heir looks for containers at most, how many times in a row there must be none, and how
+/// long it waits in between.
+const PASSES: u32 = 100;
+const QUIET: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A directory of the comparison's own. On the host it is root's alone: what a workload makes there, such
+/// as set-user-id programs, is nothing for others. In a mount namespace that nobody else has, a tmpfs
+/// covers it, through which a container's user may pass; the changes to roots are below it on the disk.
+/// These mounts end with the last process there. A child process waits for the end of this one, however
 /// it comes: it deletes the containers that are left, and the directory.
 #[derive(Debug)]
 pub(super) struct Workspace {
@@ -40,6 +51,8 @@ pub(super) struct Workspace {
     heir: Pid,
     /// Tells the heir that this process has ended.
     link: UnixStream,
+    /// Whether a root's changes are in memory, since the disk can't hold an overlay's.
+    pub(super) is_in_memory: Cell<bool>,
 }
 
 impl Workspace {
@@ -49,23 +62,31 @@ impl Workspace {
     ///
     /// This process must have a single thread.
     pub(super) unsafe fn make(program: &Path) -> Result<Self, CompareError> {
-        let template = std::env::temp_dir().join("nacre-compare-XXXXXX");
+        let temporary = std::env::temp_dir();
+        let template = std::path::absolute(&temporary)
+            .map_err(CompareError::workspace("find", temporary))?
+            .join("nacre-compare-XXXXXX");
+        if template.to_str().is_none() {
+            return Err(CompareError::Config("the path in TMPDIR isn't UTF-8"));
+        }
         let path = mkdtemp(&template)
             .map_err(|e| CompareError::workspace("make a directory", &template)(e.into()))?;
-        // A container's user may be another one, who has to get through to its root.
-        fs::set_permissions(&path, Permissions::from_mode(0o711))
-            .map_err(CompareError::workspace("let others through", &path))?;
-        // SAFETY: the caller's promise.
-        let heir = unsafe { make_heir(program, &path) };
-        let (heir, link) = heir.map_err(CompareError::host("make a process that cleans up"))?;
-        let workspace = Self { path, heir, link };
-        unshare(CloneFlags::CLONE_NEWNS)
+        let heir = cover(&path)
+            .map_err(CompareError::workspace("mount a tmpfs over", &path))
             .and_then(|()| {
-                let private = MsFlags::MS_REC | MsFlags::MS_SLAVE;
-                mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
-            })
-            .map_err(|e| CompareError::host("make a mount namespace")(e.into()))?;
-        Ok(workspace)
+                // SAFETY: the caller's promise.
+                let heir = unsafe { make_heir(program, &path) };
+                heir.map_err(CompareError::host("make a process that cleans up"))
+            });
+        let (heir, link) = heir.inspect_err(|_| {
+            let _ = remove(&path);
+        })?;
+        Ok(Self {
+            path,
+            heir,
+            link,
+            is_in_memory: Cell::new(false),
+        })
     }
 
     /// Returns where the state of its containers is kept.
@@ -86,21 +107,82 @@ impl Workspace {
         Ok(copy)
     }
 
-    /// Makes a place for one run, over the bundle's root.
-    pub(super) fn place(&self, id: &str, root: &Path) -> Result<Place, CompareError> {
-        Place::make(self.path.join(id), root)
+    /// Makes a place for one run, over the bundle's root, with an empty file in it if something is to be
+    /// mounted there.
+    pub(super) fn place(
+        &self,
+        id: &str,
+        root: &Path,
+        mount_point: Option<&str>,
+    ) -> Result<Place, CompareError> {
+        let place = Place {
+            path: self.path.join(id),
+            disk: disk(&self.path).join(id),
+        };
+        if place.make(root, mount_point)? {
+            self.is_in_memory.set(true);
+        }
+        Ok(place)
     }
 }
 
 impl Drop for Workspace {
     fn drop(&mut self) {
         let _ = self.link.shutdown(std::net::Shutdown::Both);
-        while waitpid(self.heir, None) == Err(nix::errno::Errno::EINTR) {}
+        let status = loop {
+            match waitpid(self.heir, None) {
+                Err(nix::errno::Errno::EINTR) => {}
+                status => break status,
+            }
+        };
+        if status != Ok(WaitStatus::Exited(self.heir, 0)) {
+            let path = self.path.display();
+            tracing::warn!("{path} couldn't be removed with all that is in it");
+        }
     }
 }
 
 fn state(workspace: &Path) -> PathBuf {
     workspace.join("state")
+}
+
+/// Returns where the changes to roots are kept.
+fn disk(workspace: &Path) -> PathBuf {
+    workspace.join("disk")
+}
+
+/// Moves this process to a mount namespace of its own, in which a tmpfs covers the directory.
+fn cover(path: &Path) -> io::Result<()> {
+    fs::create_dir(disk(path))?;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let slave = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    mount(None::<&str>, "/", None::<&str>, slave, None::<&str>)?;
+    // A descriptor of this namespace's, since only that can be mounted here.
+    let on_disk = File::open(disk(path))?;
+    mount_tmpfs(path)?;
+    DirBuilder::new().mode(0o711).create(disk(path))?;
+    let source = format!("/proc/self/fd/{}", on_disk.as_raw_fd());
+    mount(
+        Some(source.as_str()),
+        &disk(path),
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    )?;
+    Ok(())
+}
+
+/// Mounts a tmpfs that others may pass through.
+fn mount_tmpfs(on: &Path) -> io::Result<()> {
+    let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
+    Ok(mount(kind, on, kind, flags, Some("mode=711"))?)
+}
+
+/// Removes the directory, and what is mounted on it.
+fn remove(path: &Path) -> io::Result<()> {
+    // Nothing is, if it couldn't be.
+    let _ = umount2(path, MntFlags::MNT_DETACH);
+    fs::remove_dir_all(path)
 }
 
 /// # Safety
@@ -126,71 +208,99 @@ fn inherit(mut link: UnixStream, program: &Path, workspace: &Path) -> io::Result
     setsid()?;
     // Nothing is ever sent.
     link.read_to_end(&mut Vec::new())?;
-    let state = state(workspace);
-    if state.exists() {
-        let nacre = |words: &[&str]| {
-            let mut command = Command::new(program);
-            command.arg("--root").arg(&state).args(words);
-            command.stdin(Stdio::null()).stderr(Stdio::null()).output()
-        };
+    delete_all(program, &state(workspace))?;
+    remove(workspace)
+}
+
+/// Deletes the containers in a state directory, and those that a command is still making, which was told
+/// to end when its parent did.
+fn delete_all(program: &Path, state: &Path) -> io::Result<()> {
+    let nacre = |words: &[&str]| {
+        let mut command = Command::new(program);
+        command.arg("--root").arg(state).args(words);
+        command.stdin(Stdio::null()).stderr(Stdio::null()).output()
+    };
+    let mut quiet = 0;
+    for _ in 0..PASSES {
         let listed = nacre(&["list", "--quiet"])?.stdout;
+        let is_empty = !fs::read_dir(state).is_ok_and(|mut entries| entries.next().is_some());
         for id in String::from_utf8_lossy(&listed).lines() {
             nacre(&["delete", "--force", id])?;
         }
+        quiet = if is_empty { quiet + 1 } else { 0 };
+        if quiet == QUIET {
+            break;
+        }
+        sleep(PAUSE);
     }
-    fs::remove_dir_all(workspace)
+    Ok(())
 }
 
 /// What one run has of its own: a bundle's directory, and a root with the changes apart.
 #[derive(Debug)]
 pub(super) struct Place {
     path: PathBuf,
+    disk: PathBuf,
 }
 
 impl Place {
-    fn make(path: PathBuf, root: &Path) -> Result<Self, CompareError> {
-        for directory in [&path, &path.join("root"), &path.join("disk")] {
+    /// Makes it. Returns whether the changes are in memory.
+    fn make(&self, root: &Path, mount_point: Option<&str>) -> Result<bool, CompareError> {
+        let like = fs::metadata(root).map_err(CompareError::workspace("use the root", root))?;
+        for directory in [&self.path, &self.root(), &self.disk] {
             let made = DirBuilder::new().mode(0o711).create(directory);
             made.map_err(CompareError::workspace("make", directory))?;
         }
-        let place = Self { path };
-        match place.mount_root(root) {
+        let layers = || {
+            self.make_layers(&like, mount_point)
+                .map_err(CompareError::workspace(
+                    "make an overlay's layers in",
+                    &self.disk,
+                ))
+        };
+        layers()?;
+        match self.mount_root(root) {
             // What the directory is on can't be an overlay's upper directory, if it is one itself.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                let disk = place.path.join("disk");
-                mount(
-                    Some("tmpfs"),
-                    &disk,
-                    Some("tmpfs"),
-                    MsFlags::empty(),
-                    Some("mode=711"),
-                )
-                .map_err(|e| CompareError::workspace("mount a tmpfs on", disk)(e.into()))?;
-                place.mount_root(root)
+                mount_tmpfs(&self.disk)
+                    .map_err(CompareError::workspace("mount a tmpfs on", &self.disk))?;
+                layers()?;
+                let mounted = self.mount_root(root);
+                mounted.map_err(CompareError::workspace("mount an overlay over", root))?;
+                Ok(true)
             }
-            mounted => mounted,
+            mounted => {
+                mounted.map_err(CompareError::workspace("mount an overlay over", root))?;
+                Ok(false)
+            }
         }
-        .map_err(CompareError::workspace("mount an overlay over", root))?;
-        Ok(place)
+    }
+
+    fn make_layers(&self, like: &Metadata, mount_point: Option<&str>) -> io::Result<()> {
+        fs::create_dir(self.changes())?;
+        fs::create_dir(self.work())?;
+        // The root has the same owner and mode as the bundle's.
+        fs::set_permissions(self.changes(), like.permissions())?;
+        chown(self.changes(), Some(like.uid()), Some(like.gid()))?;
+        if let Some(name) = mount_point {
+            // The container's root may be nobody here.
+            File::create(self.changes().join(name))?;
+        }
+        Ok(())
     }
 
     fn mount_root(&self, lower: &Path) -> io::Result<()> {
-        for directory in [self.changes(), self.path.join("disk/work")] {
-            if !directory.exists() {
-                fs::create_dir(&directory)?;
-            }
-        }
-        // The root has the same owner and mode as the bundle's.
-        let like = fs::metadata(lower)?;
-        fs::set_permissions(self.changes(), like.permissions())?;
-        chown(self.changes(), Some(like.uid()), Some(like.gid()))?;
-        // By a descriptor, whose path has neither of the characters that mean something here.
-        let lower = File::open(lower)?;
+        // By descriptors, whose paths have no characters that mean something here.
+        let layers = [
+            ("lowerdir", File::open(lower)?),
+            ("upperdir", File::open(self.changes())?),
+            ("workdir", File::open(self.work())?),
+        ];
         let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-        let lower_path = format!("/proc/self/fd/{}", lower.as_raw_fd());
-        fsconfig_set_string(&overlay, "lowerdir", lower_path)?;
-        fsconfig_set_string(&overlay, "upperdir", self.changes())?;
-        fsconfig_set_string(&overlay, "workdir", self.path.join("disk/work"))?;
+        for (name, layer) in &layers {
+            let path = format!("/proc/self/fd/{}", layer.as_raw_fd());
+            fsconfig_set_string(&overlay, *name, path)?;
+        }
         fsconfig_create(&overlay)?;
         let mounted = fsmount(
             &overlay,
@@ -200,6 +310,10 @@ impl Place {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(&mounted, "", CWD, self.root(), flags)?;
         Ok(())
+    }
+
+    fn work(&self) -> PathBuf {
+        self.disk.join("work")
     }
 
     /// Returns the bundle's directory.
@@ -214,7 +328,7 @@ impl Place {
 
     /// Returns where the changes to the root are.
     pub(super) fn changes(&self) -> PathBuf {
-        self.path.join("disk/changes")
+        self.disk.join("changes")
     }
 
     /// Writes the bundle's configuration.
@@ -224,11 +338,13 @@ impl Place {
         written.map_err(CompareError::workspace("write", path))
     }
 
-    /// Removes it. What can't be removed is left to the heir.
+    /// Removes it. What can't be removed is left to the heir, who says so.
     pub(super) fn remove(self) {
-        for mounted in ["root", "disk"] {
-            let _ = umount2(&self.path.join(mounted), MntFlags::MNT_DETACH);
+        for mounted in [&self.root(), &self.disk] {
+            let _ = umount2(mounted, MntFlags::MNT_DETACH);
         }
-        let _ = fs::remove_dir_all(&self.path);
+        for directory in [&self.path, &self.disk] {
+            let _ = fs::remove_dir_all(directory);
+        }
     }
 }

@@ -20,6 +20,8 @@ const MOST_TOLD: usize = 200;
 /// What of a file system of the kernel's can be reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reached {
+    /// How many files and directories there are.
+    pub(crate) entries: usize,
     /// How many files can be read.
     pub(crate) readable: usize,
     /// How many can be written to, in the file system and by their modes.
@@ -35,19 +37,21 @@ impl Reached {
     pub(super) fn below(top: &str) -> Self {
         let mut reached = Self::default();
         let mut directories = VecDeque::from([PathBuf::from(top)]);
-        let mut entries = 0;
         while let Some(directory) = directories.pop_front() {
+            let is_top = directory == Path::new("/proc");
             for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                entries += 1;
-                if entries > MOST_ENTRIES {
+                reached.entries += 1;
+                if reached.entries > MOST_ENTRIES {
                     reached.is_cut = true;
                     return reached;
                 }
                 let Ok(kind) = entry.file_type() else {
                     continue;
                 };
-                if kind.is_dir() && !is_of_processes(&entry.file_name()) {
-                    directories.push_back(entry.path());
+                if kind.is_dir() {
+                    if !is_top || !is_of_processes(&entry.file_name()) {
+                        directories.push_back(entry.path());
+                    }
                 } else if kind.is_file() {
                     reached.add(&entry.path());
                 }
@@ -121,14 +125,17 @@ mod tests {
         for name in ["1", "a"] {
             fs::create_dir(path(name)).unwrap();
         }
-        for name in ["1/of-a-process", "a/b", "c"] {
+        for name in ["1/d", "a/b", "c"] {
             fs::write(path(name), "").unwrap();
         }
         std::os::unix::fs::symlink("c", path("link")).unwrap();
         let reached = Reached::below(directory.path().to_str().unwrap());
-        assert_eq!((reached.readable, reached.writable), (2, 2));
-        let expected = ["c", "a/b"].map(|name| path(name).display().to_string());
-        assert_eq!(reached.written, expected);
+        assert_eq!((reached.readable, reached.writable), (3, 3));
+        let mut written = reached.written;
+        written.sort();
+        let expected = ["1/d", "a/b", "c"].map(|name| path(name).display().to_string());
+        assert_eq!(written, expected);
+        assert!(is_of_processes(OsStr::new("17")) && !is_of_processes(OsStr::new("irq")));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 /// What a process is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct OwnProcess {
+    /// Whether `/proc` is there, from which most of this is.
+    pub(crate) is_seen: bool,
     /// The kernel's release and version.
     pub(crate) kernel: String,
     pub(crate) uid: u32,
@@ -33,6 +35,7 @@ impl OwnProcess {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| field(&status, name).unwrap_or_default().to_owned();
         Self {
+            is_seen: !status.is_empty(),
             kernel: kernel(),
             uid: nix::unistd::geteuid().as_raw(),
             capabilities: u64::from_str_radix(&field("CapEff"), 16).unwrap_or(0),

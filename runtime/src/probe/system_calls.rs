@@ -63,8 +63,8 @@ impl Calls {
             // SAFETY: the caller's promise.
             match unsafe { Copy::make(next) } {
                 Ok(mut copy) => next = copy.follow(&mut calls, next),
-                // The filter may forbid copies.
-                Err(_) => break,
+                // The filter may forbid copies, and what was found until here is less than there is.
+                Err(_) => return Self::default(),
             }
         }
         calls
@@ -130,10 +130,11 @@ impl Copy {
         let _ = kill(self.pid, Signal::SIGKILL);
         let status = waitpid(self.pid, None);
         if next < NUMBERS.end {
-            // One that waits was answered, and that it was killed for came from here.
+            // A filter kills by this signal. One that waits was answered, and one that the kernel answers
+            // with another signal.
             match status {
-                Ok(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => calls.answered.push(next),
-                _ => calls.killed.push(next),
+                Ok(WaitStatus::Signaled(_, Signal::SIGSYS, _)) => calls.killed.push(next),
+                _ => calls.answered.push(next),
             }
         }
         next + 1

@@ -45,7 +45,7 @@ fn head(report: &Report) -> Markup {
     let host = &report.host;
     html! {
         p {
-            (report.runs) " runs in each mode of the bundle " (report.bundle.display())
+            (report.runs) " runs in each mode of the bundle " (report.bundle)
             ", on Linux " (host.kernel) ", " (host.cpus) " CPUs"
             @if let Some(load) = host.load { ", load " (format!("{load:.1}")) }
             "."
