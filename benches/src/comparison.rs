@@ -24,9 +24,12 @@ impl Comparison {
 
     /// Adds a row, and shows it at once: measuring takes a while.
     fn row(&mut self, what: &str, figures: &[f64], shown: Vec<String>) {
-        let ratios = figures[1..].iter().map(|theirs| match *theirs > 0.0 {
-            true => format!("{:.2}", figures[0] / theirs),
-            false => "-".to_owned(),
+        let ratios = figures[1..].iter().map(|theirs| {
+            if *theirs > 0.0 {
+                format!("{:.2}", figures[0] / theirs)
+            } else {
+                "-".to_owned()
+            }
         });
         let cells: Vec<String> = shown.into_iter().chain(ratios).collect();
         eprintln!("{what}: {}", cells.join(" | "));

@@ -73,13 +73,14 @@ impl Runtime {
             .stdout(Stdio::null())
             .status()
             .map_err(|e| format!("{}: {e}", self.name))?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!(
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!(
                 "{} {} ended with {status}",
                 self.name,
                 words.join(" ")
-            )),
+            ))
         }
     }
 
@@ -124,9 +125,10 @@ fn runtimes(bin: &Path) -> Result<Vec<Runtime>, Box<dyn Error>> {
     )?];
     for (name, directory) in [("crun", "/usr/bin"), ("runc", "/usr/sbin")] {
         let path = Path::new(directory).join(name);
-        match path.exists() {
-            true => runtimes.push(Runtime::copy(name, &path, &[])?),
-            false => eprintln!("skipped: {name}, since there is no {}", path.display()),
+        if path.exists() {
+            runtimes.push(Runtime::copy(name, &path, &[])?)
+        } else {
+            eprintln!("skipped: {name}, since there is no {}", path.display())
         }
     }
     Ok(runtimes)

@@ -22,13 +22,12 @@ impl Slow {
             fs::create_dir(&directory).unwrap();
             fs::write(directory.join(file), value).unwrap();
         };
-        match root.join("cgroup.controllers").exists() {
-            true => {
-                fs::write(root.join("cgroup.subtree_control"), "+cpu").unwrap();
-                make(root.to_owned(), "cpu.max", "10000 100000");
-            }
+        if root.join("cgroup.controllers").exists() {
+            fs::write(root.join("cgroup.subtree_control"), "+cpu").unwrap();
+            make(root.to_owned(), "cpu.max", "10000 100000");
+        } else {
             // The quota is for a period of the default length, 100 ms.
-            false => make(root.join("cpu"), "cpu.cfs_quota_us", "10000"),
+            make(root.join("cpu"), "cpu.cfs_quota_us", "10000");
         }
         Self { name }
     }

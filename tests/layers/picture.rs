@@ -68,9 +68,10 @@ impl Picture {
         for (line, groups) in self.lines.iter().enumerate() {
             for (group, names) in groups.iter().enumerate() {
                 for name in names {
-                    let is_here = match name.ends_with('/') {
-                        true => file.starts_with(name) || *name == format!("{stem}/"),
-                        false => stem == name,
+                    let is_here = if name.ends_with('/') {
+                        file.starts_with(name) || *name == format!("{stem}/")
+                    } else {
+                        stem == name
                     };
                     if is_here && best.is_none_or(|(length, _)| length < name.len()) {
                         best = Some((name.len(), (line + 1, group)));

@@ -202,9 +202,10 @@ fn a_cpu_quota_holds(case: &Case) {
         [before, after] => after - before,
         _ => panic!("{name} isn't there twice:\n{output}"),
     };
-    let seconds = match case.has_cgroup2() {
-        true => growth("usage_usec ") / 1e6,
-        false => growth("usage_nsec ") / 1e9,
+    let seconds = if case.has_cgroup2() {
+        growth("usage_usec ") / 1e6
+    } else {
+        growth("usage_nsec ") / 1e9
     };
     let used = seconds / growth("");
     assert!(growth("nr_throttled ") > 5.0, "{output}");

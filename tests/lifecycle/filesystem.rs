@@ -74,17 +74,18 @@ fn every_type_of_mount(case: &Case) {
     let output = case.run(&bundle).ok();
     let mounts: Vec<Vec<&str>> = output.lines().map(|l| l.split(' ').collect()).collect();
     // With version 1 it is a directory of the hierarchies, each of which is read-only.
-    let cgroup = match case.has_cgroup2() {
-        true => (
+    let cgroup = if case.has_cgroup2() {
+        (
             "/sys/fs/cgroup",
             "cgroup2",
             vec!["ro", "nosuid", "nodev", "noexec"],
-        ),
-        false => (
+        )
+    } else {
+        (
             "/sys/fs/cgroup/memory",
             "cgroup",
             vec!["ro", "nosuid", "nodev", "noexec"],
-        ),
+        )
     };
     for (place, kind, options) in [
         ("/proc", "proc", vec!["rw"]),

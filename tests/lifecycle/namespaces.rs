@@ -140,9 +140,12 @@ fn nothing_is_set_in_the_hosts_namespaces(case: &Case) {
         }
         let namespaces: Vec<_> = ["pid", "network", "ipc", "uts", "mount"]
             .into_iter()
-            .map(|other| match other == kind {
-                true => json!({"type": kind, "path": format!("/proc/1/ns/{namespace}")}),
-                false => json!({"type": other}),
+            .map(|other| {
+                if other == kind {
+                    json!({"type": kind, "path": format!("/proc/1/ns/{namespace}")})
+                } else {
+                    json!({"type": other})
+                }
             })
             .collect();
         let bundle = bundle.set("/linux/namespaces", namespaces);

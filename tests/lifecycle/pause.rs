@@ -136,9 +136,10 @@ fn a_container_frozen_from_outside_is_paused(case: &Case) {
 fn nobody_waits_for_long_for_a_guest_that_stands_still(case: &Case) {
     case.idle();
     let limit = patience(case);
-    let role = match case.is_emulated() {
-        true => Role::Qemu,
-        false => Role::Monitor,
+    let role = if case.is_emulated() {
+        Role::Qemu
+    } else {
+        Role::Monitor
     };
     let stop = || signal::kill(vm::with_role(case.id(), role)[0], Signal::SIGSTOP).unwrap();
     stop();

@@ -31,9 +31,10 @@ pub(super) fn cgroup(case: &Case, pid: Pid, controller: &str) -> PathBuf {
         })
     };
     let root = Path::new("/sys/fs/cgroup");
-    match case.has_cgroup2() {
-        true => root.join(path("").unwrap()),
-        false => root.join(controller).join(path(controller).unwrap()),
+    if case.has_cgroup2() {
+        root.join(path("").unwrap())
+    } else {
+        root.join(controller).join(path(controller).unwrap())
     }
 }
 
@@ -55,9 +56,10 @@ fn read(case: &Case, pid: Pid, controller: &str, name: &str) -> Option<String> {
 #[track_caller]
 fn expect(case: &Case, pid: Pid, files: &[(&str, &str, &str, &str, &str)]) {
     for (controller, name1, value1, name2, value2) in files {
-        let (name, value) = match case.has_cgroup2() {
-            true => (name2, value2),
-            false => (name1, value1),
+        let (name, value) = if case.has_cgroup2() {
+            (name2, value2)
+        } else {
+            (name1, value1)
         };
         if name.is_empty() {
             continue;

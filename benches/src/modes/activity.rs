@@ -16,9 +16,10 @@ impl Activity {
         let mut others = Vec::new();
         for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
             let thread = thread?.path();
-            match fs::read_to_string(thread.join("comm"))?.starts_with("vcpu") {
-                true => processors += 1,
-                false => others.push(thread.join("schedstat")),
+            if fs::read_to_string(thread.join("comm"))?.starts_with("vcpu") {
+                processors += 1
+            } else {
+                others.push(thread.join("schedstat"))
             }
         }
         Ok(Self(match processors {

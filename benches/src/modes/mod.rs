@@ -110,9 +110,10 @@ impl Mode<'_> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .status()?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!("{command:?} ended with {status}").into()),
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("{command:?} ended with {status}").into())
         }
     }
 
@@ -199,9 +200,10 @@ impl Run {
     fn end(mut self) -> Result<(), Box<dyn Error>> {
         std::io::copy(&mut self.stdout, &mut std::io::sink())?;
         let status = self.child.wait()?;
-        match status.success() {
-            true => Ok(()),
-            false => Err(format!("{:?} ended with {status}", self.command).into()),
+        if status.success() {
+            Ok(())
+        } else {
+            Err(format!("{:?} ended with {status}", self.command).into())
         }
     }
 }

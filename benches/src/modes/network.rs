@@ -88,8 +88,9 @@ fn ip(words: &[&str]) -> Result<(), Box<dyn Error>> {
         .args(words)
         .status()
         .map_err(|e| format!("ip: {e} (Debian's iproute2 has it)"))?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(format!("ip {} ended with {status}", words.join(" ")).into()),
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("ip {} ended with {status}", words.join(" ")).into())
     }
 }

@@ -292,9 +292,10 @@ fn a_guest_that_stands_still_is_removed(case: &Case) {
     let podman = Podman::new(case);
     podman.detach(&[], "echo started; exec sleep 1000");
     podman.wait_for_log("started");
-    let role = match case.is_emulated() {
-        true => Role::Qemu,
-        false => Role::Monitor,
+    let role = if case.is_emulated() {
+        Role::Qemu
+    } else {
+        Role::Monitor
     };
     let id = podman.inspect("{{.Id}}");
     kill(vm::with_role(&id, role)[0], Signal::SIGSTOP).unwrap();

@@ -120,9 +120,10 @@ impl<'a> Podman<'a> {
             case,
             cgroup: ParentCgroup::of(case),
             _storage: Storage(case.directory().join("storage/overlay")),
-            driver: match overlay_works(case.directory()) {
-                true => "overlay",
-                false => "vfs",
+            driver: if overlay_works(case.directory()) {
+                "overlay"
+            } else {
+                "vfs"
             },
             network: None,
             systemd: None,

@@ -137,9 +137,10 @@ impl Guest<'_> {
             }
             let only = self.words.value("only");
             let (attack, name) = loop {
-                let (attack, name) = match self.random.once_in(3) {
-                    true => ATTACKS[0],
-                    false => self.random.pick(&ATTACKS),
+                let (attack, name) = if self.random.once_in(3) {
+                    ATTACKS[0]
+                } else {
+                    self.random.pick(&ATTACKS)
                 };
                 let is_chosen = only.is_none_or(|only| only == name);
                 if is_chosen && (round >= calm || attack.is_calm()) {

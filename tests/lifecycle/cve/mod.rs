@@ -61,9 +61,10 @@ fn tree(directory: &Path) -> Vec<String> {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let status = fs::symlink_metadata(&path).unwrap();
-        let content = match status.is_file() {
-            true => fs::read_to_string(&path).unwrap(),
-            false => String::new(),
+        let content = if status.is_file() {
+            fs::read_to_string(&path).unwrap()
+        } else {
+            String::new()
         };
         found.push(format!(
             "{path:?} {:o} {}:{} {} {content}",

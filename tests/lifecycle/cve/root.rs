@@ -108,9 +108,10 @@ fn proc_is_not_mounted_through_a_link(case: &Case, volume_first: bool) {
         "destination": "/shared", "type": "bind", "source": volume, "options": ["rbind"],
     });
     let proc = json!({ "destination": "/proc", "type": "proc", "source": "proc" });
-    let mounts = match volume_first {
-        true => json!([shared, proc]),
-        false => json!([proc, shared]),
+    let mounts = if volume_first {
+        json!([shared, proc])
+    } else {
+        json!([proc, shared])
     };
     let outcome = case.run(&bundle.set("/mounts", mounts));
     assert_refused(
@@ -324,10 +325,7 @@ fn cve_2026_41579_a_dev_that_is_a_link_leads_nowhere(case: &Case) {
         "../../../../../../../../tmp/../outside",
     ] {
         for dev_is_mounted in [false, true] {
-            let places: &[&str] = match dev_is_mounted {
-                true => &[],
-                false => &["/dev"],
-            };
+            let places: &[&str] = if dev_is_mounted { &[] } else { &["/dev"] };
             let bundle = without_mounts(case.busybox(), places)
                 .push(
                     "/linux/devices",

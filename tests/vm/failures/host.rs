@@ -91,9 +91,10 @@ const MIB: u64 = 1 << 20;
 fn the_host_runs_out_of_memory(case: &Case) {
     let parent = format!("{}-above", case.id());
     let top = Path::new("/sys/fs/cgroup");
-    let (directory, file) = match top.join("cgroup.controllers").exists() {
-        true => (top.join(&parent), "memory.max"),
-        false => (top.join("memory").join(&parent), "memory.limit_in_bytes"),
+    let (directory, file) = if top.join("cgroup.controllers").exists() {
+        (top.join(&parent), "memory.max")
+    } else {
+        (top.join("memory").join(&parent), "memory.limit_in_bytes")
     };
     fs::create_dir(&directory).unwrap();
     let enough_to_boot = if case.is_emulated() { 160 } else { 80 };

@@ -73,9 +73,10 @@ impl Crossing {
     /// As with [`sys::clone3`].
     pub(crate) unsafe fn cross(&self, passage: &Passage) -> io::Result<Side> {
         // SAFETY: the caller's promise; the mapping is this value's.
-        match unsafe { passage.clone_sister(self.page.cast()) }? {
-            true => Ok(Side::Inside),
-            false => Ok(Side::Outside),
+        if unsafe { passage.clone_sister(self.page.cast()) }? {
+            Ok(Side::Inside)
+        } else {
+            Ok(Side::Outside)
         }
     }
 

@@ -76,10 +76,7 @@ pub(super) fn take(
         return Err(devices::not_bound(index, path, &metadata).into());
     }
     if !kind.is_dir() && !kind.is_file() {
-        let kind = match kind.is_socket() {
-            true => "socket",
-            false => "FIFO",
-        };
+        let kind = if kind.is_socket() { "socket" } else { "FIFO" };
         return Err(SourceError::Kind { index, path, kind });
     }
     if let Some(kind) = file_systems::not_served_at(&path).map_err(failed)? {

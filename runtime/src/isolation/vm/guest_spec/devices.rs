@@ -99,9 +99,10 @@ pub(super) fn not_bound(index: usize, path: PathBuf, device: &Metadata) -> NoSuc
     NoSuchDevice {
         field: format!("mounts[{index}].source"),
         path,
-        kind: match device.file_type().is_block_device() {
-            true => "block",
-            false => "character",
+        kind: if device.file_type().is_block_device() {
+            "block"
+        } else {
+            "character"
         },
         major: i64::from(libc::major(device.rdev())),
         minor: i64::from(libc::minor(device.rdev())),
