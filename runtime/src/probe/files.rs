@@ -11,11 +11,13 @@ use std::{
 use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
 
-/// How many entries of a kernel's file system are looked at.
+/// How many entries of a file system are looked at.
 const MOST_ENTRIES: usize = 50_000;
 
-/// How many paths are told.
-const MOST_TOLD: usize = 200;
+/// How many devices are told, and how many bytes all of them may have: an image can have any number, with
+/// names as long as it likes, and who reads this keeps a bounded number of bytes.
+const MOST_DEVICES: usize = 200;
+const MOST_BYTES: usize = 8 << 10;
 
 /// What of a file system of the kernel's can be reached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +28,6 @@ pub(crate) struct Reached {
     pub(crate) readable: usize,
     /// How many can be written to, in the file system and by their modes.
     pub(crate) writable: usize,
-    /// Some of those.
-    pub(crate) written: Vec<String>,
     /// Whether there was more than is looked at.
     pub(crate) is_cut: bool,
 }
@@ -35,42 +35,51 @@ pub(crate) struct Reached {
 impl Reached {
     /// Looks at all files below a directory, but for those of processes other than this one.
     pub(super) fn below(top: &str) -> Self {
-        let mut reached = Self::default();
-        let mut directories = VecDeque::from([PathBuf::from(top)]);
-        while let Some(directory) = directories.pop_front() {
-            let is_top = directory == Path::new("/proc");
-            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-                reached.entries += 1;
-                if reached.entries > MOST_ENTRIES {
-                    reached.is_cut = true;
-                    return reached;
-                }
-                let Ok(kind) = entry.file_type() else {
-                    continue;
-                };
-                if kind.is_dir() {
-                    if !is_top || !is_of_processes(&entry.file_name()) {
-                        directories.push_back(entry.path());
-                    }
-                } else if kind.is_file() {
-                    reached.add(&entry.path());
-                }
-            }
-        }
-        reached
+        Self::visit(top, |_| ())
     }
 
-    fn add(&mut self, path: &Path) {
-        if eaccess(path, AccessFlags::R_OK).is_ok() {
-            self.readable += 1;
-        }
-        if eaccess(path, AccessFlags::W_OK).is_ok() {
-            self.writable += 1;
-            if self.written.len() < MOST_TOLD {
-                self.written.push(path.to_string_lossy().into_owned());
+    /// Does the same, and tells of each that can be written to.
+    fn visit(top: &str, mut tell: impl FnMut(&Path)) -> Self {
+        let mut reached = Self::default();
+        let entries = walk(top, |kind, path| {
+            if !kind.is_file() {
+                return;
+            }
+            let is_ours = |access| usize::from(eaccess(path, access).is_ok());
+            reached.readable += is_ours(AccessFlags::R_OK);
+            if is_ours(AccessFlags::W_OK) > 0 {
+                reached.writable += 1;
+                tell(path);
+            }
+        });
+        reached.entries = entries.min(MOST_ENTRIES);
+        reached.is_cut = entries > MOST_ENTRIES;
+        reached
+    }
+}
+
+/// Visits what is below a directory, those above first, but for the processes in `/proc`. Returns how much
+/// was seen: more than [`MOST_ENTRIES`] if there is more than was visited.
+fn walk(top: &str, mut visit: impl FnMut(FileType, &Path)) -> usize {
+    let mut directories = VecDeque::from([PathBuf::from(top)]);
+    let mut entries = 0;
+    while let Some(directory) = directories.pop_front() {
+        let has_processes = directory == Path::new("/proc");
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            entries += 1;
+            if entries > MOST_ENTRIES {
+                return entries;
+            }
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
+            visit(kind, &entry.path());
+            if kind.is_dir() && !(has_processes && is_of_processes(&entry.file_name())) {
+                directories.push_back(entry.path());
             }
         }
     }
+    entries
 }
 
 /// Whether a directory of `/proc` is of a process or a thread.
@@ -82,23 +91,14 @@ fn is_of_processes(name: &OsStr) -> bool {
 /// Returns the devices in `/dev`, by name, kind and number.
 pub(super) fn devices() -> Vec<String> {
     let mut devices = Vec::new();
-    let mut directories = vec![PathBuf::from("/dev")];
-    while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let Ok(kind) = entry.file_type() else {
-                continue;
-            };
-            if kind.is_dir() {
-                directories.push(path);
-            } else if let Some(device) = device(kind, &path) {
-                devices.push(device);
-            }
-            if devices.len() >= MOST_TOLD {
-                break;
-            }
+    let mut room = MOST_BYTES;
+    walk("/dev", |kind, path| {
+        let device = device(kind, path).filter(|device| device.len() <= room);
+        if let Some(device) = device.filter(|_| devices.len() < MOST_DEVICES) {
+            room -= device.len();
+            devices.push(device);
         }
-    }
+    });
     devices.sort();
     devices
 }
@@ -129,9 +129,10 @@ mod tests {
             fs::write(path(name), "").unwrap();
         }
         std::os::unix::fs::symlink("c", path("link")).unwrap();
-        let reached = Reached::below(directory.path().to_str().unwrap());
+        let mut written = Vec::new();
+        let top = directory.path().to_str().unwrap();
+        let reached = Reached::visit(top, |path| written.push(path.display().to_string()));
         assert_eq!((reached.readable, reached.writable), (3, 3));
-        let mut written = reached.written;
         written.sort();
         let expected = ["1/d", "a/b", "c"].map(|name| path(name).display().to_string());
         assert_eq!(written, expected);
