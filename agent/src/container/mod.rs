@@ -31,7 +31,9 @@ pub use error::{Step, StepError, describe};
 pub use kernel::cpus::run_anywhere;
 pub use kernel::environment::forget as forget_environment;
 pub use kernel::identity::Identity;
-pub use kernel::user_namespaces::{in_one as in_user_namespace, is_ordinary_user};
+pub use kernel::user_namespaces::{
+    in_one as in_user_namespace, is_ordinary_user, what_keeps_one_from_making_one,
+};
 pub use life::container::{Container, Handle, StartError};
 pub use life::create_error::CreateError;
 pub use life::exec::{ExecError, ExecOptions, Executed};

@@ -66,11 +66,12 @@ fn look(store: &Store) -> Result<Look, Error> {
 }
 
 fn container(seen: &Seen) -> Container {
-    let (cgroup, given) = match &seen.record.by {
-        By::Vm(vm) => (vm.cgroup.as_ref(), Some((vm.size.cpus, vm.size.memory))),
-        By::Process(process) => (process.cgroup.as_ref(), None),
+    let given = match &seen.record.by {
+        By::Vm(vm) => Some((vm.size.cpus, vm.size.memory)),
+        By::Process(_) => None,
     };
     // It may end meanwhile.
+    let cgroup = seen.record.cgroup();
     let stats = cgroup.and_then(|cgroup| cgroup.stats().ok());
     Container {
         isolation: seen.record.isolation().name(),

@@ -6,7 +6,7 @@ use std::{
     thread::available_parallelism,
 };
 
-use crate::{config::Isolation, log::chain};
+use crate::{config::Isolation, log::chain, probe};
 
 use super::{
     error::CompareError,
@@ -130,10 +130,9 @@ fn notes(setting: &Setting) -> Vec<String> {
 }
 
 fn host() -> Host {
-    let release = nix::sys::utsname::uname().map(|it| it.release().to_string_lossy().into_owned());
     let load = fs::read_to_string("/proc/loadavg");
     Host {
-        kernel: release.unwrap_or_default(),
+        kernel: probe::release(&probe::kernel()).to_owned(),
         cpus: available_parallelism().map_or(1, |cpus| cpus.get()),
         load: load.ok().and_then(|it| it.split(' ').next()?.parse().ok()),
     }

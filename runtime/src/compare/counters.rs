@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use nacre_agent::container::cgroups::Cgroup;
+use nacre_agent::container::{cgroups::Cgroup, outside::cpu_ranges};
 
 /// Where tracefs is mounted.
 const TRACEFS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -148,13 +148,10 @@ impl Counter {
     }
 }
 
-/// Returns the CPUs of a list such as `0-3,8`.
-fn cpus(list: &str) -> Vec<i32> {
-    let ranges = list.trim().split(',').filter_map(|range| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    });
-    ranges.flatten().collect()
+/// Returns the CPUs of a list such as `0-3,8`, which the kernel has written.
+fn cpus(list: &str) -> Vec<u32> {
+    let ranges = cpu_ranges(list).unwrap_or_default().into_iter();
+    ranges.flat_map(|(first, last)| first..=last).collect()
 }
 
 #[cfg(test)]

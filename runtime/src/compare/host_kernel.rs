@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use nacre_agent::container::what_keeps_one_from_making_one;
+
 use super::report::Fact;
 
 /// Looks at this host.
@@ -50,14 +52,13 @@ fn lockdown() -> String {
 }
 
 fn user_namespaces() -> String {
-    let is = |path: &str, value: &str| read(path).is_some_and(|it| it == value);
-    let are_off = is("/proc/sys/user/max_user_namespaces", "0")
-        || is("/proc/sys/kernel/unprivileged_userns_clone", "0")
-        || is(
-            "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-            "1",
-        );
-    if are_off { "restricted" } else { "allowed" }.to_owned()
+    let are_restricted = !what_keeps_one_from_making_one().is_empty();
+    if are_restricted {
+        "restricted"
+    } else {
+        "allowed"
+    }
+    .to_owned()
 }
 
 /// Returns the flaws of the processor that the kernel calls vulnerable

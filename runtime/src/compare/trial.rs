@@ -232,10 +232,7 @@ impl<'a> Container<'a> {
         let pid = pid.map_err(CompareError::workspace("read", pid_file))?;
         let pid = pid.trim().parse().unwrap_or(0);
         let end = open_pidfd(pid).map_err(CompareError::host("watch the container"))?;
-        let cgroup = match bench.store.record(id)?.by {
-            By::Vm(vm) => vm.cgroup,
-            By::Process(process) => process.cgroup,
-        };
+        let cgroup = bench.store.record(id)?.cgroup().cloned();
         Ok(Self {
             bench,
             isolation,

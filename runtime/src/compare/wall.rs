@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::{
     config::{CAPABILITIES, Isolation},
-    probe::{Probe, Reached, namespaces},
+    isolation::confinement::names,
+    probe::{Probe, Reached, namespaces, release},
     text::one_line,
 };
 
@@ -150,13 +151,7 @@ fn if_seen(look: &Look, line: impl FnOnce(&Look) -> String) -> String {
 }
 
 fn kernel_line(look: &Look) -> String {
-    let release = look
-        .probe
-        .process
-        .kernel
-        .split(' ')
-        .next()
-        .unwrap_or_default();
+    let release = release(&look.probe.process.kernel);
     let whose = if is_own_kernel(look) {
         "its own"
     } else {
@@ -216,9 +211,8 @@ fn devices_line(look: &Look) -> String {
 
 fn capabilities_line(look: &Look) -> String {
     let own = &look.probe.process;
-    let held = CAPABILITIES.iter().enumerate();
-    let held = held.filter(|(number, _)| own.capabilities >> number & 1 == 1);
-    let names = held.map(|(_, name)| name.trim_start_matches("CAP_").to_lowercase());
+    let names = names(own.capabilities).into_iter();
+    let names = names.map(|name| name.trim_start_matches("CAP_").to_lowercase());
     let names = match own.capabilities.count_ones() as usize {
         all if all == CAPABILITIES.len() => "all".to_owned(),
         _ => list(names),

@@ -1,6 +1,10 @@
 //! What confines a process of a container, as `/proc` shows it at that moment.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use nacre_agent::container::outside::mount_lines;
 use serde::Serialize;
@@ -105,7 +109,7 @@ impl Confinement {
             landlock: None,
             namespaces: namespaces(pid),
             root: root(pid),
-            label: label(pid),
+            label: label(&directory),
         })
     }
 
@@ -117,10 +121,11 @@ impl Confinement {
 }
 
 /// A thread's `status` (proc_pid_status(5)).
-struct Status(String);
+pub(crate) struct Status(String);
 
 impl Status {
-    fn read(path: PathBuf) -> Option<Self> {
+    /// Reads one; returns `None` if the process has ended, or can't be seen.
+    pub(crate) fn read(path: PathBuf) -> Option<Self> {
         fs::read_to_string(path).ok().map(Self)
     }
 
@@ -132,19 +137,20 @@ impl Status {
     }
 
     /// Returns a field's only number, or for users and groups the effective one.
-    fn number(&self, name: &str) -> Option<u32> {
+    pub(crate) fn number(&self, name: &str) -> Option<u32> {
         let mut numbers = self.field(name)?.split_whitespace();
         let first = numbers.next()?;
         numbers.next().unwrap_or(first).parse().ok()
     }
 
-    fn set(&self, name: &str) -> Option<u64> {
+    /// Returns a set of capabilities, a bit each.
+    pub(crate) fn set(&self, name: &str) -> Option<u64> {
         u64::from_str_radix(self.field(name)?, 16).ok()
     }
 }
 
 /// Returns the capabilities of a set that have names.
-fn names(set: u64) -> Vec<&'static str> {
+pub(crate) fn names(set: u64) -> Vec<&'static str> {
     let numbered = CAPABILITIES.into_iter().enumerate();
     let has = numbered.filter(|(number, _)| set >> number & 1 == 1);
     has.map(|(_, name)| name).collect()
@@ -183,8 +189,9 @@ fn root(pid: i32) -> Option<Root> {
     })
 }
 
-fn label(pid: i32) -> Option<String> {
-    let label = fs::read_to_string(format!("/proc/{pid}/attr/current")).ok()?;
+/// Returns the label that a security module has given the process with this directory in `/proc`.
+pub(crate) fn label(directory: &Path) -> Option<String> {
+    let label = fs::read_to_string(directory.join("attr/current")).ok()?;
     let label = label.trim_end_matches(['\0', '\n']);
     (!label.is_empty()).then(|| label.to_owned())
 }

@@ -1,6 +1,6 @@
 //! The ways to isolate a container, and what they have in common.
 
-mod confinement;
+pub(crate) mod confinement;
 mod console;
 mod descriptors;
 mod exec;

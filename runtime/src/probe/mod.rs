@@ -8,7 +8,7 @@ mod system_calls;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use files::Reached;
-pub(crate) use process::{OwnProcess, kernel, namespaces};
+pub(crate) use process::{OwnProcess, kernel, namespaces, release};
 pub(crate) use system_calls::Calls;
 
 /// What was found.

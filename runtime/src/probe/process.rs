@@ -1,9 +1,11 @@
 //! The process that looks: its kernel, its rights, its namespaces, and whom it sees.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
+
+use crate::isolation::confinement::{Status, label};
 
 /// What a process is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,16 +34,18 @@ pub(crate) struct OwnProcess {
 
 impl OwnProcess {
     pub(super) fn look() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let field = |name: &str| field(&status, name).unwrap_or_default().to_owned();
+        let own = Path::new("/proc/self");
+        let status = Status::read(own.join("status"));
+        let number = |name| status.as_ref().and_then(|status| status.number(name));
+        let capabilities = status.as_ref().and_then(|status| status.set("CapEff"));
         Self {
-            is_seen: !status.is_empty(),
+            is_seen: status.is_some(),
             kernel: kernel(),
             uid: nix::unistd::geteuid().as_raw(),
-            capabilities: u64::from_str_radix(&field("CapEff"), 16).unwrap_or(0),
-            no_new_privileges: field("NoNewPrivs") == "1",
-            is_filtered: field("Seccomp") == "2",
-            label: label(),
+            capabilities: capabilities.unwrap_or(0),
+            no_new_privileges: number("NoNewPrivs") == Some(1),
+            is_filtered: number("Seccomp") == Some(2),
+            label: label(own),
             namespaces: namespaces(),
             others: others(),
             reads_log: reads_log(),
@@ -58,6 +62,11 @@ pub(crate) fn kernel() -> String {
     })
 }
 
+/// Returns the release of a kernel that was found so.
+pub(crate) fn release(kernel: &str) -> &str {
+    kernel.split(' ').next().unwrap_or_default()
+}
+
 /// Returns this process's namespaces.
 pub(crate) fn namespaces() -> BTreeMap<String, String> {
     let entries = fs::read_dir("/proc/self/ns")
@@ -71,18 +80,6 @@ pub(crate) fn namespaces() -> BTreeMap<String, String> {
         (!name.ends_with("_for_children")).then(|| (name, target.to_string_lossy().into_owned()))
     });
     entries.collect()
-}
-
-fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
-    status
-        .lines()
-        .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
-}
-
-fn label() -> Option<String> {
-    let label = fs::read_to_string("/proc/self/attr/current").ok()?;
-    let label = label.trim_end_matches(['\0', '\n']);
-    (!label.is_empty()).then(|| label.to_owned())
 }
 
 fn others() -> usize {
@@ -133,6 +130,6 @@ mod tests {
         let own = OwnProcess::look();
         assert!(own.kernel.contains(' ') && own.others > 0);
         assert!(own.namespaces["mnt"].starts_with("mnt:["));
-        assert_eq!(field("A:\tx\nCap:\t1\nCapEff:\t2\n", "CapEff"), Some("2"));
+        assert!(own.is_seen);
     }
 }

@@ -167,6 +167,14 @@ impl Record {
         }
     }
 
+    /// Returns the container's cgroup on the host, if it has one.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        match &self.by {
+            By::Vm(vm) => vm.cgroup.as_ref(),
+            By::Process(process) => process.cgroup.as_ref(),
+        }
+    }
+
     /// Returns whether this record and another are of the same container, not of two that had the
     /// id one after the other.
     pub(crate) fn is_of_same(&self, other: &Self) -> bool {

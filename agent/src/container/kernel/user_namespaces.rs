@@ -45,7 +45,7 @@ const SETTINGS: [(&str, &str, &str); 3] = [
 
 /// Returns the setting of the host that explains why a user namespace can't be made or used; an
 /// empty string if there is none.
-pub(crate) fn what_keeps_one_from_making_one() -> String {
+pub fn what_keeps_one_from_making_one() -> String {
     let found = SETTINGS.iter().find(|(name, value, _)| {
         let file = format!("/proc/sys/{name}");
         fs::read_to_string(file).is_ok_and(|found| found.trim() == *value)
