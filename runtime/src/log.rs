@@ -26,6 +26,8 @@ use nacre_vmm::Allowance;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{Level, Metadata, Subscriber, field::Field, span};
 
+use crate::text::is_shown;
+
 /// How many bytes of events a process writes: at once, and the time after which there is one more.
 /// The error that it ends with doesn't count.
 const AT_ONCE: u64 = 1 << 20;
@@ -268,8 +270,8 @@ fn one_line(message: &str) -> String {
             '\n' => line.push_str(" | "),
             '\r' => {}
             '\t' => line.push(' '),
-            c if c.is_control() => line.push('\u{fffd}'),
-            c => line.push(c),
+            c if is_shown(c) => line.push(c),
+            _ => line.push('\u{fffd}'),
         }
     }
     line

@@ -11,11 +11,16 @@ pub(crate) enum Unit {
     Count,
 }
 
-/// Replaces what isn't text: an image or a guest says what it likes, and a terminal obeys.
-pub(crate) fn harmless(text: &str) -> String {
+/// Whether a terminal shows a character and does nothing else for it.
+pub(crate) fn is_shown(c: char) -> bool {
     // Those that turn the direction of what follows would show another order.
     let is_turn = |c| matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let is_text = |c: char| matches!(c, '\n' | '\t') || !c.is_control() && !is_turn(c);
+    !c.is_control() && !is_turn(c)
+}
+
+/// Replaces what isn't text: an image or a guest says what it likes, and a terminal obeys.
+pub(crate) fn harmless(text: &str) -> String {
+    let is_text = |c: char| matches!(c, '\n' | '\t') || is_shown(c);
     let chars = text
         .chars()
         .map(|c| if is_text(c) { c } else { '\u{fffd}' });

@@ -13,9 +13,8 @@ use crate::{
 };
 
 use super::{
-    boot::Boot,
     checkpoint::{Checkpoint, Restore},
-    compare::Compare,
+    compare::{Boot, Compare},
     container::{Container, Create, Delete, Kill, List, Ps, Run},
     doctor::Doctor,
     events::Events,

@@ -1,7 +1,6 @@
 //! The command line. Flags have runc's names and meanings, so that what calls runc can call
 //! nacre.
 
-mod boot;
 mod checkpoint;
 mod command_line;
 mod compare;
@@ -15,10 +14,9 @@ mod top;
 mod update;
 mod words;
 
-pub(crate) use boot::Boot;
 pub(crate) use checkpoint::{Checkpoint, Criu, ManageCgroups, Restore};
 pub(crate) use command_line::{Cli, Command, Global, Rootless};
-pub(crate) use compare::Compare;
+pub(crate) use compare::{Boot, Compare, Workload};
 pub(crate) use container::{Container, Create, Delete, Kill, List, Ps, Run};
 pub(crate) use doctor::{Doctor, ReportFormat};
 pub(crate) use events::Events;

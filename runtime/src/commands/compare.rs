@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     binary,
-    cli::{Boot, Compare, Global},
+    cli::{Boot, Compare, Global, Workload},
     compare::{self, Comparison, Subject},
     probe::Probe,
 };
@@ -21,13 +21,7 @@ use super::{
 
 pub(super) fn compare(global: &Global, arguments: &Compare) -> Result<u8, Error> {
     let comparison = Comparison {
-        subject: Subject {
-            bundle: arguments.bundle.clone(),
-            arguments: arguments.arguments.clone(),
-            timeout: arguments.timeout.0,
-            program: binary::path().ok_or(Error::NoProgram)?.to_owned(),
-            flags: flags(global),
-        },
+        subject: subject(global, &arguments.workload)?,
         runs: arguments.runs,
     };
     check([&arguments.html, &arguments.json])?;
@@ -44,13 +38,7 @@ pub(super) fn compare(global: &Global, arguments: &Compare) -> Result<u8, Error>
 /// `nacre boot`.
 pub(super) fn boot(global: &Global, arguments: &Boot) -> Result<u8, Error> {
     let boot = compare::Boot {
-        subject: Subject {
-            bundle: arguments.bundle.clone(),
-            arguments: arguments.arguments.clone(),
-            timeout: arguments.timeout.0,
-            program: binary::path().ok_or(Error::NoProgram)?.to_owned(),
-            flags: flags(global),
-        },
+        subject: subject(global, &arguments.workload)?,
         isolation: isolation(global)?,
     };
     check([&arguments.trace, &arguments.json])?;
@@ -97,6 +85,17 @@ pub(super) fn probe() -> Result<u8, Error> {
     let probe = unsafe { Probe::look() };
     print(&serde_json::json!(probe).to_string())?;
     Ok(0)
+}
+
+/// Returns what the command line wants to be run.
+fn subject(global: &Global, workload: &Workload) -> Result<Subject, Error> {
+    Ok(Subject {
+        bundle: workload.bundle.clone(),
+        arguments: workload.arguments.clone(),
+        timeout: workload.timeout.0,
+        program: binary::path().ok_or(Error::NoProgram)?.to_owned(),
+        flags: flags(global),
+    })
 }
 
 /// Returns the global flags that matter to the containers, whose state is kept elsewhere.

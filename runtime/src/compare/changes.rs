@@ -1,7 +1,7 @@
 //! What a workload has left in its root: the files that were made, changed or removed.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     ffi::OsString,
     fs::{self, File, Metadata},
     hash::{BuildHasher, Hasher, RandomState},
@@ -22,8 +22,6 @@ pub(super) struct Changes {
     pub(super) files: BTreeMap<PathBuf, Entry>,
     /// The bytes that they hold on disk.
     pub(super) bytes: u64,
-    /// The files with several names, by file system and number.
-    linked: HashSet<(u64, u64)>,
     /// Whether there were more than could be looked at.
     pub(super) is_cut: bool,
 }
@@ -51,83 +49,19 @@ pub(super) enum Kind {
 impl Changes {
     /// Reads an overlay's upper directory, which nobody writes to any more.
     pub(super) fn read(upper: &Path, keys: &RandomState) -> io::Result<Self> {
-        let mut changes = Self::default();
-        changes.add(upper, Path::new(""), keys, &mut MOST_BYTES.clone())?;
-        Ok(changes)
-    }
-
-    fn add(
-        &mut self,
-        directory: &Path,
-        name: &Path,
-        keys: &RandomState,
-        left: &mut u64,
-    ) -> io::Result<()> {
-        let mut below = vec![(directory.to_owned(), name.to_owned())];
-        while let Some((directory, name)) = below.pop() {
-            for entry in fs::read_dir(directory)? {
-                let entry = entry?;
-                if self.files.len() >= MOST_FILES {
-                    self.is_cut = true;
-                    return Ok(());
-                }
-                let (path, name) = (entry.path(), name.join(entry.file_name()));
-                let metadata = entry.metadata()?;
-                // A file with several names takes its space once.
-                let is_new = metadata.nlink() < 2
-                    || metadata.is_dir()
-                    || self.linked.insert((metadata.dev(), metadata.ino()));
-                if is_new {
-                    self.bytes += metadata.blocks() * 512;
-                }
-                let kind = self.kind(&path, &metadata, keys, left)?;
-                if kind == Kind::Directory {
-                    below.push((path, name.clone()));
-                }
-                self.files.insert(
-                    name,
-                    Entry {
-                        kind,
-                        mode: metadata.mode() & 0o7777,
-                        owner: (metadata.uid(), metadata.gid()),
-                    },
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn kind(
-        &mut self,
-        path: &Path,
-        metadata: &Metadata,
-        keys: &RandomState,
-        left: &mut u64,
-    ) -> io::Result<Kind> {
-        let kind = metadata.file_type();
-        Ok(if kind.is_dir() {
-            Kind::Directory
-        } else if kind.is_symlink() {
-            Kind::Link(fs::read_link(path)?.into())
-        } else if kind.is_char_device() && metadata.rdev() == 0 {
-            Kind::Removed
-        } else if kind.is_file() {
-            let length = metadata.len();
-            // Of one with holes only the size is compared: it may say that it has no end.
-            let is_sparse = metadata.blocks() * 512 < length / 2;
-            let read = if is_sparse { 0 } else { length.min(*left) };
-            self.is_cut |= read < length;
-            *left -= read;
-            Kind::File(length, hash(path, read, keys)?)
-        } else {
-            Kind::Other
-        })
+        let mut reader = Reader {
+            changes: Self::default(),
+            linked: HashSet::new(),
+            left: MOST_BYTES,
+            keys,
+        };
+        reader.read(upper)?;
+        Ok(reader.changes)
     }
 
     /// Returns the paths that aren't the same in both, with a word for how, in their order.
     pub(super) fn differences(&self, other: &Self) -> Vec<(PathBuf, &'static str)> {
-        let paths: std::collections::BTreeSet<_> =
-            self.files.keys().chain(other.files.keys()).collect();
+        let paths: BTreeSet<_> = self.files.keys().chain(other.files.keys()).collect();
         let different = paths.into_iter().filter_map(|path| {
             let how = match (self.files.get(path), other.files.get(path)) {
                 (Some(_), None) => "only in the first",
@@ -140,6 +74,74 @@ impl Changes {
             Some((path.clone(), how))
         });
         different.collect()
+    }
+}
+
+/// Reads changes.
+struct Reader<'a> {
+    changes: Changes,
+    /// The files with several names that were seen, by file system and number.
+    linked: HashSet<(u64, u64)>,
+    /// How many bytes of files may still be read.
+    left: u64,
+    keys: &'a RandomState,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, upper: &Path) -> io::Result<()> {
+        let mut below = vec![(upper.to_owned(), PathBuf::new())];
+        while let Some((directory, name)) = below.pop() {
+            for entry in fs::read_dir(directory)? {
+                let entry = entry?;
+                if self.changes.files.len() >= MOST_FILES {
+                    self.changes.is_cut = true;
+                    return Ok(());
+                }
+                let (path, name) = (entry.path(), name.join(entry.file_name()));
+                let metadata = entry.metadata()?;
+                if self.is_new(&metadata) {
+                    self.changes.bytes += metadata.blocks() * 512;
+                }
+                let kind = self.kind(&path, &metadata)?;
+                if kind == Kind::Directory {
+                    below.push((path, name.clone()));
+                }
+                let entry = Entry {
+                    kind,
+                    mode: metadata.mode() & 0o7777,
+                    owner: (metadata.uid(), metadata.gid()),
+                };
+                self.changes.files.insert(name, entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file wasn't seen by another name, by which its space was counted.
+    fn is_new(&mut self, metadata: &Metadata) -> bool {
+        let has_one_name = metadata.nlink() < 2 || metadata.is_dir();
+        has_one_name || self.linked.insert((metadata.dev(), metadata.ino()))
+    }
+
+    fn kind(&mut self, path: &Path, metadata: &Metadata) -> io::Result<Kind> {
+        let kind = metadata.file_type();
+        Ok(if kind.is_dir() {
+            Kind::Directory
+        } else if kind.is_symlink() {
+            Kind::Link(fs::read_link(path)?.into())
+        } else if kind.is_char_device() && metadata.rdev() == 0 {
+            Kind::Removed
+        } else if kind.is_file() {
+            let length = metadata.len();
+            // Of one with holes only the size is compared: it may say that it has no end.
+            let is_sparse = metadata.blocks() * 512 < length / 2;
+            let read = if is_sparse { 0 } else { length.min(self.left) };
+            self.changes.is_cut |= read < length;
+            self.left -= read;
+            Kind::File(length, hash(path, read, self.keys)?)
+        } else {
+            Kind::Other
+        })
     }
 }
 

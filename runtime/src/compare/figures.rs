@@ -6,12 +6,7 @@ use nacre_agent::stats::Stats;
 
 use crate::text::Unit;
 
-use super::{
-    report::Figure,
-    sample::Part,
-    summary::Measured,
-    trial::{End, Trial},
-};
+use super::{report::Figure, sample::Part, summary::Measured, trial::Trial};
 
 const EVERY_RUN: &str = "not every run has it";
 const NO_CGROUP: &str = "the container has no cgroup here";
@@ -183,8 +178,7 @@ const SOURCES: &[Source] = &[
 
 /// Sums up the runs of both modes.
 pub(super) fn figures(process: &[Trial], vm: &[Trial]) -> Vec<Figure> {
-    let mut trials = process.iter().chain(vm);
-    let is_whole = trials.all(|trial| matches!(trial.end, End::Exited(_)));
+    let is_whole = process.iter().chain(vm).all(Trial::is_whole);
     let figure = |source: &Source| {
         let measured = |trials: &[Trial]| {
             let runs = trials.iter().map(source.of);

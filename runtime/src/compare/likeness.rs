@@ -84,8 +84,7 @@ fn printed(
     vm: &[Trial],
     of: impl Fn(&Trial) -> &Printed,
 ) -> Likeness {
-    let is_whole = |trial: &Trial| matches!(trial.end, End::Exited(_));
-    if !process.iter().chain(vm).all(is_whole) {
+    if !process.iter().chain(vm).all(Trial::is_whole) {
         return Likeness {
             key,
             name,

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::text::Unit;
 
-use super::summary::{Measured, ratio};
+use super::summary::{Measured, Summary, ratio};
 
 /// The version of the JSON document.
 pub(super) const VERSION: u32 = 1;
@@ -116,9 +116,17 @@ impl Figure {
             doubt,
         }
     }
-}
 
-impl Figure {
+    /// Returns what was measured, process mode first, if it could be in both.
+    pub(super) fn pair(&self) -> Option<[&Summary; 2]> {
+        Some([self.process.value()?, self.vm.value()?])
+    }
+
+    /// Returns why there is no verdict, although it was measured.
+    pub(super) fn withheld(&self) -> Option<&str> {
+        self.pair().and(self.doubt.as_deref())
+    }
+
     /// Takes the ratio back, for this reason.
     pub(super) fn without_verdict(self, doubt: &str) -> Self {
         Self {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::text::{Unit, harmless, quantity, words};
+use crate::text::{Unit, harmless, one_line, quantity, words};
 
 use super::{
     report::{Figure, Report, Verdict, Wall},
@@ -58,7 +58,7 @@ pub(super) fn text(report: &Report) -> String {
 fn wall(wall: &Result<Wall, String>) -> String {
     let wall = match wall {
         Ok(wall) => wall,
-        Err(why) => return format!("\nWALL\nit couldn't be looked at: {why}\n"),
+        Err(why) => return format!("\nWALL\nit couldn't be looked at: {}\n", one_line(why)),
     };
     let mut text = "\nWALL (looked at from inside, by trying)\n".to_owned();
     for line in &wall.lines {
@@ -161,8 +161,7 @@ fn missing(figures: &[Figure]) -> String {
                 }
             }
         }
-        let is_measured = figure.process.value().is_some() && figure.vm.value().is_some();
-        if let (Some(doubt), true) = (&figure.doubt, is_measured) {
+        if let Some(doubt) = figure.withheld() {
             add(format!("no verdict: {doubt}"), name);
         }
     }

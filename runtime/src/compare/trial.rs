@@ -25,7 +25,6 @@ use crate::{
         wait::{Events, Interest, wait},
     },
     state::{By, Store},
-    text::harmless,
 };
 
 use super::{
@@ -101,6 +100,13 @@ pub(super) struct Trial {
     pub(super) changes: Changes,
 }
 
+impl Trial {
+    /// Whether the workload came to its end, and wasn't killed on the way.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.end, End::Exited(_))
+    }
+}
+
 /// What `run` waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Woken {
@@ -162,7 +168,9 @@ impl Bench<'_> {
         let printed = trial.stdout.head;
         let probe = serde_json::from_slice(&printed).map_err(|_| CompareError::Probe {
             isolation: isolation.name(),
-            said: harmless(String::from_utf8_lossy(&trial.stderr.head).trim()),
+            said: String::from_utf8_lossy(&trial.stderr.head)
+                .trim()
+                .to_owned(),
         })?;
         Ok(Look {
             isolation,
@@ -424,7 +432,7 @@ fn said_already() -> String {
 /// Returns the last line of what was printed.
 fn last_line(stream: &Stream) -> String {
     let text = String::from_utf8_lossy(stream.head()).trim().to_owned();
-    harmless(text.lines().last().unwrap_or("it said nothing"))
+    text.lines().last().unwrap_or("it said nothing").to_owned()
 }
 
 /// Returns how many bytes a file system has left; 0 if nobody knows.

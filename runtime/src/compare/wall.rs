@@ -61,13 +61,13 @@ pub(super) fn wall(process: &Look, vm: &Look, config: &Value) -> Wall {
         line(
             "system_calls",
             "system calls that answer",
-            both(calls_line),
+            both(|it| if_tried(it, calls_line)),
             CALLS,
         ),
         line(
             "sensitive_calls",
             "of these often misused",
-            both(sensitive_line),
+            both(|it| if_tried(it, sensitive_line)),
             SENSITIVE_CALLS,
         ),
         line(
@@ -150,6 +150,15 @@ fn if_seen(look: &Look, line: impl FnOnce(&Look) -> String) -> String {
     }
 }
 
+/// Returns a line about system calls, if they could be tried.
+fn if_tried(look: &Look, line: impl FnOnce(&Look) -> String) -> String {
+    if look.probe.calls.answered.is_empty() {
+        "they couldn't be tried".into()
+    } else {
+        line(look)
+    }
+}
+
 fn kernel_line(look: &Look) -> String {
     let release = release(&look.probe.process.kernel);
     let whose = if is_own_kernel(look) {
@@ -162,9 +171,6 @@ fn kernel_line(look: &Look) -> String {
 
 fn calls_line(look: &Look) -> String {
     let calls = &look.probe.calls;
-    if calls.answered.is_empty() {
-        return "they couldn't be tried".into();
-    }
     let mut line = calls.answered.len().to_string();
     for (list, what) in [(&calls.refused, "refused"), (&calls.killed, "killed for")] {
         if !list.is_empty() {
@@ -175,9 +181,6 @@ fn calls_line(look: &Look) -> String {
 }
 
 fn sensitive_line(look: &Look) -> String {
-    if look.probe.calls.answered.is_empty() {
-        return "they couldn't be tried".into();
-    }
     let names = look
         .probe
         .calls

@@ -8,10 +8,7 @@ use svg::{
     },
 };
 
-use crate::compare::{
-    report::Figure,
-    summary::{Measured, Summary},
-};
+use crate::compare::{report::Figure, summary::Summary};
 use crate::text::quantity;
 
 /// All in the units of the view box, of which the chart is as wide as its place on the page allows.
@@ -23,11 +20,7 @@ const ROW: f64 = 40.0;
 
 /// Draws what was measured in both modes, each figure to a scale of its own.
 pub(super) fn chart(figures: &[Figure]) -> String {
-    let both = figures.iter().filter_map(|figure| {
-        let pair = [figure.process.value()?, figure.vm.value()?];
-        pair.iter().any(|it| it.max > 0.0).then_some((figure, pair))
-    });
-    let rows: Vec<_> = both.collect();
+    let rows: Vec<_> = drawn(figures).collect();
     let height = ROW * rows.len() as f64;
     let mut document = Document::new()
         .set("viewBox", (0, 0, WIDTH, height))
@@ -88,21 +81,23 @@ fn whisker(from: f64, to: f64, y: f64) -> Line {
         .fold(line, |line, (name, value)| line.set(name, value))
 }
 
-/// Whether there is anything to draw.
+/// Returns the figures that are drawn, with both sides.
+fn drawn(figures: &[Figure]) -> impl Iterator<Item = (&Figure, [&Summary; 2])> {
+    figures.iter().filter_map(|figure| {
+        let pair = figure.pair()?;
+        pair.iter().any(|it| it.max > 0.0).then_some((figure, pair))
+    })
+}
+
+/// Whether there is nothing to draw.
 pub(super) fn is_empty(figures: &[Figure]) -> bool {
-    let both = |figure: &&Figure| {
-        matches!(
-            (&figure.process, &figure.vm),
-            (Measured::Value(_), Measured::Value(_))
-        )
-    };
-    figures.iter().filter(both).count() == 0
+    drawn(figures).next().is_none()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::Unit;
+    use crate::{compare::summary::Measured, text::Unit};
 
     #[test]
     fn a_bar_is_as_long_as_its_value() {

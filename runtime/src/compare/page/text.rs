@@ -78,7 +78,6 @@ fn cost(figures: &[Figure]) -> Markup {
 }
 
 fn cost_row(figure: &Figure) -> Markup {
-    let is_measured = figure.process.value().is_some() && figure.vm.value().is_some();
     html! {
         tr id=(figure.key) {
             td class=[figure.name.starts_with(' ').then_some("part")] { (figure.name.trim()) }
@@ -86,7 +85,7 @@ fn cost_row(figure: &Figure) -> Markup {
             td { (measured(&figure.vm, figure.unit)) }
             td {
                 @if let Some(ratio) = figure.ratio { (format!("{ratio:.2}")) }
-                @else if let (Some(doubt), true) = (&figure.doubt, is_measured) {
+                @else if let Some(doubt) = figure.withheld() {
                     span.doubt { "no verdict: " (doubt) }
                 }
             }
